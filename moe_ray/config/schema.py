@@ -1,0 +1,191 @@
+"""What an experiment file may say.
+
+Every key of the YAML file is a field here, with its default and its bounds; anything else is refused.
+Keys are grouped by what they decide: `models`, `domains` and `decoding` decide the text of an answer and
+enter its fingerprint; `runtime` and `output` decide only where, when and how fast, and never do.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+PromptStyle = Literal["chat", "completion"]
+Quantization = Literal["none", "8bit", "4bit"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+JsonScalar = str | int | float | bool | None
+
+LOCAL_PATH_PREFIXES = ("./", "../", "/", "~")
+LOCAL_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+
+
+def is_local_path(source: str) -> bool:
+    """Say whether `source` names a local path; everything else is a hub id.
+
+    Only the spelling decides (a leading ./, ../, / or ~, or a data file's ending), so that an experiment means
+    the same thing in every folder.
+    """
+    return source.startswith(LOCAL_PATH_PREFIXES) or source in (".", "..") or source.endswith(LOCAL_DATA_SUFFIXES)
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, and a loaded experiment does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """One model: a checkpoint with its dtype, quantisation, prompt style and engine."""
+
+    path: str = Field(min_length=1, description="hub id, or a local path that starts with ./, ../, / or ~")
+    revision: str | None = Field(None, description="hub revision: branch, tag or commit")
+    tokenizer: str | None = Field(None, description="another tokenizer than the checkpoint's own")
+    dtype: Dtype = "auto"
+    quantization: Quantization = "none"
+    prompt_style: PromptStyle = "chat"
+    overflow: Literal["error", "truncate_left"] = Field(
+        "error",
+        description="a prompt that does not fit the context: an answer with an error, or cut from the left",
+    )
+    engine: str = Field("transformers", description="transformers, scripted, or module:Class")
+    engine_settings: dict[str, Any] = Field(
+        default_factory=dict, description="settings of that engine; enter the fingerprint"
+    )
+    trust_remote_code: bool = False
+    gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1024)] = Field(
+        "auto",
+        description="GPUs for one copy: auto (from its size), a fraction of one, a whole number, or 0 for CPU",
+    )
+    notes: tuple[str, ...] = Field(
+        (), description="shown in the report, e.g. what its training data is known to contain"
+    )
+
+    @model_validator(mode="after")
+    def _whole_gpus_above_one(self) -> "ModelConfig":
+        if self.gpus != "auto" and self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus must be auto, at most 1, or a whole number, not {self.gpus}")
+        return self
+
+
+class DataConfig(Section):
+    """Where a domain's records are."""
+
+    source: str = Field(min_length=1, description="hub id, or a local .json, .jsonl, .csv or .parquet file")
+    subset: str | None = Field(None, description="the hub data set's configuration name")
+    split: str = "test"
+    revision: str | None = None
+    ids_file: str | None = Field(None, description="a file with the ids to keep: one a line, or a JSON list or object")
+
+
+class PromptConfig(Section):
+    """How an example becomes a prompt. Templates name columns in braces: `Question: {question}`."""
+
+    system: str | None = Field(None, description="system message of the chat style")
+    template: str | None = Field(None, description="the user message of the chat style")
+    completion_template: str | None = Field(None, description="the whole text of the completion style")
+    stop: tuple[str, ...] | None = Field(None, description="strings that end an answer; they are cut off")
+
+
+class DomainConfig(Section):
+    """One domain: its task, its data, its prompt, its graders, and the expert that answers it."""
+
+    task: str = Field(
+        description="pubmedqa, law_stackexchange or mbpp (published formats); decision, free_text or code "
+        "(your own columns); or module:Class"
+    )
+    data: DataConfig
+    expert: Name | None = Field(None, description="the model that is this domain's expert")
+    max_examples: Annotated[int, Field(ge=1)] | None = Field(None, description="limit, drawn by a hash of the ids")
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="overrides decoding.max_new_tokens")
+    columns: dict[str, str] = Field(default_factory=dict, description="role -> column, for decision, free_text, code")
+    choices: tuple[str, ...] = Field((), description="the labels of a decision task")
+    prompt: PromptConfig = PromptConfig()
+    graders: tuple[str, ...] | None = Field(
+        None, description="names of graders, evaluate:NAME for a metric of evaluate; default: the task's own"
+    )
+    settings: dict[str, JsonScalar] = Field(default_factory=dict, description="settings of a module:Class task")
+    notes: tuple[str, ...] = ()
+
+
+class DecodingConfig(Section):
+    """How text is drawn from a model."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    samples_per_example: Annotated[int, Field(ge=1, le=10_000)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @model_validator(mode="after")
+    def _samples_need_temperature(self) -> "DecodingConfig":
+        if self.samples_per_example > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples_per_example is {self.samples_per_example}, but temperature 0 draws the same text each time"
+            )
+        return self
+
+
+class SandboxConfig(Section):
+    """Limits on generated code."""
+
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 4.0
+    memory_mib: Annotated[int, Field(ge=32)] = 1024
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    allow_weak: bool = Field(False, description="run code though a protection cannot be had on this machine")
+
+
+class RuntimeConfig(Section):
+    """Where and how fast. Nothing here enters a fingerprint."""
+
+    address: str | None = Field(
+        None, description="an existing Ray cluster (auto, or host:port); default: start one here"
+    )
+    gpus: Literal["auto"] | Annotated[int, Field(ge=0)] = Field("auto", description="GPUs to use at most; 0: CPU only")
+    cpu_slots: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="models that run at once on a machine without GPUs; auto: one for each 2 cores"
+    )
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    batch_memory_gib: Annotated[float, Field(gt=0)] = Field(
+        4.0,
+        description="memory that the cache of one batch may take; smaller batches are made of long prompts",
+    )
+    shard_size: Annotated[int, Field(ge=1)] = 32
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="times that a lost shard is run in all")
+    start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    shard_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+    probe_examples: Annotated[int, Field(ge=0)] = Field(3, description="examples of the batch-size-1 latency probe")
+    temp_dir: Path | None = Field(None, description="Ray's temporary directory, when this run starts Ray")
+    sandbox: SandboxConfig = SandboxConfig()
+
+
+class OutputConfig(Section):
+    """Where results go."""
+
+    results_dir: Path = Field(Path("results"), description="the run directory is results_dir/NAME")
+
+
+class ExperimentConfig(Section):
+    """One experiment: models, domains, decoding, and how to run them."""
+
+    name: Name
+    description: str = ""
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    baseline: Name | None = None
+    domains: dict[Name, DomainConfig] = Field(min_length=1)
+    matrix: Literal["assigned", "full"] = Field(
+        "assigned",
+        description="assigned: the baseline everywhere and each expert on its domains; full: every model on every domain",
+    )
+    likelihood: bool = Field(True, description="also measure log-likelihoods of the choices and of the reference")
+    decoding: DecodingConfig = DecodingConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    output: OutputConfig = OutputConfig()
+
+    def models_of(self, domain: str) -> tuple[str, ...]:
+        """Names of the models that answer `domain`, in the order of the file."""
+        if self.matrix == "full":
+            return tuple(self.models)
+        wanted = {self.baseline, self.domains[domain].expert}
+        return tuple(name for name in self.models if name in wanted)

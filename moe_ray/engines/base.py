@@ -1,0 +1,109 @@
+"""The interface of an engine: how text is made from a model.
+
+An engine is made inside its actor, on the device that the actor was given, by
+`Engine(model: ModelConfig, limits: BatchLimits)`, which loads the weights. Every later way to make text (a
+server, an endpoint, another library) fits behind these four methods.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from moe_ray.config.schema import ModelConfig
+from moe_ray.domains.example import Prompt
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """The shape of batches. It follows from the experiment, never from the device, so that batches repeat."""
+
+    max_rows: int
+    cache_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """Draw one text. `id` names the example (only the scripted engine reads it); `seed` matters above temperature 0."""
+
+    id: str
+    prompt: Prompt
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LikelihoodRequest:
+    """Measure the log-likelihood of each of `prompt.continuations` after the prompt."""
+
+    id: str
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When a row's answer was there, in seconds from the start of the batch that held it."""
+
+    batch_rows: int
+    time_to_first_token_s: float | None
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One drawn text. With finish_reason "error" the text is empty and `error` says why."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    timing: Timing
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Likelihood:
+    """Log-likelihoods in nats, and token counts, one of each per continuation; or `error` and empty tuples."""
+
+    loglikelihoods: tuple[float, ...]
+    num_tokens: tuple[int, ...]
+    num_prompt_tokens: int
+    timing: Timing
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMemory:
+    """Memory of this engine, in bytes; None where the device cannot say."""
+
+    device: str
+    weights_bytes: int
+    peak_torch_bytes: int | None
+    reserved_torch_bytes: int | None
+
+
+class Engine(Protocol):
+    """A loaded model that answers. One thread uses it at a time."""
+
+    def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
+        """Load the model. Raises `ModelError` when it is no model that this engine can load."""
+        ...
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """Return one generation for each request, in their order. A row that cannot be answered carries its error."""
+        ...
+
+    def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
+        """Return one likelihood record for each request, in their order."""
+        ...
+
+    def memory(self) -> EngineMemory:
+        """Return the memory used now and at the peak."""
+        ...
+
+    def close(self) -> None:
+        """Release what ending the process would not (servers, files). Weights leave with the process."""
+        ...

@@ -1,0 +1,72 @@
+"""Everything moe_ray raises on purpose.
+
+MoeRayError
+├── UserError              somebody can mend it; the command line prints it plainly and exits with 2
+│   ├── ConfigError        the experiment file, or an option that overrides it
+│   ├── DataError          a data set: missing, malformed, empty
+│   ├── ModelError         a checkpoint: missing, malformed, too large
+│   ├── RunDirectoryError  a run directory: unwritable, half-written, of another experiment
+│   ├── CapacityError      the work can never be placed on the hardware there is
+│   └── SandboxError       generated code cannot be run safely here
+└── RunFailedError         the run ended without all that was asked; what was computed is kept; exits with 1
+"""
+
+
+class MoeRayError(Exception):
+    """Base of all errors that moe_ray raises on purpose."""
+
+
+class UserError(MoeRayError):
+    """A mistake that the person who started the command can mend.
+
+    Args:
+        what: what was wrong, with the offending value, in one line.
+        where: file, key and line, as far as they are known ("experiment.yaml:12, models.mediphi.dtype").
+        remedy: what to do about it, in one line.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}\n  remedy: {self.remedy}" if self.remedy else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the parts when the error crosses a process border (exceptions pickle only their args)."""
+        return _rebuild, (type(self), self.what, self.where, self.remedy)
+
+
+def _rebuild(kind: type[UserError], what: str, where: str | None, remedy: str | None) -> UserError:
+    return kind(what, where=where, remedy=remedy)
+
+
+class ConfigError(UserError):
+    """The experiment file, or an option that overrides it, is wrong."""
+
+
+class DataError(UserError):
+    """A data set is missing, malformed or empty."""
+
+
+class ModelError(UserError):
+    """A checkpoint is missing, malformed or does not fit."""
+
+
+class RunDirectoryError(UserError):
+    """A run directory cannot be used."""
+
+
+class CapacityError(UserError):
+    """The work can never be placed on the hardware there is."""
+
+
+class SandboxError(UserError):
+    """Generated code cannot be run safely on this machine."""
+
+
+class RunFailedError(MoeRayError):
+    """The run ended without all that was asked. What was computed is on disk."""

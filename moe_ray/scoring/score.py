@@ -1,0 +1,56 @@
+"""A score: a grader's verdict on one example's answers by one model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from moe_ray.domains.example import Example
+from moe_ray.store.answers import Answer
+
+Aggregation = Literal["mean", "macro_f1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One value of one metric, for one model on one example.
+
+    `value` is None when the answer could not be scored (no answer, an error): `reason` then says why. Such a score
+    is counted, and is not a zero. `weight` is the example's share in a weighted mean (bytes, for bits per
+    byte). `label` and `gold` are set where the metric counts labels (macro-F1, confusion).
+    """
+
+    model: str
+    domain: str
+    example_id: str
+    metric: str
+    value: float | None
+    reason: str | None = None
+    weight: float = 1.0
+    label: str | None = None
+    gold: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """How the scores of one name are read: their merge, their direction, and one line that defines them."""
+
+    name: str
+    definition: str
+    aggregation: Aggregation = "mean"
+    higher_is_better: bool = True
+    binary: bool = False
+    unit: str = ""
+
+
+class Grader(Protocol):
+    """Turns the answers of one model to one example into scores, one for each of its metrics."""
+
+    metrics: tuple[Metric, ...]
+
+    def grade(self, example: Example, model: str, answers: Sequence[Answer]) -> list[Score]:
+        """Grade `answers` (all samples and likelihoods of one example by one model; maybe none).
+
+        Returns exactly one score for each of `metrics`, in their order; unscored ones carry a reason.
+        """
+        ...

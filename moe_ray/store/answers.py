@@ -1,0 +1,89 @@
+"""The answer table: one row per cell, in Parquet, that pandas, datasets and DuckDB open.
+
+Content columns (`CONTENT_COLUMNS`) repeat byte for byte when a run is resumed or moved under greedy decoding.
+Timing columns say how this computation of them went.
+"""
+
+from dataclasses import asdict, dataclass, fields
+
+import pyarrow as pa
+
+from moe_ray.engines.base import FinishReason
+from moe_ray.planning.cells import CellKind
+
+CONTENT_COLUMNS = (
+    "key", "kind", "model", "domain", "example_id", "sample_index", "messages", "settings",
+    "text", "token_ids", "finish_reason", "num_prompt_tokens", "num_completion_tokens",
+    "loglikelihoods", "loglikelihood_tokens", "error",
+)  # fmt: skip
+
+ANSWER_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("messages", pa.string(), nullable=False),
+        pa.field("settings", pa.string(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("num_prompt_tokens", pa.int32(), nullable=False),
+        pa.field("num_completion_tokens", pa.int32(), nullable=False),
+        pa.field("loglikelihoods", pa.list_(pa.float64())),
+        pa.field("loglikelihood_tokens", pa.list_(pa.int32())),
+        pa.field("error", pa.string()),
+        pa.field("batch_rows", pa.int32(), nullable=False),
+        pa.field("time_to_first_token_s", pa.float64()),
+        pa.field("total_s", pa.float64(), nullable=False),
+        pa.field("replica", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("finished_at", pa.float64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a model said for a cell. Field for field a row of the answer table.
+
+    `messages` and `settings` are JSON: the prompt as asked, and the decoding settings with the continuations that
+    were measured. `loglikelihoods` are nats, one per continuation, in the order of `settings["continuations"]`:
+    the choices, then the reference. `finished_at` is a Unix time in seconds; `replica` names the actor.
+    """
+
+    key: str
+    kind: CellKind
+    model: str
+    domain: str
+    example_id: str
+    sample_index: int
+    messages: str
+    settings: str
+    text: str | None
+    token_ids: list[int] | None
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    loglikelihoods: list[float] | None
+    loglikelihood_tokens: list[int] | None
+    error: str | None
+    batch_rows: int
+    time_to_first_token_s: float | None
+    total_s: float
+    replica: str
+    shard: str
+    finished_at: float
+
+
+def to_table(answers: list[Answer]) -> pa.Table:
+    """Return `answers` as a table of `ANSWER_SCHEMA`."""
+    return pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Answer]:
+    """Return the rows of `table` as answers; columns that this version does not know are ignored."""
+    names = [field.name for field in fields(Answer)]
+    return [Answer(**row) for row in table.select(names).to_pylist()]

@@ -1,0 +1,182 @@
+"""A run directory: everything that one experiment asked, computed and concluded.
+
+config.yaml            the resolved experiment
+manifest.json          identities, versions, hardware, prompts, sessions
+examples/DOMAIN.jsonl  the examples, so that scoring and report need no data set
+answers/*.parquet      one file per shard, written whole, one row per cell
+scores/scores.parquet  the graders' verdicts; made anew from answers at any time
+telemetry/*.json       one file per replica
+summary.json           every metric per system and domain
+report.html            the report
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.errors import RunDirectoryError
+from moe_ray.fingerprint import fingerprint
+from moe_ray.store.answers import ANSWER_SCHEMA, Answer, from_table, to_table
+from moe_ray.store.atomic import write_atomically, write_text_atomically
+from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
+
+RecordT = TypeVar("RecordT", bound=StoredRecord)
+
+
+class RunDirectory:
+    """Reads and writes one run directory. Every file appears whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def scores_path(self) -> Path:
+        return self.path / "scores" / "scores.parquet"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def exists(self) -> bool:
+        """True when a run was begun here."""
+        return self.manifest_path.is_file()
+
+    def prepare(self) -> None:
+        """Make the directory and prove that it can be written; raises `RunDirectoryError` otherwise."""
+        try:
+            for part in ("examples", "answers", "scores", "telemetry"):
+                (self.path / part).mkdir(parents=True, exist_ok=True)
+            write_text_atomically(self.path / ".writable", "")
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot write here: {error.strerror or error}",
+                where=str(self.path),
+                remedy="choose another place with --results-dir, or free disk space and permissions",
+            ) from error
+
+    def write_config(self, text: str) -> None:
+        """Keep the resolved experiment, as YAML."""
+        write_text_atomically(self.config_path, text)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        write_text_atomically(self.manifest_path, manifest.model_dump_json(indent=2) + "\n")
+
+    def manifest(self) -> Manifest:
+        """Read the manifest; raises `RunDirectoryError` when there is none, or none that can be read."""
+        if not self.exists:
+            raise RunDirectoryError(
+                "no run here: manifest.json is missing",
+                where=str(self.path),
+                remedy="name the directory that holds manifest.json, usually results/NAME",
+            )
+        return _read_record(self.manifest_path, Manifest)
+
+    def write_examples(self, domain: str, examples: Sequence[Example]) -> None:
+        """Keep a domain's examples, one JSON object a line."""
+        lines = "".join(json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples)
+        write_text_atomically(self.path / "examples" / f"{domain}.jsonl", lines)
+
+    def examples(self, domain: str) -> list[Example]:
+        """Read a domain's examples back."""
+        path = self.path / "examples" / f"{domain}.jsonl"
+        if not path.is_file():
+            raise RunDirectoryError(
+                f"no examples of domain {domain}",
+                where=str(path),
+                remedy="run moe-ray evaluate again to finish the run",
+            )
+        with path.open(encoding="utf-8") as file:
+            return [_example_of_json(json.loads(line)) for line in file]
+
+    def write_shard(self, answers: Sequence[Answer]) -> Path:
+        """Commit a shard's answers, all of them or none.
+
+        The file is named by its cells, so that a shard that was run twice is written over itself and no cell
+        is ever there twice.
+        """
+        name = fingerprint(sorted(answer.key for answer in answers))
+        path = self.path / "answers" / f"{name}.parquet"
+        table = to_table(list(answers))
+        write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+        return path
+
+    def answers_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the committed answers (or some of their columns) as one table, in the order of their keys' files."""
+        files = sorted(str(path) for path in (self.path / "answers").glob("*.parquet"))
+        if not files:
+            return ANSWER_SCHEMA.empty_table().select(list(columns or ANSWER_SCHEMA.names))
+        try:
+            dataset = pads.dataset(files, schema=ANSWER_SCHEMA, format="parquet")
+            return dataset.to_table(columns=list(columns or ANSWER_SCHEMA.names))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunDirectoryError(
+                f"an answer file cannot be read: {error}",
+                where=str(self.path / "answers"),
+                remedy="delete that file; moe-ray evaluate computes its cells again",
+            ) from error
+
+    def answers(self) -> list[Answer]:
+        """Return all committed answers."""
+        return from_table(self.answers_table())
+
+    def done_keys(self) -> frozenset[str]:
+        """Return the keys of the cells that are committed."""
+        return frozenset(self.answers_table(["key"]).column("key").to_pylist())
+
+    def write_telemetry(self, record: ReplicaTelemetry) -> None:
+        write_text_atomically(
+            self.path / "telemetry" / f"{record.replica}.json", record.model_dump_json(indent=2) + "\n"
+        )
+
+    def telemetry(self) -> list[ReplicaTelemetry]:
+        """Return the telemetry of every replica of every session, oldest first."""
+        paths = (self.path / "telemetry").glob("*.json")
+        return sorted((_read_record(path, ReplicaTelemetry) for path in paths), key=lambda record: record.started_at)
+
+
+def _read_record(path: Path, kind: type[RecordT]) -> RecordT:
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, OSError) as error:
+        raise RunDirectoryError(
+            f"cannot be read: {str(error).splitlines()[0]}",
+            where=str(path),
+            remedy="it is half-written, damaged or of another version of moe_ray; restore or delete it and run again",
+        ) from error
+
+
+def _example_of_json(value: Mapping[str, object]) -> Example:
+    fields = dict(value)
+    prompts = fields.pop("prompts")
+    assert isinstance(prompts, dict)
+    return Example(prompts={style: _prompt_of_json(prompt) for style, prompt in prompts.items()}, **fields)  # type: ignore[arg-type]
+
+
+def _prompt_of_json(value: Mapping[str, object]) -> Prompt:
+    fields = dict(value)
+    messages = fields.pop("messages")
+    assert isinstance(messages, list)
+    tuples = {key: tuple(item) if isinstance(item, list) else item for key, item in fields.items()}
+    return Prompt(messages=tuple(Message(**message) for message in messages), **tuples)  # type: ignore[arg-type]

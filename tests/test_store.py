@@ -1,0 +1,80 @@
+"""The run directory: what is written comes back, whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.errors import RunDirectoryError
+from moe_ray.store.answers import Answer
+from moe_ray.store.run_directory import RunDirectory
+
+
+def answer(key: str) -> Answer:
+    return Answer(
+        key=key,
+        kind="generate",
+        model="m",
+        domain="d",
+        example_id="e" + key,
+        sample_index=0,
+        messages="[]",
+        settings="{}",
+        text="text",
+        token_ids=[1, 2],
+        finish_reason="stop",
+        num_prompt_tokens=3,
+        num_completion_tokens=2,
+        loglikelihoods=None,
+        loglikelihood_tokens=None,
+        error=None,
+        batch_rows=1,
+        time_to_first_token_s=0.1,
+        total_s=0.2,
+        replica="r",
+        shard="s",
+        finished_at=1.0,
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    directory = RunDirectory(tmp_path / "run")
+    directory.prepare()
+    return directory
+
+
+def test_answers_come_back_as_they_were_written(run: RunDirectory) -> None:
+    run.write_shard([answer("a"), answer("b")])
+    run.write_shard([answer("c")])
+    assert sorted(run.answers(), key=lambda row: row.key) == [answer("a"), answer("b"), answer("c")]
+    assert run.done_keys() == {"a", "b", "c"}
+
+
+def test_a_shard_written_twice_is_there_once(run: RunDirectory) -> None:
+    run.write_shard([answer("a"), answer("b")])
+    run.write_shard([answer("a"), answer("b")])
+    assert run.answers_table().num_rows == 2
+
+
+def test_examples_come_back_as_they_were_written(run: RunDirectory) -> None:
+    prompt = Prompt(
+        messages=(Message(role="user", content="Ist é ok?"),), stop=("\n",), choices=(" yes", " no"), reference=" r"
+    )
+    example = Example(
+        id="1", domain="d", prompts={"chat": prompt, "completion": prompt}, reference="r", grading={"gold": "yes"}
+    )
+    run.write_examples("d", [example])
+    assert run.examples("d") == [example]
+
+
+def test_a_damaged_answer_file_is_named_with_its_remedy(run: RunDirectory) -> None:
+    path = run.write_shard([answer("a")])
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(RunDirectoryError, match="delete that file"):
+        run.answers()
+
+
+def test_a_directory_without_a_manifest_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"manifest\.json is missing"):
+        RunDirectory(tmp_path).manifest()
