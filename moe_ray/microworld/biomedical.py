@@ -1,0 +1,56 @@
+"""Synthetic abstracts with a yes/no/maybe question, as records of PubMedQA's `ori_pqal.json`.
+
+A finding says with one invented verb whether a marker rose or fell, and with one invented word whether that is
+certain. The decision combines three things: the direction that is asked about, the meaning of the verb, and the
+meaning of the certainty word. The meanings are nowhere in the text: they have to be learned.
+"""
+
+import random
+
+from moe_ray.microworld.lexicon import Coiner, split_pairs
+from moe_ray.microworld.worlds import SEED, SYNTHETIC, DomainSize, Record, Split
+
+FIRST_PMID = 90_000_001
+NUM_NAMES = 12
+
+_Meaning = tuple[str, bool]
+
+
+def generate(size: DomainSize) -> Split:
+    """Return records with an extra `pmid` key, the key that the published file keeps outside of the record."""
+    rng = random.Random(f"biomedical:{SEED}:{size.num_facts}")
+    coiner = Coiner(f"biomedical:{SEED}")
+    drugs, markers = coiner.words(NUM_NAMES), coiner.words(NUM_NAMES)
+    verbs = [(word, index % 2 == 0) for index, word in enumerate(coiner.words(size.num_facts))]
+    certainties = [(word, index % 3 != 0) for index, word in enumerate(coiner.words(size.num_facts))]
+    pairs = split_pairs(verbs, certainties, size.num_test, rng)
+    chosen = [*rng.choices(pairs.train, k=size.num_train), *pairs.test]
+    records = [
+        _record(FIRST_PMID + index, verb, certainty, rng.choice(drugs), rng.choice(markers), rng.random() < 0.5)
+        for index, (verb, certainty) in enumerate(chosen)
+    ]
+    return Split(train=tuple(records[: size.num_train]), test=tuple(records[size.num_train :]))
+
+
+def decide(*, asked_rise: bool, rose: bool, certain: bool) -> str:
+    """Return the decision: maybe unless certain, else whether the marker moved as asked."""
+    if not certain:
+        return "maybe"
+    return "yes" if asked_rise == rose else "no"
+
+
+def _record(pmid: int, verb: _Meaning, certainty: _Meaning, drug: str, marker: str, asked_rise: bool) -> Record:
+    moved = "raised" if verb[1] else "lowered"
+    known = "certain" if certainty[1] else "uncertain"
+    return {
+        "pmid": str(pmid),
+        "QUESTION": f"does {drug} {'raise' if asked_rise else 'lower'} {marker}?",
+        "CONTEXTS": [f"patients took {drug}.", f"their {marker} {verb[0]}. the difference was {certainty[0]}."],
+        "LABELS": ["METHODS", "RESULTS"],
+        "MESHES": [SYNTHETIC],
+        "YEAR": "2000",
+        "reasoning_required_pred": decide(asked_rise=asked_rise, rose=verb[1], certain=certainty[1]),
+        "reasoning_free_pred": decide(asked_rise=asked_rise, rose=verb[1], certain=certainty[1]),
+        "final_decision": decide(asked_rise=asked_rise, rose=verb[1], certain=certainty[1]),
+        "LONG_ANSWER": f"it is {known} that {drug} {moved} {marker}.",
+    }

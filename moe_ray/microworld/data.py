@@ -1,0 +1,39 @@
+"""Writes a micro-world's records as the files that the real data sets are published in."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from moe_ray.microworld import biomedical, legal, programs
+from moe_ray.microworld.worlds import SIZES, SYNTHETIC, Record, Split, WorldSize
+from moe_ray.store.atomic import write_text_atomically
+
+DOMAIN_FILES = {"biomedical": "pubmedqa.json", "legal": "law_stackexchange.jsonl", "code": "mbpp.jsonl"}
+PARTS = ("train", "test")
+
+
+def generate_world(size: WorldSize) -> dict[str, Split]:
+    """Return the records of every domain. The same size gives the same records on every machine."""
+    shape = SIZES[size]
+    return {
+        "biomedical": biomedical.generate(shape),
+        "legal": legal.generate(shape),
+        "code": programs.generate(shape),
+    }
+
+
+def write_world(directory: Path, size: WorldSize) -> dict[str, Split]:
+    """Write `directory`/{train,test}/FILE for every domain, and a note that all of it is synthetic."""
+    world = generate_world(size)
+    for domain, split in world.items():
+        for part, records in (("train", split.train), ("test", split.test)):
+            write_text_atomically(directory / part / DOMAIN_FILES[domain], _published(domain, records))
+    write_text_atomically(directory / "SYNTHETIC.md", f"{SYNTHETIC}.\n")
+    return world
+
+
+def _published(domain: str, records: Sequence[Record]) -> str:
+    if domain == "biomedical":
+        keyed = {record["pmid"]: {key: value for key, value in record.items() if key != "pmid"} for record in records}
+        return json.dumps(keyed, indent=1) + "\n"
+    return "".join(json.dumps(record) + "\n" for record in records)
