@@ -143,7 +143,10 @@ class RuntimeConfig(Section):
     )
     gpus: Literal["auto"] | Annotated[int, Field(ge=0)] = Field("auto", description="GPUs to use at most; 0: CPU only")
     cpu_slots: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="models that run at once on a machine without GPUs; auto: one for each 2 cores"
+        "auto", description="models that run at once on a machine without GPUs; auto: one for each cpu_threads cores"
+    )
+    cpu_threads: Annotated[int, Field(ge=1)] = Field(
+        2, description="threads of a model on CPU; the same on every machine, because it can move a last digit"
     )
     batch_size: Annotated[int, Field(ge=1)] = 16
     batch_memory_gib: Annotated[float, Field(gt=0)] = Field(

@@ -25,7 +25,7 @@ from moe_ray.domains.example import Example, Message, Prompt
 from moe_ray.errors import RunDirectoryError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.store.answers import ANSWER_SCHEMA, Answer, from_table, to_table
-from moe_ray.store.atomic import write_atomically, write_text_atomically
+from moe_ray.atomic import write_atomically, write_text_atomically
 from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)

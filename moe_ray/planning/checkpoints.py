@@ -1,0 +1,214 @@
+"""What a checkpoint is, read from its files alone: its identity, its size, its shape. Needs no torch."""
+
+import json
+import os
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.engines.registry import text_settings
+from moe_ray.errors import ModelError
+from moe_ray.fingerprint import fingerprint
+from moe_ray.planning.cells import ModelIdentity
+from moe_ray.planning.hashes import FileHashes
+
+IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py")
+MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
+_SIZE_IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)[bB](?![A-Za-z])")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What is known of a model before it is loaded.
+
+    `config` is its config.json, None when it cannot be had here; `num_parameters` None when nothing tells its size.
+    `size_source` says where the size came from. `files_sha256` is empty for a hub id.
+    """
+
+    name: str
+    identity: ModelIdentity
+    config: Mapping[str, Any] | None
+    num_parameters: int | None
+    size_source: str
+    revision: str | None
+    files_sha256: Mapping[str, str]
+
+
+def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Checkpoint:
+    """Return what the files of `model` say; raises `ModelError` when a local checkpoint is none.
+
+    A hub id is known by its id and revision. Its config is read from the local hub cache, or fetched; where
+    neither can be had the size is taken from its name ("7B"), and `size_source` says so.
+    """
+    files: dict[str, str] = {}
+    if model.engine == "scripted":
+        config, num_parameters, source, revision = None, None, "scripted: no weights", None
+        content: object = model.path
+    elif is_local_path(model.path):
+        directory = Path(model.path).expanduser()
+        config = _local_config(name, directory)
+        files = {path.name: hashes.sha256(path) for path in _identity_files(directory)}
+        num_parameters, source = _count_parameters(directory), "safetensors headers"
+        content, revision = files, None
+    else:
+        config, num_parameters, source, revision = _hub_facts(model)
+        content = [model.path, model.revision or "main"]
+    if num_parameters is None and config is not None:
+        num_parameters, source = parameters_of_config(config), "config.json"
+    return Checkpoint(
+        name=name,
+        identity=ModelIdentity(
+            name=name, fingerprint=_model_fingerprint(model, content), prompt_style=model.prompt_style
+        ),
+        config=config,
+        num_parameters=num_parameters,
+        size_source=source if num_parameters is not None else "unknown",
+        revision=revision,
+        files_sha256=files,
+    )
+
+
+def _model_fingerprint(model: ModelConfig, content: object) -> str:
+    return fingerprint(
+        {
+            "content": content,
+            "tokenizer": model.tokenizer,
+            "dtype": model.dtype,
+            "quantization": model.quantization,
+            "overflow": model.overflow,
+            "engine": model.engine,
+            "settings": text_settings(model.engine, model.engine_settings),
+        }
+    )
+
+
+def _local_config(name: str, directory: Path) -> Mapping[str, Any]:
+    path = directory / "config.json"
+    where = f"models.{name}.path"
+    if not directory.is_dir():
+        raise ModelError(
+            f"no such folder: {directory}",
+            where=where,
+            remedy="name a folder that holds a checkpoint, or a hub id (one that does not start with ./, ../, / or ~)",
+        )
+    if not path.is_file():
+        raise ModelError(
+            f"{directory} is no checkpoint: it has no config.json",
+            where=where,
+            remedy="name the folder that save_pretrained wrote, with config.json, weights and tokenizer",
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}", where=where, remedy="restore the checkpoint") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no JSON object", where=where, remedy="restore the checkpoint")
+    return config
+
+
+def _identity_files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.is_file() and path.suffix in IDENTITY_SUFFIXES)
+
+
+def _count_parameters(directory: Path) -> int | None:
+    """Count the parameters that the safetensors headers declare; None when there are no such files."""
+    files = sorted(directory.glob("*.safetensors"))
+    return sum(_parameters_in_header(path) for path in files) if files else None
+
+
+def _parameters_in_header(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            (num_bytes,) = struct.unpack("<Q", file.read(8))
+            if num_bytes > min(MAX_SAFETENSORS_HEADER_BYTES, path.stat().st_size):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(num_bytes))
+            num_parameters = sum(prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+            data_end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+            if 8 + num_bytes + data_end != path.stat().st_size:
+                raise ValueError(f"{path.stat().st_size} bytes long where its header promises {8 + num_bytes + data_end}")
+            return num_parameters
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+        raise ModelError(
+            f"damaged weights: {error}", where=str(path), remedy="download or write the checkpoint again"
+        ) from error
+
+
+def _hub_facts(model: ModelConfig) -> tuple[Mapping[str, Any] | None, int | None, str, str | None]:
+    path = _hub_config_path(model)
+    named = _SIZE_IN_NAME.search(model.path)
+    num_by_name = int(float(named.group(1)) * 1e9) if named else None
+    if path is None:
+        return None, num_by_name, "the number in its name; config.json cannot be had here", model.revision
+    return json.loads(path.read_text(encoding="utf-8")), None, "config.json", path.parent.name
+
+
+def _hub_config_path(model: ModelConfig) -> Path | None:
+    """Return the hub cache's config.json for this revision, fetching it if the hub answers; None if not."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        return None
+    try:
+        return Path(hf_hub_download(model.path, "config.json", revision=model.revision))
+    except HFValidationError as error:
+        raise ModelError(
+            f"{model.path!r} is neither a hub id nor a path that starts with ./, ../, / or ~",
+            remedy="a hub id is owner/name; write a local folder as ./name",
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        return None
+
+
+def parameters_of_config(config: Mapping[str, Any]) -> int | None:
+    """Estimate a decoder's parameter count from its config.json; None for a config without the usual keys.
+
+    Attention and MLP matrices, embeddings (tied or not) and experts are counted; norms and biases are not (below
+    0.1 % of any model of a billion).
+    """
+    shape = text_config(config)
+    try:
+        hidden = int(shape.get("hidden_size") or shape["n_embd"])
+        num_layers = int(shape.get("num_hidden_layers") or shape["n_layer"])
+        vocabulary = int(shape["vocab_size"])
+    except KeyError:
+        return None
+    head = head_size(config)
+    num_heads = int(shape.get("num_attention_heads") or shape.get("n_head") or 1)
+    attention = hidden * head * (2 * num_heads + 2 * num_kv_heads(config))
+    inner = int(shape.get("intermediate_size") or shape.get("n_inner") or 4 * hidden)
+    num_matrices = 3 if "hidden_act" in shape else 2
+    num_experts = int(shape.get("num_local_experts") or shape.get("num_experts") or 1)
+    embeddings = vocabulary * hidden * (1 if shape.get("tie_word_embeddings", "n_embd" in shape) else 2)
+    return embeddings + num_layers * (attention + num_matrices * hidden * inner * num_experts)
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config that describes the language model (multimodal configs nest it)."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def head_size(config: Mapping[str, Any]) -> int:
+    """Size of one attention head."""
+    shape = text_config(config)
+    hidden = int(shape.get("hidden_size") or shape.get("n_embd") or 0)
+    num_heads = int(shape.get("num_attention_heads") or shape.get("n_head") or 1)
+    return int(shape.get("head_dim") or hidden // num_heads)
+
+
+def num_kv_heads(config: Mapping[str, Any]) -> int:
+    """Number of key-value heads; without grouped queries, of heads."""
+    shape = text_config(config)
+    return int(
+        shape.get("num_key_value_heads") or shape.get("num_attention_heads") or shape.get("n_head") or 1
+    )

@@ -1,0 +1,66 @@
+"""How much memory a model needs on a device, estimated from its config.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moe_ray.config.schema import ModelConfig, RuntimeConfig
+from moe_ray.planning.checkpoints import Checkpoint, head_size, num_kv_heads, text_config
+
+GIB = 1 << 30
+# What a CUDA context and the libraries' workspaces take before any weight is there.
+DEVICE_OVERHEAD_BYTES = 1 * GIB
+# Activations and fragmentation, as a share of the weights.
+ACTIVATION_SHARE = 0.1
+DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+# Linear layers shrink to 1 and 0.5 bytes a parameter; embeddings, norms and scales stay. Rough, and on the safe side.
+QUANTIZED_BYTES = {"8bit": 1.15, "4bit": 0.7}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes that one copy of a model needs on its device; `weights_bytes` is None when its size is unknown."""
+
+    weights_bytes: int | None
+    cache_bytes: int
+    cache_bytes_per_token: int
+    total_bytes: int | None
+
+
+def estimate_memory(
+    checkpoint: Checkpoint, model: ModelConfig, runtime: RuntimeConfig, longest_tokens: int
+) -> MemoryEstimate:
+    """Estimate the memory of one copy: weights, the largest batch's cache, activations, overhead.
+
+    `longest_tokens` is the longest prompt plus its new tokens. The cache is that of `runtime.batch_size` such rows,
+    at most `runtime.batch_memory_gib`, as the engine forms its batches, and at least one row.
+    """
+    per_token = cache_bytes_per_token(checkpoint.config, model)
+    row_bytes = per_token * longest_tokens
+    cache = max(row_bytes, min(runtime.batch_size * row_bytes, int(runtime.batch_memory_gib * GIB)))
+    if checkpoint.num_parameters is None:
+        return MemoryEstimate(weights_bytes=None, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=None)
+    weights = int(checkpoint.num_parameters * bytes_per_parameter(checkpoint.config, model))
+    total = weights + cache + int(weights * ACTIVATION_SHARE) + DEVICE_OVERHEAD_BYTES
+    return MemoryEstimate(weights_bytes=weights, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=total)
+
+
+def bytes_per_parameter(config: Mapping[str, Any] | None, model: ModelConfig) -> float:
+    """Bytes of one parameter as this model is loaded."""
+    return QUANTIZED_BYTES.get(model.quantization) or _dtype_bytes(config, model)
+
+
+def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> float:
+    name = model.dtype
+    if name == "auto":
+        name = str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    return DTYPE_BYTES.get(name, 2.0)
+
+
+def cache_bytes_per_token(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
+    """Bytes of keys and values that one token keeps in all layers; 0 when the config does not tell."""
+    shape = text_config(config or {})
+    num_layers = int(shape.get("num_hidden_layers") or shape.get("n_layer") or 0)
+    if not num_layers or not config:
+        return 0
+    return int(2 * num_layers * num_kv_heads(config) * head_size(config) * _dtype_bytes(config, model))

@@ -1,0 +1,101 @@
+"""The plan of a run: what is to be computed, what is there already, and which model fits where."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from moe_ray.config.schema import ExperimentConfig
+from moe_ray.domains.example import Example
+from moe_ray.planning.cells import Cell, CellKind, example_cells
+from moe_ray.planning.checkpoints import Checkpoint
+from moe_ray.planning.fleet import Demand, Fleet, demand_of
+from moe_ray.planning.memory import MemoryEstimate, estimate_memory
+from moe_ray.planning.shards import Shard, make_shards, missing_shards
+
+# Characters of text in a token, for estimates only. English prose has about 4 with the usual vocabularies.
+CHARACTERS_PER_TOKEN = 3.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """All cells of an experiment, and the shards of those that the store lacks."""
+
+    cells: tuple[Cell, ...]
+    done: frozenset[str]
+    shards: tuple[Shard, ...]
+
+    @property
+    def num_to_do(self) -> int:
+        return sum(len(shard.cells) for shard in self.shards)
+
+    def counts(self) -> dict[tuple[str, str, CellKind], tuple[int, int]]:
+        """Cells done and in all, by (model, domain, kind), in the order of the experiment."""
+        total = Counter((cell.model, cell.domain, cell.kind) for cell in self.cells)
+        done = Counter((cell.model, cell.domain, cell.kind) for cell in self.cells if cell.key in self.done)
+        return {group: (done[group], number) for group, number in total.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What each model needs, and what it takes on the fleet."""
+
+    estimates: Mapping[str, MemoryEstimate]
+    demands: Mapping[str, Demand]
+    costs: Mapping[str, float]
+
+
+def plan_work(
+    config: ExperimentConfig,
+    examples: Mapping[str, Sequence[Example]],
+    checkpoints: Mapping[str, Checkpoint],
+    done: Collection[str],
+) -> Workload:
+    """Return the workload: the matrix models x examples, less what `done` holds."""
+    cells: list[Cell] = []
+    for domain, members in examples.items():
+        max_new_tokens = config.domains[domain].max_new_tokens or config.decoding.max_new_tokens
+        for model in config.models_of(domain):
+            identity = checkpoints[model].identity
+            for example in members:
+                cells += example_cells(
+                    example, identity, config.decoding, max_new_tokens=max_new_tokens, likelihood=config.likelihood
+                )
+    shards = missing_shards(make_shards(cells, config.runtime.shard_size), done)
+    keys = frozenset(cell.key for cell in cells)
+    return Workload(cells=tuple(cells), done=keys.intersection(done), shards=tuple(shards))
+
+
+def place_models(
+    config: ExperimentConfig, work: Workload, checkpoints: Mapping[str, Checkpoint], fleet: Fleet
+) -> Placement:
+    """Estimate every model with work left, and say what a copy of it takes on `fleet`.
+
+    Raises `CapacityError` for a model that no node could hold.
+    """
+    longest = _longest_tokens(work.cells)
+    models = dict.fromkeys(shard.model for shard in work.shards)
+    estimates = {
+        name: estimate_memory(checkpoints[name], config.models[name], config.runtime, longest[name]) for name in models
+    }
+    demands = {
+        name: demand_of(
+            name,
+            config.models[name].gpus,
+            estimate.total_bytes,
+            fleet,
+            memory_fraction=config.runtime.gpu_memory_fraction,
+        )
+        for name, estimate in estimates.items()
+    }
+    costs = {name: max(1.0, (checkpoints[name].num_parameters or 10**9) / 10**9) for name in models}
+    return Placement(estimates=estimates, demands=demands, costs=costs)
+
+
+def _longest_tokens(cells: Sequence[Cell]) -> dict[str, int]:
+    longest: dict[str, int] = {}
+    for cell in cells:
+        characters = sum(len(message.content) for message in cell.prompt.messages)
+        characters += max((len(text) for text in cell.prompt.continuations), default=0) if not cell.max_new_tokens else 0
+        tokens = int(characters / CHARACTERS_PER_TOKEN) + cell.max_new_tokens
+        longest[cell.model] = max(tokens, longest.get(cell.model, 1))
+    return longest

@@ -1,0 +1,212 @@
+"""The one scheduler: which model takes which slot, and which shard goes where next.
+
+Slots take shards from the model with the most work left per slot; when a model's queue is dry, its slot goes to
+another. One GPU, or one CPU, is the case of one slot: models are loaded and unloaded in turn by the same rules.
+
+It is a pure state machine. The executor tells it what happened on Ray; the planner drives it with a clock.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from moe_ray.planning.fleet import Demand, Fleet, Node, Slot
+from moe_ray.planning.shards import Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """An order to start a replica: one copy of `model` on `slot`."""
+
+    replica: str
+    model: str
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """Work that will not be done, and why."""
+
+    model: str
+    shard: str | None
+    num_cells: int
+    reason: str
+
+
+@dataclass(slots=True)
+class _Replica:
+    start: Start
+    in_flight: dict[str, Shard] = field(default_factory=dict)
+
+
+class Scheduler:
+    """Keeps the queues, the slots and the attempts.
+
+    Args:
+        fleet: the free places; the scheduler takes from it and gives back.
+        demands: what one copy of each model takes.
+        shards: all the work.
+        costs: the relative cost of a cell of each model (1 where it is not named).
+        max_attempts: times that a shard is run, and a model is started without success, before it is given up.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        demands: Mapping[str, Demand],
+        shards: Iterable[Shard],
+        *,
+        costs: Mapping[str, float] | None = None,
+        max_attempts: int = 3,
+    ) -> None:
+        self.fleet = fleet
+        self.abandoned: list[Abandoned] = []
+        self._demands = demands
+        self._costs = costs or {}
+        self._max_attempts = max_attempts
+        self._queues: dict[str, deque[Shard]] = {model: deque() for model in demands}
+        for shard in shards:
+            self._queues[shard.model].append(shard)
+        self._queued_cells = {model: sum(len(s.cells) for s in queue) for model, queue in self._queues.items()}
+        self._replicas: dict[str, _Replica] = {}
+        self._num_started: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
+        self._failures_in_a_row: Counter[str] = Counter()
+
+    @property
+    def finished(self) -> bool:
+        """True when no shard is queued or in flight and every slot is free."""
+        return not self._replicas and not any(self._queues.values())
+
+    def queued_cells(self, model: str) -> int:
+        """Cells of `model` that no replica has taken."""
+        return self._queued_cells[model]
+
+    def starts(self) -> list[Start]:
+        """Take slots for models that have work, most work left per slot first, and return the orders."""
+        orders = []
+        while (order := self._next_start()) is not None:
+            orders.append(order)
+        return orders
+
+    def _next_start(self) -> Start | None:
+        for model in sorted(self._models_that_want_a_slot(), key=self._work_per_slot, reverse=True):
+            slot = self.fleet.take(self._demands[model])
+            if slot is not None:
+                self._num_started[model] += 1
+                start = Start(replica=f"{model}-{self._num_started[model]}", model=model, slot=slot)
+                self._replicas[start.replica] = _Replica(start)
+                return start
+        return None
+
+    def _models_that_want_a_slot(self) -> list[str]:
+        """Models with shards that their replicas will not take at once: a further copy must be worth its loading."""
+        return [
+            model
+            for model, queue in self._queues.items()
+            if queue and (not (num := self._num_replicas(model)) or len(queue) >= 2 * num)
+        ]
+
+    def _num_replicas(self, model: str) -> int:
+        return sum(replica.start.model == model for replica in self._replicas.values())
+
+    def _work_per_slot(self, model: str) -> float:
+        return self._queued_cells[model] * self._costs.get(model, 1.0) / (self._num_replicas(model) + 1)
+
+    def next_shard(self, replica: str) -> Shard | None:
+        """Hand `replica` its next shard, or None when its model's queue is dry."""
+        entry = self._replicas[replica]
+        queue = self._queues[entry.start.model]
+        if not queue:
+            return None
+        shard = queue.popleft()
+        self._queued_cells[shard.model] -= len(shard.cells)
+        entry.in_flight[shard.id] = shard
+        return shard
+
+    def is_idle(self, replica: str) -> bool:
+        """True when `replica` has nothing in flight and nothing is queued for its model: its slot may swap."""
+        entry = self._replicas[replica]
+        return not entry.in_flight and not self._queues[entry.start.model]
+
+    def completed(self, replica: str, shard: str) -> None:
+        """A shard was committed."""
+        entry = self._replicas[replica]
+        self._failures_in_a_row[entry.start.model] = 0
+        del entry.in_flight[shard]
+
+    def failed(self, replica: str, shard: str, reason: str) -> None:
+        """A shard failed though its replica lives: queue it again, or abandon it after too many attempts."""
+        self._count_attempt(self._replicas[replica].in_flight.pop(shard), reason)
+
+    def retired(self, replica: str) -> None:
+        """A replica's process has ended, and its memory is back: its slot is free."""
+        entry = self._replicas.pop(replica)
+        self.fleet.free(entry.start.slot)
+        for shard in entry.in_flight.values():
+            self._requeue(shard)
+
+    def lost(self, replica: str, running: Sequence[str], reason: str) -> None:
+        """A replica died. `running` are the shards it was computing (not those that waited): they count an attempt.
+
+        Its slot stays taken until `retired` says that the place is free again.
+        """
+        entry = self._replicas[replica]
+        for shard_id in list(entry.in_flight):
+            shard = entry.in_flight.pop(shard_id)
+            if shard_id in running:
+                self._count_attempt(shard, reason)
+            else:
+                self._requeue(shard)
+        self._count_failure(entry.start.model, reason)
+
+    def start_failed(self, replica: str, reason: str, *, permanent: bool) -> None:
+        """A replica could not load its model. A permanent reason (no such checkpoint) gives the model up at once."""
+        model = self._replicas[replica].start.model
+        if permanent:
+            self.give_up(model, reason)
+        else:
+            self._count_failure(model, reason)
+
+    def give_up(self, model: str, reason: str) -> None:
+        """Abandon all queued work of `model`; shards in flight may still end well."""
+        num_cells = self._queued_cells[model]
+        if num_cells:
+            self.abandoned.append(Abandoned(model=model, shard=None, num_cells=num_cells, reason=reason))
+        self._queues[model].clear()
+        self._queued_cells[model] = 0
+
+    def give_up_stranded(self) -> None:
+        """Abandon the models that no slot of the fleet could ever hold, when nothing runs that could free one."""
+        if self._replicas:
+            return
+        for model, queue in self._queues.items():
+            if queue and not self.fleet.can_ever_hold(self._demands[model]):
+                self.give_up(model, f"no capacity left for it ({self._demands[model].gpus:g} GPUs a copy)")
+
+    def node_lost(self, node: str) -> None:
+        """Forget the places of a node that is gone; its replicas are reported by `lost` one by one."""
+        self.fleet.remove(node)
+
+    def node_joined(self, node: Node) -> None:
+        """Use the places of a new node."""
+        self.fleet.add(node)
+
+    def _count_failure(self, model: str, reason: str) -> None:
+        self._failures_in_a_row[model] += 1
+        if self._failures_in_a_row[model] >= self._max_attempts:
+            self.give_up(model, f"{self._failures_in_a_row[model]} failures in a row; the last: {reason}")
+
+    def _count_attempt(self, shard: Shard, reason: str) -> None:
+        self._attempts[shard.id] += 1
+        if self._attempts[shard.id] < self._max_attempts:
+            self._requeue(shard)
+        else:
+            why = f"failed {self._attempts[shard.id]} times; the last: {reason}"
+            self.abandoned.append(
+                Abandoned(model=shard.model, shard=shard.id, num_cells=len(shard.cells), reason=why)
+            )
+
+    def _requeue(self, shard: Shard) -> None:
+        self._queues[shard.model].append(shard)
+        self._queued_cells[shard.model] += len(shard.cells)

@@ -1,0 +1,50 @@
+"""Shards: cells of one model that an actor takes at a time. They follow from the work, never from the slots."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from moe_ray.fingerprint import fingerprint
+from moe_ray.planning.cells import Cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Cells of one model and one kind, computed together and committed together."""
+
+    id: str
+    model: str
+    cells: tuple[Cell, ...]
+
+
+def make_shards(cells: Iterable[Cell], shard_size: int) -> list[Shard]:
+    """Split `cells` into shards of at most `shard_size`, one model and one kind each.
+
+    Cells go in the order of their keys, which are hashes: every shard is a random sample of its model's work, so that
+    what an interrupted run has is no biased part. The same cells give the same shards everywhere.
+    """
+    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.model, cell.kind].append(cell)
+    shards = []
+    for (model, _), members in groups.items():
+        members.sort(key=lambda cell: cell.key)
+        for start in range(0, len(members), shard_size):
+            part = tuple(members[start : start + shard_size])
+            shards.append(Shard(id=fingerprint([cell.key for cell in part]), model=model, cells=part))
+    return shards
+
+
+def missing_shards(shards: Sequence[Shard], done: Collection[str]) -> list[Shard]:
+    """Return the shards with cells that are not in `done`, cut down to those cells.
+
+    A shard is committed whole, so after a crash it is whole here again, and its batches repeat.
+    """
+    missing = []
+    for shard in shards:
+        cells = tuple(cell for cell in shard.cells if cell.key not in done)
+        if len(cells) == len(shard.cells):
+            missing.append(shard)
+        elif cells:
+            missing.append(Shard(id=fingerprint([cell.key for cell in cells]), model=shard.model, cells=cells))
+    return missing
