@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.config.schema import ModelConfig, is_local_path
-from moe_ray.engines.registry import text_settings
+from moe_ray.engines.identity import text_settings
 from moe_ray.errors import ModelError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import ModelIdentity
@@ -122,17 +122,18 @@ def _count_parameters(directory: Path) -> int | None:
 
 
 def _parameters_in_header(path: Path) -> int:
+    size = path.stat().st_size
     try:
         with path.open("rb") as file:
             (num_bytes,) = struct.unpack("<Q", file.read(8))
-            if num_bytes > min(MAX_SAFETENSORS_HEADER_BYTES, path.stat().st_size):
+            if num_bytes > min(MAX_SAFETENSORS_HEADER_BYTES, size):
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(num_bytes))
-            num_parameters = sum(prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
-            data_end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
-            if 8 + num_bytes + data_end != path.stat().st_size:
-                raise ValueError(f"{path.stat().st_size} bytes long where its header promises {8 + num_bytes + data_end}")
-            return num_parameters
+        tensors = [entry for key, entry in header.items() if key != "__metadata__"]
+        promised = 8 + int(num_bytes) + max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
+        if promised != size:
+            raise ValueError(f"{size} bytes long where its header promises {promised}")
+        return sum(prod(int(length) for length in entry["shape"]) for entry in tensors)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise ModelError(
             f"damaged weights: {error}", where=str(path), remedy="download or write the checkpoint again"
@@ -209,6 +210,4 @@ def head_size(config: Mapping[str, Any]) -> int:
 def num_kv_heads(config: Mapping[str, Any]) -> int:
     """Number of key-value heads; without grouped queries, of heads."""
     shape = text_config(config)
-    return int(
-        shape.get("num_key_value_heads") or shape.get("num_attention_heads") or shape.get("n_head") or 1
-    )
+    return int(shape.get("num_key_value_heads") or shape.get("num_attention_heads") or shape.get("n_head") or 1)

@@ -168,7 +168,8 @@ def _demand_by_memory(total_bytes: int | None, fleet: Fleet, memory_fraction: fl
         share = math.ceil(total_bytes / usable / SHARE_STEP - _EPSILON) * SHARE_STEP
         return Demand(gpus=min(1.0, round(share, 2)), reason=f"{total_bytes / GIB:.1f} of {usable / GIB:.1f} GiB")
     return Demand(
-        gpus=float(math.ceil(total_bytes / usable)), reason=f"{total_bytes / GIB:.1f} GiB over GPUs of {usable / GIB:.1f} GiB"
+        gpus=float(math.ceil(total_bytes / usable)),
+        reason=f"{total_bytes / GIB:.1f} GiB over GPUs of {usable / GIB:.1f} GiB",
     )
 
 
@@ -196,5 +197,7 @@ def simulated_fleet(text: str, *, cpu_slots: int = 1) -> Fleet:
         unit = GIB if match[3].lower() == "gib" else 10**9
         gpu_bytes = (int(float(match[2]) * unit),) * int(match[1])
         name = f"simulated-{number}"
-        nodes.append(Node(id=name, name=name, num_cpus=8 * int(match[1]) or 2, cpu_slots=cpu_slots, gpu_bytes=gpu_bytes))
+        nodes.append(
+            Node(id=name, name=name, num_cpus=8 * int(match[1]) or 2, cpu_slots=cpu_slots, gpu_bytes=gpu_bytes)
+        )
     return Fleet(tuple(nodes))

@@ -51,9 +51,11 @@ def bytes_per_parameter(config: Mapping[str, Any] | None, model: ModelConfig) ->
 
 
 def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> float:
-    name = model.dtype
+    name: str = model.dtype
     if name == "auto":
-        name = str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "bfloat16").removeprefix("torch.")
+        name = str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "bfloat16").removeprefix(
+            "torch."
+        )
     return DTYPE_BYTES.get(name, 2.0)
 
 

@@ -95,7 +95,9 @@ def _longest_tokens(cells: Sequence[Cell]) -> dict[str, int]:
     longest: dict[str, int] = {}
     for cell in cells:
         characters = sum(len(message.content) for message in cell.prompt.messages)
-        characters += max((len(text) for text in cell.prompt.continuations), default=0) if not cell.max_new_tokens else 0
+        characters += (
+            max((len(text) for text in cell.prompt.continuations), default=0) if not cell.max_new_tokens else 0
+        )
         tokens = int(characters / CHARACTERS_PER_TOKEN) + cell.max_new_tokens
         longest[cell.model] = max(tokens, longest.get(cell.model, 1))
     return longest

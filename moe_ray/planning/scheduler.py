@@ -203,9 +203,7 @@ class Scheduler:
             self._requeue(shard)
         else:
             why = f"failed {self._attempts[shard.id]} times; the last: {reason}"
-            self.abandoned.append(
-                Abandoned(model=shard.model, shard=shard.id, num_cells=len(shard.cells), reason=why)
-            )
+            self.abandoned.append(Abandoned(model=shard.model, shard=shard.id, num_cells=len(shard.cells), reason=why))
 
     def _requeue(self, shard: Shard) -> None:
         self._queues[shard.model].append(shard)

@@ -68,7 +68,9 @@ def simulate(
         now, _, replica, shard_id = heapq.heappop(clock)
         scheduler.completed(replica, shard_id)
         feed(replica)
-    return Simulation(stays=tuple(_stay(wave, start, work[name]) for name, (wave, start) in starts.items() if work[name]))
+    return Simulation(
+        stays=tuple(_stay(wave, start, work[name]) for name, (wave, start) in starts.items() if work[name])
+    )
 
 
 def _stay(wave: int, start: Start, shards: Sequence[Shard]) -> Stay:
