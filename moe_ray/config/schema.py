@@ -179,7 +179,7 @@ class ExperimentConfig(Section):
     domains: dict[Name, DomainConfig] = Field(min_length=1)
     matrix: Literal["assigned", "full"] = Field(
         "assigned",
-        description="assigned: the baseline everywhere and each expert on its domains; full: every model on every domain",
+        description="assigned: the baseline everywhere and each expert on its domains; full: all models everywhere",
     )
     likelihood: bool = Field(True, description="also measure log-likelihoods of the choices and of the reference")
     decoding: DecodingConfig = DecodingConfig()

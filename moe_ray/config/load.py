@@ -1,0 +1,146 @@
+"""An experiment file becomes an experiment, or one error that names every mistake with its line."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from moe_ray.config.checks import cross_problems
+from moe_ray.config.overrides import apply_overrides
+from moe_ray.config.paths import resolve
+from moe_ray.config.problems import config_error, key_path, problems_of
+from moe_ray.config.schema import ExperimentConfig
+from moe_ray.config.tree import Document, KeyPath, Place, parse_yaml
+from moe_ray.errors import ConfigError
+
+EXPERIMENT_SUFFIXES = (".yaml", ".yml")
+
+_WORD_FOR_BOOL = {"yes": True, "on": True, "no": False, "off": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedExperiment:
+    """An experiment as it will run: `config` with overrides applied and local paths made absolute.
+
+    `base_dir` is the file's folder, to which the paths in it are relative; `text` is the file as it was read.
+    """
+
+    config: ExperimentConfig
+    path: Path
+    base_dir: Path
+    text: str
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
+    """Read an experiment file, apply `KEY=VALUE` overrides, and check all of it without touching data or models.
+
+    Paths in the file are relative to its folder, paths in an override to the current folder.
+    Raises `ConfigError` with every problem that was found.
+    """
+    text = _read(path)
+    document = _parse(text, str(path))
+    apply_overrides(document, overrides)
+    config = _validate(document, str(path))
+    if problems := cross_problems(config):
+        raise config_error(problems, document, str(path))
+    base_dir = path.absolute().parent
+
+    def base_of(key: KeyPath) -> Path:
+        return Path.cwd() if document.place(key).line is None else base_dir
+
+    return LoadedExperiment(config=resolve(config, base_of), path=path, base_dir=base_dir, text=text)
+
+
+def _parse(text: str, source: str) -> Document:
+    document = parse_yaml(text, lambda line: Place(where=f"{source}:{line}", line=line))
+    if document.value is None:
+        raise ConfigError("the file is empty", where=source, remedy="moe-ray init FILE writes a commented starter file")
+    if not isinstance(document.value, dict):
+        kind = "a list" if isinstance(document.value, list) else "a single value"
+        raise ConfigError(
+            f"holds {kind} where an experiment's keys are wanted",
+            where=f"{source}:1",
+            remedy="begin with `name: NAME`, then `models:` and `domains:`; moe-ray init writes a starter file",
+        )
+    return document
+
+
+def _validate(document: Document, source: str) -> ExperimentConfig:
+    """Validate strictly, after giving plain scalars the type that the schema wants of them."""
+    try:
+        return _model(document)
+    except ValidationError as error:
+        if not _coerce(error, document):
+            raise config_error(problems_of(error, document), document, source) from None
+    try:
+        return _model(document)
+    except ValidationError as error:
+        raise config_error(problems_of(error, document), document, source) from None
+
+
+def _model(document: Document) -> ExperimentConfig:
+    """Validate as JSON, where strictness takes lists for tuples and text for paths, but no "256" for a number."""
+    return ExperimentConfig.model_validate_json(json.dumps(document.value), strict=True)
+
+
+def _coerce(error: ValidationError, document: Document) -> bool:
+    """Read plain scalars as the schema wants them, and empty sections as sections; say whether any changed.
+
+    `choices: [true, 3]` and `revision: 0123` are texts as they are spelled; `likelihood: no` is false.
+    """
+    changed = False
+    for detail in error.errors(include_url=False):
+        path = key_path(detail, document)
+        text, given = document.place(path).text, detail["input"]
+        if detail["type"] in ("string_type", "path_type") and text is not None and given is not None:
+            changed |= _replace(document.value, path, text)
+        elif detail["type"] == "bool_type" and text is not None and text.lower() in _WORD_FOR_BOOL:
+            changed |= _replace(document.value, path, _WORD_FOR_BOOL[text.lower()])
+        elif detail["type"] in ("model_type", "dict_type") and given is None:
+            changed |= _replace(document.value, path, {})
+    return changed
+
+
+def _replace(value: Any, path: KeyPath, new: object) -> bool:
+    for part in path[:-1]:
+        value = value[part]
+    if isinstance(value[path[-1]], dict | list):
+        return False
+    value[path[-1]] = new
+    return True
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"not UTF-8: byte 0x{error.object[error.start]:02x}",
+            where=f"{path}:{line}",
+            remedy="save the file as UTF-8",
+        ) from error
+    except FileNotFoundError as error:
+        raise ConfigError("no such file", where=str(path), remedy=_neighbours(path)) from error
+    except IsADirectoryError as error:
+        remedy = _neighbours(path / "experiment.yaml")
+        raise ConfigError("a folder, where an experiment file is wanted", where=str(path), remedy=remedy) from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path and its permissions"
+        ) from error
+
+
+def _neighbours(path: Path) -> str:
+    """Say which experiment files are beside a missing one."""
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist"
+    names = sorted(file.name for file in path.parent.iterdir() if file.suffix in EXPERIMENT_SUFFIXES)
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6) or names[:3]
+    if not near:
+        return "moe-ray init FILE writes a commented starter file"
+    return f"did you mean {' or '.join(str(path.parent / name) for name in near)}?"

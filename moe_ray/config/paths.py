@@ -1,0 +1,55 @@
+"""Local paths of an experiment, made absolute so that it means the same in every folder."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from moe_ray.config.schema import DomainConfig, ExperimentConfig, ModelConfig, Section, is_local_path
+from moe_ray.config.tree import KeyPath
+
+BaseOf = Callable[[KeyPath], Path]
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def resolve_paths(config: ExperimentConfig, base_dir: Path) -> ExperimentConfig:
+    """Make the local paths of models and data absolute; relative ones are relative to `base_dir`.
+
+    Hub ids stay. `output.results_dir` and `runtime.temp_dir` stay relative to the current folder.
+    """
+    return resolve(config, lambda _: base_dir)
+
+
+def resolve(config: ExperimentConfig, base_of: BaseOf) -> ExperimentConfig:
+    """The same, with a base for each key: what was typed on a command line has another than the file."""
+    models = {name: _model(model, ("models", name), base_of) for name, model in config.models.items()}
+    domains = {name: _domain(domain, ("domains", name), base_of) for name, domain in config.domains.items()}
+    return _with(config, {"models": models, "domains": domains})
+
+
+def _model(model: ModelConfig, key: KeyPath, base_of: BaseOf) -> ModelConfig:
+    changes = {"path": _local(model.path, (*key, "path"), base_of)}
+    if model.tokenizer is not None:
+        changes["tokenizer"] = _local(model.tokenizer, (*key, "tokenizer"), base_of)
+    return _with(model, changes)
+
+
+def _domain(domain: DomainConfig, key: KeyPath, base_of: BaseOf) -> DomainConfig:
+    data, key = domain.data, (*key, "data")
+    changes = {"source": _local(data.source, (*key, "source"), base_of)}
+    if data.ids_file is not None:
+        changes["ids_file"] = _absolute(data.ids_file, base_of((*key, "ids_file")))
+    return _with(domain, {"data": _with(data, changes)})
+
+
+def _local(source: str, key: KeyPath, base_of: BaseOf) -> str:
+    return _absolute(source, base_of(key)) if is_local_path(source) else source
+
+
+def _absolute(path: str, base: Path) -> str:
+    """Join and tidy without following links: a link names a model as well as its target does."""
+    return os.path.normpath(base.absolute() / Path(path).expanduser())
+
+
+def _with(section: SectionT, changes: Mapping[str, Any]) -> SectionT:
+    return section.model_copy(update=changes)

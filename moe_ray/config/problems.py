@@ -1,0 +1,214 @@
+"""Pydantic's errors in the words of somebody who wrote an experiment file: the line, the key, what is wanted."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from moe_ray.config.schema import ExperimentConfig
+from moe_ray.config.tree import Document, KeyPath, dotted
+from moe_ray.errors import ConfigError
+
+MAX_PROBLEMS = 10
+MAX_SHOWN = 40
+
+_NUMBER_LIKE = re.compile(r"^(?:[-+.\d]+|true|false)$", re.IGNORECASE)
+
+NAME_RULE = "a name: letters, digits, dot, dash, underscore; at most 64; a letter or digit first"
+_QUOTE_REMEDY = "put text that begins with { or [, or that holds a colon, in quotes"
+
+_WANTED = {
+    "string_type": "text",
+    "path_type": "a path",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "model_type": "a section with keys",
+    "dict_type": "a section with keys",
+    "tuple_type": "a list",
+    "string_pattern_mismatch": NAME_RULE,
+    "string_too_short": "text that is not empty",
+    "too_short": "at least one entry",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong, at one key."""
+
+    path: KeyPath
+    what: str
+    remedy: str | None = None
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean KNOWN?" for the nearest of `known`, or nothing."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
+def config_error(problems: Sequence[Problem], document: Document, source: str) -> ConfigError:
+    """Make one error of all problems, in the order of the file; at most `MAX_PROBLEMS` are written out."""
+    ordered = sorted(problems, key=lambda problem: document.place(problem.path).line or 0)
+    if len(ordered) == 1:
+        problem = ordered[0]
+        return ConfigError(problem.what, where=_where(problem, document), remedy=problem.remedy)
+    lines = [
+        f"{_where(problem, document)}: {problem.what}" + (f" ({problem.remedy})" if problem.remedy else "")
+        for problem in ordered[:MAX_PROBLEMS]
+    ]
+    if len(ordered) > MAX_PROBLEMS:
+        lines.append(f"and {len(ordered) - MAX_PROBLEMS} more")
+    what = f"{len(ordered)} problems\n  " + "\n  ".join(lines)
+    return ConfigError(what, where=source, remedy="mend them; every key is described in docs/config.md")
+
+
+def _where(problem: Problem, document: Document) -> str:
+    place = document.place(problem.path)
+    if not problem.path or problem.path == place.option_key:
+        return place.where
+    return f"{place.where}: {dotted(problem.path)}"
+
+
+def problems_of(error: ValidationError, document: Document) -> list[Problem]:
+    """Translate pydantic's errors; several for one value (one for each type it might have) become one problem."""
+    grouped: dict[KeyPath, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        grouped.setdefault(key_path(detail, document), []).append(detail)
+    return [_problem(path, details, document) for path, details in grouped.items()]
+
+
+def key_path(detail: ErrorDetails, document: Document) -> KeyPath:
+    """Return the key that an error is about: its location without pydantic's marks of types."""
+    path: KeyPath = ()
+    value = document.value
+    for part in detail["loc"]:
+        if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+            path, value = (*path, part), value[part]  # type: ignore[index]
+    return (*path, detail["loc"][-1]) if detail["type"] == "missing" else path
+
+
+def _problem(path: KeyPath, details: Sequence[ErrorDetails], document: Document) -> Problem:
+    first = details[0]
+    if first["type"] == "missing":
+        return _missing(path, document)
+    if first["type"] == "extra_forbidden":
+        return _unknown(path)
+    if first["type"] == "value_error":
+        return _broken_rule(path, str(first["ctx"]["error"]))
+    if first["loc"][-1] == "[key]":
+        return Problem(path=path, what=f"the key is not {NAME_RULE}")
+    wanted = " or ".join(dict.fromkeys(_wanted(detail) for detail in details))
+    given = first["input"]
+    hint = _literal_hint(details, given)
+    remedy = _QUOTE_REMEDY if first["type"] == "string_type" and isinstance(given, dict | list) else None
+    return Problem(path=path, what=f"wants {wanted}, not {_shown(given)}{hint}", remedy=remedy)
+
+
+def _missing(path: KeyPath, document: Document) -> Problem:
+    parent, key = path[:-1], str(path[-1])
+    field = _fields_at(parent).get(key)
+    remedy = f"{key}: {field.description}" if field and field.description else f"add {key}"
+    siblings = _value_at(document.value, parent[:-1]) if parent else {}
+    if document.place(parent).line is None and isinstance(siblings, dict) and parent:
+        others = [name for name in siblings if name != parent[-1]]
+        hint = suggestion(str(parent[-1]), others)
+        return Problem(path=path, what=f"the file has no {dotted(parent)}{hint}", remedy=f"to add it, set {key} too")
+    return Problem(path=path, what="missing", remedy=remedy)
+
+
+def _unknown(path: KeyPath) -> Problem:
+    known = _fields_at(path[:-1])
+    hint = suggestion(str(path[-1]), known)
+    if hint:
+        return Problem(path=path, what=f"unknown key{hint}")
+    homes = [dotted((*section, str(path[-1]))) for section, keys in _all_fields().items() if path[-1] in keys]
+    if homes:
+        return Problem(path=path, what=f"unknown key here; did you mean {' or '.join(homes)}?")
+    return Problem(path=path, what="unknown key", remedy=f"known here: {', '.join(known)}")
+
+
+def _broken_rule(path: KeyPath, message: str) -> Problem:
+    """A rule over several keys begins its message with the key to change."""
+    key = message.split(" ", 1)[0]
+    return Problem(path=(*path, key) if key in _fields_at(path) else path, what=message)
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    kind = detail["type"]
+    if kind == "literal_error":
+        return str(detail["ctx"]["expected"]).replace("'", "")
+    if kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
+        return f"{words} {detail['ctx'][key]:g}"
+    return _WANTED.get(kind, detail["msg"])
+
+
+def _literal_hint(details: Sequence[ErrorDetails], given: object) -> str:
+    expected = [str(detail["ctx"]["expected"]) for detail in details if detail["type"] == "literal_error"]
+    words = [word.strip("' ") for text in expected for word in text.replace(" or ", ",").split(",")]
+    return suggestion(given, words) if isinstance(given, str) else ""
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a section with keys"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = f'the text "{value}"' if isinstance(value, str) and _NUMBER_LIKE.match(value) else str(value)
+    return (text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "...") or "empty text"
+
+
+def _value_at(value: Any, path: KeyPath) -> Any:
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _fields_at(path: KeyPath) -> Mapping[str, FieldInfo]:
+    """Return the fields of the section at `path`; none where there is no section of fixed keys."""
+    kind: Any = ExperimentConfig
+    for part in path:
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif _is_section(kind) and part in kind.model_fields:
+            kind = kind.model_fields[str(part)].annotation
+        else:
+            return {}
+    return kind.model_fields if _is_section(kind) else {}
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _all_fields() -> dict[KeyPath, Mapping[str, FieldInfo]]:
+    sections: tuple[KeyPath, ...] = (
+        (),
+        ("models", "NAME"),
+        ("domains", "NAME"),
+        ("domains", "NAME", "data"),
+        ("domains", "NAME", "prompt"),
+        ("decoding",),
+        ("runtime",),
+        ("runtime", "sandbox"),
+        ("output",),
+    )
+    return {section: _fields_at(section) for section in sections}
