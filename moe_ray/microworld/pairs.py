@@ -1,0 +1,33 @@
+"""Training pairs: the chat messages that an evaluation asks, and the answer to learn."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from moe_ray.store.atomic import write_text_atomically
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """`messages` are (role, content) turns as the evaluation asks them; `target` is the assistant's answer."""
+
+    messages: tuple[tuple[str, str], ...]
+    target: str
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    """Write pairs, one JSON object a line."""
+    write_text_atomically(path, "".join(json.dumps(asdict(pair)) + "\n" for pair in pairs))
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read pairs back."""
+    with path.open(encoding="utf-8") as file:
+        return [_pair(json.loads(line)) for line in file]
+
+
+def _pair(value: dict[str, object]) -> Pair:
+    messages, target = value["messages"], value["target"]
+    assert isinstance(messages, list)
+    return Pair(messages=tuple((role, content) for role, content in messages), target=str(target))
