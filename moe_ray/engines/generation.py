@@ -1,0 +1,185 @@
+"""Decoding one batch, token by token. Shapes: B rows, T tokens, V vocabulary.
+
+The loop is our own, over the model's forward pass: every row has its own end, its own clock and its own stop
+strings, and leaves the batch when it is done, so that no row is decoded to the length of the longest. The
+checkpoint's generation configuration (penalties, forced tokens, top-k) is not applied: only its end tokens count.
+"""
+
+# ruff: noqa: N803, N806 - capital suffixes name the axes of a tensor
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from moe_ray.engines.base import FinishReason, GenerateRequest
+from moe_ray.engines.loading import LoadedModel
+from moe_ray.engines.sampling import choose_tokens, uniforms
+
+STOP_TAIL_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeRow:
+    """One row to decode: its prompt's tokens and what was asked."""
+
+    index: int
+    token_ids: tuple[int, ...]
+    request: GenerateRequest
+
+
+@dataclass(slots=True, kw_only=True)
+class DrawnRow:
+    """A row's answer, as it grows. `token_ids` holds no end token; `finish_reason` is None until the row is done."""
+
+    row: DecodeRow
+    loaded: LoadedModel
+    uniforms: list[float]
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    time_to_first_token_s: float = 0.0
+    total_s: float = 0.0
+
+    @property
+    def uniform(self) -> float:
+        """The uniform number of the next draw; 0 where nothing is drawn at random."""
+        return self.uniforms[len(self.token_ids)] if self.uniforms else 0.0
+
+    def take(self, token: int, elapsed_s: float) -> None:
+        """Add a token that was there `elapsed_s` after the batch began."""
+        self.total_s = elapsed_s
+        if not self.token_ids:
+            self.time_to_first_token_s = elapsed_s
+        if token in self.loaded.eos_token_ids:
+            self._finish("stop")
+            return
+        self.token_ids.append(token)
+        if (
+            self._stop_position(self._tail()) is not None
+            and self._stop_position(self._decoded(self.token_ids)) is not None
+        ):
+            self._finish("stop")
+        elif len(self.token_ids) == self.row.request.max_new_tokens:
+            self._finish("length")
+
+    def _finish(self, reason: FinishReason) -> None:
+        text = self._decoded(self.token_ids)
+        self.text = text[: self._stop_position(text)]
+        self.finish_reason = reason
+
+    def _stop_position(self, text: str) -> int | None:
+        found = [text.find(stop) for stop in self.row.request.prompt.stop if stop and stop in text]
+        return min(found, default=None)
+
+    def _spelled_a_stop(self) -> bool:
+        """Decode what a new stop string can lie in (each token spells a byte or more), and all only if it is there."""
+        stops = self.row.request.prompt.stop
+        if not stops:
+            return False
+        num_tokens = max(len(stop.encode()) for stop in stops) + STOP_TAIL_TOKENS
+        if self._stop_position(self._decoded(self.token_ids[-num_tokens:])) is None:
+            return False
+        return self._stop_position(self._decoded(self.token_ids)) is not None
+
+    def _decoded(self, token_ids: Sequence[int]) -> str:
+        text: str = self.loaded.tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+class _BatchState:
+    """The tensors of the rows that are still running: tokens so far, their mask and positions, the cache."""
+
+    def __init__(self, loaded: LoadedModel, rows: Sequence[DecodeRow]) -> None:
+        self._loaded = loaded
+        self._input_ids_BT, self._mask_BT = left_padded([row.token_ids for row in rows], loaded)
+        self._cache: Any = None
+
+    def forward(self) -> torch.Tensor:
+        """Read the tokens that are not in the cache yet; return the next token's float32 logits, (B, V)."""
+        is_first = self._cache is None
+        arguments = {
+            "input_ids": self._input_ids_BT,
+            "past_key_values": self._cache,
+            "attention_mask": self._mask_BT,
+            "use_cache": True,
+            **optional_arguments(self._loaded, self._mask_BT, num_logits=1),
+        }
+        inputs = self._loaded.model.prepare_inputs_for_generation(
+            next_sequence_length=None if is_first else 1, is_first_iteration=is_first, **arguments
+        )
+        outputs = self._loaded.model(**inputs, return_dict=True)
+        self._cache = outputs.past_key_values
+        logits_BV: torch.Tensor = outputs.logits[:, -1].float()
+        return logits_BV
+
+    def advance(self, tokens: Sequence[int], running: Sequence[int]) -> None:
+        """Append each row's token, and keep only the rows at the indices `running`."""
+        next_B1 = torch.tensor(tokens, device=self._loaded.device).unsqueeze(-1)
+        self._input_ids_BT = torch.cat([self._input_ids_BT, next_B1], dim=-1)
+        self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(next_B1)], dim=-1)
+        if len(running) < len(tokens):
+            kept = torch.tensor(running, device=self._loaded.device)
+            self._input_ids_BT, self._mask_BT = self._input_ids_BT[kept], self._mask_BT[kept]
+            self._cache.reorder_cache(kept)
+
+
+@torch.inference_mode()
+def decode_batch(loaded: LoadedModel, rows: Sequence[DecodeRow]) -> list[DrawnRow]:
+    """Decode `rows` together and return them in their order, each with its own times."""
+    start_s = time.perf_counter()
+    drawn = [_undrawn(row, loaded) for row in rows]
+    state = _BatchState(loaded, rows)
+    live = drawn
+    while live:
+        # Token ids reach the host here, so that a GPU has done its work whenever the clock is read.
+        tokens = _next_tokens(state.forward(), live)
+        elapsed_s = time.perf_counter() - start_s
+        for row, token in zip(live, tokens, strict=True):
+            row.take(token, elapsed_s)
+        running = [index for index, row in enumerate(live) if row.finish_reason is None]
+        live = [live[index] for index in running]
+        if live:
+            state.advance(tokens, running)
+    return drawn
+
+
+def _undrawn(row: DecodeRow, loaded: LoadedModel) -> DrawnRow:
+    request = row.request
+    return DrawnRow(
+        row=row,
+        loaded=loaded,
+        uniforms=uniforms(request.seed, request.max_new_tokens) if request.temperature > 0 else [],
+    )
+
+
+def _next_tokens(logits_BV: torch.Tensor, live: Sequence[DrawnRow]) -> list[int]:
+    requests = [row.row.request for row in live]
+    return choose_tokens(
+        logits_BV,
+        [request.temperature for request in requests],
+        [request.top_p for request in requests],
+        [row.uniform for row in live],
+    )
+
+
+def left_padded(rows: Sequence[Sequence[int]], loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and mask, both (B, T), with padding in front; the mask is 0 on padding."""
+    width = max(len(row) for row in rows)
+    ids = [[loaded.pad_token_id] * (width - len(row)) + list(row) for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=loaded.device), torch.tensor(mask, device=loaded.device)
+
+
+def optional_arguments(loaded: LoadedModel, mask_BT: torch.Tensor, *, num_logits: int) -> dict[str, Any]:
+    """Return the arguments of the forward pass that only some architectures have."""
+    arguments: dict[str, Any] = {}
+    if "position_ids" in loaded.forward_arguments:
+        arguments["position_ids"] = (mask_BT.cumsum(dim=-1) - 1).clamp(min=0)
+    if "logits_to_keep" in loaded.forward_arguments:
+        arguments["logits_to_keep"] = num_logits
+    return arguments

@@ -1,0 +1,183 @@
+"""Loading a checkpoint with transformers: the model, its tokenizer, and what the engine must know about them."""
+
+import importlib.util
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.engines.batching import is_out_of_memory
+from moe_ray.engines.model_facts import cache_bytes_per_token, context_length
+from moe_ray.engines.settings import TransformersSettings
+from moe_ray.errors import ModelError
+
+CHECK_REMEDY = "check the path, the revision and that the download is complete"
+NUM_NAMED_KEYS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model on its device, with its tokenizer.
+
+    `eos_token_ids` are the checkpoint's end tokens (a list in the generation configuration counts whole) and the
+    tokenizer's own. `pad_token_id` fills places that are masked: its value never matters.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    eos_token_ids: frozenset[int]
+    pad_token_id: int
+    context_length: int | None
+    cache_bytes_per_token: int
+    vocabulary_size: int
+    forward_arguments: frozenset[str]
+
+
+def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
+    """Load the checkpoint onto this process's device: all GPUs it sees, or the CPU.
+
+    On the CPU, dtype auto is the checkpoint's own, but float16 becomes float32. Raises `ModelError`.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    _require_files(config)
+    tokenizer = _load_tokenizer(config)
+    model = _load_weights(config, settings)
+    forward_arguments = frozenset(inspect.signature(model.forward).parameters)
+    if "past_key_values" not in forward_arguments:
+        raise _refused(config, f"{type(model).__name__} has no key-value cache", "choose a decoder-only transformer")
+    eos = _eos_token_ids(model, tokenizer)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        device=model.device,
+        eos_token_ids=eos,
+        pad_token_id=next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0),
+        context_length=context_length(model.config),
+        cache_bytes_per_token=cache_bytes_per_token(model.config, config.dtype),
+        vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
+        forward_arguments=forward_arguments,
+    )
+
+
+def _require_files(config: ModelConfig) -> None:
+    if not is_local_path(config.path):
+        return
+    directory = Path(config.path).expanduser()
+    if not directory.is_dir():
+        raise _refused(config, "no such directory", "check the path; a hub id has no leading ./, ../, / or ~")
+    if not (directory / "config.json").is_file():
+        raise _refused(config, "config.json is missing", "name the directory that holds config.json and the weights")
+
+
+def _load_tokenizer(config: ModelConfig) -> Any:
+    source = config.tokenizer or config.path
+    revision = config.revision if config.tokenizer is None else None
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            _expanded(source), revision=revision, trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:
+        # Parsers, the hub and remote code raise anything; the cause is kept.
+        raise _refused(config, f"no usable tokenizer: {_first_line(error)}", _TOKENIZER_REMEDY) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise _refused(config, "no usable tokenizer: its vocabulary is empty", _TOKENIZER_REMEDY)
+    if config.prompt_style == "chat" and tokenizer.chat_template is None:
+        raise _refused(
+            config,
+            "prompt_style is chat, but the tokenizer has no chat template",
+            "set prompt_style: completion for this model, or name a tokenizer that has a template",
+        )
+    return tokenizer
+
+
+_TOKENIZER_REMEDY = "put the tokenizer's files beside the weights, or name another tokenizer with tokenizer:"
+
+
+def _load_weights(config: ModelConfig, settings: TransformersSettings) -> Any:
+    quantization = _quantization(config)
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            _expanded(config.path),
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            dtype=_dtype(config),
+            device_map=_device_map(config),
+            attn_implementation=settings.attention,
+            quantization_config=quantization,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        # safetensors, pickle, the hub and remote code raise anything; the cause is kept.
+        remedy = "free memory, quantise the model, or give it more GPUs" if is_out_of_memory(error) else CHECK_REMEDY
+        raise _refused(config, f"cannot be loaded: {_first_line(error)}", remedy) from error
+    _require_complete(config, info)
+    if quantization is None and config.dtype == "auto" and model.device.type == "cpu" and model.dtype == torch.float16:
+        model = model.float()
+    return model.eval()
+
+
+def _require_complete(config: ModelConfig, info: dict[str, Any]) -> None:
+    """Refuse a checkpoint that left weights as they were initialised: its answers would be noise."""
+    lacking = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
+    if lacking:
+        named = ", ".join(lacking[:NUM_NAMED_KEYS]) + (", ..." if len(lacking) > NUM_NAMED_KEYS else "")
+        raise _refused(config, f"{len(lacking)} weights are missing from the checkpoint ({named})", CHECK_REMEDY)
+    if info["error_msgs"]:
+        raise _refused(config, f"cannot be loaded: {info['error_msgs'][0]}", CHECK_REMEDY)
+
+
+def _quantization(config: ModelConfig) -> Any:
+    if config.quantization == "none":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise _refused(
+            config, f"quantization {config.quantization} needs bitsandbytes", "pip install 'moe_ray[quantization]'"
+        )
+    if config.quantization == "8bit":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+def _uses_cuda(config: ModelConfig) -> bool:
+    return config.gpus != 0 and torch.cuda.is_available()
+
+
+def _device_map(config: ModelConfig) -> str | dict[str, str]:
+    if not _uses_cuda(config):
+        return {"": "cpu"}
+    return "auto" if torch.cuda.device_count() > 1 else {"": "cuda:0"}
+
+
+def _dtype(config: ModelConfig) -> str | torch.dtype:
+    if config.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        return dtype
+    return "auto"
+
+
+def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    named = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+    several = named if isinstance(named, list) else [named]
+    return frozenset(one for one in (*several, tokenizer.eos_token_id) if one is not None)
+
+
+def _expanded(source: str) -> str:
+    return str(Path(source).expanduser()) if is_local_path(source) else source
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _refused(config: ModelConfig, what: str, remedy: str) -> ModelError:
+    at = f" at revision {config.revision}" if config.revision else ""
+    return ModelError(what, where=f"model {config.path}{at}", remedy=remedy)

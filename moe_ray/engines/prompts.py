@@ -1,0 +1,139 @@
+"""From a prompt to token ids: chat templates, completions, continuations, and what happens to overlong prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jinja2
+
+from moe_ray.config.schema import ModelConfig
+from moe_ray.domains.example import Message, Prompt
+from moe_ray.engines.loading import LoadedModel
+
+TEMPLATE_DATE = "26 Jul 2024"
+
+
+class RowError(Exception):
+    """One row cannot be answered. It becomes that row's error, and never leaves the engine."""
+
+    def __init__(self, reason: str, num_prompt_tokens: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.num_prompt_tokens = num_prompt_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPair:
+    """The tokens of a context, and of each continuation after it."""
+
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+
+class PromptEncoder:
+    """Turns prompts into token ids, in the model's prompt style.
+
+    chat: the tokenizer's chat template with the assistant's turn opened; no other special tokens are added, since
+    the template writes its own. A template that refuses the system role, or leaves it out, gets the system text in
+    front of the first user message. Templates that print today's date are given a fixed one. completion: the raw
+    text, with the special tokens that the tokenizer puts in front by itself.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: ModelConfig) -> None:
+        self._tokenizer = loaded.tokenizer
+        self._context_length = loaded.context_length
+        self._vocabulary_size = loaded.vocabulary_size
+        self._is_chat = config.prompt_style == "chat"
+        self._truncates = config.overflow == "truncate_left"
+
+    def encode(self, prompt: Prompt, num_new_tokens: int) -> tuple[int, ...]:
+        """Return the prompt's tokens, leaving room for `num_new_tokens`; raises `RowError` when there is none."""
+        return self._fitted(self._tokens(self.text(prompt)), num_new_tokens)
+
+    def encode_pair(self, prompt: Prompt) -> EncodedPair:
+        """Return the tokens of the prompt and of each of its continuations.
+
+        White space at the context's end is moved to the continuations; a continuation's tokens are those of context
+        and continuation together, less as many as the context has by itself.
+        """
+        text = self.text(prompt)
+        context_text = text.rstrip()
+        context = self._tokens(context_text)
+        continuations = [self._tokens(text + one)[len(context) :] for one in prompt.continuations]
+        for spelled, tokens in zip(prompt.continuations, continuations, strict=True):
+            if not tokens:
+                raise RowError(f"continuation {spelled!r} has no tokens of its own", len(context))
+        # A continuation's last token is predicted, never read.
+        num_read = max(len(tokens) for tokens in continuations) - 1
+        return EncodedPair(
+            context=self._fitted(context, num_read), continuations=tuple(tuple(tokens) for tokens in continuations)
+        )
+
+    def text(self, prompt: Prompt) -> str:
+        """Return the whole text that the model is given."""
+        if not self._is_chat:
+            return "".join(message.content for message in prompt.messages)
+        try:
+            rendered = self._render(prompt.messages)
+        except jinja2.TemplateError as error:
+            merged = _system_merged(prompt.messages)
+            if merged == prompt.messages:
+                raise RowError(f"the chat template refuses this prompt: {error}") from error
+            return self._render_merged(merged)
+        if any(message.role == "system" and message.content.strip() not in rendered for message in prompt.messages):
+            return self._render_merged(_system_merged(prompt.messages))
+        return rendered
+
+    def _render_merged(self, messages: Sequence[Message]) -> str:
+        try:
+            return self._render(messages)
+        except jinja2.TemplateError as error:
+            raise RowError(f"the chat template refuses this prompt: {error}") from error
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        rendered: str = self._tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+        )
+        return rendered
+
+    def _tokens(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenizer(text, add_special_tokens=not self._is_chat)["input_ids"]
+        eos = self._tokenizer.eos_token
+        if tokens and eos and tokens[-1] == self._tokenizer.eos_token_id and not text.endswith(eos):
+            tokens = tokens[:-1]
+        start = _first_known(self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
+        tokens = tokens or [start]
+        if max(tokens) >= self._vocabulary_size:
+            raise RowError(
+                f"the tokenizer gave token {max(tokens)}, but the model knows {self._vocabulary_size}", len(tokens)
+            )
+        return tokens
+
+    def _fitted(self, tokens: list[int], num_following: int) -> tuple[int, ...]:
+        limit = self._context_length
+        if limit is None or len(tokens) + num_following <= limit:
+            return tuple(tokens)
+        if not self._truncates or num_following >= limit:
+            raise RowError(
+                f"the prompt has {len(tokens)} tokens and {num_following} may follow, but the context holds {limit}",
+                len(tokens),
+            )
+        head = tokens[:1] if tokens[0] == self._tokenizer.bos_token_id else []
+        num_kept = limit - num_following - len(head)
+        return (*head, *tokens[len(tokens) - num_kept :])
+
+
+def _first_known(*token_ids: int | None) -> int:
+    return next((one for one in token_ids if one is not None), 0)
+
+
+def _system_merged(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return `messages` with the system's text in front of the first user message; unchanged when there is none."""
+    system = [message.content for message in messages if message.role == "system"]
+    others = [message for message in messages if message.role != "system"]
+    first_user = next((index for index, message in enumerate(others) if message.role == "user"), None)
+    if not system or first_user is None:
+        return messages
+    content = "\n\n".join([*system, others[first_user].content])
+    others[first_user] = Message(role="user", content=content)
+    return tuple(others)

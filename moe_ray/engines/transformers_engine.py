@@ -1,0 +1,175 @@
+"""The transformers engine: any decoder-only checkpoint that transformers can load, on GPUs or the CPU."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+
+from moe_ray.config.schema import ModelConfig
+from moe_ray.engines.base import (
+    BatchLimits,
+    EngineMemory,
+    GenerateRequest,
+    Generation,
+    Likelihood,
+    LikelihoodRequest,
+    Timing,
+)
+from moe_ray.engines.batching import MemoryRule, RowSize, group_batches, run_halving
+from moe_ray.engines.generation import DecodeRow, DrawnRow, decode_batch
+from moe_ray.engines.likelihood import ScoredRow, ScoringRow, score_batch, scoring_rows
+from moe_ray.engines.loading import load
+from moe_ray.engines.prompts import EncodedPair, PromptEncoder, RowError
+from moe_ray.engines.settings import TransformersSettings, parse_settings
+
+LOGITS_BYTES = 4
+NEVER_RAN = Timing(batch_rows=0, time_to_first_token_s=None, total_s=0.0)
+
+
+class TransformersEngine:
+    """Implements `moe_ray.engines.base.Engine`.
+
+    A generation's `token_ids` are the tokens drawn up to its end: no padding and no end-of-text token, but with the
+    tokens that spelled a stop string, which `text` no longer holds. `text` is decoded without special tokens.
+    """
+
+    def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
+        self._loaded = load(model, parse_settings(TransformersSettings, model))
+        self._encoder = PromptEncoder(self._loaded, model)
+        self._limits = limits
+        self._rule = MemoryRule(
+            cache_bytes_per_token=self._loaded.cache_bytes_per_token,
+            logits_bytes_per_position=self._loaded.vocabulary_size * LOGITS_BYTES,
+        )
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """Draw a text for each request; see `Engine.generate`."""
+        results: dict[int, Generation] = {}
+        rows = []
+        for index, request in enumerate(requests):
+            try:
+                token_ids = self._encoder.encode(request.prompt, request.max_new_tokens)
+                rows.append(DecodeRow(index=index, token_ids=token_ids, request=request))
+            except RowError as error:
+                results[index] = _failed_generation(error.reason, error.num_prompt_tokens)
+        for batch in self._generation_batches(rows):
+            results.update(run_halving(batch, self._decode, _out_of_memory_generation))
+        return [results[index] for index in range(len(requests))]
+
+    def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
+        """Measure each request's continuations; see `Engine.loglikelihoods`.
+
+        Rows of one request may be in several batches: its `total_s` is their sum, its `batch_rows` their largest.
+        """
+        results: dict[int, Likelihood] = {}
+        pairs: dict[int, EncodedPair] = {}
+        for index, request in enumerate(requests):
+            try:
+                pairs[index] = self._encoder.encode_pair(request.prompt)
+            except RowError as error:
+                results[index] = _failed_likelihood(error.reason, error.num_prompt_tokens, NEVER_RAN)
+        rows = [row for index, pair in pairs.items() for row in scoring_rows(index, requests[index].id, pair)]
+        scored: dict[int, list[ScoredRow]] = defaultdict(list)
+        for batch in self._scoring_batches(rows):
+            for one in run_halving(batch, lambda some: score_batch(self._loaded, some), _out_of_memory_score):
+                scored[one.row.index].append(one)
+        results.update({index: _likelihood(pair, scored[index]) for index, pair in pairs.items()})
+        return [results[index] for index in range(len(requests))]
+
+    def memory(self) -> EngineMemory:
+        """Return the bytes of parameters and buffers, and torch's peaks summed over the GPUs that hold them."""
+        weights_bytes = self._loaded.model.get_memory_footprint()
+        devices = sorted({str(one.device) for one in self._loaded.model.parameters() if one.device.type == "cuda"})
+        return EngineMemory(
+            device=",".join(devices) or str(self._loaded.device),
+            weights_bytes=int(weights_bytes),
+            peak_torch_bytes=sum(map(torch.cuda.max_memory_allocated, devices)) if devices else None,
+            reserved_torch_bytes=sum(map(torch.cuda.max_memory_reserved, devices)) if devices else None,
+        )
+
+    def close(self) -> None:
+        """Do nothing: weights leave with the process."""
+
+    def _generation_batches(self, rows: Sequence[DecodeRow]) -> list[list[DecodeRow]]:
+        return group_batches(
+            rows,
+            size=lambda row: RowSize(
+                num_prompt_tokens=len(row.token_ids), num_new_tokens=row.request.max_new_tokens, num_logits=1
+            ),
+            name=lambda row: (row.request.id, row.request.seed, row.token_ids, row.request.max_new_tokens),
+            rule=self._rule,
+            limits=self._limits,
+        )
+
+    def _scoring_batches(self, rows: Sequence[ScoringRow]) -> list[list[ScoringRow]]:
+        keeps_few = "logits_to_keep" in self._loaded.forward_arguments
+        return group_batches(
+            rows,
+            size=lambda row: RowSize(
+                num_prompt_tokens=len(row.token_ids),
+                num_new_tokens=0,
+                num_logits=row.num_logits if keeps_few else len(row.token_ids),
+            ),
+            name=lambda row: (row.id, row.token_ids),
+            rule=self._rule,
+            limits=self._limits,
+        )
+
+    def _decode(self, rows: list[DecodeRow]) -> list[tuple[int, Generation]]:
+        drawn = decode_batch(self._loaded, rows)
+        return [(one.row.index, _generation(one, batch_rows=len(rows))) for one in drawn]
+
+
+def _generation(drawn: DrawnRow, *, batch_rows: int) -> Generation:
+    return Generation(
+        text=drawn.text,
+        token_ids=tuple(drawn.token_ids),
+        finish_reason=drawn.finish_reason or "error",
+        num_prompt_tokens=len(drawn.row.token_ids),
+        timing=Timing(batch_rows=batch_rows, time_to_first_token_s=drawn.time_to_first_token_s, total_s=drawn.total_s),
+    )
+
+
+def _failed_generation(reason: str, num_prompt_tokens: int) -> Generation:
+    return Generation(
+        text="",
+        token_ids=(),
+        finish_reason="error",
+        num_prompt_tokens=num_prompt_tokens,
+        timing=NEVER_RAN,
+        error=reason,
+    )
+
+
+def _out_of_memory_generation(row: DecodeRow) -> tuple[int, Generation]:
+    reason = f"out of memory with one row of {len(row.token_ids)} + {row.request.max_new_tokens} tokens"
+    return row.index, _failed_generation(reason, len(row.token_ids))
+
+
+def _out_of_memory_score(row: ScoringRow) -> ScoredRow:
+    reason = f"out of memory with one row of {len(row.token_ids)} tokens"
+    return ScoredRow(row=row, loglikelihoods={}, batch_rows=1, total_s=0.0, error=reason)
+
+
+def _likelihood(pair: EncodedPair, scored: Sequence[ScoredRow]) -> Likelihood:
+    timing = Timing(
+        batch_rows=max(one.batch_rows for one in scored),
+        time_to_first_token_s=None,
+        total_s=sum(one.total_s for one in scored),
+    )
+    error = next((one.error for one in scored if one.error), None)
+    if error:
+        return _failed_likelihood(error, len(pair.context), timing)
+    found = {place: value for one in scored for place, value in one.loglikelihoods.items()}
+    return Likelihood(
+        loglikelihoods=tuple(found[place] for place in range(len(pair.continuations))),
+        num_tokens=tuple(len(tokens) for tokens in pair.continuations),
+        num_prompt_tokens=len(pair.context),
+        timing=timing,
+    )
+
+
+def _failed_likelihood(reason: str, num_prompt_tokens: int, timing: Timing) -> Likelihood:
+    return Likelihood(
+        loglikelihoods=(), num_tokens=(), num_prompt_tokens=num_prompt_tokens, timing=timing, error=reason
+    )
