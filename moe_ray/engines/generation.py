@@ -57,10 +57,7 @@ class DrawnRow:
             self._finish("stop")
             return
         self.token_ids.append(token)
-        if (
-            self._stop_position(self._tail()) is not None
-            and self._stop_position(self._decoded(self.token_ids)) is not None
-        ):
+        if self._spelled_a_stop():
             self._finish("stop")
         elif len(self.token_ids) == self.row.request.max_new_tokens:
             self._finish("length")
