@@ -1,0 +1,118 @@
+"""MBPP: short programming tasks with tests. The full set and the sanitized one both load.
+
+The completion prompt is the published one: three solved tasks (ids 2, 3 and 4), then the task with all its
+tests, between [BEGIN] and [DONE]. The test split does not hold the three: they are taken from the data when they are
+there, else from `settings.shots_file`; else the prompt has none, and the domain's notes say so. A shot is
+never evaluated. The chat prompt asks for a fenced code block and has no shots.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from moe_ray.config.schema import DomainConfig
+from moe_ray.domains.base import Record
+from moe_ray.domains.code_examples import CHAT, code_example, code_values
+from moe_ray.domains.example import Example
+from moe_ray.domains.record_task import RecordTask
+from moe_ray.domains.sources import read_file
+from moe_ray.domains.templates import as_text
+from moe_ray.errors import DataError
+
+SHOT_IDS = ("2", "3", "4")
+
+VALUES = ("question", "tests")
+
+COMPLETION = """\
+You are an expert Python programmer, and here is your task: {question} Your code should pass these tests:
+
+{tests}
+[BEGIN]
+"""
+
+
+class MBPP(RecordTask):
+    """MBPP. Templates may name {question} and {tests}; a completion template of one's own gets no shots."""
+
+    default_graders = ("code", "bits_per_byte")
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "id": ("task_id", "id"),
+        "question": ("text", "prompt"),
+        "reference": ("code",),
+        "tests": ("test_list",),
+        "setup": ("test_setup_code",),
+        "test_imports": ("test_imports",),
+    }
+    known_settings: ClassVar[frozenset[str]] = frozenset({"shots_file"})
+
+    def __init__(self, name: str, config: DomainConfig) -> None:
+        super().__init__(name, config)
+        self._chat = self.template("template", CHAT, VALUES)
+        self._completion = self.template("completion_template", COMPLETION, VALUES)
+        self._shots: list[Record] = []
+        self._shots_are_data = False
+        self._prefix = ""
+
+    def candidates(self, records: Iterable[Record]) -> Iterable[tuple[str, Record]]:
+        """Yield (id, record) for every task that is not a shot of the prompt."""
+        kept = list(records)
+        self._choose_shots(kept)
+        for example_id, record in super().candidates(kept):
+            if self._shots and example_id in SHOT_IDS:
+                self.skipped["a solved task of the prompt"] += 1
+            else:
+                yield example_id, record
+
+    def supporting_records(self) -> list[Record]:
+        """Return the shots that came from the data itself."""
+        return self._shots if self._shots_are_data else []
+
+    def example(self, example_id: str, record: Record) -> Example:
+        """Turn one task into its example."""
+        asked = code_values(self, record)
+        return code_example(
+            self,
+            example_id,
+            record,
+            chat=self._chat.render(asked),
+            completion=self._prefix + self._completion.render(asked),
+            stop=("[DONE]",),
+        )
+
+    def _choose_shots(self, records: list[Record]) -> None:
+        """Find the solved tasks and say in the notes which prompt this is."""
+        if self.config.prompt.completion_template is not None:
+            self.notes.append("completion prompt: the template of the experiment file")
+            return
+        self._shots = self._shots_among(records)
+        self._shots_are_data = bool(self._shots)
+        shots_file = self.config.settings.get("shots_file")
+        if not self._shots and shots_file is not None:
+            self._shots = self._require_shots(Path(str(shots_file)))
+        self._prefix = "".join(self._solved(shot) for shot in self._shots)
+        place = "the data" if self._shots_are_data else f"{shots_file}"
+        self.notes.append(
+            f"completion prompt: 3-shot (tasks {', '.join(SHOT_IDS)} of {place})"
+            if self._shots
+            else f"completion prompt: zero-shot (tasks {', '.join(SHOT_IDS)} are not in the data; settings.shots_file)"
+        )
+
+    def _shots_among(self, records: Iterable[Record]) -> list[Record]:
+        """Return the three solved tasks in their order, or none when one is missing."""
+        found = {as_text(record.get("task_id")): record for record in records}
+        return [found[shot] for shot in SHOT_IDS] if all(shot in found for shot in SHOT_IDS) else []
+
+    def _require_shots(self, path: Path) -> list[Record]:
+        shots = self._shots_among(read_file(path))
+        if not shots:
+            raise DataError(
+                f"does not hold the tasks {', '.join(SHOT_IDS)}",
+                where=str(path),
+                remedy="name a file with the prompt split of MBPP (task ids 1 to 10) as settings.shots_file",
+            )
+        return shots
+
+    def _solved(self, shot: Record) -> str:
+        asked = self._completion.render(code_values(self, shot))
+        solution = as_text(self.value(shot, "reference")).strip("\n")
+        return f"{asked}{solution}\n[DONE]\n\n"

@@ -1,0 +1,247 @@
+"""Where records come from: a local file in one of four formats, or a data set on the hub.
+
+A record is a mapping from column to value. Local files:
+
+.json     a list of objects, or one object of objects (each then gets its key as column `id`, as in PubMedQA's
+          `ori_pqal.json`)
+.jsonl    one object a line; blank lines are skipped
+.csv      a header line, then rows; every value is a string
+.parquet  any table
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_ray.config.schema import LOCAL_DATA_SUFFIXES, DataConfig, is_local_path
+from moe_ray.domains.base import Record
+from moe_ray.errors import DataError
+from moe_ray.fingerprint import file_sha256
+
+_NAMED_IN_MESSAGES = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The records of a data set, and what identifies them (`origin` is ready for the manifest)."""
+
+    records: list[Record]
+    where: str
+    origin: dict[str, Any]
+
+
+def read_source(data: DataConfig, base_dir: Path) -> Source:
+    """Read all records of `data`. A relative path is one below `base_dir`, the experiment file's folder.
+
+    Raises `DataError` when the data set is missing, unreadable, empty, or (for hub ids) out of reach.
+    """
+    source = _read_local(data, base_dir) if is_local_path(data.source) else _read_hub(data)
+    if not source.records:
+        raise DataError("the data set is empty", where=source.where, remedy="name a data set with records")
+    return source
+
+
+def resolve_path(text: str, base_dir: Path) -> Path:
+    """Return the path that `text` names: `~` is the home directory, a relative path is one below `base_dir`."""
+    return (base_dir / Path(text).expanduser()).resolve()
+
+
+def require_file(path: Path) -> None:
+    """Raise `DataError` when `path` is no file that can be read."""
+    if path.is_dir():
+        raise DataError("this is a folder, not a data file", where=str(path), remedy="name one file in it")
+    if not path.is_file():
+        raise DataError(
+            "no such file",
+            where=str(path),
+            remedy="check the path; relative paths are resolved against the experiment file's folder",
+        )
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text. Raises `DataError` when it is missing or not UTF-8."""
+    require_file(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check its permissions") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file. Raises `DataError` with the line of what is malformed."""
+    return _parse_json(read_text(path), path, first_line=1)
+
+
+def read_file(path: Path) -> list[Record]:
+    """Return the records of a local file. Raises `DataError` when it is missing or malformed."""
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        raise DataError(
+            f"cannot tell the format of a data file that ends in {path.suffix or path.name!r}",
+            where=str(path),
+            remedy=f"name a file that ends in one of {', '.join(LOCAL_DATA_SUFFIXES)}",
+        )
+    require_file(path)
+    return reader(path)
+
+
+def _read_local(data: DataConfig, base_dir: Path) -> Source:
+    path = resolve_path(data.source, base_dir)
+    records = read_file(path)
+    origin = {"source": data.source, "resolved": str(path), "sha256": file_sha256(path)}
+    return Source(records=records, where=str(path), origin=origin)
+
+
+def _read_json_file(path: Path) -> list[Record]:
+    value = read_json(path)
+    if isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()):
+        return [{"id": key, **item} for key, item in value.items()]
+    if not isinstance(value, list):
+        raise DataError(
+            f"holds {type(value).__name__}, not records",
+            where=str(path),
+            remedy="a .json data file is a list of objects, or an object of objects",
+        )
+    return [_require_object(item, f"{path}, item {index}") for index, item in enumerate(value)]
+
+
+def _read_jsonl(path: Path) -> list[Record]:
+    # Not splitlines(): JSON strings may hold U+2028 and its like, which that would split at.
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    return [
+        _require_object(_parse_json(line, path, first_line=number), f"{path}:{number}")
+        for number, line in lines
+        if line.strip()
+    ]
+
+
+def _read_csv(path: Path) -> list[Record]:
+    read_text(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            return [_require_full_row(row, f"{path}:{reader.line_num}") for row in reader]
+        except csv.Error as error:
+            raise DataError(
+                f"malformed CSV: {error}", where=f"{path}:{reader.line_num}", remedy="mend the quotes of that row"
+            ) from error
+
+
+def _read_parquet(path: Path) -> list[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        records: list[Record] = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"not a readable Parquet file: {str(error)[:_NAMED_IN_MESSAGES]}",
+            where=str(path),
+            remedy="fetch or write the file again",
+        ) from error
+    return records
+
+
+_READERS: dict[str, Callable[[Path], list[Record]]] = {
+    ".json": _read_json_file,
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _parse_json(text: str, path: Path, *, first_line: int) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"malformed JSON: {error.msg} at column {error.colno}",
+            where=f"{path}:{first_line + error.lineno - 1}",
+            remedy="mend that line; a .jsonl file holds one whole object a line",
+        ) from error
+    except _DuplicateKeyError as error:
+        raise DataError(
+            f"key {error.key!r} is there twice in one object", where=str(path), remedy="keep one"
+        ) from error
+
+
+class _DuplicateKeyError(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object, refusing what `json` would quietly lose: the first of two equal keys."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise _DuplicateKeyError(counts.most_common(1)[0][0])
+    return value
+
+
+def _require_object(value: Any, where: str) -> Record:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"a record must be a JSON object, not {type(value).__name__}", where=where, remedy="mend or remove it"
+        )
+    return value
+
+
+def _require_full_row(row: Mapping[str | None, Any], where: str) -> Record:
+    if None in row or None in row.values():
+        raise DataError(
+            "the row has another number of cells than the header", where=where, remedy="quote cells that hold commas"
+        )
+    return {str(key): value for key, value in row.items()}
+
+
+def _read_hub(data: DataConfig) -> Source:
+    import datasets
+
+    name = f"{data.source}, {data.subset or 'default'}, split {data.split}"
+    try:
+        table = datasets.load_dataset(data.source, data.subset, split=data.split, revision=data.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"cannot be loaded from the hub: {_first_line(error)}", where=name, remedy=_hub_remedy(error)
+        ) from error
+    origin = {
+        "source": data.source,
+        "resolved": f"hub:{data.source}",
+        "subset": data.subset,
+        "split": data.split,
+        "revision": _resolved_revision(table) or data.revision,
+    }
+    return Source(records=list(table), where=name, origin=origin)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:_NAMED_IN_MESSAGES]
+
+
+def _hub_remedy(error: BaseException) -> str:
+    text = str(error).lower()
+    if "gated" in text or "401" in text or "403" in text:
+        return "ask for access on the data set's page, then run hf auth login"
+    if isinstance(error, ConnectionError) or "offline" in text:
+        return (
+            "on a machine with network run moe-ray data prepare, copy the file here, and name it in data.source "
+            "(./FILE.jsonl)"
+        )
+    return "check data.source, data.subset, data.split and data.revision; or name a local file (./FILE.jsonl)"
+
+
+def _resolved_revision(table: Any) -> str | None:
+    """Return the commit that the hub served, which `datasets` keeps only in the addresses of the files it read."""
+    for address in table.info.download_checksums or {}:
+        _, at, rest = str(address).partition("@")
+        if at and "/" in rest:
+            return rest.split("/", 1)[0]
+    return None

@@ -1,0 +1,185 @@
+"""Domains in YAML alone: the task kinds decision, free_text and code, over columns that the experiment file names.
+
+`columns` maps a role to a column (`question: title`); a role that is not mapped is looked for under its own name.
+Templates may name every column of the data, and every role.
+
+decision    roles question, label, and if wanted id, context, reference; `choices` lists the labels
+free_text   roles question, reference, and if wanted id, context
+code        roles question, reference (a solution), tests, and if wanted id, setup, test_imports
+
+Without an id column a record's id is a fingerprint of its content.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from moe_ray.config.schema import DomainConfig
+from moe_ray.domains.base import Record
+from moe_ray.domains.code_examples import CHAT as CODE_CHAT
+from moe_ray.domains.code_examples import code_example, code_values
+from moe_ray.domains.example import Example
+from moe_ray.domains.record_task import RecordTask
+from moe_ray.domains.templates import Template, as_text
+from moe_ray.errors import ConfigError, DataError
+
+DECISION_CHAT = """\
+{context}{question}
+
+Begin your answer with one of: {choices}."""
+
+DECISION_COMPLETION = """\
+{context}Question: {question} ({choices})
+
+Answer:"""
+
+FREE_TEXT_CHAT = "{context}{question}"
+
+FREE_TEXT_COMPLETION = """\
+{context}Question: {question}
+
+Answer:"""
+
+CODE_COMPLETION = """\
+# Task: {question}
+# Tests:
+{tests}
+
+# Solution:
+"""
+
+
+class _ColumnsTask(RecordTask):
+    """What the kinds share: the values that a template may name are the roles' and the columns'."""
+
+    chat_default: ClassVar[str]
+    completion_default: ClassVar[str]
+
+    def __init__(self, name: str, config: DomainConfig) -> None:
+        super().__init__(name, config)
+        self._chat = self.template("template", self.chat_default)
+        self._completion = self.template("completion_template", self.completion_default)
+
+    def _prompts(self, record: Record, roles: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the chat and the completion text. In the experiment file's templates a column goes before a role."""
+        given = self.config.prompt
+        return (
+            self._render(self._chat, record, roles, given.template is not None),
+            self._render(self._completion, record, roles, given.completion_template is not None),
+        )
+
+    def _render(self, template: Template, record: Record, roles: Mapping[str, Any], is_given: bool) -> str:
+        values = {**roles, **record} if is_given else roles
+        template.check(tuple(values), kind=DataError)
+        return template.render(values)
+
+    def _asked(self, record: Record) -> dict[str, Any]:
+        context = as_text(self.optional(record, "context")).strip()
+        return {"question": self.text(record, "question"), "context": f"{context}\n\n" if context else ""}
+
+
+class DecisionTask(_ColumnsTask):
+    """One of a few labels answers the question."""
+
+    default_graders = ("decision", "decision_loglik", "bits_per_byte")
+    chat_default = DECISION_CHAT
+    completion_default = DECISION_COMPLETION
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "id": ("id",),
+        "question": ("question",),
+        "context": ("context",),
+        "label": ("label",),
+        "reference": ("reference",),
+    }
+
+    def __init__(self, name: str, config: DomainConfig) -> None:
+        super().__init__(name, config)
+        folded = [choice.casefold() for choice in config.choices]
+        if len(folded) < 2 or len(set(folded)) < len(folded) or not all(folded):
+            raise ConfigError(
+                f"a decision task needs two or more different choices, not {list(config.choices)}",
+                where=self.where("choices"),
+                remedy="list the labels: choices: [guilty, not guilty] (upper and lower case are the same)",
+            )
+
+    def example(self, example_id: str, record: Record) -> Example:
+        """Turn one record into its example. Its reference text is the label's where the data has no other."""
+        label = self._gold(example_id, record)
+        choices = self.config.choices
+        asked = {**self._asked(record), "choices": ", ".join(choices)}
+        reference = as_text(self.optional(record, "reference")).strip() or label
+        chat, completion = self._prompts(record, asked)
+        return self.make(
+            example_id,
+            {
+                "chat": self.chat(chat, choices=choices, reference=reference),
+                "completion": self.completion(
+                    completion,
+                    choices=tuple(f" {choice}" for choice in choices),
+                    reference=f" {reference}",
+                    stop=("\n\nQuestion:",),
+                ),
+            },
+            reference=reference,
+            grading={"label": label, "choices": list(choices), "question": asked["question"]},
+        )
+
+    def _gold(self, example_id: str, record: Record) -> str:
+        text = self.text(record, "label")
+        label = next((choice for choice in self.config.choices if choice.casefold() == text.casefold()), None)
+        if label is None:
+            raise DataError(
+                f"record {example_id}: the label {text!r} is not one of the choices",
+                where=self.where("choices"),
+                remedy=f"choices are {', '.join(self.config.choices)}; add the label or mend the record",
+            )
+        return label
+
+
+class FreeTextTask(_ColumnsTask):
+    """A text answers the question, and is held against a reference text."""
+
+    default_graders = ("rouge_l", "completeness", "relevance", "bits_per_byte")
+    chat_default = FREE_TEXT_CHAT
+    completion_default = FREE_TEXT_COMPLETION
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "id": ("id",),
+        "question": ("question",),
+        "context": ("context",),
+        "reference": ("reference",),
+    }
+
+    def example(self, example_id: str, record: Record) -> Example:
+        """Turn one record into its example."""
+        asked = self._asked(record)
+        reference = self.text(record, "reference")
+        chat, completion = self._prompts(record, asked)
+        return self.make(
+            example_id,
+            {
+                "chat": self.chat(chat, reference=reference),
+                "completion": self.completion(completion, reference=f" {reference}", stop=("\n\nQuestion:",)),
+            },
+            reference=reference,
+            grading={"question": asked["question"]},
+        )
+
+
+class CodeTask(_ColumnsTask):
+    """A program answers the task, and tests decide."""
+
+    default_graders = ("code", "bits_per_byte")
+    chat_default = CODE_CHAT
+    completion_default = CODE_COMPLETION
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "id": ("id",),
+        "question": ("question",),
+        "reference": ("reference",),
+        "tests": ("tests",),
+        "setup": ("setup",),
+        "test_imports": ("test_imports",),
+    }
+
+    def example(self, example_id: str, record: Record) -> Example:
+        """Turn one record into its example."""
+        chat, completion = self._prompts(record, code_values(self, record))
+        return code_example(self, example_id, record, chat=chat, completion=completion, stop=("\n# Task:", "\nassert "))
