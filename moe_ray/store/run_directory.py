@@ -21,11 +21,11 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from moe_ray.atomic import write_atomically, write_text_atomically
 from moe_ray.domains.example import Example, Message, Prompt
 from moe_ray.errors import RunDirectoryError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.store.answers import ANSWER_SCHEMA, Answer, from_table, to_table
-from moe_ray.atomic import write_atomically, write_text_atomically
 from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)
@@ -111,14 +111,17 @@ class RunDirectory:
             return [_example_of_json(json.loads(line)) for line in file]
 
     def write_shard(self, answers: Sequence[Answer]) -> Path:
-        """Commit a shard's answers, all of them or none.
+        """Commit a shard's answers, all of them or none."""
+        return self.write_shard_table(to_table(list(answers)))
+
+    def write_shard_table(self, table: pa.Table) -> Path:
+        """Commit a shard's answers, rows of `ANSWER_SCHEMA`, all of them or none.
 
         The file is named by its cells, so that a shard that was run twice is written over itself and no cell
         is ever there twice.
         """
-        name = fingerprint(sorted(answer.key for answer in answers))
+        name = fingerprint(sorted(table["key"].to_pylist()))
         path = self.path / "answers" / f"{name}.parquet"
-        table = to_table(list(answers))
         write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
         return path
 

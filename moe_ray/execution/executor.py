@@ -1,0 +1,260 @@
+"""The executor: tells the scheduler what happens on Ray, and does on Ray what the scheduler orders.
+
+Ray's own retries are off. A lost shard goes back to the queue, a bounded number of times; what is committed stays.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from moe_ray.config.schema import ExperimentConfig
+from moe_ray.engines.base import BatchLimits
+from moe_ray.errors import UserError
+from moe_ray.execution import handles as h
+from moe_ray.execution.cluster import Cluster
+from moe_ray.execution.observer import RunObserver
+from moe_ray.execution.replica import ReplicaSpec, ShardResult
+from moe_ray.planning.cells import Cell
+from moe_ray.planning.fleet import Fleet
+from moe_ray.planning.memory import GIB
+from moe_ray.planning.plan import Placement, Workload
+from moe_ray.planning.scheduler import Abandoned, Scheduler, Start
+from moe_ray.store.run_directory import RunDirectory
+
+TICK_S = 0.5
+NODE_POLL_S = 1.0
+# A placed actor is there in seconds; longer means that somebody else holds the place.
+PLACE_TIMEOUT_S = 180.0
+# The shard that is computed and one that waits at the actor, so that it never idles between two.
+SHARDS_IN_FLIGHT = 2
+MAX_REASON_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that an execution needs to know."""
+
+    config: ExperimentConfig
+    work: Workload
+    placement: Placement
+    session: str
+    probes: Mapping[str, Sequence[Cell]]
+
+
+class Executor:
+    """Runs one job on one cluster, into one run directory."""
+
+    def __init__(self, job: Job, cluster: Cluster, fleet: Fleet, run: RunDirectory, observer: RunObserver) -> None:
+        self._job = job
+        self._cluster = cluster
+        self._run = run
+        self._observer = observer
+        self._scheduler = Scheduler(
+            fleet,
+            job.placement.demands,
+            job.work.shards,
+            costs=job.placement.costs,
+            max_attempts=job.config.runtime.max_attempts,
+        )
+        self._replicas: dict[str, h.ReplicaHandle] = {}
+        self._calls = h.Calls()
+        self._probed: set[str] = set()
+        self._num_reported = 0
+        self._next_node_poll = 0.0
+
+    def execute(self) -> list[Abandoned]:
+        """Work until nothing is left, and return what was given up. On any exception all replicas are ended."""
+        try:
+            while not self._scheduler.finished:
+                self._step()
+        finally:
+            self._end_all()
+        return self._scheduler.abandoned
+
+    def _step(self) -> None:
+        for start in self._scheduler.starts():
+            self._open(start)
+        self._scheduler.give_up_stranded()
+        for ref, call in self._calls.ready(TICK_S if self._replicas else 0.0):
+            if call.replica in self._replicas:
+                self._handle(ref, call)
+        for call in self._calls.overdue():
+            if call.replica in self._replicas:
+                self._lose(self._replicas[call.replica], f"no end of {call.kind} within its time limit")
+        self._watch_nodes()
+        self._report_abandoned()
+
+    def _open(self, start: Start) -> None:
+        node = self._scheduler.fleet.nodes[start.slot.node]
+        handle = h.open_replica(start, node, self._spec(start), self._job.session)
+        self._replicas[handle.name] = handle
+        h.begin_place(handle, self._calls, min(PLACE_TIMEOUT_S, self._job.config.runtime.start_timeout_s))
+        self._tell(handle, "starting", ", ".join(f"{place} of {node.name}" for _, place in start.slot.places))
+
+    def _spec(self, start: Start) -> ReplicaSpec:
+        runtime = self._job.config.runtime
+        return ReplicaSpec(
+            replica=f"{start.replica}-{self._job.session}",
+            model_name=start.model,
+            model=self._job.config.models[start.model],
+            decoding=self._job.config.decoding,
+            limits=BatchLimits(max_rows=runtime.batch_size, cache_memory_bytes=int(runtime.batch_memory_gib * GIB)),
+            cpu_threads=runtime.cpu_threads,
+            uses_gpu=bool(start.slot.gpu_indices),
+        )
+
+    def _handle(self, ref: Any, call: h.Call) -> None:
+        handle = self._replicas[call.replica]
+        try:
+            result = ray.get(ref)
+        except RayTaskError as error:
+            self._task_failed(handle, call, error)
+        except RayActorError as error:
+            self._lose(handle, _reason(error))
+        except RayError as error:
+            self._lose(handle, _reason(error))
+        else:
+            self._succeeded(handle, call, result)
+
+    def _succeeded(self, handle: h.ReplicaHandle, call: h.Call, result: Any) -> None:
+        if call.kind == "place":
+            handle.note_place(result)
+            h.begin_load(handle, self._calls, self._job.config.runtime.start_timeout_s)
+            self._tell(handle, "loading", "")
+        elif call.kind == "load":
+            handle.note_loaded(result)
+            self._tell(handle, "ready", f"loaded in {result.load_s:.1f} s")
+            self._feed(handle)
+        elif call.kind == "shard":
+            self._commit(handle, call, result)
+            self._feed(handle)
+        elif call.kind == "probe":
+            handle.telemetry.probe = result
+            h.begin_close(handle, self._calls)
+        elif call.kind == "close":
+            handle.note_usage(result)
+            handle.telemetry.end = "finished"
+            self._depart(handle)
+        else:
+            self._departed(handle, result.gpu_bytes, result.gone and result.memory_returned)
+
+    def _commit(self, handle: h.ReplicaHandle, call: h.Call, result: ShardResult) -> None:
+        assert call.shard is not None
+        self._run.write_shard_table(result.table)
+        handle.shards.remove(call.shard.id)
+        handle.note_shard(result)
+        self._run.write_telemetry(handle.telemetry)
+        self._scheduler.completed(handle.name, call.shard.id)
+        num_errors = pc.sum(pc.is_valid(result.table["error"])).as_py() or 0
+        if num_errors:
+            self._tell(handle, "ready", f"{num_errors} answers with errors")
+        self._observer.committed(handle.start.model, result.table.num_rows, result.num_completion_tokens)
+
+    def _feed(self, handle: h.ReplicaHandle) -> None:
+        """Keep the replica's window full; when nothing is left for it, probe its latency once and let it go."""
+        while len(handle.shards) < SHARDS_IN_FLIGHT:
+            shard = self._scheduler.next_shard(handle.name)
+            if shard is None:
+                break
+            h.begin_shard(handle, self._calls, shard, self._job.config.runtime.shard_timeout_s)
+        if not self._scheduler.is_idle(handle.name):
+            return
+        cells = self._job.probes.get(handle.start.model, ())
+        if cells and handle.start.model not in self._probed:
+            self._probed.add(handle.start.model)
+            h.begin_probe(handle, self._calls, cells, self._job.config.runtime.shard_timeout_s)
+        else:
+            h.begin_close(handle, self._calls)
+
+    def _task_failed(self, handle: h.ReplicaHandle, call: h.Call, error: RayTaskError) -> None:
+        """A method of the actor raised; the actor lives."""
+        if call.kind == "shard":
+            assert call.shard is not None
+            handle.shards.remove(call.shard.id)
+            self._scheduler.failed(handle.name, call.shard.id, _reason(error))
+            self._feed(handle)
+        elif call.kind == "load":
+            self._start_failed(handle, _reason(error), permanent=isinstance(error.cause, UserError))
+        else:
+            self._lose(handle, _reason(error))
+
+    def _start_failed(self, handle: h.ReplicaHandle, reason: str, *, permanent: bool) -> None:
+        self._scheduler.start_failed(handle.name, reason, permanent=permanent)
+        handle.telemetry.end, handle.telemetry.reason = "failed_to_start", reason
+        self._tell(handle, "failed", reason)
+        self._depart(handle)
+
+    def _lose(self, handle: h.ReplicaHandle, reason: str) -> None:
+        """The replica is dead, or as good as dead: requeue its work, end its process, free its slot when it is gone."""
+        self._calls.drop(handle.name)
+        if handle.closing:
+            self._departed(handle, None, False)
+            return
+        if handle.ready:
+            self._scheduler.lost(handle.name, handle.shards[:1], reason)
+        else:
+            self._scheduler.start_failed(handle.name, reason, permanent=False)
+        handle.telemetry.end, handle.telemetry.reason = "lost", reason
+        self._tell(handle, "lost", reason)
+        self._depart(handle)
+
+    def _depart(self, handle: h.ReplicaHandle) -> None:
+        if not h.begin_departure(handle, self._calls, self._cluster.agent(handle.start.slot.node)):
+            self._departed(handle, None, True)
+
+    def _departed(self, handle: h.ReplicaHandle, gpu_bytes: int | None, memory_returned: bool) -> None:
+        record = handle.telemetry
+        if handle.unload_started:
+            record.unload_s = time.monotonic() - handle.unload_started
+        record.gpu_bytes_after_unload = gpu_bytes
+        if not memory_returned:
+            record.reason = record.reason or "its process or its memory was still there when the time to leave was up"
+        self._run.write_telemetry(record)
+        del self._replicas[handle.name]
+        self._scheduler.retired(handle.name)
+        self._tell(handle, "gone", record.reason or "")
+
+    def _watch_nodes(self) -> None:
+        """Give up the places of nodes that died, and use those of nodes that came."""
+        if time.monotonic() < self._next_node_poll:
+            return
+        self._next_node_poll = time.monotonic() + NODE_POLL_S
+        alive, known = self._cluster.alive(), dict(self._scheduler.fleet.nodes)
+        for node in known.keys() - alive:
+            self._scheduler.node_lost(node)
+            self._cluster.forget(node)
+            for handle in [entry for entry in self._replicas.values() if entry.start.slot.node == node]:
+                self._lose(handle, f"its node {known[node].name} is gone")
+        if alive - known.keys():
+            for fresh in self._cluster.discover(known):
+                self._scheduler.node_joined(fresh)
+
+    def _report_abandoned(self) -> None:
+        for entry in self._scheduler.abandoned[self._num_reported :]:
+            self._observer.abandoned(entry.model, entry.num_cells, entry.reason)
+        self._num_reported = len(self._scheduler.abandoned)
+
+    def _end_all(self) -> None:
+        """End the replicas that are left (after an error or an interruption), and keep what they told."""
+        for handle in self._replicas.values():
+            ray.kill(handle.actor)
+            handle.telemetry.end, handle.telemetry.reason = "lost", "the run was interrupted"
+            self._run.write_telemetry(handle.telemetry)
+        self._replicas.clear()
+
+    def _tell(self, handle: h.ReplicaHandle, state: str, detail: str) -> None:
+        self._observer.replica(handle.name, handle.start.model, state, detail)
+
+
+def _reason(error: BaseException) -> str:
+    """One readable line of why, with the cause that Ray wraps."""
+    cause = getattr(error, "cause", None) or error
+    text = str(cause).strip() or type(cause).__name__
+    if not isinstance(cause, UserError):
+        text = f"{type(cause).__name__}: {text}"
+    return " ".join(text.split())[:MAX_REASON_CHARACTERS]

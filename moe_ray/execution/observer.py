@@ -1,0 +1,37 @@
+"""What a run tells while it works. The command line draws it; tests listen to it."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class RunObserver(Protocol):
+    """Hears of progress. Calls come from one thread, in the order of events."""
+
+    def stage(self, text: str) -> None:
+        """A new part of the run begins."""
+
+    def work(self, totals: Mapping[str, tuple[int, int]]) -> None:
+        """The cells done and in all, by model."""
+
+    def replica(self, replica: str, model: str, state: str, detail: str) -> None:
+        """A replica is starting, loading, ready, unloading, gone, lost or failed."""
+
+    def committed(self, model: str, num_cells: int, num_tokens: int) -> None:
+        """A shard's answers are on disk."""
+
+    def abandoned(self, model: str, num_cells: int, reason: str) -> None:
+        """Work was given up."""
+
+
+class SilentObserver:
+    """Hears everything and says nothing."""
+
+    def stage(self, text: str) -> None: ...
+
+    def work(self, totals: Mapping[str, tuple[int, int]]) -> None: ...
+
+    def replica(self, replica: str, model: str, state: str, detail: str) -> None: ...
+
+    def committed(self, model: str, num_cells: int, num_tokens: int) -> None: ...
+
+    def abandoned(self, model: str, num_cells: int, reason: str) -> None: ...
