@@ -99,7 +99,7 @@ class MBPP(RecordTask):
 
     def _shots_among(self, records: Iterable[Record]) -> list[Record]:
         """Return the three solved tasks in their order, or none when one is missing."""
-        found = {as_text(record.get("task_id")): record for record in records}
+        found = {self.record_id(record): record for record in records}
         return [found[shot] for shot in SHOT_IDS] if all(shot in found for shot in SHOT_IDS) else []
 
     def _require_shots(self, path: Path) -> list[Record]:

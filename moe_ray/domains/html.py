@@ -20,7 +20,9 @@ def html_to_text(html: str) -> str:
     """
     from bs4 import BeautifulSoup, Comment
 
-    soup = BeautifulSoup(html.replace("\r\n", "\n").replace("\r", "\n"), "html.parser")
+    # Inside an element, since a bare text that looks like an address or a file name brings a warning.
+    source = html.replace("\r\n", "\n").replace("\r", "\n")
+    soup = BeautifulSoup(f"<body>{source}</body>", "html.parser")
     for dropped in soup.find_all(_DROPPED):
         dropped.decompose()
     for comment in soup.find_all(string=lambda text: isinstance(text, Comment)):
@@ -54,7 +56,6 @@ def _mark_up(soup: "BeautifulSoup") -> None:
         code.append("`")
     for item in soup.find_all("li"):
         item.insert(0, f"\n{_bullet(item)} ")
-        item.append("\n")
     for line_break in soup.find_all("br"):
         line_break.replace_with("\n")
     for row in soup.find_all("tr"):

@@ -2,8 +2,8 @@
 
 A record is a mapping from column to value. Local files:
 
-.json     a list of objects, or one object of objects (each then gets its key as column `id`, as in PubMedQA's
-          `ori_pqal.json`)
+.json     a list of objects; or an object of objects (each then gets its key as column `id`, as in PubMedQA's
+          `ori_pqal.json`); or an object that holds only such a list (as BioASQ's files)
 .jsonl    one object a line; blank lines are skipped
 .csv      a header line, then rows; every value is a string
 .parquet  any table
@@ -102,11 +102,13 @@ def _read_json_file(path: Path) -> list[Record]:
     value = read_json(path)
     if isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()):
         return [{"id": key, **item} for key, item in value.items()]
+    if isinstance(value, dict) and len(value) == 1:
+        value = next(iter(value.values()))
     if not isinstance(value, list):
         raise DataError(
             f"holds {type(value).__name__}, not records",
             where=str(path),
-            remedy="a .json data file is a list of objects, or an object of objects",
+            remedy="a .json data file is a list of objects, or an object of objects by id",
         )
     return [_require_object(item, f"{path}, item {index}") for index, item in enumerate(value)]
 
