@@ -1,0 +1,184 @@
+"""The records of summary.json. docs/summary-schema.md explains them; change both together."""
+
+from typing import Any, Literal
+
+from moe_ray.comparison.paired import Test
+from moe_ray.comparison.statistics import IntervalMethod
+from moe_ray.comparison.systems import SystemKind
+from moe_ray.scoring.score import Aggregation
+from moe_ray.store.records import GivenUp, SessionRecord, StoredRecord
+
+Verdict = Literal["a_better", "b_better", "no_difference_shown", "not_tested"]
+LatencyQuantity = Literal["total_s", "time_to_first_token_s"]
+MemoryKind = Literal["gpu_process", "torch", "gpu_device", "resident"]
+
+
+class MetricInfo(StoredRecord):
+    """How a metric is read."""
+
+    definition: str
+    aggregation: Aggregation
+    higher_is_better: bool
+    binary: bool
+    unit: str
+
+
+class SystemInfo(StoredRecord):
+    """A system, and how many examples of each domain each model answers in it."""
+
+    name: str
+    kind: SystemKind
+    definition: str
+    picks: dict[str, dict[str, int]]
+
+
+class MetricValue(StoredRecord):
+    """One metric of one system on one domain. `value` is None when nothing was scored."""
+
+    system: str
+    domain: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    interval: IntervalMethod | None
+    n: int
+    n_unscored: int
+    unscored_reasons: dict[str, int]
+
+
+class PairedComparison(StoredRecord):
+    """System a minus system b on the same examples."""
+
+    system_a: str
+    system_b: str
+    domain: str
+    metric: str
+    value_a: float | None
+    value_b: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    p_adjusted: float | None
+    test: Test | None
+    n_pairs: int
+    n_dropped: int
+    verdict: Verdict
+
+
+class Spread(StoredRecord):
+    """A handful of measurements."""
+
+    n: int
+    minimum: float
+    median: float
+    maximum: float
+
+
+class LatencyDistribution(StoredRecord):
+    """Exact order statistics over all answers, and a histogram that merges by adding counts."""
+
+    quantity: LatencyQuantity
+    n: int
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    maximum_s: float
+    histogram: dict[int, int]
+
+
+class ProbeSummary(StoredRecord):
+    """The batch-size-1 probe: what one user alone would wait."""
+
+    total_s: Spread
+    time_to_first_token_s: Spread | None
+    completion_tokens_per_s: float | None
+
+
+class PeakMemory(StoredRecord):
+    """Largest figure of any replica, in bytes; None where no replica could say."""
+
+    weights_bytes: int | None
+    resident_bytes: int | None
+    torch_bytes: int | None
+    gpu_process_bytes: int | None
+    gpu_device_bytes: int | None
+    gpu_not_returned_bytes: int | None
+
+
+class ModelResources(StoredRecord):
+    """What one model cost, over all its replicas and sessions."""
+
+    num_replicas: int
+    num_replicas_lost: int
+    devices: list[str]
+    num_answers: int
+    num_completion_tokens: int
+    busy_s: float
+    completion_tokens_per_busy_s: float | None
+    answers_per_busy_s: float | None
+    batch_rows_median: float | None
+    load_s: Spread | None
+    unload_s: Spread | None
+    peak_memory: PeakMemory
+    gpu_energy_j: float | None
+    num_replicas_with_energy: int
+    latency: list[LatencyDistribution]
+    probe: ProbeSummary | None
+
+
+class ExampleCost(StoredRecord):
+    """What one example of a domain costs a system: time on a slot, and memory held for that time."""
+
+    system: str
+    domain: str
+    n: int
+    busy_s: float
+    memory_byte_s: float | None
+    memory_kind: MemoryKind | None
+
+
+class RunInfo(StoredRecord):
+    """Which run this summarises, and how far it came."""
+
+    name: str
+    moe_ray_version: str
+    created_at: float
+    complete: bool
+    num_cells_done: int
+    num_answers_with_error: int
+    num_cells_given_up: int
+    given_up: list[GivenUp]
+    sessions: list[SessionRecord]
+    notes: list[str]
+    baseline: str | None
+    experts: dict[str, str]
+    identity: dict[str, Any]
+    models: dict[str, dict[str, Any]]
+    domains: dict[str, dict[str, Any]]
+    prompts: dict[str, dict[str, Any]]
+    sandbox: dict[str, Any] | None
+
+
+class Summary(StoredRecord):
+    """Everything that a run concluded."""
+
+    schema_version: Literal[1] = 1
+    run: RunInfo
+    metrics: dict[str, MetricInfo]
+    domain_metrics: dict[str, list[str]]
+    systems: list[SystemInfo]
+    values: list[MetricValue]
+    comparisons: list[PairedComparison]
+    models: dict[str, ModelResources]
+    costs: list[ExampleCost]
+
+    def value(self, system: str, domain: str, metric: str) -> MetricValue | None:
+        """The value of one metric, None when that system does not answer that domain."""
+        wanted = (system, domain, metric)
+        return next((item for item in self.values if (item.system, item.domain, item.metric) == wanted), None)
+
+    def cost(self, system: str, domain: str) -> ExampleCost | None:
+        """The cost of one example, None where it was not measured."""
+        return next((item for item in self.costs if (item.system, item.domain) == (system, domain)), None)

@@ -1,0 +1,264 @@
+"""From scores, telemetry and answer timings to the summary of a run. Pure: files in, files out are elsewhere."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+
+from moe_ray.comparison.columns import ScoreMatrix, score_matrix
+from moe_ray.comparison.paired import Difference, benjamini_hochberg, paired_difference
+from moe_ray.comparison.records import (
+    ExampleCost,
+    MetricInfo,
+    MetricValue,
+    ModelResources,
+    PairedComparison,
+    RunInfo,
+    Summary,
+    SystemInfo,
+    Verdict,
+)
+from moe_ray.comparison.resources import busy_seconds_by_example, held_memory, model_resources
+from moe_ray.comparison.statistics import aggregate
+from moe_ray.comparison.systems import BASELINE, System, standard_systems, system_column
+from moe_ray.scoring.score import Metric, Score
+from moe_ray.store.records import Manifest, ReplicaTelemetry
+
+SIGNIFICANCE = 0.05
+
+
+def summarise(
+    scores: Iterable[Score],
+    metrics: Mapping[str, Metric],
+    manifest: Manifest,
+    telemetry: Sequence[ReplicaTelemetry],
+    answers: pa.Table,
+    *,
+    systems: Sequence[System] | None = None,
+    against: str = BASELINE,
+) -> Summary:
+    """Summarise a run.
+
+    `answers` needs `TIMING_COLUMNS` only. `systems` defaults to the standard ones; every policy among them is
+    compared with the system named `against`, where there is one.
+    """
+    matrix = score_matrix(scores)
+    domains = [name for name in manifest.domains if name in matrix.example_ids]
+    domain_metrics = {domain: [name for name in metrics if name in matrix.metrics_of(domain)] for domain in domains}
+    chosen = list(systems) if systems is not None else _standard(matrix, manifest, domains)
+    resources = model_resources(list(manifest.models), telemetry, answers)
+    return Summary(
+        run=_run_info(manifest, answers),
+        metrics={name: metric_info(metric) for name, metric in metrics.items()},
+        domain_metrics=domain_metrics,
+        systems=[_system_info(matrix, system, domains) for system in chosen],
+        values=_values(matrix, chosen, domain_metrics, metrics),
+        comparisons=compare_systems(matrix, chosen, domain_metrics, metrics, against),
+        models=resources,
+        costs=_costs(matrix, chosen, domains, resources, answers),
+    )
+
+
+def _standard(matrix: ScoreMatrix, manifest: Manifest, domains: Sequence[str]) -> list[System]:
+    return standard_systems(
+        matrix,
+        domains=domains,
+        models=list(manifest.models),
+        baseline=manifest.baseline,
+        experts=manifest.experts,
+    )
+
+
+def metric_info(metric: Metric) -> MetricInfo:
+    """What the summary says about a metric."""
+    return MetricInfo(
+        definition=metric.definition,
+        aggregation=metric.aggregation,
+        higher_is_better=metric.higher_is_better,
+        binary=metric.binary,
+        unit=metric.unit,
+    )
+
+
+def _system_info(matrix: ScoreMatrix, system: System, domains: Sequence[str]) -> SystemInfo:
+    picks = {
+        domain: dict(sorted(Counter(name for name in _picks(matrix, system, domain) if name is not None).items()))
+        for domain in domains
+        if domain in system.domains()
+    }
+    return SystemInfo(name=system.name, kind=system.kind, definition=system.definition, picks=picks)
+
+
+def _picks(matrix: ScoreMatrix, system: System, domain: str) -> Sequence[str | None]:
+    return system.picks(domain, matrix.example_ids[domain])
+
+
+def _values(
+    matrix: ScoreMatrix,
+    systems: Sequence[System],
+    domain_metrics: Mapping[str, Sequence[str]],
+    metrics: Mapping[str, Metric],
+) -> list[MetricValue]:
+    return [
+        metric_value(matrix, system, domain, metrics[name])
+        for domain, names in domain_metrics.items()
+        for name in names
+        for system in systems
+        if domain in system.domains()
+    ]
+
+
+def metric_value(matrix: ScoreMatrix, system: System, domain: str, metric: Metric) -> MetricValue:
+    """One metric of one system on one domain."""
+    column = system_column(matrix, system, domain, metric.name)
+    found = aggregate(column, metric, matrix.gold_labels(domain, metric.name))
+    reasons = Counter(column.reasons[~column.scored].tolist())
+    return MetricValue(
+        system=system.name,
+        domain=domain,
+        metric=metric.name,
+        value=found.value,
+        low=found.interval.low,
+        high=found.interval.high,
+        interval=found.interval.method,
+        n=found.num_scored,
+        n_unscored=found.num_unscored,
+        unscored_reasons=dict(sorted(reasons.items())),
+    )
+
+
+def compare_systems(
+    matrix: ScoreMatrix,
+    systems: Sequence[System],
+    domain_metrics: Mapping[str, Sequence[str]],
+    metrics: Mapping[str, Metric],
+    against: str,
+) -> list[PairedComparison]:
+    """Every policy minus the system `against`, by domain and metric; p-values adjusted over all of them."""
+    other = next((system for system in systems if system.name == against), None)
+    if other is None:
+        return []
+    found = [
+        _comparison(matrix, system, other, domain, metrics[name])
+        for system in systems
+        if system.kind == "policy" and system is not other
+        for domain, names in domain_metrics.items()
+        for name in names
+        if domain in system.domains() and domain in other.domains()
+    ]
+    adjusted = benjamini_hochberg([comparison.p_value for comparison in found])
+    return [_adjust(comparison, p_value, metrics) for comparison, p_value in zip(found, adjusted, strict=True)]
+
+
+def _comparison(matrix: ScoreMatrix, a: System, b: System, domain: str, metric: Metric) -> PairedComparison:
+    column_a, column_b = (system_column(matrix, system, domain, metric.name) for system in (a, b))
+    labels = matrix.gold_labels(domain, metric.name)
+    return comparison_record(paired_difference(column_a, column_b, metric, labels), a.name, b.name, domain, metric.name)
+
+
+def comparison_record(found: Difference, a: str, b: str, domain: str, metric: str) -> PairedComparison:
+    """A difference as a record, without adjustment and verdict."""
+    return PairedComparison(
+        system_a=a,
+        system_b=b,
+        domain=domain,
+        metric=metric,
+        value_a=found.value_a,
+        value_b=found.value_b,
+        difference=found.difference,
+        low=found.interval.low,
+        high=found.interval.high,
+        p_value=found.p_value,
+        p_adjusted=None,
+        test=found.test,
+        n_pairs=found.num_pairs,
+        n_dropped=found.num_dropped,
+        verdict="not_tested",
+    )
+
+
+def _adjust(comparison: PairedComparison, p_adjusted: float | None, metrics: Mapping[str, Metric]) -> PairedComparison:
+    higher_is_better = metrics[comparison.metric].higher_is_better
+    verdict = verdict_of(comparison.difference, p_adjusted, higher_is_better=higher_is_better)
+    return comparison.model_copy(update={"p_adjusted": p_adjusted, "verdict": verdict})
+
+
+def verdict_of(difference: float | None, p_adjusted: float | None, *, higher_is_better: bool) -> Verdict:
+    """Who is better, when the adjusted p-value is below SIGNIFICANCE."""
+    if difference is None or p_adjusted is None:
+        return "not_tested"
+    if p_adjusted >= SIGNIFICANCE or difference == 0:
+        return "no_difference_shown"
+    return "a_better" if (difference > 0) == higher_is_better else "b_better"
+
+
+def _costs(
+    matrix: ScoreMatrix,
+    systems: Sequence[System],
+    domains: Sequence[str],
+    resources: Mapping[str, ModelResources],
+    answers: pa.Table,
+) -> list[ExampleCost]:
+    seconds = busy_seconds_by_example(answers, resources)
+    found = (
+        _cost(system.name, domain, matrix.example_ids[domain], _picks(matrix, system, domain), seconds, resources)
+        for domain in domains
+        for system in systems
+        if domain in system.domains()
+    )
+    return [cost for cost in found if cost is not None]
+
+
+def _cost(
+    system: str,
+    domain: str,
+    example_ids: Sequence[str],
+    picks: Sequence[str | None],
+    seconds: Mapping[tuple[str, str], Mapping[str, float]],
+    resources: Mapping[str, ModelResources],
+) -> ExampleCost | None:
+    """Mean cost over the examples that were answered; None when none was."""
+    measured = [
+        (pick, seconds[pick, domain][example_id])
+        for pick, example_id in zip(picks, example_ids, strict=True)
+        if pick is not None and example_id in seconds.get((pick, domain), {})
+    ]
+    if not measured:
+        return None
+    held = {pick: held_memory(resources[pick].peak_memory) for pick in {pick for pick, _ in measured}}
+    kinds = {memory[1] if memory else None for memory in held.values()}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    byte_s = math.fsum(busy_s * memory[0] for pick, busy_s in measured if (memory := held[pick]))
+    return ExampleCost(
+        system=system,
+        domain=domain,
+        n=len(measured),
+        busy_s=math.fsum(busy_s for _, busy_s in measured) / len(measured),
+        memory_byte_s=byte_s / len(measured) if kind else None,
+        memory_kind=kind,
+    )
+
+
+def _run_info(manifest: Manifest, answers: pa.Table) -> RunInfo:
+    errors = answers.column("finish_reason").to_pylist().count("error")
+    complete = bool(manifest.sessions) and manifest.sessions[-1].status == "complete" and not manifest.given_up
+    return RunInfo(
+        name=manifest.name,
+        moe_ray_version=manifest.moe_ray_version,
+        created_at=manifest.created_at,
+        complete=complete,
+        num_cells_done=answers.num_rows,
+        num_answers_with_error=errors,
+        num_cells_given_up=sum(item.num_cells for item in manifest.given_up),
+        given_up=manifest.given_up,
+        sessions=manifest.sessions,
+        notes=manifest.notes,
+        baseline=manifest.baseline,
+        experts=manifest.experts,
+        identity=manifest.identity,
+        models=manifest.models,
+        domains=manifest.domains,
+        prompts=manifest.prompts,
+        sandbox=manifest.sandbox,
+    )
