@@ -42,6 +42,7 @@ def decide(*, asked_rise: bool, rose: bool, certain: bool) -> str:
 def _record(pmid: int, verb: _Meaning, certainty: _Meaning, drug: str, marker: str, asked_rise: bool) -> Record:
     moved = "raised" if verb[1] else "lowered"
     known = "certain" if certainty[1] else "uncertain"
+    decision = decide(asked_rise=asked_rise, rose=verb[1], certain=certainty[1])
     return {
         "pmid": str(pmid),
         "QUESTION": f"does {drug} {'raise' if asked_rise else 'lower'} {marker}?",
@@ -49,8 +50,8 @@ def _record(pmid: int, verb: _Meaning, certainty: _Meaning, drug: str, marker: s
         "LABELS": ["METHODS", "RESULTS"],
         "MESHES": [SYNTHETIC],
         "YEAR": "2000",
-        "reasoning_required_pred": decide(asked_rise=asked_rise, rose=verb[1], certain=certainty[1]),
-        "reasoning_free_pred": decide(asked_rise=asked_rise, rose=verb[1], certain=certainty[1]),
-        "final_decision": decide(asked_rise=asked_rise, rose=verb[1], certain=certainty[1]),
-        "LONG_ANSWER": f"it is {known} that {drug} {moved} {marker}.",
+        "reasoning_required_pred": decision,
+        "reasoning_free_pred": decision,
+        "final_decision": decision,
+        "LONG_ANSWER": f"{decision}. it is {known} that {drug} {moved} {marker}.",
     }

@@ -6,31 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-_ONSETS = (
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "g",
-    "gl",
-    "h",
-    "k",
-    "kl",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pl",
-    "r",
-    "s",
-    "st",
-    "t",
-    "v",
-    "z",
-)
-_VOWELS = ("a", "e", "i", "o", "u")
-_CODAS = ("l", "m", "n", "r", "s", "x", "nd", "rk")
+_CONSONANTS = "bdfgklmnrstvz"
+_VOWELS = "aiou"
 
 FirstT = TypeVar("FirstT")
 SecondT = TypeVar("SecondT")
@@ -54,7 +31,7 @@ class Coiner:
         return tuple(coined)
 
     def _word(self) -> str:
-        parts = (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS)
+        parts = (_CONSONANTS, _VOWELS, _CONSONANTS, _VOWELS)
         return "".join(self._random.choice(part) for part in parts)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from moe_ray.domains.example import Example
 from moe_ray.store.atomic import write_text_atomically
 
 
@@ -14,6 +15,14 @@ class Pair:
 
     messages: tuple[tuple[str, str], ...]
     target: str
+
+
+def pair_of(example: Example) -> Pair:
+    """Return what is learned of `example`: its chat prompt, and the reference that a chat answer is held against."""
+    prompt = example.prompts["chat"]
+    assert prompt.reference is not None
+    messages = tuple((message.role, message.content) for message in prompt.messages)
+    return Pair(messages=messages, target=prompt.reference)
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:

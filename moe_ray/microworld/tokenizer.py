@@ -1,14 +1,13 @@
-"""A word-level tokenizer that loses nothing: every known word is one token, everything else falls back to bytes."""
+"""One tokenizer for all models of a micro-world: every word of its texts is one token, and no text is lost."""
 
-from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from pathlib import Path
+from typing import Any
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 SPECIAL_TOKENS = (BOS, EOS, PAD, "<|system|>", "<|user|>", "<|assistant|>")
+MAX_TOKENS = 4096
+MAX_POSITIONS = 512
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -19,30 +18,40 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-# A word with the space before it; a digit; a fence or one other sign; a line break; an indentation.
-_PIECES = r" ?[A-Za-z]+| ?[0-9]|```| ?[^\sA-Za-z0-9]|\n| +(?=\S)|\s"
 
+def build_tokenizer(texts: Iterable[str], file: Path) -> None:
+    """Write a tokenizer file that knows the pieces of `texts` whole; everything else falls apart into bytes.
 
-def build_tokenizer(texts: Iterable[str]) -> "Tokenizer":
-    """Return a tokenizer whose vocabulary is the pieces of `texts`, and the 256 bytes for everything else.
-
-    Without merges, and with `ignore_merges`, byte-pair encoding is a look-up of whole pieces that falls back to bytes.
-    Decoding gives every text back exactly.
+    The pieces are Qwen2's and the model is plain byte-pair encoding, merged until each piece is one token: for a
+    Qwen2 checkpoint transformers sets its own splitting and merging, whatever the tokenizer file says, and all
+    models of the micro-world are to read alike.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
 
-    splitter = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+    tokenizer = Qwen2Tokenizer().backend_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=MAX_TOKENS,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
-    counts = Counter(piece for text in texts for piece, _ in splitter.pre_tokenize_str(text))
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = sorted(set(counts) - set(alphabet))
-    vocabulary = {piece: index for index, piece in enumerate([*SPECIAL_TOKENS, *alphabet, *pieces])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
-    tokenizer.pre_tokenizer = splitter
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    return tokenizer
+    tokenizer.train_from_iterator(texts, trainer)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(file))
+
+
+def load_tokenizer(file: Path) -> Any:
+    """Return the tokenizer as transformers knows it, with its special tokens and its chat template."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=MAX_POSITIONS,
+        chat_template=CHAT_TEMPLATE,
+    )

@@ -18,11 +18,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from moe_ray.microworld.pairs import Pair, read_pairs
 from moe_ray.microworld.spec import RESULT_FILE, Budget, TrainingResult, TrainingSpec, cached_result
-from moe_ray.microworld.tokenizer import BOS, CHAT_TEMPLATE, EOS, PAD
+from moe_ray.microworld.tokenizer import EOS, MAX_POSITIONS, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-MAX_POSITIONS = 512
 NUM_LOSS_POINTS = 20
 IGNORED_LABEL = -100
 MAX_GRADIENT_NORM = 1.0
@@ -62,20 +61,6 @@ def train_model(spec: TrainingSpec) -> TrainingResult:
     )
     _save(model, tokenizer, result)
     return result
-
-
-def load_tokenizer(file: Path) -> Any:
-    """Return the shared tokenizer as transformers knows it, with its chat template."""
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(file),
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=MAX_POSITIONS,
-        chat_template=CHAT_TEMPLATE,
-    )
 
 
 def new_model(spec: TrainingSpec, tokenizer: Any) -> Any:
