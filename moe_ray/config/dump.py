@@ -10,7 +10,7 @@ from moe_ray.config.tree import add_core_resolvers
 _WIDTH = 110
 
 
-class _Dumper(yaml.SafeDumper):
+class CoreDumper(yaml.SafeDumper):
     """Quotes all text that YAML 1.1 or YAML 1.2 would read as something else, and writes lines as lines."""
 
 
@@ -18,8 +18,8 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
-add_core_resolvers(_Dumper)
-_Dumper.add_representer(str, _text)
+add_core_resolvers(CoreDumper)
+CoreDumper.add_representer(str, _text)
 
 
 def dump_experiment(config: ExperimentConfig) -> str:
@@ -28,4 +28,4 @@ def dump_experiment(config: ExperimentConfig) -> str:
     `load_experiment` reads an equal experiment from it, wherever it lies, once its paths are absolute.
     """
     values: dict[str, Any] = config.model_dump(mode="json")
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH)
+    return yaml.dump(values, Dumper=CoreDumper, sort_keys=False, allow_unicode=True, width=_WIDTH)

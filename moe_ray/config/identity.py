@@ -1,6 +1,6 @@
 """What decides the text of an experiment's answers, and how two experiments differ in it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from moe_ray.config.schema import DomainConfig, ExperimentConfig, ModelConfig, is_local_path
@@ -12,20 +12,29 @@ MAX_SHOWN = 120
 _ABSENT = "absent"
 _LOCAL = "local"
 
+# (engine, its settings) -> those of them that decide the text; engines know, this package does not.
+TextSettings = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
+
+def _all_settings(_engine: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    return settings
+
 
 def identity(
     config: ExperimentConfig,
     *,
+    text_settings: TextSettings = _all_settings,
     model_fingerprints: Mapping[str, str] | None = None,
     data_fingerprints: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return what decides the text: models, domains, decoding, likelihood; as values of JSON.
 
+    `text_settings` picks the engine settings that decide the text (`moe_ray.engines.identity.text_settings`).
     Left out is what only says which cells are wanted (baseline, expert, matrix, max_examples, graders), where and how
     fast (runtime, output, gpus), and notes. A local path is no identity either: it stands as "local", and the
     fingerprints of contents (by model and by domain name), where given, stand beside it.
     """
-    models = {name: _model(model) for name, model in config.models.items()}
+    models = {name: _model(model, text_settings) for name, model in config.models.items()}
     domains = {name: _domain(domain, config) for name, domain in config.domains.items()}
     _add(models, model_fingerprints)
     _add(domains, data_fingerprints)
@@ -33,9 +42,11 @@ def identity(
     return {"models": models, "domains": domains, "decoding": decoding, "likelihood": config.likelihood}
 
 
-def _model(model: ModelConfig) -> dict[str, Any]:
+def _model(model: ModelConfig, text_settings: TextSettings) -> dict[str, Any]:
     values = model.model_dump(mode="json", exclude={"gpus", "notes"})
     values["path"] = _source(model.path)
+    settings = text_settings(model.engine, model.engine_settings)
+    values["engine_settings"] = {name: _source(value) for name, value in settings.items()}
     values["tokenizer"] = None if model.tokenizer is None else _source(model.tokenizer)
     return values
 
@@ -47,8 +58,8 @@ def _domain(domain: DomainConfig, config: ExperimentConfig) -> dict[str, Any]:
     return values
 
 
-def _source(source: str) -> str:
-    return _LOCAL if is_local_path(source) else source
+def _source(source: Any) -> Any:
+    return _LOCAL if isinstance(source, str) and is_local_path(source) else source
 
 
 def _add(sections: Mapping[str, dict[str, Any]], fingerprints: Mapping[str, str] | None) -> None:

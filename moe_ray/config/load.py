@@ -2,8 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from moe_ray.config.overrides import apply_overrides
 from moe_ray.config.paths import resolve
 from moe_ray.config.problems import config_error, key_path, problems_of
 from moe_ray.config.schema import ExperimentConfig
-from moe_ray.config.tree import Document, KeyPath, Place, parse_yaml
+from moe_ray.config.tree import Document, KeyPath, Place, dotted, parse_yaml
 from moe_ray.errors import ConfigError
 
 EXPERIMENT_SUFFIXES = (".yaml", ".yml")
@@ -26,13 +26,22 @@ _WORD_FOR_BOOL = {"yes": True, "on": True, "no": False, "off": False}
 class LoadedExperiment:
     """An experiment as it will run: `config` with overrides applied and local paths made absolute.
 
-    `base_dir` is the file's folder, to which the paths in it are relative; `text` is the file as it was read.
+    `base_dir` is the file's folder, to which the paths in it are relative; `text` is the file as it was read;
+    `places` says for each key, as messages spell it, in which line or option it was written.
     """
 
     config: ExperimentConfig
     path: Path
     base_dir: Path
     text: str
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self, key: str) -> str:
+        """Return "experiment.yaml:12: KEY" for a key, or for the nearest section around it that was written."""
+        section = key
+        while section not in self.places and "." in section:
+            section = section.rpartition(".")[0]
+        return f"{self.places[section]}: {key}" if section in self.places else key
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
@@ -52,7 +61,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperime
     def base_of(key: KeyPath) -> Path:
         return Path.cwd() if document.place(key).line is None else base_dir
 
-    return LoadedExperiment(config=resolve(config, base_of), path=path, base_dir=base_dir, text=text)
+    places = {dotted(key): place.where for key, place in document.places.items() if key}
+    return LoadedExperiment(config=resolve(config, base_of), path=path, base_dir=base_dir, text=text, places=places)
 
 
 def _parse(text: str, source: str) -> Document:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from moe_ray.config.dump import CoreDumper
 from moe_ray.config.tree import Document, KeyPath, Place, dotted, parse_yaml
 from moe_ray.errors import ConfigError
 
@@ -16,7 +17,11 @@ MAX_SHOWN = 80
 
 def override(path: Sequence[str], value: Any) -> str:
     """Spell an override, for options that stand for one key: `--model PATH` is `models.NAME.path=PATH`."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("...\n").strip()
+    text = (
+        yaml.dump(value, Dumper=CoreDumper, default_flow_style=True, allow_unicode=True, width=10**9)
+        .removesuffix("...\n")
+        .strip()
+    )
     return f"{dotted(tuple(path))}={text}"
 
 

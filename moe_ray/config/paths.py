@@ -15,7 +15,8 @@ SectionT = TypeVar("SectionT", bound=Section)
 def resolve_paths(config: ExperimentConfig, base_dir: Path) -> ExperimentConfig:
     """Make the local paths of models and data absolute; relative ones are relative to `base_dir`.
 
-    Hub ids stay. `output.results_dir` and `runtime.temp_dir` stay relative to the current folder.
+    So are texts in `engine_settings` that are spelled as paths. Hub ids stay. `output.results_dir` and
+    `runtime.temp_dir` stay as they are: relative to the current folder.
     """
     return resolve(config, lambda _: base_dir)
 
@@ -28,7 +29,10 @@ def resolve(config: ExperimentConfig, base_of: BaseOf) -> ExperimentConfig:
 
 
 def _model(model: ModelConfig, key: KeyPath, base_of: BaseOf) -> ModelConfig:
-    changes = {"path": _local(model.path, (*key, "path"), base_of)}
+    changes: dict[str, Any] = {"path": _local(model.path, (*key, "path"), base_of)}
+    changes["engine_settings"] = {
+        name: _setting(value, (*key, "engine_settings", name), base_of) for name, value in model.engine_settings.items()
+    }
     if model.tokenizer is not None:
         changes["tokenizer"] = _local(model.tokenizer, (*key, "tokenizer"), base_of)
     return _with(model, changes)
@@ -40,6 +44,12 @@ def _domain(domain: DomainConfig, key: KeyPath, base_of: BaseOf) -> DomainConfig
     if data.ids_file is not None:
         changes["ids_file"] = _absolute(data.ids_file, base_of((*key, "ids_file")))
     return _with(domain, {"data": _with(data, changes)})
+
+
+def _setting(value: Any, key: KeyPath, base_of: BaseOf) -> Any:
+    """Settings are any engine's own: what is spelled as a path and holds no space is taken for one."""
+    is_path = isinstance(value, str) and not any(letter.isspace() for letter in value)
+    return _local(value, key, base_of) if is_path else value
 
 
 def _local(source: str, key: KeyPath, base_of: BaseOf) -> str:
