@@ -2,7 +2,7 @@
 
 The file is JSONL in the data set's own published format, one original record a line, in the order of the
 hash of the ids, at most 1,000 examples (and the few records that prompts need beside them, such as MBPP's solved
-tasks). It loads as `data.source: ./NAME.jsonl` with the same task, the same columns and the same ids_file, and gives the
+tasks). It loads as `data.source: ./NAME.jsonl` with the same task, columns and ids_file, and gives the
 same prompts.
 """
 

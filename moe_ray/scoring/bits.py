@@ -1,0 +1,51 @@
+"""Bits per byte: how well a model predicts the reference, whatever its tokenizer."""
+
+import json
+import math
+from collections.abc import Sequence
+
+from moe_ray.domains.example import Example
+from moe_ray.scoring.samples import UnscorableError, score, unscored, usable_likelihoods
+from moe_ray.scoring.score import Metric, Score
+from moe_ray.store.answers import Answer
+
+
+class BitsPerByteGrader:
+    """-log2 P(reference | prompt) / bytes of the reference, in UTF-8, as it was spelled after the prompt.
+
+    A score's weight is its bytes, so that the weighted mean is all bits over all bytes.
+    """
+
+    metrics: tuple[Metric, ...] = (
+        Metric(
+            name="bits_per_byte",
+            definition="-log2 of the reference's probability after the prompt, per UTF-8 byte; mean weighted by bytes",
+            higher_is_better=False,
+            unit="bits/byte",
+        ),
+    )
+
+    def grade(self, example: Example, model: str, answers: Sequence[Answer]) -> list[Score]:
+        """Return the score of bits_per_byte; see `Grader.grade`."""
+        (metric,) = self.metrics
+        try:
+            loglikelihood, num_bytes = _reference_likelihood(example, usable_likelihoods(answers))
+        except UnscorableError as error:
+            return unscored(example, model, self.metrics, str(error))
+        value = -loglikelihood / math.log(2) / num_bytes
+        return [score(example, model, metric, value, weight=float(num_bytes))]
+
+
+def _reference_likelihood(example: Example, answer: Answer) -> tuple[float, int]:
+    """Return the reference's log-likelihood in nats, and its length in bytes. It comes last, after the choices."""
+    continuations = json.loads(answer.settings)["continuations"]
+    choices = example.grading.get("choices")
+    if len(continuations) == (len(choices) if isinstance(choices, list) else 0):
+        raise UnscorableError("no reference was measured")
+    loglikelihood = (answer.loglikelihoods or [])[-1]
+    num_bytes = len(continuations[-1].encode())
+    if not math.isfinite(loglikelihood):
+        raise UnscorableError("the reference's log-likelihood is not finite")
+    if not num_bytes:
+        raise UnscorableError("the reference is empty")
+    return loglikelihood, num_bytes

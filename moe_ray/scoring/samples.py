@@ -1,0 +1,103 @@
+"""What graders have in common: picking an example's answers apart, means over samples, unscored answers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from moe_ray.domains.example import Example
+from moe_ray.scoring.score import Metric, Score
+from moe_ray.store.answers import Answer
+
+NO_ANSWER = "no answer"
+
+
+class UnscorableError(Exception):
+    """An answer, or its example, has no value of a metric. The text is the reason that the score will carry."""
+
+
+def usable_texts(answers: Sequence[Answer]) -> list[str]:
+    """Return the generated texts in the order of their samples, without those that ended in an error.
+
+    Raises `UnscorableError` when none is left: there was no answer, or there were only errors.
+    """
+    drawn = sorted((answer for answer in answers if answer.kind == "generate"), key=lambda answer: answer.sample_index)
+    texts = [answer.text for answer in drawn if answer.error is None and answer.text is not None]
+    if texts:
+        return texts
+    raise UnscorableError(_reason(drawn))
+
+
+def usable_likelihoods(answers: Sequence[Answer]) -> Answer:
+    """Return the answer that holds log-likelihoods; raises `UnscorableError` when there is none without an error."""
+    measured = [answer for answer in answers if answer.kind == "likelihood"]
+    for answer in measured:
+        if answer.error is None and answer.loglikelihoods:
+            return answer
+    raise UnscorableError(_reason(measured))
+
+
+def score(
+    example: Example,
+    model: str,
+    metric: Metric,
+    value: float | None,
+    *,
+    reason: str | None = None,
+    weight: float = 1.0,
+    label: str | None = None,
+    gold: str | None = None,
+    detail: str | None = None,
+) -> Score:
+    """Return a score of `example`."""
+    return Score(
+        model=model,
+        domain=example.domain,
+        example_id=example.id,
+        metric=metric.name,
+        value=value,
+        reason=reason,
+        weight=weight,
+        label=label,
+        gold=gold,
+        detail=detail,
+    )
+
+
+def unscored(example: Example, model: str, metrics: Sequence[Metric], reason: str) -> list[Score]:
+    """Return one score without a value for each of `metrics`."""
+    return [score(example, model, metric, None, reason=reason) for metric in metrics]
+
+
+def sample_detail(num_used: int, num_samples: int) -> str | None:
+    """Say how many samples a mean stands on when some are missing."""
+    return None if num_used >= num_samples else f"{num_used} of {num_samples} samples"
+
+
+class TextGrader(ABC):
+    """A grader that measures one text at a time. With several samples a score is the mean over the samples."""
+
+    metrics: tuple[Metric, ...]
+
+    def __init__(self, num_samples: int = 1) -> None:
+        self.num_samples = num_samples
+
+    @abstractmethod
+    def measure(self, example: Example, text: str) -> Sequence[float]:
+        """Return one value for each of `metrics`; raises `UnscorableError` when the text or the example has none."""
+
+    def grade(self, example: Example, model: str, answers: Sequence[Answer]) -> list[Score]:
+        """Return one score for each of `metrics`; see `Grader.grade`."""
+        try:
+            rows = [self.measure(example, text) for text in usable_texts(answers)]
+        except UnscorableError as error:
+            return unscored(example, model, self.metrics, str(error))
+        detail = sample_detail(len(rows), self.num_samples)
+        return [
+            score(example, model, metric, sum(values) / len(values), detail=detail)
+            for metric, values in zip(self.metrics, zip(*rows, strict=True), strict=True)
+        ]
+
+
+def _reason(failed: Sequence[Answer]) -> str:
+    if not failed:
+        return NO_ANSWER
+    return f"error: {failed[0].error or 'the answer is empty'}"
