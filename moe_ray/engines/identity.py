@@ -12,7 +12,7 @@ EXECUTION_SETTINGS: Mapping[str, frozenset[str]] = {
     "scripted": frozenset(
         {
             "seconds_per_token", "seconds_per_batch", "load_s", "memory_bytes",
-            "fail_to_load", "crash_on", "crash_times", "fault_dir", "error_on", "hang_on",
+            "fail_to_load", "crash_on", "crash_times", "fault_dir", "error_on", "hang_on", "hang_times",
         }
     ),
 }  # fmt: skip

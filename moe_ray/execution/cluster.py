@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.errors import CapacityError, UserError
 from moe_ray.execution.node_agent import NodeAgent, NodeHardware
-from moe_ray.planning.fleet import Fleet, Node
+from moe_ray.planning.fleet import Fleet, Node, cpu_slots
 
 AGENT_TIMEOUT_S = 60.0
 AGENT_THREADS = 16
@@ -26,6 +26,11 @@ def actor_class(kind: type, **options: Any) -> Any:
     """Return `kind` as a Ray actor class. Ray's own annotations do not cover options that are built at run time."""
     remote: Any = ray.remote
     return remote(**options)(kind)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return nodes
 
 
 class Cluster:
@@ -43,11 +48,11 @@ class Cluster:
 
     def alive(self) -> set[str]:
         """Ids of the nodes that Ray holds for alive."""
-        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return {node["NodeID"] for node in _nodes() if node["Alive"]}
 
     def discover(self, known: Mapping[str, Node]) -> list[Node]:
         """Start agents on the nodes that are alive and not `known`, and return what those nodes offer."""
-        fresh = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in known]
+        fresh = [node for node in _nodes() if node["Alive"] and node["NodeID"] not in known]
         agent_class = actor_class(NodeAgent, num_cpus=0, max_concurrency=AGENT_THREADS)
         for node in fresh:
             affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -77,13 +82,6 @@ class Cluster:
             cpu_slots=cpu_slots(self._runtime, num_cpus),
             gpu_bytes=gpu_bytes,
         )
-
-
-def cpu_slots(runtime: RuntimeConfig, num_cpus: int) -> int:
-    """CPU slots of a node with `num_cpus` cores: as configured, else one for each `cpu_threads` cores."""
-    if num_cpus == 0:
-        return 0
-    return max(1, num_cpus // runtime.cpu_threads) if runtime.cpu_slots == "auto" else runtime.cpu_slots
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from moe_ray.config.schema import RuntimeConfig
 from moe_ray.errors import CapacityError, ConfigError
 from moe_ray.planning.memory import GIB
 
@@ -178,6 +179,13 @@ def _shortage(demand: Demand, fleet: Fleet) -> str:
         return "it runs on CPU, and there is no CPU slot"
     most = max((len(node.gpu_bytes) for node in fleet.nodes.values()), default=0)
     return f"one copy takes {demand.gpus:g} GPU(s) ({demand.reason}), and the largest node has {most}"
+
+
+def cpu_slots(runtime: RuntimeConfig, num_cpus: int) -> int:
+    """CPU slots of a node with `num_cpus` cores: as configured, else one for each `cpu_threads` cores."""
+    if num_cpus == 0:
+        return 0
+    return max(1, num_cpus // runtime.cpu_threads) if runtime.cpu_slots == "auto" else runtime.cpu_slots
 
 
 def simulated_fleet(text: str, *, cpu_slots: int = 1) -> Fleet:

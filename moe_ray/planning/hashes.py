@@ -4,8 +4,8 @@ import json
 import os
 from pathlib import Path
 
-from moe_ray.fingerprint import file_sha256
 from moe_ray.atomic import write_text_atomically
+from moe_ray.fingerprint import file_sha256
 
 
 def cache_directory() -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.domains.example import Example
-from moe_ray.planning.cells import Cell, CellKind, example_cells
+from moe_ray.planning.cells import Cell, CellKind, ModelIdentity, example_cells
 from moe_ray.planning.checkpoints import Checkpoint
 from moe_ray.planning.fleet import Demand, Fleet, demand_of
 from moe_ray.planning.memory import MemoryEstimate, estimate_memory
@@ -44,22 +44,28 @@ class Placement:
     costs: Mapping[str, float]
 
 
-def plan_work(
+def all_cells(
     config: ExperimentConfig,
     examples: Mapping[str, Sequence[Example]],
-    checkpoints: Mapping[str, Checkpoint],
-    done: Collection[str],
-) -> Workload:
-    """Return the workload: the matrix models x examples, less what `done` holds."""
+    models: Mapping[str, ModelIdentity],
+    wanted: Collection[tuple[str, str]],
+) -> list[Cell]:
+    """Return the cells of the `wanted` (domain, model) pairs: the matrix models x examples, or a part of it."""
     cells: list[Cell] = []
     for domain, members in examples.items():
         max_new_tokens = config.domains[domain].max_new_tokens or config.decoding.max_new_tokens
         for model in config.models_of(domain):
-            identity = checkpoints[model].identity
+            if (domain, model) not in wanted:
+                continue
             for example in members:
                 cells += example_cells(
-                    example, identity, config.decoding, max_new_tokens=max_new_tokens, likelihood=config.likelihood
+                    example, models[model], config.decoding, max_new_tokens=max_new_tokens, likelihood=config.likelihood
                 )
+    return cells
+
+
+def plan_work(config: ExperimentConfig, cells: Sequence[Cell], done: Collection[str]) -> Workload:
+    """Return the workload: all cells, and the shards of those that are not `done`."""
     shards = missing_shards(make_shards(cells, config.runtime.shard_size), done)
     keys = frozenset(cell.key for cell in cells)
     return Workload(cells=tuple(cells), done=keys.intersection(done), shards=tuple(shards))

@@ -1,0 +1,39 @@
+"""`moe-ray evaluate`: the pipeline with a progress display, and words for every way it can end."""
+
+from rich.console import Console
+
+from moe_ray import pipeline
+from moe_ray.cli.progress import ProgressDisplay
+from moe_ray.config.load import LoadedExperiment
+from moe_ray.errors import RunFailedError
+from moe_ray.report.tables import print_summary
+
+
+def evaluate_experiment(experiment: LoadedExperiment, only: str | None) -> pipeline.Outcome:
+    """Run or resume `experiment`, print its tables, and say where the report is.
+
+    Raises `RunFailedError` when work was given up: what is there is on disk and in the report.
+    """
+    console = Console(highlight=False)
+    run_path = experiment.config.output.results_dir / experiment.config.name
+    try:
+        with ProgressDisplay(console) as display:
+            outcome = pipeline.evaluate(experiment, display, only=only)
+    except KeyboardInterrupt:
+        console.print(
+            f"\nInterrupted. What was computed is kept in {run_path}; the same command resumes.",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
+    print_summary(outcome.summary, console)
+    console.print(f"\nReport: {outcome.run.report_path}", markup=False, soft_wrap=True)
+    if outcome.abandoned:
+        reasons = "".join(
+            f"\n  {entry.model}: {entry.num_cells} answers given up: {entry.reason}" for entry in outcome.abandoned
+        )
+        raise RunFailedError(
+            f"{outcome.num_missing} answers are missing and stand as unscored in the report.{reasons}\n"
+            "  remedy: mend the cause and run the same command again; it computes only what is missing"
+        )
+    return outcome

@@ -1,0 +1,55 @@
+"""How a command ends when something went wrong."""
+
+import signal
+import sys
+from types import FrameType
+
+import typer
+from rich.console import Console
+
+from moe_ray.errors import RunFailedError, UserError
+
+EXIT_RUN_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def error_console() -> Console:
+    """A console on standard error that wraps nothing: paths stay whole when they are copied."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def reported(app: typer.Typer) -> int:
+    """Run `app` and return its exit code. A user's mistake is printed without a traceback; other errors keep theirs."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = error_console()
+    try:
+        result = app(standalone_mode=False)
+    except UserError as error:
+        console.print("error: ", style="bold red", end="")
+        console.print(str(error), markup=False)
+        return EXIT_USAGE
+    except RunFailedError as error:
+        console.print("incomplete: ", style="bold yellow", end="")
+        console.print(str(error), markup=False)
+        return EXIT_RUN_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except Exception as error:
+        return _usage_error(error)
+    return result if isinstance(result, int) else 0
+
+
+def _usage_error(error: Exception) -> int:
+    """Print a wrong option as the option parser words it; raise anything else again."""
+    if hasattr(error, "format_message") and hasattr(error, "show"):
+        error.show(sys.stderr)
+        return EXIT_USAGE
+    raise error
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Treat SIGTERM (a job that is stopped, a time limit) as Ctrl-C: stop cleanly and keep what is there."""
+    raise KeyboardInterrupt

@@ -1,0 +1,148 @@
+"""The `moe-ray` command. Commands only read options and call the pipeline; heavy packages load when they are needed."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import moe_ray
+from moe_ray.cli import options as o
+from moe_ray.cli.failures import reported
+
+app = typer.Typer(
+    name="moe-ray",
+    help="Do several small domain experts behind a router beat one general model, on your data and your GPUs?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(moe_ray.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+@app.command()
+def init(file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("experiment.yaml")) -> None:
+    """Write a commented starter experiment."""
+    from moe_ray.cli.setup import write_starter
+
+    write_starter(file)
+
+
+@app.command()
+def plan(
+    file: o.ExperimentFile,
+    simulate: Annotated[
+        str | None, typer.Option(help='Plan for hardware that is not here: "8x80GiB", or "8x80GiB + 4x24GiB".')
+    ] = None,
+    set_: o.Set = None,
+    model: o.Baseline = None,
+    results_dir: o.ResultsDir = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    max_examples: o.MaxExamples = None,
+    only: o.Only = None,
+) -> None:
+    """Say what a run would compute and where, without starting anything."""
+    from moe_ray.cli.plan import show_plan
+
+    changes = o.Changes(set_ or [], model, results_dir, max_new_tokens, max_examples)
+    show_plan(o.load(file, changes), simulate, only)
+
+
+@app.command()
+def evaluate(
+    file: o.ExperimentFile,
+    set_: o.Set = None,
+    model: o.Baseline = None,
+    results_dir: o.ResultsDir = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    max_examples: o.MaxExamples = None,
+    only: o.Only = None,
+    allow_weak_sandbox: Annotated[
+        bool, typer.Option(help="Run generated code though this machine lacks a protection.")
+    ] = False,
+) -> None:
+    """Run an experiment, or resume it, and write its report."""
+    from moe_ray.cli.evaluate import evaluate_experiment
+
+    extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
+    changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
+    evaluate_experiment(o.load(file, changes), only)
+
+
+@app.command()
+def score(run: o.RunPath) -> None:
+    """Grade a run's answers again. Needs no model."""
+    from moe_ray.cli.results import score_run
+
+    score_run(run)
+
+
+@app.command()
+def report(run: o.RunPath) -> None:
+    """Print a run's tables, and write its report.html and summary.json."""
+    from moe_ray.cli.results import report_run
+
+    report_run(run)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run directory.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Compare two runs, example by example where they share them."""
+    from moe_ray.cli.results import compare_run_directories
+
+    compare_run_directories(first, second)
+
+
+@app.command()
+def demo(
+    results_dir: Annotated[Path, typer.Option(help="Where the demo's data and results go.")] = Path("results"),
+) -> None:
+    """Train four tiny models on a synthetic micro-world and evaluate them, end to end, on this machine."""
+    from moe_ray.cli.demo import run_demo
+
+    run_demo(results_dir)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    file: o.ExperimentFile,
+    out: Annotated[Path, typer.Option(help="Folder for the prepared files.")] = Path("prepared"),
+    set_: o.Set = None,
+) -> None:
+    """Write each domain's examples, at most 1,000 of them, as files that load without a network."""
+    from moe_ray.cli.setup import prepare_data
+
+    prepare_data(o.load(file, o.Changes(set_ or [])), out)
+
+
+def run() -> None:
+    """Run the command line, and turn every outcome into an exit code.
+
+    0: done. 1: the run ended without all that was asked. 2: a mistake that can be mended, said in a line or two.
+    130: interrupted.
+    """
+    # Hub libraries print advice and bars of their own, which would tear the progress display.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    sys.exit(reported(app))

@@ -1,0 +1,56 @@
+"""Options that several commands share, and the experiment that they make."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moe_ray.config.load import LoadedExperiment, load_experiment
+
+ExperimentFile = Annotated[Path, typer.Argument(help="The experiment's YAML file.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(help="A run directory: results/NAME.", show_default=False)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key: models.base.dtype=float32.")
+]
+Baseline = Annotated[str | None, typer.Option("--model", help="Path or hub id of the baseline's checkpoint.")]
+ResultsDir = Annotated[Path | None, typer.Option("--results-dir", help="Folder of run directories.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most, in every domain.")]
+MaxExamples = Annotated[int | None, typer.Option(help="Examples of each domain at most, drawn by a hash of the ids.")]
+Only = Annotated[str | None, typer.Option(help="Fill a part of the matrix: baseline, experts or one domain.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What the options change in an experiment file."""
+
+    overrides: Sequence[str]
+    baseline_path: str | None = None
+    results_dir: Path | None = None
+    max_new_tokens: int | None = None
+    max_examples: int | None = None
+
+
+def load(file: Path, changes: Changes) -> LoadedExperiment:
+    """Load an experiment with the options' changes, which the file's other keys are checked against."""
+    overrides = list(changes.overrides)
+    if changes.results_dir is not None:
+        overrides.append(f"output.results_dir={_quoted(str(changes.results_dir))}")
+    if changes.baseline_path is None and changes.max_new_tokens is None and changes.max_examples is None:
+        return load_experiment(file, overrides)
+    config = load_experiment(file, overrides).config
+    if changes.baseline_path is not None:
+        overrides.append(f"models.{_quoted(config.baseline or 'baseline')}.path={_quoted(changes.baseline_path)}")
+    if changes.max_new_tokens is not None:
+        overrides.append(f"decoding.max_new_tokens={changes.max_new_tokens}")
+    for name, domain in config.domains.items():
+        if changes.max_examples is not None:
+            overrides.append(f"domains.{_quoted(name)}.max_examples={changes.max_examples}")
+        if changes.max_new_tokens is not None and domain.max_new_tokens is not None:
+            overrides.append(f"domains.{_quoted(name)}.max_new_tokens={changes.max_new_tokens}")
+    return load_experiment(file, overrides)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,96 @@
+"""`moe-ray plan`: what a run would do, as tables."""
+
+import os
+
+from rich.console import Console
+from rich.table import Table
+
+from moe_ray import pipeline
+from moe_ray.config.load import LoadedExperiment
+from moe_ray.config.schema import RuntimeConfig
+from moe_ray.planning.fleet import Fleet, Node, cpu_slots, simulated_fleet
+from moe_ray.planning.memory import GIB
+from moe_ray.planning.simulate import Simulation
+
+MAX_STAYS_SHOWN = 40
+
+
+def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | None) -> None:
+    """Print the plan of `experiment` for this machine, or for the hardware that `simulate` describes."""
+    runtime = experiment.config.runtime
+    fleet = simulated_fleet(simulate) if simulate else _this_machine(runtime)
+    planned = pipeline.plan(experiment, fleet, only=only)
+    console = Console(highlight=False)
+    console.print(_work_table(planned))
+    if not planned.work.shards:
+        console.print("Nothing is left to compute; moe-ray evaluate would grade and report.")
+        return
+    console.print(_memory_table(planned))
+    console.print(_stays_table(planned.simulation, fleet))
+    where = f"simulated {simulate}" if simulate else "this machine"
+    console.print(
+        f"{planned.work.num_to_do} answers in {len(planned.work.shards)} shards on {where}: "
+        f"{planned.simulation.num_waves} wave(s), {planned.simulation.num_swaps} swap(s).",
+        soft_wrap=True,
+    )
+
+
+def _this_machine(runtime: RuntimeConfig) -> Fleet:
+    from moe_ray.execution.gpus import read_gpus
+
+    num_cpus = len(os.sched_getaffinity(0))
+    gpu_bytes = tuple(reading.total_bytes for reading in read_gpus())
+    if runtime.gpus != "auto":
+        gpu_bytes = gpu_bytes[: runtime.gpus]
+    slots = cpu_slots(runtime, num_cpus)
+    return Fleet((Node(id="here", name="here", num_cpus=num_cpus, cpu_slots=slots, gpu_bytes=gpu_bytes),))
+
+
+def _work_table(planned: pipeline.RunPlan) -> Table:
+    table = Table(title="Answers to compute", title_justify="left")
+    for heading in ("model", "domain", "kind"):
+        table.add_column(heading)
+    for heading in ("in all", "there", "to do"):
+        table.add_column(heading, justify="right")
+    for (model, domain, kind), (done, total) in planned.work.counts().items():
+        table.add_row(model, domain, kind, str(total), str(done), str(total - done))
+    return table
+
+
+def _memory_table(planned: pipeline.RunPlan) -> Table:
+    table = Table(title="What a copy of each model takes (estimated)", title_justify="left")
+    table.add_column("model")
+    for heading in ("weights", "cache", "in all"):
+        table.add_column(heading, justify="right")
+    table.add_column("slot")
+    table.add_column("why")
+    for model, estimate in planned.placement.estimates.items():
+        demand = planned.placement.demands[model]
+        slot = f"{demand.gpus:g} GPU" if demand.gpus else "1 CPU slot"
+        sizes = [_gib(estimate.weights_bytes), _gib(estimate.cache_bytes), _gib(estimate.total_bytes)]
+        source = planned.checkpoints[model].size_source
+        table.add_row(model, *sizes, slot, f"{demand.reason}; size from {source}")
+    return table
+
+
+def _gib(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "unknown"
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / (1 << 20):.1f} MiB"
+
+
+def _stays_table(simulation: Simulation, fleet: Fleet) -> Table:
+    table = Table(title="Who stays where", title_justify="left")
+    table.add_column("wave", justify="right")
+    table.add_column("place")
+    table.add_column("model")
+    table.add_column("shards", justify="right")
+    table.add_column("answers", justify="right")
+    stays = sorted(simulation.stays, key=lambda stay: stay.wave)
+    for stay in stays[:MAX_STAYS_SHOWN]:
+        place = ", ".join(f"{name} of {fleet.nodes[node].name}" for node, name in stay.slot.places)
+        share = f" ({stay.slot.share:.0%})" if 0 < stay.slot.share < 1 else ""
+        table.add_row(str(stay.wave), place + share, stay.model, str(stay.num_shards), str(stay.num_cells))
+    if len(stays) > MAX_STAYS_SHOWN:
+        table.add_row("", f"and {len(stays) - MAX_STAYS_SHOWN} more", "", "", "")
+    return table

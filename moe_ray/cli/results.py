@@ -1,0 +1,30 @@
+"""Commands that read run directories."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from moe_ray import pipeline
+from moe_ray.report.tables import print_comparison, print_summary
+from moe_ray.store.run_directory import RunDirectory
+
+
+def score_run(path: Path) -> None:
+    """Grade the answers of a run again, and write its report."""
+    run = RunDirectory(path)
+    pipeline.score(run)
+    report_run(path)
+
+
+def report_run(path: Path) -> None:
+    """Print the tables of a run and write its report."""
+    run = RunDirectory(path)
+    summary = pipeline.report(run)
+    console = Console(highlight=False)
+    print_summary(summary, console)
+    console.print(f"\nReport: {run.report_path}", markup=False, soft_wrap=True)
+
+
+def compare_run_directories(first: Path, second: Path) -> None:
+    """Print what two runs share and where they differ."""
+    print_comparison(pipeline.compare(RunDirectory(first), RunDirectory(second)), Console(highlight=False))

@@ -1,0 +1,32 @@
+"""Commands that make files for a person to edit or keep: the starter experiment, prepared data."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from moe_ray.config.load import LoadedExperiment
+from moe_ray.config.starter import starter_text
+from moe_ray.errors import UserError
+
+
+def write_starter(file: Path) -> None:
+    """Write the starter experiment; an existing file is never overwritten."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(starter_text())
+    except FileExistsError as error:
+        raise UserError("exists already", where=str(file), remedy="name another file, or remove this one") from error
+    except OSError as error:
+        raise UserError(f"cannot be written: {error.strerror}", where=str(file), remedy="name another file") from error
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"Wrote {file}. Edit it, then:\n  moe-ray plan {file}\n  moe-ray evaluate {file}", markup=False)
+
+
+def prepare_data(experiment: LoadedExperiment, out: Path) -> None:
+    """Write the prepared examples of every domain below `out`."""
+    from moe_ray.domains.prepare import prepare_experiment
+
+    console = Console(soft_wrap=True, highlight=False)
+    for line in prepare_experiment(experiment.config, experiment.base_dir, out):
+        console.print(line, markup=False)

@@ -1,0 +1,143 @@
+"""The run, from the experiment file to the report. Everything else only serves these steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moe_ray import preparation
+from moe_ray.comparison.records import Summary
+from moe_ray.config.load import LoadedExperiment
+from moe_ray.execution.observer import RunObserver
+from moe_ray.planning.checkpoints import Checkpoint
+from moe_ray.planning.fleet import Fleet
+from moe_ray.planning.plan import Placement, Workload, place_models
+from moe_ray.planning.scheduler import Abandoned
+from moe_ray.planning.simulate import Simulation, simulate
+from moe_ray.preparation import Prepared
+from moe_ray.store.lock import exclusive
+from moe_ray.store.opening import begin_session, end_session
+from moe_ray.store.records import GivenUp, Manifest
+from moe_ray.store.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a run would do on a fleet."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    work: Workload
+    placement: Placement
+    fleet: Fleet
+    simulation: Simulation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended. It is complete when every wanted cell has its answer."""
+
+    run: RunDirectory
+    summary: Summary
+    num_missing: int
+    abandoned: tuple[Abandoned, ...]
+
+
+def plan(experiment: LoadedExperiment, fleet: Fleet, *, only: str | None = None) -> RunPlan:
+    """Say what a run would compute and where, without Ray and without a model."""
+    prepared = preparation.prepare(experiment, only=only)
+    placement = place_models(experiment.config, prepared.work, prepared.checkpoints, fleet)
+    simulation = simulate(fleet, placement.demands, prepared.work.shards, placement.costs)
+    return RunPlan(
+        checkpoints=prepared.checkpoints,
+        work=prepared.work,
+        placement=placement,
+        fleet=fleet,
+        simulation=simulation,
+    )
+
+
+def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str | None = None) -> Outcome:
+    """Fill the cells that are missing, grade all answers, and write the report.
+
+    Whatever ends this call, answers that were committed stay; the same call resumes.
+    """
+    observer.stage("Reading data and checkpoints")
+    prepared = preparation.prepare(experiment, only=only)
+    run = prepared.run
+    run.prepare()
+    with exclusive(run):
+        manifest = preparation.begin(experiment, prepared)
+        abandoned = _fill_cells(experiment, prepared, manifest, observer)
+        observer.stage("Grading answers")
+        score(run)
+        observer.stage("Writing the report")
+        summary = report(run)
+    num_missing = prepared.work.num_to_do - (len(run.done_keys() & prepared.keys_to_do))
+    return Outcome(run=run, summary=summary, num_missing=num_missing, abandoned=tuple(abandoned))
+
+
+def _fill_cells(
+    experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, observer: RunObserver
+) -> list[Abandoned]:
+    """Compute what the store lacks, as one session of the run."""
+    run, work = prepared.run, prepared.work
+    session = begin_session(manifest, len(work.done))
+    run.write_manifest(manifest)
+    status, abandoned = "failed", list[Abandoned]()
+    try:
+        if work.shards:
+            abandoned = _execute(experiment, prepared, manifest, observer)
+        status = "incomplete" if abandoned else "complete"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        manifest.given_up = [
+            GivenUp(model=entry.model, shard=entry.shard, num_cells=entry.num_cells, reason=entry.reason)
+            for entry in abandoned
+        ]
+        end_session(session, status, len(run.done_keys() & prepared.keys))
+        run.write_manifest(manifest)
+    return abandoned
+
+
+def _execute(
+    experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, observer: RunObserver
+) -> list[Abandoned]:
+    from moe_ray.execution.cluster import connect, fleet_of
+    from moe_ray.execution.executor import Executor, Job
+
+    observer.stage("Joining Ray")
+    with connect(experiment.config.runtime) as cluster:
+        fleet = fleet_of(cluster)
+        placement = place_models(experiment.config, prepared.work, prepared.checkpoints, fleet)
+        session = manifest.sessions[-1]
+        session.hardware = preparation.hardware_record(cluster.hardware)
+        prepared.run.write_manifest(manifest)
+        observer.work(prepared.totals())
+        observer.stage("Answering")
+        job = Job(
+            config=experiment.config,
+            work=prepared.work,
+            placement=placement,
+            session=session.session,
+            probes=preparation.probe_cells(experiment.config, prepared),
+        )
+        return Executor(job, cluster, fleet, prepared.run, observer).execute()
+
+
+def score(run: RunDirectory) -> None:
+    """Grade the answers of a run directory anew. Needs its files alone: no data set, no model, no Ray."""
+    from moe_ray.scoring.grade import grade_run
+    from moe_ray.scoring.table import write_scores
+
+    experiment = preparation.load_run(run)
+    scores, metrics = grade_run(
+        experiment.examples, experiment.graders(), experiment.assignments, experiment.current_answers()
+    )
+    write_scores(run.scores_path, scores, metrics)
+
+
+def report(run: RunDirectory) -> Summary:
+    """Write summary.json and report.html from a run directory's files."""
+    from moe_ray.report.write import write_report
+
+    return write_report(run)

@@ -1,0 +1,217 @@
+"""What a run needs before it can begin, and what a finished one needs to be read again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import moe_ray.scoring.registry as grading
+from moe_ray.config.dump import dump_experiment
+from moe_ray.config.identity import identity
+from moe_ray.config.load import LoadedExperiment, load_experiment
+from moe_ray.config.schema import ExperimentConfig, PromptStyle
+from moe_ray.domains.example import Example
+from moe_ray.domains.loading import LoadedDomain, load_domain
+from moe_ray.engines.identity import text_settings
+from moe_ray.engines.registry import validate_engine
+from moe_ray.errors import ConfigError
+from moe_ray.fingerprint import fingerprint
+from moe_ray.planning.cells import Cell, ModelIdentity
+from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
+from moe_ray.planning.hashes import FileHashes
+from moe_ray.planning.plan import Workload, all_cells, plan_work
+from moe_ray.scoring.score import Grader
+from moe_ray.store.answers import Answer
+from moe_ray.store.opening import RunFacts, open_manifest
+from moe_ray.store.records import Manifest
+from moe_ray.store.run_directory import RunDirectory
+
+BASELINE, EXPERTS = "baseline", "experts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """An experiment with its data, its checkpoints, its run directory and the work that is left."""
+
+    domains: Mapping[str, LoadedDomain]
+    checkpoints: Mapping[str, Checkpoint]
+    run: RunDirectory
+    work: Workload
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(cell.key for cell in self.work.cells)
+
+    @property
+    def keys_to_do(self) -> frozenset[str]:
+        return self.keys - self.work.done
+
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Cells done and in all, by model."""
+        totals: dict[str, tuple[int, int]] = {}
+        for (model, _, _), (done, total) in self.work.counts().items():
+            before = totals.get(model, (0, 0))
+            totals[model] = (before[0] + done, before[1] + total)
+        return totals
+
+
+def prepare(experiment: LoadedExperiment, *, only: str | None = None) -> Prepared:
+    """Read data and checkpoints, and find out what is left to do. Starts nothing, writes nothing but caches.
+
+    `only` limits the work to "baseline", "experts" or one domain. Raises the `UserError` of what is wrong.
+    """
+    config = experiment.config
+    wanted = wanted_pairs(config, only)
+    for model in config.models.values():
+        validate_engine(model)
+    domains = {name: load_domain(name, domain, experiment.base_dir) for name, domain in config.domains.items()}
+    for name, domain in domains.items():
+        _graders(config, name, domain.graders)
+    hashes = FileHashes()
+    checkpoints = {name: inspect_checkpoint(name, model, hashes) for name, model in config.models.items()}
+    hashes.save()
+    run = RunDirectory(config.output.results_dir / config.name)
+    examples = {name: domain.examples for name, domain in domains.items()}
+    identities = {name: checkpoint.identity for name, checkpoint in checkpoints.items()}
+    work = plan_work(config, all_cells(config, examples, identities, wanted), run.done_keys())
+    return Prepared(domains=domains, checkpoints=checkpoints, run=run, work=work)
+
+
+def wanted_pairs(config: ExperimentConfig, only: str | None) -> frozenset[tuple[str, str]]:
+    """Return the (domain, model) pairs that `only` leaves."""
+    pairs = [(domain, model) for domain in config.domains for model in config.models_of(domain)]
+    if only is None:
+        return frozenset(pairs)
+    if only == BASELINE:
+        chosen = [pair for pair in pairs if pair[1] == config.baseline]
+    elif only == EXPERTS:
+        chosen = [pair for pair in pairs if pair[1] == config.domains[pair[0]].expert]
+    else:
+        chosen = [pair for pair in pairs if pair[0] == only]
+    if not chosen:
+        raise ConfigError(
+            f"{only!r} leaves nothing to do",
+            where="--only",
+            remedy=f"choose {BASELINE}, {EXPERTS} or a domain: {', '.join(config.domains)}",
+        )
+    return frozenset(chosen)
+
+
+def begin(experiment: LoadedExperiment, prepared: Prepared) -> Manifest:
+    """Write down what the run is (config, manifest, examples), or find that it is the one to resume."""
+    config, run = experiment.config, prepared.run
+    manifest = open_manifest(run, config, _facts(config, prepared))
+    run.write_config(dump_experiment(config))
+    run.write_manifest(manifest)
+    for name, domain in prepared.domains.items():
+        run.write_examples(name, domain.examples)
+    return manifest
+
+
+def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:
+    fingerprints = {name: checkpoint.identity.fingerprint for name, checkpoint in prepared.checkpoints.items()}
+    notes = [note for model in config.models.values() for note in model.notes]
+    notes += [
+        note for name, domain in config.domains.items() for note in (*domain.notes, *prepared.domains[name].notes)
+    ]
+    return RunFacts(
+        identity=identity(config, text_settings=text_settings, model_fingerprints=fingerprints),
+        models={name: _model_record(config, checkpoint) for name, checkpoint in prepared.checkpoints.items()},
+        domains={
+            name: {**domain.data_fingerprint, "graders": list(domain.graders)}
+            for name, domain in prepared.domains.items()
+        },
+        prompts={name: _prompt_record(config, name, domain.examples) for name, domain in prepared.domains.items()},
+        sandbox=grading.sandbox_protections(config, prepared_graders(prepared)),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def prepared_graders(prepared: Prepared) -> dict[str, tuple[str, ...]]:
+    return {name: domain.graders for name, domain in prepared.domains.items()}
+
+
+def _model_record(config: ExperimentConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    model = config.models[checkpoint.name]
+    return {
+        **model.model_dump(mode="json"),
+        "fingerprint": checkpoint.identity.fingerprint,
+        "resolved_revision": checkpoint.revision,
+        "num_parameters": checkpoint.num_parameters,
+        "size_source": checkpoint.size_source,
+        "files_sha256": dict(checkpoint.files_sha256),
+    }
+
+
+def _prompt_record(config: ExperimentConfig, domain: str, examples: Sequence[Example]) -> dict[str, Any]:
+    """One rendered prompt for each style that is used: a reader sees what was really asked."""
+    styles: dict[PromptStyle, None] = {config.models[model].prompt_style: None for model in config.models_of(domain)}
+    return {style: {"example": examples[0].id, **asdict(examples[0].prompts[style])} for style in styles}
+
+
+def probe_cells(config: ExperimentConfig, prepared: Prepared) -> dict[str, list[Cell]]:
+    """Return the cells of the batch-size-1 probe, by model; none for a model that was probed in an earlier session."""
+    probed = {record.model for record in prepared.run.telemetry() if record.probe}
+    chosen: dict[str, list[Cell]] = {}
+    for cell in sorted(prepared.work.cells, key=lambda cell: fingerprint(cell.example_id)):
+        of_model = chosen.setdefault(cell.model, [])
+        if cell.kind == "generate" and cell.sample_index == 0 and len(of_model) < config.runtime.probe_examples:
+            of_model.append(cell)
+    return {model: cells for model, cells in chosen.items() if model not in probed}
+
+
+def hardware_record(hardware: Mapping[str, Any]) -> dict[str, Any]:
+    """The nodes of a session, as JSON."""
+    return {node: asdict(record) for node, record in hardware.items()}
+
+
+def _graders(config: ExperimentConfig, domain: str, names: Sequence[str]) -> Sequence[Grader]:
+    return grading.make_graders(names, domain, config.domains[domain], config.decoding, config.runtime.sandbox)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A run directory read back: enough to grade its answers again."""
+
+    config: ExperimentConfig
+    manifest: Manifest
+    examples: Mapping[str, list[Example]]
+    answers: list[Answer]
+    grader_names: Mapping[str, Sequence[str]]
+
+    @property
+    def assignments(self) -> dict[str, list[str]]:
+        """The models to grade, by domain: those that answered there, and those that were given up."""
+        seen = {(answer.domain, answer.model) for answer in self.answers}
+        given_up = {entry.model for entry in self.manifest.given_up}
+        return {
+            domain: [m for m in self.config.models_of(domain) if (domain, m) in seen or m in given_up]
+            for domain in self.examples
+        }
+
+    def graders(self) -> dict[str, Sequence[Grader]]:
+        return {domain: _graders(self.config, domain, names) for domain, names in self.grader_names.items()}
+
+    def current_answers(self) -> list[Answer]:
+        """Answers of this experiment's cells; those of an earlier, larger or other one are left out."""
+        identities = {
+            name: ModelIdentity(
+                name=name, fingerprint=self.manifest.models[name]["fingerprint"], prompt_style=model.prompt_style
+            )
+            for name, model in self.config.models.items()
+        }
+        pairs = wanted_pairs(self.config, None)
+        keys = {cell.key for cell in all_cells(self.config, self.examples, identities, pairs)}
+        return [answer for answer in self.answers if answer.key in keys]
+
+
+def load_run(run: RunDirectory) -> StoredRun:
+    """Read a run directory back. Raises `RunDirectoryError` when it holds no run."""
+    manifest = run.manifest()
+    config = load_experiment(run.config_path).config
+    return StoredRun(
+        config=config,
+        manifest=manifest,
+        examples={domain: run.examples(domain) for domain in config.domains},
+        answers=run.answers(),
+        grader_names={domain: manifest.domains[domain]["graders"] for domain in config.domains},
+    )
