@@ -38,7 +38,7 @@ def test_the_starter_file_shows_the_defaults_that_it_comments_out(tmp_path: Path
 def _is_default(line: str) -> bool:
     """Say whether a line is `# key: value`, and not prose or an example of another value."""
     word = line.strip().removeprefix("# ").split(":")[0]
-    examples = ("revision", "ids_file", "system", "template", "completion_template", "stop", "prompt")
+    examples = ("revision", "ids_file", "system", "template", "completion_template", "stop", "prompt", "max_new_tokens")
     return line.strip().startswith("# ") and word in schema_keys() - set(examples) and not _is_own_domain(line)
 
 
