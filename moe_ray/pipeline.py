@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from moe_ray import preparation
 from moe_ray.comparison.records import Summary
+from moe_ray.comparison.runs import RunComparison, compare_runs
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.execution.observer import RunObserver
 from moe_ray.planning.checkpoints import Checkpoint
@@ -134,6 +135,14 @@ def score(run: RunDirectory) -> None:
         experiment.examples, experiment.graders(), experiment.assignments, experiment.current_answers()
     )
     write_scores(run.scores_path, scores, metrics)
+
+
+def compare(first: RunDirectory, second: RunDirectory) -> RunComparison:
+    """Hold two reported runs against each other."""
+    from moe_ray.scoring.table import read_scores
+
+    scores = [read_scores(run.scores_path)[0] for run in (first, second)]
+    return compare_runs(report(first), report(second), *scores)
 
 
 def report(run: RunDirectory) -> Summary:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import moe_ray.scoring.registry as grading
@@ -65,7 +66,7 @@ def prepare(experiment: LoadedExperiment, *, only: str | None = None) -> Prepare
         validate_engine(model)
     domains = {name: load_domain(name, domain, experiment.base_dir) for name, domain in config.domains.items()}
     for name, domain in domains.items():
-        _graders(config, name, domain.graders)
+        grading.check_grader_names(domain.graders, where=f"domains.{name}.graders")
     hashes = FileHashes()
     checkpoints = {name: inspect_checkpoint(name, model, hashes) for name, model in config.models.items()}
     hashes.save()
@@ -99,6 +100,8 @@ def wanted_pairs(config: ExperimentConfig, only: str | None) -> frozenset[tuple[
 def begin(experiment: LoadedExperiment, prepared: Prepared) -> Manifest:
     """Write down what the run is (config, manifest, examples), or find that it is the one to resume."""
     config, run = experiment.config, prepared.run
+    names = {name: domain.graders for name, domain in prepared.domains.items()}
+    make_all_graders(config, names, experiment.base_dir)
     manifest = open_manifest(run, config, _facts(config, prepared))
     run.write_config(dump_experiment(config))
     run.write_manifest(manifest)
@@ -121,13 +124,9 @@ def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:
             for name, domain in prepared.domains.items()
         },
         prompts={name: _prompt_record(config, name, domain.examples) for name, domain in prepared.domains.items()},
-        sandbox=grading.sandbox_protections(config, prepared_graders(prepared)),
+        sandbox=_sandbox_record(config, prepared),
         notes=tuple(dict.fromkeys(notes)),
     )
-
-
-def prepared_graders(prepared: Prepared) -> dict[str, tuple[str, ...]]:
-    return {name: domain.graders for name, domain in prepared.domains.items()}
 
 
 def _model_record(config: ExperimentConfig, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -164,14 +163,38 @@ def hardware_record(hardware: Mapping[str, Any]) -> dict[str, Any]:
     return {node: asdict(record) for node, record in hardware.items()}
 
 
-def _graders(config: ExperimentConfig, domain: str, names: Sequence[str]) -> Sequence[Grader]:
-    return grading.make_graders(names, domain, config.domains[domain], config.decoding, config.runtime.sandbox)
+def make_all_graders(
+    config: ExperimentConfig, names: Mapping[str, Sequence[str]], base_dir: Path
+) -> dict[str, Sequence[Grader]]:
+    """Return the graders of every domain; raises `ConfigError` for a name that is none."""
+    return {
+        domain: grading.make_graders(
+            graders,
+            config.domains[domain],
+            config.decoding,
+            config.runtime.sandbox,
+            base_dir=base_dir,
+            where=f"domains.{domain}.graders",
+            likelihood=config.likelihood,
+        )
+        for domain, graders in names.items()
+    }
+
+
+def _sandbox_record(config: ExperimentConfig, prepared: Prepared) -> dict[str, Any] | None:
+    """Open the sandbox before any model works, if a grader will need it: what it lacks is an error now, not at the end."""
+    if not any("code" in domain.graders for domain in prepared.domains.values()):
+        return None
+    from moe_ray.scoring.sandbox import Sandbox
+
+    return Sandbox.open(config.runtime.sandbox).describe()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
     """A run directory read back: enough to grade its answers again."""
 
+    folder: Path
     config: ExperimentConfig
     manifest: Manifest
     examples: Mapping[str, list[Example]]
@@ -189,7 +212,8 @@ class StoredRun:
         }
 
     def graders(self) -> dict[str, Sequence[Grader]]:
-        return {domain: _graders(self.config, domain, names) for domain, names in self.grader_names.items()}
+        """The graders of this run, by domain."""
+        return make_all_graders(self.config, self.grader_names, self.folder)
 
     def current_answers(self) -> list[Answer]:
         """Answers of this experiment's cells; those of an earlier, larger or other one are left out."""
@@ -209,6 +233,7 @@ def load_run(run: RunDirectory) -> StoredRun:
     manifest = run.manifest()
     config = load_experiment(run.config_path).config
     return StoredRun(
+        folder=run.path,
         config=config,
         manifest=manifest,
         examples={domain: run.examples(domain) for domain in config.domains},

@@ -26,7 +26,7 @@ def evaluate_experiment(experiment: LoadedExperiment, only: str | None) -> pipel
             soft_wrap=True,
         )
         raise
-    print_summary(outcome.summary, console)
+    print_summary(console, outcome.summary)
     console.print(f"\nReport: {outcome.run.report_path}", markup=False, soft_wrap=True)
     if outcome.abandoned:
         reasons = "".join(

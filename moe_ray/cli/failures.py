@@ -1,10 +1,10 @@
 """How a command ends when something went wrong."""
 
 import signal
-import sys
 from types import FrameType
 
 import typer
+import typer.exceptions
 from rich.console import Console
 
 from moe_ray.errors import RunFailedError, UserError
@@ -37,17 +37,11 @@ def reported(app: typer.Typer) -> int:
         return EXIT_INTERRUPTED
     except typer.Exit as exit_:
         return exit_.exit_code
-    except Exception as error:
-        return _usage_error(error)
-    return result if isinstance(result, int) else 0
-
-
-def _usage_error(error: Exception) -> int:
-    """Print a wrong option as the option parser words it; raise anything else again."""
-    if hasattr(error, "format_message") and hasattr(error, "show"):
-        error.show(sys.stderr)
+    except typer.exceptions.TyperException as error:
+        console.print("error: ", style="bold red", end="")
+        console.print(f"{error.format_message()}\n  remedy: moe-ray --help lists commands and options", markup=False)
         return EXIT_USAGE
-    raise error
+    return result if isinstance(result, int) else 0
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from moe_ray import pipeline
-from moe_ray.report.tables import print_comparison, print_summary
+from moe_ray.report.tables import print_summary, run_comparison_tables
 from moe_ray.store.run_directory import RunDirectory
 
 
@@ -21,10 +21,11 @@ def report_run(path: Path) -> None:
     run = RunDirectory(path)
     summary = pipeline.report(run)
     console = Console(highlight=False)
-    print_summary(summary, console)
+    print_summary(console, summary)
     console.print(f"\nReport: {run.report_path}", markup=False, soft_wrap=True)
 
 
 def compare_run_directories(first: Path, second: Path) -> None:
     """Print what two runs share and where they differ."""
-    print_comparison(pipeline.compare(RunDirectory(first), RunDirectory(second)), Console(highlight=False))
+    comparison = pipeline.compare(RunDirectory(first), RunDirectory(second))
+    Console(highlight=False).print(run_comparison_tables(comparison))

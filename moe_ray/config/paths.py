@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moe_ray.config.schema import DomainConfig, ExperimentConfig, ModelConfig, Section, is_local_path
+from moe_ray.config.schema import (
+    LOCAL_PATH_PREFIXES,
+    DomainConfig,
+    ExperimentConfig,
+    ModelConfig,
+    Section,
+    is_local_path,
+)
 from moe_ray.config.tree import KeyPath
 
 BaseOf = Callable[[KeyPath], Path]
@@ -43,7 +50,14 @@ def _domain(domain: DomainConfig, key: KeyPath, base_of: BaseOf) -> DomainConfig
     changes = {"source": _local(data.source, (*key, "source"), base_of)}
     if data.ids_file is not None:
         changes["ids_file"] = _absolute(data.ids_file, base_of((*key, "ids_file")))
-    return _with(domain, {"data": _with(data, changes)})
+    graders = domain.graders and tuple(_grader(name, (*key[:-1], "graders"), base_of) for name in domain.graders)
+    return _with(domain, {"data": _with(data, changes), "graders": graders})
+
+
+def _grader(name: str, key: KeyPath, base_of: BaseOf) -> str:
+    """A metric script of the user's own is a path behind a prefix."""
+    prefix, colon, path = name.partition(":")
+    return f"{prefix}:{_local(path, key, base_of)}" if colon and path.startswith(LOCAL_PATH_PREFIXES) else name
 
 
 def _setting(value: Any, key: KeyPath, base_of: BaseOf) -> Any:

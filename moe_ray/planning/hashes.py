@@ -14,7 +14,7 @@ def cache_directory() -> Path:
 
 
 class FileHashes:
-    """Hashes of files, remembered in `path` between commands when `save` is called. A lost or damaged memory costs time only."""
+    """Hashes of files, remembered in `path` between commands by `save`. A lost or damaged memory costs time only."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or cache_directory() / "file-hashes.json"
