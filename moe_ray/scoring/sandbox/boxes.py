@@ -1,0 +1,214 @@
+"""The kinds of box that a program can be put into, from the strongest to the weakest."""
+
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from moe_ray.scoring.sandbox import guest
+from moe_ray.scoring.sandbox.program import BackendName
+
+SCRATCH = "/scratch"
+SCRATCH_BYTES = 16 << 20
+SCRATCH_FILES = 1024
+FILE_BYTES = 1 << 20
+PRIVATE_TASKS = 32
+FIRST_PRIVATE_UID = 20_000
+NUM_PRIVATE_UIDS = 40_000
+SYSTEM_PATHS = (
+    "/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/local/lib", "/lib", "/lib64", "/nix/store", "/usr/share/zoneinfo",
+    "/etc/ld.so.cache", "/etc/localtime",
+)  # fmt: skip
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+PACKAGE = guest.__name__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A command that starts the warden in a box, and the settings it is sent."""
+
+    backend: BackendName
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    settings: dict[str, Any]
+    private_users: bool
+
+    def users(self, worker: int) -> dict[str, int | None]:
+        """Return users for the player and the judge of one worker that no other process has, where possible."""
+        if not self.private_users:
+            return {"player_uid": None, "judge_uid": None}
+        first = FIRST_PRIVATE_UID + (os.getpid() * 64 + worker * 2) % NUM_PRIVATE_UIDS
+        return {"player_uid": first, "judge_uid": first + 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """A temporary directory of the sandbox: the guest's compiled code, and places to stand."""
+
+    path: Path
+    python: str = field(default_factory=lambda: os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
+
+    @property
+    def code(self) -> Path:
+        """Where the guest's package is."""
+        return self.path / "code"
+
+    def furnish(self) -> None:
+        """Write the guest, compiled, readable by any user, without the rest of moe_ray."""
+        parts = PACKAGE.split(".")
+        for depth in range(1, len(parts) + 1):
+            package = self.code.joinpath(*parts[:depth])
+            package.mkdir(parents=True)
+            (package / "__init__.py").touch()
+        for source in Path(guest.__file__).parent.glob("*.py"):
+            py_compile.compile(str(source), cfile=str(package / f"{source.stem}.pyc"), doraise=True)
+        for name in ("root", "empty"):
+            (self.path / name).mkdir()
+        for path in (self.path, *self.path.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+    @property
+    def start(self) -> tuple[str, ...]:
+        """The command that is the warden."""
+        program = f"import sys; sys.path.insert(0, {str(self.code)!r}); from {PACKAGE}.warden import main; main()"
+        return (self.python, "-I", "-S", "-B", "-c", program)
+
+    @property
+    def read_paths(self) -> tuple[str, ...]:
+        """What Python needs to read to run the guest."""
+        paths = sysconfig.get_paths()
+        own = [paths["stdlib"], paths["platstdlib"], f"{sys.base_prefix}/lib", str(Path(self.python).parent)]
+        wanted = [*SYSTEM_PATHS, *own, *library_path(), str(self.code), *DEVICES]
+        return tuple(dict.fromkeys(path for path in wanted if os.path.lexists(path)))
+
+
+def library_path() -> list[str]:
+    """Return the directories that the environment adds for shared libraries (clusters' module systems do)."""
+    return [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path.startswith("/")]
+
+
+def candidates(home: Home, memory_bytes: int) -> Iterator[Box]:
+    """Yield the boxes worth trying on this machine, the strongest first."""
+    if sys.platform == "linux":
+        bubblewrap = shutil.which("bwrap")
+        if bubblewrap is not None:
+            if _may_switch_users():
+                yield _bubblewrap(bubblewrap, home, memory_bytes, private_users=True)
+            yield _bubblewrap(bubblewrap, home, memory_bytes, private_users=False)
+        yield _namespaces(home, memory_bytes)
+        yield _plain("filters", home, memory_bytes)
+    yield _plain("limits", home, memory_bytes)
+
+
+def _bubblewrap(bubblewrap: str, home: Home, memory_bytes: int, *, private_users: bool) -> Box:
+    quota = "--size" in _help(bubblewrap)
+    argv = [bubblewrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    argv += ["--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    if private_users:
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_KILL"):
+            argv += ["--cap-add", capability]
+    else:
+        argv.append("--unshare-user")
+    for name, value in _environment(SCRATCH).items():
+        argv += ["--setenv", name, value]
+    for path in home.read_paths:
+        argv += _show(path)
+    argv += ["--perms", "1777", "--size", str(SCRATCH_BYTES)] if quota else []
+    argv += ["--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/"]
+    settings = _settings(home, memory_bytes, scratch=SCRATCH, writable=quota, own_tasks=True)
+    # Root keeps its exemption from task limits in a user namespace, so threads are bounded by refusing them.
+    settings["threads"] = private_users or os.geteuid() != 0
+    return Box(
+        backend="bubblewrap",
+        argv=(*argv, *home.start),
+        environment={},
+        settings=settings,
+        private_users=private_users,
+    )
+
+
+@cache
+def _help(command: str) -> str:
+    return subprocess.run([command, "--help"], capture_output=True, text=True, check=False).stdout
+
+
+def _show(path: str) -> list[str]:
+    if Path(path).is_symlink():
+        return ["--symlink", str(Path(path).readlink()), path]
+    return ["--dev-bind" if path in DEVICES else "--ro-bind", path, path]
+
+
+def _namespaces(home: Home, memory_bytes: int) -> Box:
+    settings = _settings(home, memory_bytes, scratch=SCRATCH, writable=True, own_tasks=True)
+    settings["new_root"] = str(home.path / "root")
+    settings["scratch_options"] = f"size={SCRATCH_BYTES},nr_inodes={SCRATCH_FILES},mode=1777"
+    private_users = _may_switch_users()
+    settings["threads"] = private_users or os.geteuid() != 0
+    return Box(
+        backend="namespaces",
+        argv=home.start,
+        environment=_environment(SCRATCH),
+        settings=settings,
+        private_users=private_users,
+    )
+
+
+def _plain(backend: BackendName, home: Home, memory_bytes: int) -> Box:
+    """A box of the process's own limits, with or without the kernel's filters. Its scratch cannot be written:
+    nothing else bounds how much of the disk would be filled."""
+    private_users = _may_switch_users() and all(_reachable(Path(path)) for path in home.read_paths)
+    scratch = str(home.path / "empty")
+    settings = _settings(home, memory_bytes, scratch=scratch, writable=False, own_tasks=private_users)
+    settings |= {"filters": backend == "filters", "threads": private_users or os.geteuid() != 0}
+    return Box(
+        backend=backend,
+        argv=home.start,
+        environment=_environment(scratch),
+        settings=settings,
+        private_users=private_users,
+    )
+
+
+def _settings(home: Home, memory_bytes: int, *, scratch: str, writable: bool, own_tasks: bool) -> dict[str, Any]:
+    return {
+        "memory_bytes": memory_bytes,
+        "file_bytes": FILE_BYTES if writable else 0,
+        "num_tasks": PRIVATE_TASKS if own_tasks else 0,
+        "filters": True,
+        "threads": True,
+        "scratch": scratch,
+        "read_paths": list(home.read_paths),
+        "write_paths": ["/dev/null", *([scratch] if writable else [])],
+        "new_root": None,
+    }
+
+
+def _environment(scratch: str) -> dict[str, str]:
+    """Return the only variables that the box has."""
+    libraries = ":".join(library_path())
+    return {"TMPDIR": scratch, "LC_ALL": "C.UTF-8"} | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
+
+
+def _may_switch_users() -> bool:
+    """Say whether this is a root that other users exist for (not one that a user namespace plays)."""
+    if os.geteuid() != 0:
+        return False
+    try:
+        mapping = Path("/proc/self/uid_map").read_text().split("\n")
+    except OSError:
+        return True
+    last = FIRST_PRIVATE_UID + NUM_PRIVATE_UIDS
+    ranges = [[int(part) for part in line.split()] for line in mapping if line]
+    return any(first <= FIRST_PRIVATE_UID and first + count > last for first, _, count in ranges)
+
+
+def _reachable(path: Path) -> bool:
+    """Say whether any user may walk to `path`."""
+    return all(parent.stat().st_mode & 1 for parent in path.resolve().parents)

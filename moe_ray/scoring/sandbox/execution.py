@@ -1,0 +1,80 @@
+"""One program in one box: start it, wait for its verdict, leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from typing import Any, get_args
+
+from moe_ray.scoring.sandbox.boxes import Box
+from moe_ray.scoring.sandbox.guest import wire
+from moe_ray.scoring.sandbox.program import Outcome, Program, Verdict
+
+START_GRACE_S = 10.0
+OUTPUT_BYTES = 1 << 20
+MAX_STDERR_CHARS = 300
+
+
+class BoxError(Exception):
+    """A box ended without a verdict. Its text says what the box printed."""
+
+
+def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> Verdict:
+    """Run `program` in a fresh box. Raises `BoxError` when no verdict came out of it."""
+    settings: dict[str, Any] = {
+        **box.settings,
+        **box.users(worker),
+        "timeout_s": program.timeout_s or timeout_s,
+        "output_bytes": OUTPUT_BYTES,
+    }
+    job = {"code": program.code, "setup": program.setup, "tests": list(program.tests)}
+    started = time.monotonic()
+    output = _communicate(box, wire.frames([settings, job]), settings["timeout_s"] + START_GRACE_S)
+    try:
+        outcome, detail, wall_s = wire.decode(output[wire.LENGTH.size :], _no_object)
+    except (wire.WireError, ValueError) as error:
+        raise BoxError("no verdict") from error
+    if outcome not in get_args(Outcome):
+        raise BoxError(f"{detail} after {time.monotonic() - started:.1f} s")
+    return Verdict(outcome=outcome, detail=detail, wall_s=wall_s)
+
+
+def _no_object(number: int) -> object:
+    raise wire.WireError(f"object {number} outside a program")
+
+
+def _communicate(box: Box, sent: bytes, timeout_s: float) -> bytes:
+    try:
+        process = subprocess.Popen(
+            box.argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=box.environment,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise BoxError(str(error)) from error
+    try:
+        output, errors = process.communicate(sent, timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise BoxError(f"no verdict after {timeout_s:g} s") from error
+    finally:
+        _end(process)
+    if not output:
+        text = errors.decode(errors="replace").strip()
+        raise BoxError(text[-MAX_STDERR_CHARS:] or f"ended with status {process.returncode} and said nothing")
+    return output
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the box's session and release its pipes."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()

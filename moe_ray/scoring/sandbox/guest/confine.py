@@ -1,0 +1,74 @@
+"""How the player and the judge give up, for good, what they do not need."""
+
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+from moe_ray.scoring.sandbox.guest import kernel, syscalls
+
+MAX_OPEN_FILES = 64
+MAX_STACK_BYTES = 8 << 20
+
+
+def close_all_but(keep: tuple[int, ...]) -> None:
+    """Close every descriptor above 2 that is not in `keep`."""
+    last = 2
+    for fd in sorted(keep):
+        os.closerange(last + 1, fd)
+        last = max(last, fd)
+    os.closerange(last + 1, 4096)
+
+
+def hide_from_siblings() -> None:
+    """Keep other processes of this user from reading this one's memory or tracing it."""
+    if sys.platform == "linux":
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+
+def confine(settings: dict[str, Any], uid: int | None) -> None:
+    """Apply limits, another user (`uid`, when the process may), and the kernel's filters to this process.
+
+    Raises `OSError` when the kernel refuses one, so that nothing runs half confined.
+    """
+    _limit(settings)
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    if sys.platform != "linux":
+        return
+    hide_from_siblings()
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not settings["filters"]:
+        return
+    kernel.drop_capabilities()
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    if kernel.landlock_abi() > 0:
+        kernel.restrict_files(settings["read_paths"], settings["write_paths"])
+    instructions = syscalls.denying_filter(os.uname().machine, os.getpid(), threads=settings["threads"])
+    if instructions:
+        kernel.install_filter(instructions)
+
+
+def _limit(settings: dict[str, Any]) -> None:
+    cpu_s = int(settings["timeout_s"]) + 1
+    limits = {
+        "RLIMIT_AS": settings["memory_bytes"],
+        "RLIMIT_DATA": settings["memory_bytes"],
+        "RLIMIT_FSIZE": settings["file_bytes"],
+        "RLIMIT_NPROC": settings["num_tasks"],
+        "RLIMIT_NOFILE": MAX_OPEN_FILES,
+        "RLIMIT_STACK": MAX_STACK_BYTES,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_CPU": cpu_s,
+        "RLIMIT_MSGQUEUE": 0,
+    }
+    for name, value in limits.items():
+        number = getattr(resource, name, None)
+        if number is None:
+            continue
+        _, hard = resource.getrlimit(number)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (value, value))

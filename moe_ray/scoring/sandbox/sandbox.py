@@ -1,0 +1,137 @@
+"""The sandbox: many programs, each in a box of its own."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+
+from moe_ray.config.schema import SandboxConfig
+from moe_ray.errors import SandboxError
+from moe_ray.scoring.sandbox.boxes import Box, Home, candidates
+from moe_ray.scoring.sandbox.execution import BoxError, run_once
+from moe_ray.scoring.sandbox.probing import PROBE_TIMEOUT_S, probe
+from moe_ray.scoring.sandbox.program import BackendName, Program, Protections, Verdict
+
+CONTROL = Program(code="def f(): return 1", tests=("assert f() == 1",))
+REMEDY = "install bubblewrap, or accept the risk with --allow-weak-sandbox (runtime.sandbox.allow_weak: true)"
+
+
+class Sandbox:
+    """Runs generated programs where they can do no harm, as far as this machine allows; `protections` says how far."""
+
+    def __init__(self, box: Box, protections: Protections, config: SandboxConfig, home: Home) -> None:
+        self.protections = protections
+        self._box = box
+        self._config = config
+        self._num_workers = _num_workers(config)
+        self._remove_home = weakref.finalize(self, shutil.rmtree, home.path, ignore_errors=True)
+
+    @classmethod
+    def open(cls, config: SandboxConfig, *, backend: BackendName | None = None) -> "Sandbox":
+        """Return a sandbox in the strongest kind of box that works here (or in `backend`, for tests).
+
+        Raises `SandboxError` when a protection cannot be had and the config does not allow that.
+        """
+        home = Home(path=Path(tempfile.mkdtemp(prefix="moe-ray-sandbox-")))
+        try:
+            home.furnish()
+            box, protections = _strongest(home, config, backend)
+        except BaseException:
+            shutil.rmtree(home.path, ignore_errors=True)
+            raise
+        return cls(box, protections, config, home)
+
+    def describe(self) -> dict[str, str | bool | float | int]:
+        """Return what holds and the limits, for the manifest."""
+        limits = {"timeout_s": self._config.timeout_s, "memory_mib": self._config.memory_mib}
+        return {**self.protections.describe(), **limits, "num_workers": self._num_workers}
+
+    def run_all(self, programs: Sequence[Program], on_done: Callable[[int], None] | None = None) -> list[Verdict]:
+        """Run every program, several at once, and return their verdicts in order.
+
+        `on_done` is called in this thread with a program's position as it ends, in any order.
+        """
+        workers: SimpleQueue[int] = SimpleQueue()
+        for worker in range(self._num_workers):
+            workers.put(worker)
+        verdicts: dict[int, Verdict] = {}
+        with ThreadPoolExecutor(self._num_workers, thread_name_prefix="sandbox") as pool:
+            runs = {pool.submit(self._run, program, workers): index for index, program in enumerate(programs)}
+            try:
+                for run in as_completed(runs):
+                    verdicts[runs[run]] = run.result()
+                    if on_done is not None:
+                        on_done(runs[run])
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        return [verdicts[index] for index in range(len(programs))]
+
+    def _run(self, program: Program, workers: "SimpleQueue[int]") -> Verdict:
+        worker = workers.get()
+        try:
+            return self._judge(program, worker)
+        finally:
+            workers.put(worker)
+
+    def _judge(self, program: Program, worker: int) -> Verdict:
+        """Run a program, once more when its box broke. When both broke and a program that does nothing passes, it was
+        the program that broke them: that is its error, and not the sandbox's."""
+        for _ in range(2):
+            try:
+                return run_once(self._box, program, timeout_s=self._config.timeout_s, worker=worker)
+            except BoxError as error:
+                broken = str(error)
+        try:
+            verdict = run_once(self._box, CONTROL, timeout_s=PROBE_TIMEOUT_S, worker=worker)
+        except BoxError as error:
+            return Verdict(outcome="sandbox_failed", detail=str(error), wall_s=0.0)
+        if not verdict.passed:
+            return Verdict(outcome="sandbox_failed", detail=f"a trivial program: {verdict.detail}", wall_s=0.0)
+        return Verdict(outcome="error", detail=f"the program broke its box twice: {broken}", wall_s=0.0)
+
+    def close(self) -> None:
+        """Remove the sandbox's temporary directory. Programs end with `run_all`."""
+        self._remove_home()
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _num_workers(config: SandboxConfig) -> int:
+    if config.num_workers != "auto":
+        return config.num_workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _strongest(home: Home, config: SandboxConfig, backend: BackendName | None) -> tuple[Box, Protections]:
+    """Return the first box without a gap; else, if allowed, the one with the fewest."""
+    usable: list[tuple[Box, Protections]] = []
+    reasons: list[str] = []
+    for box in candidates(home, config.memory_mib << 20):
+        if backend not in (None, box.backend):
+            continue
+        try:
+            protections = probe(box, _num_workers(config))
+        except BoxError as error:
+            reasons.append(f"{box.backend}: {error}")
+            continue
+        if not protections.missing:
+            return box, protections
+        usable.append((box, protections))
+        reasons.append(f"{box.backend}: no protection of {', '.join(protections.missing)}")
+    if not usable:
+        raise SandboxError(f"no kind of sandbox works here ({'; '.join(reasons)})", remedy=REMEDY)
+    if not config.allow_weak:
+        raise SandboxError(f"generated code cannot be run safely here ({'; '.join(reasons)})", remedy=REMEDY)
+    return min(usable, key=lambda pair: len(pair[1].missing))
