@@ -42,7 +42,7 @@ def _tasks(config: ExperimentConfig) -> Iterator[Problem]:
 
 
 def _unknown_kind(path: tuple[str, ...], word: str, given: str, known: Iterable[str]) -> Problem:
-    what = f"unknown {word} {given}{suggestion(given, known)}"
+    what = f"unknown {word} {given or '(empty)'}{suggestion(given, known)}"
     return Problem(path=path, what=what, remedy=f"{word}s: {', '.join(known)}, or a class of yours as module:Class")
 
 

@@ -153,7 +153,8 @@ def _wanted(detail: ErrorDetails) -> str:
         return str(detail["ctx"]["expected"]).replace("'", "")
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        return f"{words} {detail['ctx'][key]:g}"
+        bound = detail["ctx"][key]
+        return f"{words} {bound if isinstance(bound, int) else format(bound, 'g')}"
     return _WANTED.get(kind, detail["msg"])
 
 
@@ -173,6 +174,7 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = f'the text "{value}"' if isinstance(value, str) and _NUMBER_LIKE.match(value) else str(value)
+    text = text.strip().replace("\n", "\\n")
     return (text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "...") or "empty text"
 
 

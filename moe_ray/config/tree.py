@@ -202,7 +202,7 @@ class _Builder:
         if kind == "null":
             return None
         if kind == "bool":
-            return text.lower() == "true"
+            return {"true": True, "false": False}.get(text.lower(), text)
         if kind in ("int", "float"):
             return _number(text, kind)
         raise self._bad_tag(node, path, line)

@@ -167,6 +167,18 @@ BAD_CONFIGS = (
         what="wants at least 1, not 0",
     ),
     BadConfig(
+        name="too many tokens",
+        text=GOOD + "decoding: {max_new_tokens: 1000001}\n",
+        where=":13: decoding.max_new_tokens",
+        what="wants at most 1000000, not 1000001",
+    ),
+    BadConfig(
+        name="lines for a word",
+        text=changed("dtype: float32", "dtype: |\n      float\n      32\n"),
+        where=":6: models.mediphi.dtype",
+        what="not float\\n32",
+    ),
+    BadConfig(
         name="negative gpus",
         text=changed("dtype: float32", "gpus: -1"),
         where=":6: models.mediphi.gpus",
