@@ -16,7 +16,7 @@ import torch
 
 from moe_ray.engines.base import FinishReason, GenerateRequest
 from moe_ray.engines.loading import LoadedModel
-from moe_ray.engines.sampling import choose_tokens, uniforms
+from moe_ray.engines.sampling import NO_TOKEN, choose_tokens, uniforms
 
 STOP_TAIL_TOKENS = 8
 
@@ -35,7 +35,8 @@ class DrawnRow:
     """A row's answer, as it grows. `token_ids` holds no end token; `finish_reason` is None until the row is done."""
 
     row: DecodeRow
-    loaded: LoadedModel
+    tokenizer: Any
+    end_token_ids: frozenset[int]
     uniforms: list[float]
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
@@ -53,7 +54,10 @@ class DrawnRow:
         self.total_s = elapsed_s
         if not self.token_ids:
             self.time_to_first_token_s = elapsed_s
-        if token in self.loaded.eos_token_ids:
+        if token == NO_TOKEN:
+            self.token_ids, self.finish_reason = [], "error"
+            return
+        if token in self.end_token_ids:
             self._finish("stop")
             return
         self.token_ids.append(token)
@@ -82,9 +86,7 @@ class DrawnRow:
         return self._stop_position(self._decoded(self.token_ids)) is not None
 
     def _decoded(self, token_ids: Sequence[int]) -> str:
-        text: str = self.loaded.tokenizer.decode(
-            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
 
@@ -146,10 +148,13 @@ def decode_batch(loaded: LoadedModel, rows: Sequence[DecodeRow]) -> list[DrawnRo
 
 
 def _undrawn(row: DecodeRow, loaded: LoadedModel) -> DrawnRow:
+    """Begin a row. A stop string that is one token of its own (which decoding may leave out) ends it as that token."""
     request = row.request
+    own_tokens = loaded.tokenizer.get_added_vocab()
     return DrawnRow(
         row=row,
-        loaded=loaded,
+        tokenizer=loaded.tokenizer,
+        end_token_ids=loaded.eos_token_ids | {own_tokens[stop] for stop in request.prompt.stop if stop in own_tokens},
         uniforms=uniforms(request.seed, request.max_new_tokens) if request.temperature > 0 else [],
     )
 

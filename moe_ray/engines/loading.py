@@ -16,6 +16,7 @@ from moe_ray.engines.settings import TransformersSettings
 from moe_ray.errors import ModelError
 
 CHECK_REMEDY = "check the path, the revision and that the download is complete"
+HUB_REMEDY = "check the id and revision; a gated model needs `hf auth login`, no network needs a local copy"
 NUM_NAMED_KEYS = 3
 
 
@@ -111,15 +112,23 @@ def _load_weights(config: ModelConfig, settings: TransformersSettings) -> Any:
             attn_implementation=settings.attention,
             quantization_config=quantization,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named in the info, and refused below with the missing
         )
     except Exception as error:
         # safetensors, pickle, the hub and remote code raise anything; the cause is kept.
-        remedy = "free memory, quantise the model, or give it more GPUs" if is_out_of_memory(error) else CHECK_REMEDY
-        raise _refused(config, f"cannot be loaded: {_first_line(error)}", remedy) from error
+        raise _refused(config, f"cannot be loaded: {_first_line(error)}", _loading_remedy(config, error)) from error
     _require_complete(config, info)
     if quantization is None and config.dtype == "auto" and model.device.type == "cpu" and model.dtype == torch.float16:
         model = model.float()
     return model.eval()
+
+
+def _loading_remedy(config: ModelConfig, error: Exception) -> str:
+    if is_out_of_memory(error):
+        return "free memory, quantise the model, or give it more GPUs"
+    if "trust_remote_code" in str(error):
+        return "set trust_remote_code: true for this model, if you trust the code that comes with it"
+    return CHECK_REMEDY if is_local_path(config.path) else HUB_REMEDY
 
 
 def _require_complete(config: ModelConfig, info: dict[str, Any]) -> None:

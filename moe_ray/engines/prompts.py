@@ -43,6 +43,8 @@ class PromptEncoder:
         self._context_length = loaded.context_length
         self._vocabulary_size = loaded.vocabulary_size
         self._is_chat = config.prompt_style == "chat"
+        known = (loaded.tokenizer.bos_token_id, loaded.tokenizer.eos_token_id)
+        self._start_token_id = next((one for one in known if one is not None), loaded.pad_token_id)
         self._truncates = config.overflow == "truncate_left"
 
     def encode(self, prompt: Prompt, num_new_tokens: int) -> tuple[int, ...]:
@@ -55,18 +57,17 @@ class PromptEncoder:
         White space at the context's end is moved to the continuations; a continuation's tokens are those of context
         and continuation together, less as many as the context has by itself.
         """
+        if not prompt.continuations:
+            raise RowError("the prompt has no continuations to measure")
         text = self.text(prompt)
-        context_text = text.rstrip()
-        context = self._tokens(context_text)
-        continuations = [self._tokens(text + one)[len(context) :] for one in prompt.continuations]
+        context = self._tokens(text.rstrip())
+        continuations = [tuple(self._tokens(text + one)[len(context) :]) for one in prompt.continuations]
         for spelled, tokens in zip(prompt.continuations, continuations, strict=True):
             if not tokens:
                 raise RowError(f"continuation {spelled!r} has no tokens of its own", len(context))
         # A continuation's last token is predicted, never read.
         num_read = max(len(tokens) for tokens in continuations) - 1
-        return EncodedPair(
-            context=self._fitted(context, num_read), continuations=tuple(tuple(tokens) for tokens in continuations)
-        )
+        return EncodedPair(context=self._fitted(context, num_read), continuations=tuple(continuations))
 
     def text(self, prompt: Prompt) -> str:
         """Return the whole text that the model is given."""
@@ -101,30 +102,27 @@ class PromptEncoder:
         eos = self._tokenizer.eos_token
         if tokens and eos and tokens[-1] == self._tokenizer.eos_token_id and not text.endswith(eos):
             tokens = tokens[:-1]
-        start = _first_known(self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
-        tokens = tokens or [start]
-        if max(tokens) >= self._vocabulary_size:
+        if max(tokens, default=0) >= self._vocabulary_size:
             raise RowError(
                 f"the tokenizer gave token {max(tokens)}, but the model knows {self._vocabulary_size}", len(tokens)
             )
         return tokens
 
     def _fitted(self, tokens: list[int], num_following: int) -> tuple[int, ...]:
+        """Return `tokens` as they fit the context; a model that is given nothing starts from its begin token."""
+        if not tokens:
+            return (self._start_token_id,)
         limit = self._context_length
         if limit is None or len(tokens) + num_following <= limit:
             return tuple(tokens)
-        if not self._truncates or num_following >= limit:
+        head = tokens[:1] if tokens[0] == self._tokenizer.bos_token_id else []
+        num_kept = limit - num_following - len(head)
+        if not self._truncates or num_kept < 1:
             raise RowError(
                 f"the prompt has {len(tokens)} tokens and {num_following} may follow, but the context holds {limit}",
                 len(tokens),
             )
-        head = tokens[:1] if tokens[0] == self._tokenizer.bos_token_id else []
-        num_kept = limit - num_following - len(head)
-        return (*head, *tokens[len(tokens) - num_kept :])
-
-
-def _first_known(*token_ids: int | None) -> int:
-    return next((one for one in token_ids if one is not None), 0)
+        return (*head, *tokens[-num_kept:])
 
 
 def _system_merged(messages: tuple[Message, ...]) -> tuple[Message, ...]:

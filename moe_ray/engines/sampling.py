@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+NO_TOKEN = -1
+
 
 def uniforms(seed: int, num: int) -> list[float]:
     """Return `num` uniform numbers in [0, 1) that follow from `seed` alone, on every device."""
@@ -20,21 +22,27 @@ def choose_tokens(
     """Return one token id for each row of float32 `logits_BV`: the likeliest at temperature 0, else a draw.
 
     A draw inverts the cumulative distribution at the row's uniform number, so that a row's text follows from
-    its own seed and does not depend on the rows beside it.
+    its own seed and does not depend on the rows beside it. A row whose logits are not numbers gets `NO_TOKEN`.
     """
-    tokens: list[int] = logits_BV.argmax(dim=-1).tolist()
-    for row, temperature in enumerate(temperatures):
-        if temperature > 0:
-            tokens[row] = _draw(logits_BV[row], temperature, top_ps[row], uniforms_B[row])
+    best_B, likeliest_B = logits_BV.max(dim=-1)
+    tokens: list[int] = torch.where(best_B.isfinite(), likeliest_B, NO_TOKEN).tolist()
+    drawn = [row for row, temperature in enumerate(temperatures) if temperature > 0 and tokens[row] != NO_TOKEN]
+    if drawn:
+        columns = [[values[row] for row in drawn] for values in (temperatures, top_ps, uniforms_B)]
+        settings_B1 = torch.tensor(columns, dtype=torch.float64, device=logits_BV.device).unsqueeze(-1)
+        for row, token in zip(drawn, _draw(logits_BV[drawn], *settings_B1).tolist(), strict=True):
+            tokens[row] = token
     return tokens
 
 
-def _draw(logits_V: torch.Tensor, temperature: float, top_p: float, uniform: float) -> int:
-    """Draw from the smallest set of likeliest tokens whose probability reaches `top_p`."""
-    probabilities_V = (logits_V.double() / temperature).softmax(dim=-1)
-    sorted_V, order_V = probabilities_V.sort(descending=True, stable=True)
-    cumulative_V = sorted_V.cumsum(dim=-1)
-    num_kept = int((cumulative_V - sorted_V < top_p).sum())
-    threshold = uniform * float(cumulative_V[num_kept - 1])
-    index = int((cumulative_V[:num_kept] <= threshold).sum())
-    return int(order_V[min(index, num_kept - 1)])
+def _draw(
+    logits_BV: torch.Tensor, temperatures_B1: torch.Tensor, top_ps_B1: torch.Tensor, uniforms_B1: torch.Tensor
+) -> torch.Tensor:
+    """Draw from the smallest sets of likeliest tokens whose probabilities reach `top_ps_B1`; return ids, (B,)."""
+    probabilities_BV = (logits_BV.double() / temperatures_B1).softmax(dim=-1)
+    sorted_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True, stable=True)
+    cumulative_BV = sorted_BV.cumsum(dim=-1)
+    last_B1 = (cumulative_BV - sorted_BV < top_ps_B1).sum(dim=-1, keepdim=True) - 1
+    thresholds_B1 = uniforms_B1 * cumulative_BV.gather(-1, last_B1)
+    places_B1 = (cumulative_BV <= thresholds_B1).sum(dim=-1, keepdim=True).minimum(last_B1)
+    return order_BV.gather(-1, places_B1).squeeze(-1)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ConfigError
 
+MAX_MESSAGE = 300
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SettingsT = TypeVar("SettingsT", bound="EngineSettings")
 
@@ -64,8 +65,9 @@ def parse_settings(kind: type[SettingsT], model: ModelConfig) -> SettingsT:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("engine_settings", *first["loc"]))
         unknown = first["type"] == "extra_forbidden"
+        problem = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
         raise ConfigError(
-            "no such setting" if unknown else f"{first['msg']}, not {first['input']!r}"[:300],
+            "no such setting" if unknown else problem[:MAX_MESSAGE],
             where=f"{key} of model {model.path}",
             remedy=f"settings of the {model.engine} engine are: {', '.join(sorted(kind.model_fields))}",
         ) from error

@@ -1,5 +1,6 @@
 """The transformers engine: any decoder-only checkpoint that transformers can load, on GPUs or the CPU."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ from moe_ray.engines.prompts import EncodedPair, PromptEncoder, RowError
 from moe_ray.engines.settings import TransformersSettings, parse_settings
 
 LOGITS_BYTES = 4
+NOT_NUMBERS = "the model's logits are not numbers; dtype float32 or bfloat16 may mend it"
 NEVER_RAN = Timing(batch_rows=0, time_to_first_token_s=None, total_s=0.0)
 
 
@@ -121,12 +123,14 @@ class TransformersEngine:
 
 
 def _generation(drawn: DrawnRow, *, batch_rows: int) -> Generation:
+    reason = drawn.finish_reason or "error"
     return Generation(
         text=drawn.text,
         token_ids=tuple(drawn.token_ids),
-        finish_reason=drawn.finish_reason or "error",
+        finish_reason=reason,
         num_prompt_tokens=len(drawn.row.token_ids),
         timing=Timing(batch_rows=batch_rows, time_to_first_token_s=drawn.time_to_first_token_s, total_s=drawn.total_s),
+        error=NOT_NUMBERS if reason == "error" else None,
     )
 
 
@@ -161,6 +165,8 @@ def _likelihood(pair: EncodedPair, scored: Sequence[ScoredRow]) -> Likelihood:
     if error:
         return _failed_likelihood(error, len(pair.context), timing)
     found = {place: value for one in scored for place, value in one.loglikelihoods.items()}
+    if not all(math.isfinite(value) for value in found.values()):
+        return _failed_likelihood(NOT_NUMBERS, len(pair.context), timing)
     return Likelihood(
         loglikelihoods=tuple(found[place] for place in range(len(pair.continuations))),
         num_tokens=tuple(len(tokens) for tokens in pair.continuations),

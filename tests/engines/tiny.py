@@ -73,6 +73,7 @@ def _model(architecture: Architecture, vocabulary_size: int) -> Any:
         "pad_token_id": 2,
     }
     grouped = {**shape, "num_key_value_heads": 2}
+    gemma = {**grouped, "head_dim": 8, "sliding_window": 8, "tie_word_embeddings": False}
     match architecture:
         case "llama":
             return transformers.LlamaForCausalLM(transformers.LlamaConfig(**grouped))
@@ -83,11 +84,9 @@ def _model(architecture: Architecture, vocabulary_size: int) -> Any:
         case "phi3":
             return transformers.Phi3ForCausalLM(transformers.Phi3Config(**shape, num_key_value_heads=4))
         case "gemma2":
-            return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**grouped, head_dim=8, sliding_window=8))
+            return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**gemma))
         case "gemma3":
-            return transformers.Gemma3ForCausalLM(
-                transformers.Gemma3TextConfig(**grouped, head_dim=8, sliding_window=8)
-            )
+            return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**gemma))
         case "gpt2":
             return transformers.GPT2LMHeadModel(
                 transformers.GPT2Config(
