@@ -1,0 +1,93 @@
+"""How numbers are written for people. The same in the terminal and in the report."""
+
+from datetime import UTC, datetime
+
+NONE = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A value with a fixed number of decimals and a real minus sign."""
+    return NONE if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference, with its sign."""
+    return NONE if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """A 95 % interval: "[0.512, 0.634]"."""
+    return NONE if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def probability(p_value: float | None) -> str:
+    """A p-value: "0.031", "< 0.001"."""
+    if p_value is None:
+        return NONE
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def p_phrase(p_value: float | None) -> str:
+    """A p-value within a sentence: "p = 0.031", "p < 0.001"."""
+    text = probability(p_value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def count(value: int) -> str:
+    """A count with thin thousands separators."""
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes in binary units, three significant digits."""
+    if num_bytes is None:
+        return NONE
+    value, unit = float(num_bytes), 0
+    while abs(value) >= 1000 and unit < len(BYTE_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{significant(value)} {BYTE_UNITS[unit]}".replace("-", MINUS)
+
+
+def joules(value: float | None) -> str:
+    """An energy in J, kJ or MJ."""
+    if value is None:
+        return NONE
+    scale, unit = next(((scale, unit) for scale, unit in ((1e6, "MJ"), (1e3, "kJ")) if value >= scale), (1.0, "J"))
+    return f"{significant(value / scale)} {unit}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit that reads best."""
+    if value is None:
+        return NONE
+    if value < 1e-3:
+        return f"{significant(value * 1e6)} µs"
+    if value < 1:
+        return f"{significant(value * 1e3)} ms"
+    return f"{significant(value)} s" if value < 600 else f"{significant(value / 60)} min"
+
+
+def significant(value: float | None) -> str:
+    """Three significant digits, never in exponents for the sizes that occur here."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}".rstrip(".")
+
+
+def moment(unix_s: float) -> str:
+    """A Unix time as date and minute in UTC."""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def words(name: str) -> str:
+    """An identifier as words: "decision_accuracy" is "decision accuracy"."""
+    return name.replace("_", " ")
+
+
+def plural(num: int, noun: str) -> str:
+    """ "1 example", "20 examples"."""
+    return f"{count(num)} {noun}" if num == 1 else f"{count(num)} {noun}s"

@@ -1,0 +1,165 @@
+"""The report as one HTML file that asks nothing of any server."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from moe_ray.comparison.records import (
+    ExampleCost,
+    LatencyDistribution,
+    MetricValue,
+    ModelResources,
+    PairedComparison,
+    Spread,
+    Summary,
+)
+from moe_ray.domains.example import Example, Message
+from moe_ray.report import format as text
+from moe_ray.report.browser import encoded
+from moe_ray.report.cautions import cautions
+from moe_ray.report.plots import cost_plot, quality_plot, resource_plots
+from moe_ray.report.verdict import headline
+from moe_ray.report.views import DomainView, MetricView, SystemRow, domain_views, winner_of
+from moe_ray.store.records import Manifest
+
+TEST_NAMES = {"mcnemar_exact": "McNemar, exact", "paired_permutation": "paired permutation", None: text.NONE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRow:
+    """What a system costs on a domain, beside what it is worth there."""
+
+    label: str
+    domain: str
+    metric: str
+    value: MetricValue
+    cost: ExampleCost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """A model's resources, its latencies at hand by name."""
+
+    name: str
+    model: ModelResources
+    whole: LatencyDistribution | None
+    first: LatencyDistribution | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptView:
+    """One domain's prompt in one style, on one example."""
+
+    domain: str
+    style: str
+    example_id: str
+    messages: tuple[Message, ...]
+    stop: tuple[str, ...]
+    choices: tuple[str, ...]
+
+
+def render_report(
+    summary: Summary, manifest: Manifest, examples: Mapping[str, Sequence[Example]], payload: Mapping[str, Any]
+) -> str:
+    """Return the whole page. `payload` is `browser_payload`'s."""
+    from jinja2 import Environment, StrictUndefined
+
+    templates = files("moe_ray.report") / "templates"
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(_filters())
+    template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        css=(templates / "report.css").read_text(encoding="utf-8"),
+        script=(templates / "browser.js").read_text(encoding="utf-8"),
+        answers=encoded(payload),
+        num_answers=payload["total"],
+        num_shown=len(payload["answers"]),
+        manifest_json=manifest.model_dump_json(indent=2),
+        prompts=list(prompt_views(examples, manifest)),
+        **_summary_parts(summary),
+    )
+
+
+def _summary_parts(summary: Summary) -> dict[str, Any]:
+    views = domain_views(summary)
+    return {
+        "run": summary.run,
+        "headline": headline(summary),
+        "cautions": cautions(summary),
+        "domains": views,
+        "systems": summary.systems,
+        "metrics": summary.metrics,
+        "model_names": list(summary.run.models),
+        "num_comparisons": len(summary.comparisons),
+        "comparisons": {view.name: [item for metric in view.metrics for item in metric.comparisons] for view in views},
+        "quality_plots": {view.name: [quality_plot(view, metric) for metric in view.metrics] for view in views},
+        "cost_plots": [plot for view in views if (plot := cost_plot(summary, view)) is not None],
+        "cost_rows": list(_cost_rows(summary, views)),
+        "resource_plots": list(resource_plots(summary)),
+        "model_rows": [_model_row(name, model) for name, model in summary.models.items()],
+    }
+
+
+def _cost_rows(summary: Summary, views: Sequence[DomainView]) -> Iterator[CostRow]:
+    for view in views:
+        metric = view.metrics[0]
+        for row, value in metric.values:
+            cost = summary.cost(row.system, view.name)
+            if cost is not None:
+                yield CostRow(label=row.label, domain=view.name, metric=metric.title, value=value, cost=cost)
+
+
+def _model_row(name: str, model: ModelResources) -> ModelRow:
+    latency = {item.quantity: item for item in model.latency}
+    whole, first = latency.get("total_s"), latency.get("time_to_first_token_s")
+    return ModelRow(name=name, model=model, whole=whole, first=first)
+
+
+def prompt_views(examples: Mapping[str, Sequence[Example]], manifest: Manifest) -> Iterator[PromptView]:
+    """The first example of each domain, in each prompt style that some model of the run uses."""
+    used = {model.get("prompt_style") for model in manifest.models.values()} - {None}
+    for domain, items in examples.items():
+        example = min(items, key=lambda item: item.id, default=None)
+        for style, prompt in example.prompts.items() if example else ():
+            if not used or style in used:
+                yield PromptView(
+                    domain=domain,
+                    style=style,
+                    example_id=example.id if example else "",
+                    messages=prompt.messages,
+                    stop=prompt.stop,
+                    choices=prompt.choices,
+                )
+
+
+def _filters() -> dict[str, Callable[..., Any]]:
+    """Formatting, under the names that the template uses."""
+    plain = ("number", "signed", "probability", "seconds", "size", "significant", "joules", "count", "moment", "words")
+    return {name: getattr(text, name) for name in plain} | {
+        "bounds": _bounds,
+        "spread": _spread,
+        "winner": winner_of,
+        "test_name": TEST_NAMES.__getitem__,
+        "byte_seconds": _byte_seconds,
+        "value_of": _value_of,
+    }
+
+
+def _bounds(item: MetricValue | PairedComparison) -> str:
+    return text.interval(item.low, item.high)
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return text.NONE
+    median = text.seconds(spread.median)
+    return median if spread.n == 1 else f"{median} (max {text.seconds(spread.maximum)}, n = {spread.n})"
+
+
+def _byte_seconds(value: float | None) -> str:
+    return text.NONE if value is None else f"{text.size(value)}\N{MIDDLE DOT}s"
+
+
+def _value_of(metric: MetricView, row: SystemRow) -> MetricValue:
+    return next(value for shown, value in metric.values if shown.system == row.system)

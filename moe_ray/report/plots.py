@@ -1,0 +1,277 @@
+"""The plots of the report. Each is a small panel, 1:1 on a telephone, with names beside the marks."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from moe_ray.comparison.records import Summary
+from moe_ray.report.format import interval, number, seconds, significant, size
+from moe_ray.report.svg import INK, MUTED, PAPER, RC_PARAMS, RULE, marker, svg_text, theme_colour
+from moe_ray.report.views import DomainView, MetricView
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL_WIDTH_PX = 400
+ROW_PX = 26
+FRAME_PX = 56
+LABEL_CHARS = 20
+MAX_NAMED_POINTS = 6
+PX_PER_INCH = 72
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A panel: an SVG element with its title and a caption that says what it shows."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+class Row(NamedTuple):
+    """A line of a row plot: a mark, and a span from low to high."""
+
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+    series: int
+
+
+def short(label: str) -> str:
+    """A label that leaves room for the plot; tables hold the whole name."""
+    return label if len(label) <= LABEL_CHARS else f"{label[: LABEL_CHARS - 1]}…"
+
+
+def _panel(height_px: float) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(PANEL_WIDTH_PX / PX_PER_INCH, height_px / PX_PER_INCH), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.grid(axis="x", color=RULE, linewidth=0.8)
+    return figure, axes
+
+
+def _rows_panel(rows: Sequence[Row], draw: Callable[["Axes", Sequence[Row]], None], *, name: str, text: str) -> str:
+    import matplotlib as mpl
+
+    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+        figure, axes = _panel(FRAME_PX + ROW_PX * len(rows))
+        axes.set_yticks(range(len(rows)), [short(row.label) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        draw(axes, rows)
+        return svg_text(figure, name=name, description=text)
+
+
+def quality_plot(view: DomainView, metric: MetricView) -> Plot:
+    """A mark with its 95 % interval for each system."""
+    rows = [Row(row.label, value.value, value.low, value.high, row.index) for row, value in metric.values]
+    counts = sorted({value.n for _, value in metric.values})
+    num = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    caption = f"{metric.title} on {view.name}, {metric.better}; bars are 95 % intervals, {num} examples."
+    described = "; ".join(f"{row.label} {number(row.value)} {interval(row.low, row.high)}" for row in rows)
+
+    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
+        _draw_marks(axes, rows)
+        axes.set_xlim(*_limits(rows))
+        axes.set_xlabel(f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}")
+
+    name = f"quality-{view.name}-{metric.name}"
+    return Plot(
+        title=metric.title, caption=caption, svg=_rows_panel(rows, draw, name=name, text=f"{caption} {described}")
+    )
+
+
+def _draw_marks(axes: "Axes", rows: Sequence[Row]) -> None:
+    for at, row in enumerate(rows):
+        if row.value is None:
+            axes.text(0.01, at, "no score", transform=axes.get_yaxis_transform(), color=MUTED, va="center")
+            continue
+        colour = theme_colour(row.series)
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [at, at], color=colour, linewidth=2.5, solid_capstyle="butt")
+        axes.plot([row.value], [at], marker=marker(row.series), color=colour, markersize=7.5, markeredgecolor=PAPER)
+
+
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """From zero, to one for shares; so that panels of one kind can be held side by side."""
+    ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
+    highest, lowest = max(ends, default=1.0), min(ends, default=0.0)
+    top = 1.02 if 0.5 < highest <= 1 else highest * 1.08 or 1.0
+    return (min(0.0, lowest * 1.08) - 0.02 * top, top)
+
+
+def latency_plot(summary: Summary) -> Plot | None:
+    """p50 to p99 of whole answers inside their batches, one line a model, on a logarithmic axis."""
+    series = list(summary.models)
+    spans = [
+        (Row(name, item.p50_s, item.p50_s, item.p99_s, series.index(name)), item)
+        for name, model in summary.models.items()
+        for item in model.latency
+        if item.quantity == "total_s"
+    ]
+    if not spans:
+        return None
+    numbers = "; ".join(
+        f"{row.label} p50 {seconds(item.p50_s)}, p90 {seconds(item.p90_s)}, p99 {seconds(item.p99_s)}, n = {item.n}"
+        for row, item in spans
+    )
+
+    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
+        _draw_marks(axes, rows)
+        for at, (row, item) in enumerate(spans):
+            colour = theme_colour(row.series)
+            axes.plot([item.p90_s], [at], marker="|", color=colour, markersize=11, markeredgewidth=2)
+            axes.plot([item.p99_s], [at], marker="|", color=colour, markersize=11, markeredgewidth=2)
+        _seconds_axis(axes)
+
+    caption = "Time to a whole answer inside its batch: mark at p50, strokes at p90 and p99; over all answers."
+    svg = _rows_panel([row for row, _ in spans], draw, name="latency", text=f"{caption} {numbers}")
+    return Plot(title="Latency in batches", caption=caption, svg=svg)
+
+
+def probe_plot(summary: Summary) -> Plot | None:
+    """Minimum, median and maximum of the batch-size-1 probe."""
+    rows = [
+        Row(name, model.probe.total_s.median, model.probe.total_s.minimum, model.probe.total_s.maximum, index)
+        for index, (name, model) in enumerate(summary.models.items())
+        if model.probe is not None
+    ]
+    if not rows:
+        return None
+
+    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
+        _draw_marks(axes, rows)
+        _seconds_axis(axes)
+
+    num = max(model.probe.total_s.n for model in summary.models.values() if model.probe is not None)
+    caption = f"One answer at a time (batch size 1): median, smallest and largest of up to {num} probes a model."
+    text = f"{caption} " + "; ".join(f"{row.label} {seconds(row.value)}" for row in rows)
+    return Plot(title="Latency alone", caption=caption, svg=_rows_panel(rows, draw, name="probe", text=text))
+
+
+def _seconds_axis(axes: "Axes") -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    steps = (1.0, 2.0, 5.0) if math.log10(high / low) < 2.2 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_seconds(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("seconds (logarithmic)")
+
+
+def _short_seconds(value: float) -> str:
+    return f"{value:g}"
+
+
+def memory_plot(summary: Summary) -> Plot | None:
+    """The largest memory figure of each kind that a model's replicas gave."""
+    kinds = ("weights_bytes", "resident_bytes", "torch_bytes", "gpu_process_bytes")
+    names = {"weights_bytes": "weights", "resident_bytes": "resident set", "torch_bytes": "torch peak"}
+    names["gpu_process_bytes"] = "GPU process"
+    rows = [
+        Row(name, value, None, None, kinds.index(kind))
+        for name, model in summary.models.items()
+        for kind in kinds
+        if (value := getattr(model.peak_memory, kind)) is not None
+    ]
+    if not rows:
+        return None
+    text = "; ".join(f"{row.label} {names[kinds[row.series]]} {size(row.value)}" for row in rows)
+    labels = [(kind, index) for index, kind in enumerate(kinds) if any(row.series == index for row in rows)]
+    models = list(dict.fromkeys(row.label for row in rows))
+
+    def draw(axes: "Axes", _: Sequence[Row]) -> None:
+        for kind, index in labels:
+            points = [(row.value, models.index(row.label)) for row in rows if row.series == index and row.value]
+            x, y = [value / 2**30 for value, _ in points], [at for _, at in points]
+            axes.plot(
+                x, y, linestyle="", marker=marker(index), color=theme_colour(index), label=names[kind], markersize=7.5
+            )
+        _legend_below(axes)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("GiB")
+
+    caption = "Peak memory of one replica, the largest over all replicas; weights as loaded."
+    lines = [Row(model, None, None, None, 0) for model in models]
+    svg = _rows_panel(lines, draw, name="memory", text=f"{caption} {text}")
+    return Plot(title="Memory", caption=caption, svg=svg)
+
+
+def _legend_below(axes: "Axes") -> None:
+    axes.figure.legend(
+        loc="outside upper left", ncols=4, frameon=False, fontsize=9.5, handletextpad=0.1, columnspacing=1
+    )
+
+
+def throughput_plot(summary: Summary) -> Plot | None:
+    """Completion tokens for each second that the engine was busy."""
+    rows = [
+        Row(name, model.completion_tokens_per_busy_s, 0.0, model.completion_tokens_per_busy_s, index)
+        for index, (name, model) in enumerate(summary.models.items())
+        if model.completion_tokens_per_busy_s is not None
+    ]
+    if not rows:
+        return None
+
+    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
+        _draw_marks(axes, rows)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("completion tokens per busy second")
+
+    caption = "Completion tokens over the time inside the engine, summed over all replicas, one slot each."
+    text = f"{caption} " + "; ".join(f"{row.label} {significant(row.value)}" for row in rows)
+    return Plot(title="Throughput", caption=caption, svg=_rows_panel(rows, draw, name="throughput", text=text))
+
+
+def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
+    """Quality of the domain's first metric against what one example costs."""
+    metric = view.metrics[0]
+    points = [
+        (row, value, value.value, cost)
+        for row, value in metric.values
+        if (cost := summary.cost(row.system, view.name)) is not None and value.value is not None
+    ]
+    if not points:
+        return None
+    described = "; ".join(
+        f"{row.label} {seconds(cost.busy_s)}, {number(value.value)}" for row, value, _, cost in points
+    )
+    caption = (
+        f"{metric.title} ({metric.better}) against busy seconds of one slot for each example; bars are 95 % intervals."
+    )
+    import matplotlib as mpl
+
+    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+        figure, axes = _panel(280)
+        axes.grid(axis="y", color=RULE, linewidth=0.8)
+        for row, value, quality, cost in points:
+            colour = theme_colour(row.index)
+            if value.low is not None and value.high is not None:
+                axes.plot([cost.busy_s] * 2, [value.low, value.high], color=colour, linewidth=2)
+            mark = marker(row.index)
+            axes.plot([cost.busy_s], [quality], marker=mark, color=colour, markersize=8, markeredgecolor=PAPER)
+            if row.is_policy or len(points) <= MAX_NAMED_POINTS:
+                where = (cost.busy_s, quality)
+                axes.annotate(short(row.system), where, (7, 5), textcoords="offset points", color=INK, fontsize=10)
+        axes.set_xlim(left=0, right=max(cost.busy_s for *_, cost in points) * 1.35)
+        axes.set_xlabel("busy seconds per example")
+        axes.set_ylabel(metric.title)
+        svg = svg_text(figure, name=f"cost-{view.name}", description=f"{caption} {described}")
+    return Plot(title=view.name, caption=caption, svg=svg)
+
+
+def resource_plots(summary: Summary) -> Iterator[Plot]:
+    """All plots of what models cost."""
+    for plot in (latency_plot(summary), probe_plot(summary), throughput_plot(summary), memory_plot(summary)):
+        if plot is not None:
+            yield plot

@@ -1,0 +1,174 @@
+"""Tables for the terminal. They read well from 80 columns on."""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from moe_ray.comparison.records import ModelResources, PairedComparison, Summary
+from moe_ray.comparison.runs import RunComparison, ValuePair
+from moe_ray.comparison.summary import SIGNIFICANCE
+from moe_ray.report.cautions import cautions
+from moe_ray.report.format import (
+    MINUS,
+    NONE,
+    interval,
+    joules,
+    number,
+    probability,
+    seconds,
+    signed,
+    significant,
+    size,
+    words,
+)
+from moe_ray.report.verdict import headline
+from moe_ray.report.views import DomainView, domain_views, winner_of
+
+MAX_CHANGE_CHARS = 60
+
+
+def summary_tables(summary: Summary) -> Group:
+    """Everything that `moe-ray report` prints."""
+    parts: list[RenderableType] = [Text(headline(summary).sentence, style="bold"), Text()]
+    for caution in cautions(summary):
+        style = "yellow" if caution.level == "warning" else "dim"
+        parts.append(Text(f"{caution.level}: {caution.title}: {caution.text}", style=style))
+    parts.extend(quality_table(view) for view in domain_views(summary))
+    if summary.comparisons:
+        parts.append(comparison_table(summary))
+    if summary.models:
+        parts.append(resources_table(summary))
+    return Group(*parts)
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Print all tables of a summary."""
+    console.print(summary_tables(summary))
+
+
+def _table(title: str, caption: str | None = None) -> Table:
+    return Table(
+        title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False
+    )
+
+
+def quality_table(view: DomainView) -> Table:
+    """One domain: every metric of every system, with interval and n."""
+    table = _table(f"[bold]{view.name}[/]")
+    table.add_column("metric / system", overflow="fold", ratio=1)
+    for title in ("value", "95 % interval", "n", "unscored"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for metric in view.metrics:
+        unit = f"{metric.unit}, " if metric.unit else ""
+        table.add_row(Text(f"{metric.title} ({unit}{metric.better})", style="bold"))
+        for row, value in metric.values:
+            unscored = Text(str(value.n_unscored), style="yellow" if value.n_unscored else "dim")
+            bounds = interval(value.low, value.high)
+            table.add_row(Text(f"  {row.label}"), number(value.value), bounds, str(value.n), unscored)
+        table.add_section()
+    return table
+
+
+def comparison_table(summary: Summary) -> Table:
+    """Paired differences, each with its interval, adjusted p-value and a verdict."""
+    tests = f"exact McNemar or paired permutation, Benjamini-Hochberg over {len(summary.comparisons)}"
+    caption = f"better: at adjusted p < {SIGNIFICANCE}; p: {tests}"
+    table = _table("[bold]Paired differences[/] on the same examples", caption)
+    table.add_column("domain / metric", overflow="fold", ratio=1)
+    for title in ("difference", "95 % interval", "p", "n"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("better", overflow="fold")
+    shown = ""
+    for item in summary.comparisons:
+        heading = f"{item.domain}: {item.system_a} {MINUS} {item.system_b}"
+        if heading != shown:
+            table.add_row(Text(heading, style="bold"))
+            shown = heading
+        table.add_row(Text(f"  {words(item.metric)}"), *_difference_cells(item))
+    return table
+
+
+def _difference_cells(item: PairedComparison) -> Iterator[Text]:
+    style = "green" if item.verdict in ("a_better", "b_better") else "dim"
+    yield Text(signed(item.difference))
+    yield Text(interval(item.low, item.high))
+    yield Text(probability(item.p_adjusted))
+    yield Text(str(item.n_pairs))
+    yield Text(winner_of(item), style=style)
+
+
+def resources_table(summary: Summary) -> Table:
+    """What each model cost."""
+    caption = "p50 and p99: whole answers inside their batches; alone: the probe at batch size 1"
+    table = _table("[bold]Resources[/] by model", caption)
+    table.add_column("model", overflow="fold", ratio=1)
+    has_energy = any(model.gpu_energy_j is not None for model in summary.models.values())
+    for title in ("load", "memory", "tokens/s", "p50", "p99", "alone", *(["energy"] if has_energy else [])):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, model in summary.models.items():
+        table.add_row(Text(name), *_resource_cells(model), *([joules(model.gpu_energy_j)] if has_energy else []))
+    return table
+
+
+def _resource_cells(model: ModelResources) -> Iterator[str]:
+    whole = next((item for item in model.latency if item.quantity == "total_s"), None)
+    memory = model.peak_memory
+    yield seconds(model.load_s.median if model.load_s else None)
+    yield size(memory.gpu_process_bytes or memory.torch_bytes or memory.resident_bytes)
+    yield significant(model.completion_tokens_per_busy_s)
+    yield seconds(whole.p50_s if whole else None)
+    yield seconds(whole.p99_s if whole else None)
+    yield seconds(model.probe.total_s.median if model.probe else None)
+
+
+def run_comparison_tables(comparison: RunComparison) -> Group:
+    """Everything that `moe-ray compare` prints."""
+    parts: list[RenderableType] = [_changes_table(comparison), _pairs_table(comparison)]
+    for name in comparison.redefined_metrics:
+        parts.append(Text(f"{name} is defined differently in the two runs and was not tested", style="yellow"))
+    for run, places in ((comparison.first, comparison.only_first), (comparison.second, comparison.only_second)):
+        if places:
+            parts.append(Text(f"only in {run}: {', '.join(places)}", style="dim"))
+    return Group(*parts)
+
+
+def _changes_table(comparison: RunComparison) -> Table:
+    table = _table("[bold]What differs in the runs[/]", None if comparison.changes else "nothing")
+    for title in ("setting", f"first: {comparison.first}", f"second: {comparison.second}"):
+        table.add_column(title, overflow="fold")
+    for change in comparison.changes:
+        table.add_row(*(Text(_shorten(text)) for text in (change.key, change.first, change.second)))
+    return table
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_CHANGE_CHARS else f"{text[: MAX_CHANGE_CHARS - 1]}…"
+
+
+def _pairs_table(comparison: RunComparison) -> Table:
+    caption = "change: second minus first on the examples that both scored; p adjusted over all rows"
+    table = _table(f"[bold]{comparison.second} against {comparison.first}[/]", caption)
+    table.add_column("domain / metric / system", overflow="fold", ratio=1)
+    for title in ("first", "second", "change", "95 % interval", "p", "n"):
+        table.add_column(title, justify="right", no_wrap=True)
+    shown = ""
+    for pair in comparison.pairs:
+        heading = f"{pair.first.domain}: {words(pair.first.metric)}"
+        if heading != shown:
+            table.add_row(Text(heading, style="bold"))
+            shown = heading
+        table.add_row(Text(f"  {pair.first.system}"), *_pair_cells(pair))
+    return table
+
+
+def _pair_cells(pair: ValuePair) -> Iterator[str]:
+    yield number(pair.first.value)
+    yield number(pair.second.value)
+    change = pair.change
+    yield signed(change.difference) if change else NONE
+    yield interval(change.low, change.high) if change else NONE
+    yield probability(change.p_adjusted) if change else NONE
+    yield str(change.n_pairs) if change else NONE

@@ -1,0 +1,136 @@
+"use strict";
+// The answers were written by models: they enter the page as text nodes only, never as markup.
+(() => {
+  const PAGE_ROWS = 20;
+  const root = document.getElementById("browser");
+  const list = document.getElementById("answer-list");
+  const status = document.getElementById("answer-status");
+  const inputs = ["domain", "model", "verdict", "search"].map((name) => document.getElementById(`filter-${name}`));
+  const previous = document.getElementById("page-previous");
+  const next = document.getElementById("page-next");
+  const reset = document.getElementById("filter-reset");
+  let data = null;
+  let found = [];
+  let page = 0;
+  let example = null;
+
+  const element = (tag, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined && text !== null) node.textContent = text;
+    return node;
+  };
+
+  const decoded = async () => {
+    const binary = atob(document.getElementById("answer-data").textContent.trim());
+    const bytes = new Uint8Array(binary.length);
+    for (let at = 0; at < binary.length; at += 1) bytes[at] = binary.charCodeAt(at);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  };
+
+  const promptText = (row) => {
+    const messages = JSON.parse(data.texts[row.p]);
+    return messages.map((item) => `${item.role ?? item[0]}:\n${item.content ?? item[1]}`).join("\n\n");
+  };
+
+  const matches = (row, [domain, model, verdict, words]) =>
+    (!domain || row.d === domain) && (!model || row.m === model) && (!verdict || row.v === verdict) &&
+    (!example || (row.e === example.e && row.d === example.d)) &&
+    (!words || row.t.toLowerCase().includes(words) || row.e.toLowerCase().includes(words) ||
+      data.texts[row.p].toLowerCase().includes(words));
+
+  const filter = () => {
+    const wanted = inputs.map((input) => input.value.trim());
+    wanted[3] = wanted[3].toLowerCase();
+    found = data.answers.filter((row) => matches(row, wanted));
+    page = 0;
+    show();
+  };
+
+  const scoreText = ([metric, value, label, detail]) =>
+    [metric.replaceAll("_", " "), value === null ? "unscored" : String(value), label, detail].filter(Boolean).join(" · ");
+
+  const block = (title, text, className) => {
+    const section = element("section", className);
+    section.append(element("h4", "", title));
+    const body = element("pre", "", text);
+    body.tabIndex = 0;
+    section.append(body);
+    return section;
+  };
+
+  const about = (row) => {
+    const section = element("section", "wide");
+    const timing = `${row.n} tokens, ended by ${row.f}, ${row.s} s in a batch of ${row.b}`;
+    section.append(element("h4", "", "Scores"), ...row.g.map((score) => element("p", "", scoreText(score))));
+    section.append(element("p", "muted", row.x ? `${timing} · error: ${row.x}` : timing));
+    const button = element("button", "", "All answers to this example");
+    button.type = "button";
+    button.addEventListener("click", () => {
+      inputs.forEach((input) => { input.value = ""; });
+      example = row;
+      filter();
+      status.focus();
+    });
+    section.append(button);
+    return section;
+  };
+
+  const body = (row) => {
+    const reference = data.references[`${row.d}/${row.e}`];
+    const node = element("div", "answer-body");
+    node.append(block("Answer", row.t || "(empty)"));
+    node.append(block("Reference", reference === undefined ? "(none)" : data.texts[reference]));
+    node.append(about(row), block("Prompt", promptText(row), "wide"));
+    return node;
+  };
+
+  const item = (row) => {
+    const entry = element("li");
+    const details = element("details");
+    const line = element("summary");
+    const name = row.i ? `${row.e}, sample ${row.i}` : row.e;
+    line.append(element("span", `verdict ${row.v}`, row.v), element("span", "", `${row.m} · ${name}`));
+    line.append(element("span", "excerpt muted", row.t.trim().slice(0, 160).replace(/\s+/g, " ") || row.x || "(empty)"));
+    details.append(line);
+    details.addEventListener("toggle", () => {
+      if (details.open && details.childElementCount === 1) details.append(body(row));
+    });
+    entry.append(details);
+    return entry;
+  };
+
+  const show = () => {
+    const num_pages = Math.max(1, Math.ceil(found.length / PAGE_ROWS));
+    page = Math.min(Math.max(page, 0), num_pages - 1);
+    list.replaceChildren(...found.slice(page * PAGE_ROWS, (page + 1) * PAGE_ROWS).map(item));
+    const scope = example ? ` to ${example.e}` : "";
+    status.textContent = `${found.length.toLocaleString("en")} answers${scope}, page ${page + 1} of ${num_pages}`;
+    previous.disabled = page === 0;
+    next.disabled = page === num_pages - 1;
+  };
+
+  const turn = (step) => { page += step; show(); status.focus(); };
+
+  const start = async () => {
+    data = await decoded();
+    let timer = 0;
+    const later = () => { clearTimeout(timer); timer = setTimeout(filter, 120); };
+    inputs.forEach((input) => input.addEventListener("input", later));
+    previous.addEventListener("click", () => turn(-1));
+    next.addEventListener("click", () => turn(1));
+    reset.addEventListener("click", () => {
+      inputs.forEach((input) => { input.value = ""; });
+      example = null;
+      filter();
+    });
+    filter();
+    root.dataset.ready = String(Math.round(performance.now()));
+  };
+
+  // After the first paint, so that the page itself is there at once.
+  requestAnimationFrame(() => setTimeout(() => start().catch((error) => {
+    status.textContent = `The answers could not be read: ${error.message}`;
+  }), 0));
+})();

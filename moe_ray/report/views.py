@@ -1,0 +1,89 @@
+"""What a reader is shown of a summary: which systems, in which order, under which name."""
+
+from dataclasses import dataclass
+
+from moe_ray.comparison.records import MetricValue, PairedComparison, Summary, SystemInfo
+from moe_ray.report.format import words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemRow:
+    """One system on one domain. `model` is set where a single model answers all of the domain."""
+
+    system: str
+    model: str | None
+    is_policy: bool
+    index: int
+
+    @property
+    def label(self) -> str:
+        """Name and, for a policy, who answers."""
+        return f"{self.system} ({self.model})" if self.is_policy and self.model else self.system
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricView:
+    """One metric on one domain, by system."""
+
+    name: str
+    title: str
+    definition: str
+    unit: str
+    better: str
+    values: tuple[tuple[SystemRow, MetricValue], ...]
+    comparisons: tuple[PairedComparison, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainView:
+    """One domain. The first metric is the one that headlines speak of."""
+
+    name: str
+    expert: str | None
+    rows: tuple[SystemRow, ...]
+    metrics: tuple[MetricView, ...]
+
+
+def domain_views(summary: Summary) -> list[DomainView]:
+    """All domains that have scores."""
+    return [_domain(summary, name) for name in summary.domain_metrics]
+
+
+def _domain(summary: Summary, domain: str) -> DomainView:
+    rows = system_rows(summary, domain)
+    metrics = tuple(_metric(summary, domain, name, rows) for name in summary.domain_metrics[domain])
+    return DomainView(name=domain, expert=summary.run.experts.get(domain), rows=rows, metrics=metrics)
+
+
+def system_rows(summary: Summary, domain: str) -> tuple[SystemRow, ...]:
+    """Systems to show on `domain`, policies first. A model alone is left out where a policy is just that model."""
+    answering = [(index, system) for index, system in enumerate(summary.systems) if domain in system.picks]
+    rows = [_row(index, system, domain) for index, system in answering]
+    covered = {row.model for row in rows if row.is_policy and row.model}
+    return tuple(sorted((row for row in rows if row.is_policy or row.model not in covered), key=lambda row: row.index))
+
+
+def _row(index: int, system: SystemInfo, domain: str) -> SystemRow:
+    models = list(system.picks[domain])
+    model = models[0] if len(models) == 1 else None
+    return SystemRow(system=system.name, model=model, is_policy=system.kind == "policy", index=index)
+
+
+def _metric(summary: Summary, domain: str, name: str, rows: tuple[SystemRow, ...]) -> MetricView:
+    info = summary.metrics[name]
+    values = ((row, summary.value(row.system, domain, name)) for row in rows)
+    return MetricView(
+        name=name,
+        title=words(name),
+        definition=info.definition,
+        unit=info.unit,
+        better="higher is better" if info.higher_is_better else "lower is better",
+        values=tuple((row, value) for row, value in values if value is not None),
+        comparisons=tuple(item for item in summary.comparisons if (item.domain, item.metric) == (domain, name)),
+    )
+
+
+def winner_of(comparison: PairedComparison) -> str:
+    """Who is better, or that nobody was shown to be."""
+    winners = {"a_better": comparison.system_a, "b_better": comparison.system_b, "not_tested": "not tested"}
+    return winners.get(comparison.verdict, "not shown")

@@ -1,0 +1,40 @@
+"""From a run directory to summary.json and report.html. Needs no model, no Ray, no data set."""
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from moe_ray.comparison.records import Summary
+from moe_ray.comparison.summary import summarise
+from moe_ray.report.browser import browser_payload
+from moe_ray.report.html import render_report
+from moe_ray.scoring.score import Metric, Score
+from moe_ray.scoring.table import read_scores
+from moe_ray.store.atomic import write_text_atomically
+from moe_ray.store.run_directory import RunDirectory
+
+
+def write_report(run: RunDirectory) -> Summary:
+    """Read a scored run, write summary.json and report.html into it, and return the summary.
+
+    Raises `RunDirectoryError` when there is no run, or no scores yet.
+    """
+    run.manifest()  # where there is no run at all, say so rather than that it has no scores
+    scores, metrics = read_scores(run.scores_path)
+    return report_of(run, scores, metrics)
+
+
+def report_of(run: RunDirectory, scores: Sequence[Score], metrics: Mapping[str, Metric]) -> Summary:
+    """Write the report of `scores` that are at hand already."""
+    manifest, answers = run.manifest(), _in_order(run.answers_table())
+    summary = summarise(scores, metrics, manifest, run.telemetry(), answers)
+    examples = {domain: run.examples(domain) for domain in summary.domain_metrics}
+    payload = browser_payload(summary, answers, examples, scores)
+    write_text_atomically(run.report_path, render_report(summary, manifest, examples, payload))
+    write_text_atomically(run.summary_path, summary.model_dump_json(indent=2) + "\n")
+    return summary
+
+
+def _in_order(answers: pa.Table) -> pa.Table:
+    """Sorted by key: sums of timings then have the same bits however the answers were sharded."""
+    return answers.sort_by("key")
