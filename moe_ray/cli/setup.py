@@ -24,9 +24,14 @@ def write_starter(file: Path) -> None:
 
 
 def prepare_data(experiment: LoadedExperiment, out: Path) -> None:
-    """Write the prepared examples of every domain below `out`."""
-    from moe_ray.domains.prepare import prepare_experiment
+    """Write the prepared records of every domain below `out`, and say what no tool can fetch."""
+    from moe_ray.domains.prepare import FETCH_BY_HAND, prepare_domain
 
     console = Console(soft_wrap=True, highlight=False)
-    for line in prepare_experiment(experiment.config, experiment.base_dir, out):
-        console.print(line, markup=False)
+    for name, domain in experiment.config.domains.items():
+        done = prepare_domain(name, domain, experiment.base_dir, out)
+        console.print(f"{name}: {done.num_examples} of {done.num_available} examples in {done.path}", markup=False)
+    console.print(f"Name a file in data.source to run without a network, such as ./{out}/NAME.jsonl.", markup=False)
+    console.print("To be fetched by hand:")
+    for line in FETCH_BY_HAND:
+        console.print(f"  - {line}", markup=False)

@@ -2,22 +2,23 @@
 
 The completion prompt is the published one: three solved tasks (ids 2, 3 and 4), then the task with all its
 tests, between [BEGIN] and [DONE]. The test split does not hold the three: they are taken from the data when they are
-there, else from `settings.shots_file`; else the prompt has none, and the domain's notes say so. A shot is
-never evaluated. The chat prompt asks for a fenced code block and has no shots.
+there, else from the local file `settings.shots_file` or the hub split `settings.shots_split` ("prompt"); else the
+prompt has none. The domain's notes say which. A shot is never evaluated. The chat prompt asks for a fenced code
+block and has no shots.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from moe_ray.config.schema import DomainConfig
+from moe_ray.config.schema import DomainConfig, is_local_path
 from moe_ray.domains.base import Record
 from moe_ray.domains.code_examples import CHAT, code_example, code_values
 from moe_ray.domains.example import Example
 from moe_ray.domains.record_task import RecordTask
-from moe_ray.domains.sources import read_file
+from moe_ray.domains.sources import read_file, read_source
 from moe_ray.domains.templates import as_text
-from moe_ray.errors import DataError
+from moe_ray.errors import ConfigError, DataError
 
 SHOT_IDS = ("2", "3", "4")
 
@@ -43,7 +44,7 @@ class MBPP(RecordTask):
         "setup": ("test_setup_code",),
         "test_imports": ("test_imports",),
     }
-    known_settings: ClassVar[frozenset[str]] = frozenset({"shots_file"})
+    known_settings: ClassVar[frozenset[str]] = frozenset({"shots_file", "shots_split"})
 
     def __init__(self, name: str, config: DomainConfig) -> None:
         super().__init__(name, config)
@@ -84,31 +85,45 @@ class MBPP(RecordTask):
         if self.config.prompt.completion_template is not None:
             self.notes.append("completion prompt: the template of the experiment file")
             return
-        self._shots = self._shots_among(records)
+        self._shots, place = self._shots_among(records), "the data"
         self._shots_are_data = bool(self._shots)
-        shots_file = self.config.settings.get("shots_file")
-        if not self._shots and shots_file is not None:
-            self._shots = self._require_shots(Path(str(shots_file)))
+        if not self._shots and self.config.settings:
+            self._shots, place = self._shots_of_settings()
         self._prefix = "".join(self._solved(shot) for shot in self._shots)
-        place = "the data" if self._shots_are_data else f"{shots_file}"
+        ids = ", ".join(SHOT_IDS)
         self.notes.append(
-            f"completion prompt: 3-shot (tasks {', '.join(SHOT_IDS)} of {place})"
+            f"completion prompt: 3-shot (tasks {ids} of {place})"
             if self._shots
-            else f"completion prompt: zero-shot (tasks {', '.join(SHOT_IDS)} are not in the data; settings.shots_file)"
+            else f"completion prompt: zero-shot (tasks {ids} are not in the data; no shots_file or shots_split is set)"
         )
+
+    def _shots_of_settings(self) -> tuple[list[Record], str]:
+        """Return the solved tasks of `shots_file` or `shots_split`, and the name of that place."""
+        settings = self.config.settings
+        if "shots_file" in settings:
+            place = str(settings["shots_file"])
+            return self._require_shots(read_file(Path(place)), place), place
+        if is_local_path(self.config.data.source):
+            raise ConfigError(
+                "shots_split names a split of a hub data set, and data.source is a local file",
+                where=self.where("settings.shots_split"),
+                remedy="name the local file that holds the shots: settings: {shots_file: ./FILE.jsonl}",
+            )
+        data = self.config.data.model_copy(update={"split": str(settings["shots_split"])})
+        return self._require_shots(read_source(data, Path()).records, f"split {data.split}"), f"split {data.split}"
 
     def _shots_among(self, records: Iterable[Record]) -> list[Record]:
         """Return the three solved tasks in their order, or none when one is missing."""
         found = {self.record_id(record): record for record in records}
         return [found[shot] for shot in SHOT_IDS] if all(shot in found for shot in SHOT_IDS) else []
 
-    def _require_shots(self, path: Path) -> list[Record]:
-        shots = self._shots_among(read_file(path))
+    def _require_shots(self, records: list[Record], place: str) -> list[Record]:
+        shots = self._shots_among(records)
         if not shots:
             raise DataError(
                 f"does not hold the tasks {', '.join(SHOT_IDS)}",
-                where=str(path),
-                remedy="name a file with the prompt split of MBPP (task ids 1 to 10) as settings.shots_file",
+                where=place,
+                remedy="name a file or a split that holds the prompt tasks of MBPP (ids 1 to 10)",
             )
         return shots
 

@@ -10,7 +10,7 @@ from moe_ray.report.browser import browser_payload
 from moe_ray.report.html import render_report
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.scoring.table import read_scores
-from moe_ray.store.atomic import write_text_atomically
+from moe_ray.atomic import write_text_atomically
 from moe_ray.store.run_directory import RunDirectory
 
 

@@ -1,0 +1,93 @@
+"""The architecture, held against the code: who may import whom, what starts fast, what the package exports."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "moe_ray"
+ROOT = PACKAGE.parent
+
+# Each part may import the parts before it in its line, and itself.
+LAYERS = (
+    ("errors", "fingerprint", "atomic"),
+    ("config",),
+    ("domains",),
+    ("engines",),
+    ("planning",),
+    ("store",),
+    ("scoring", "execution"),
+    ("comparison",),
+    ("report",),
+    ("microworld",),
+    ("preparation",),
+    ("pipeline",),
+    ("cli",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+MAY_IMPORT = {
+    "ray": {"execution"},
+    "torch": {"engines", "microworld"},
+    "transformers": {"engines", "microworld"},
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).with_suffix("").parts[0], path
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_parts(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith("moe_ray.") and name.count(".")}
+
+
+@pytest.mark.parametrize(("part", "path"), list(modules()), ids=lambda value: str(getattr(value, "name", value)))
+def test_a_part_imports_only_parts_below_it(part: str, path: Path) -> None:
+    if part in ("__init__", "__main__"):
+        return
+    above = {name for name in own_parts(path) & RANK.keys() if name != part and RANK[name] >= RANK[part]}
+    assert not above, f"{path.relative_to(ROOT)} imports {above}, which stand above or beside {part}"
+
+
+@pytest.mark.parametrize("library", sorted(MAY_IMPORT))
+def test_heavy_libraries_are_imported_only_where_they_belong(library: str) -> None:
+    users = {part for part, path in modules() if library in {name.split(".")[0] for name in imports(path)}}
+    assert users <= MAY_IMPORT[library]
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["moe_ray.cli.main", "moe_ray.cli.plan", "moe_ray.cli.results", "moe_ray.pipeline", "moe_ray.report.write"],
+)
+def test_what_needs_neither_ray_nor_torch_does_not_load_them(module: str) -> None:
+    heavy = ["torch", "ray", "transformers", "datasets", "evaluate", "matplotlib", "scipy", "sklearn"]
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_part_has_a_place_in_the_layers() -> None:
+    parts = {part for part, _ in modules()} - {"__init__", "__main__"}
+    assert parts == set(RANK)
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    too_long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for _, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= 60
+    ]
+    assert not too_long
