@@ -1,6 +1,7 @@
 """What a run needs before it can begin, and what a finished one needs to be read again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from moe_ray.domains.example import Example
 from moe_ray.domains.loading import LoadedDomain, load_domain
 from moe_ray.engines.identity import text_settings
 from moe_ray.engines.registry import validate_engine
-from moe_ray.errors import ConfigError
+from moe_ray.errors import ConfigError, UserError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import Cell, ModelIdentity
 from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
@@ -60,6 +61,22 @@ def prepare(experiment: LoadedExperiment, *, only: str | None = None) -> Prepare
 
     `only` limits the work to "baseline", "experts" or one domain. Raises the `UserError` of what is wrong.
     """
+    with _located(experiment):
+        return _prepare(experiment, only)
+
+
+@contextmanager
+def _located(experiment: LoadedExperiment) -> Iterator[None]:
+    """Put the file and the line on an error that names a key of the experiment."""
+    try:
+        yield
+    except UserError as error:
+        if error.where and error.where.startswith(("models.", "domains.", "runtime.")):
+            error.where = experiment.where(error.where)
+        raise
+
+
+def _prepare(experiment: LoadedExperiment, only: str | None) -> Prepared:
     config = experiment.config
     wanted = wanted_pairs(config, only)
     for model in config.models.values():
@@ -182,7 +199,7 @@ def make_all_graders(
 
 
 def _sandbox_record(config: ExperimentConfig, prepared: Prepared) -> dict[str, Any] | None:
-    """Open the sandbox before any model works, if a grader will need it: what it lacks is an error now, not at the end."""
+    """Open the sandbox before any model works, if a grader will need it: what it lacks is an error now, not later."""
     if not any("code" in domain.graders for domain in prepared.domains.values()):
         return None
     from moe_ray.scoring.sandbox import Sandbox

@@ -73,7 +73,7 @@ def test_heavy_libraries_are_imported_only_where_they_belong(library: str) -> No
 )
 def test_what_needs_neither_ray_nor_torch_does_not_load_them(module: str) -> None:
     heavy = ["torch", "ray", "transformers", "datasets", "evaluate", "matplotlib", "scipy", "sklearn"]
-    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, moe_ray.{module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

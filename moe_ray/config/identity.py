@@ -67,9 +67,21 @@ def _add(sections: Mapping[str, dict[str, Any]], fingerprints: Mapping[str, str]
         sections[name]["fingerprint"] = fingerprint
 
 
-def describe_drift(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return one line for each difference between two identities: "models.x.dtype: float32 -> bfloat16"."""
+def describe_drift(old: Mapping[str, Any], new: Mapping[str, Any], *, shared_only: bool = False) -> list[str]:
+    """Return one line for each difference between two identities: "models.x.dtype: float32 -> bfloat16".
+
+    With `shared_only`, models and domains that one of them lacks are no difference: a run may grow.
+    """
+    if shared_only:
+        old, new = _shared(old, new), _shared(new, old)
     return list(_differences(old, new, ()))
+
+
+def _shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    sections = {
+        name: {key: one[name][key] for key in one[name] if key in other[name]} for name in ("models", "domains")
+    }
+    return {**one, **sections}
 
 
 def _differences(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[str]:

@@ -48,7 +48,7 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     files: dict[str, str] = {}
     if model.engine == "scripted":
         config, num_parameters, source, revision = None, None, "scripted: no weights", None
-        content: object = model.path
+        content: object = Path(model.path).name if is_local_path(model.path) else model.path
     elif is_local_path(model.path):
         directory = Path(model.path).expanduser()
         config = _local_config(name, directory)
@@ -63,7 +63,7 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     return Checkpoint(
         name=name,
         identity=ModelIdentity(
-            name=name, fingerprint=_model_fingerprint(model, content), prompt_style=model.prompt_style
+            name=name, fingerprint=_model_fingerprint(model, content, hashes), prompt_style=model.prompt_style
         ),
         config=config,
         num_parameters=num_parameters,
@@ -73,11 +73,17 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     )
 
 
-def _model_fingerprint(model: ModelConfig, content: object) -> str:
+def _model_fingerprint(model: ModelConfig, content: object, hashes: FileHashes) -> str:
+    tokenizer: object = model.tokenizer
+    if model.tokenizer is not None and is_local_path(model.tokenizer):
+        directory = Path(model.tokenizer).expanduser()
+        tokenizer = (
+            {path.name: hashes.sha256(path) for path in _identity_files(directory)} if directory.is_dir() else None
+        )
     return fingerprint(
         {
             "content": content,
-            "tokenizer": model.tokenizer,
+            "tokenizer": tokenizer,
             "dtype": model.dtype,
             "quantization": model.quantization,
             "overflow": model.overflow,
