@@ -118,7 +118,7 @@ def _local_config(name: str, directory: Path) -> Mapping[str, Any]:
 
 
 def _identity_files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.is_file() and path.suffix in IDENTITY_SUFFIXES)
+    return sorted(path for path in directory.glob("*") if path.is_file() and path.suffix in IDENTITY_SUFFIXES)
 
 
 def _count_parameters(directory: Path) -> int | None:
