@@ -26,6 +26,7 @@ from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.records import Manifest, ReplicaTelemetry
 
 SIGNIFICANCE = 0.05
+HEADLINE_METRICS = ("pass@1", "accuracy", "rouge_l")
 
 
 def summarise(
@@ -45,7 +46,7 @@ def summarise(
     """
     matrix = score_matrix(scores)
     domains = [name for name in manifest.domains if name in matrix.example_ids]
-    domain_metrics = {domain: [name for name in metrics if name in matrix.metrics_of(domain)] for domain in domains}
+    domain_metrics = {domain: _ordered(metrics, matrix.metrics_of(domain)) for domain in domains}
     chosen = list(systems) if systems is not None else _standard(matrix, manifest, domains)
     resources = model_resources(list(manifest.models), telemetry, answers)
     return Summary(
@@ -58,6 +59,13 @@ def summarise(
         models=resources,
         costs=_costs(matrix, chosen, domains, resources, answers),
     )
+
+
+def _ordered(metrics: Iterable[str], present: frozenset[str]) -> list[str]:
+    """The metrics of a domain in their order, the one that headlines speak of first."""
+    names = [name for name in metrics if name in present]
+    first = next((name for name in HEADLINE_METRICS if name in present), None)
+    return sorted(names, key=lambda name: name != first)
 
 
 def _standard(matrix: ScoreMatrix, manifest: Manifest, domains: Sequence[str]) -> list[System]:

@@ -1,9 +1,9 @@
 """What a reader must know before believing a number."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from moe_ray.comparison.records import Summary
 from moe_ray.report.format import plural
@@ -43,7 +43,9 @@ def _incomplete(summary: Summary) -> Iterator[Caution]:
     for item in run.given_up:
         what = f"shard {item.shard} of {item.model}" if item.shard else item.model
         yield Caution(
-            level="warning", title="Given up", text=f"{what}: {plural(item.num_cells, 'cell')}. {item.reason}"
+            level="warning",
+            title="Given up",
+            text=f"{what}: {plural(item.num_cells, 'cell')} without an answer; {item.reason}",
         )
     if run.num_answers_with_error:
         text = f"{plural(run.num_answers_with_error, 'answer')} ended in an error."
@@ -51,17 +53,18 @@ def _incomplete(summary: Summary) -> Iterator[Caution]:
 
 
 def _unscored(summary: Summary) -> Iterator[Caution]:
-    """One caution for each model and reason, with the domains and metrics in which it is met."""
-    found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    """One caution for each reason, with the models that met it."""
+    found: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
     alone = {system.name for system in summary.systems if system.kind == "model"}
     for item in summary.values:
         for reason, num in item.unscored_reasons.items() if item.system in alone else ():
-            places = found[item.system, reason]
+            places = found[reason][item.system]
             places[item.domain] = max(num, places.get(item.domain, 0))
-    for (system, reason), places in found.items():
-        where = ", ".join(f"{domain} {num}" for domain, num in places.items())
-        text = f"{system} ({where}): {reason}. They are left out, not counted as zero."
-        yield Caution(level="warning", title="Unscored answers", text=text)
+    for reason, models in found.items():
+        counts = {model: sum(places.values()) for model, places in models.items()}
+        who = ", ".join(f"{model} {num}" for model, num in counts.items())
+        text = f"{reason}: {plural(sum(counts.values()), 'answer')} ({who}). Left out, not counted as zero."
+        yield Caution(level="warning", title="Unscored", text=text)
 
 
 def _sandbox(summary: Summary) -> Iterator[Caution]:
@@ -74,22 +77,17 @@ def _sandbox(summary: Summary) -> Iterator[Caution]:
 
 
 def _notes(summary: Summary) -> Iterator[Caution]:
-    for title, text in dict.fromkeys(_all_notes(summary)):
+    for title, text in _all_notes(summary):
         if "synthetic" not in text.lower():
             yield Caution(level="note", title=title, text=text)
 
 
-def _all_notes(summary: Summary) -> Iterator[tuple[str, str]]:
-    yield from (("Run", note) for note in summary.run.notes)
-    for kind, sections in (("Domain", summary.run.domains), ("Model", summary.run.models)):
-        for name, section in sections.items():
-            yield from ((f"{kind} {name}", note) for note in _notes_of(section))
-
-
-def _notes_of(section: Mapping[str, Any]) -> list[str]:
-    return [str(note) for note in section.get("notes") or ()]
-
-
-def caution_counts(found: list[Caution]) -> Counter[Level]:
-    """How many of each level."""
-    return Counter(caution.level for caution in found)
+def _all_notes(summary: Summary) -> list[tuple[str, str]]:
+    """Each text once, with where it comes from: a model or domain that has it, else the run."""
+    sections = [("domain", summary.run.domains), ("model", summary.run.models)]
+    owners: dict[str, list[str]] = {note: [] for note in summary.run.notes}
+    for kind, named in sections:
+        for name, section in named.items():
+            for note in section.get("notes") or ():
+                owners.setdefault(str(note), []).append(f"{kind} {name}")
+    return [(f"Note on {', '.join(names)}" if names else "Note", note) for note, names in owners.items()]

@@ -4,6 +4,16 @@ from datetime import UTC, datetime
 
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
+TITLES = {
+    "macro_f1": "macro-F1",
+    "rouge_l": "ROUGE-L",
+    "accuracy_loglik": "accuracy by likelihood",
+    "macro_f1_loglik": "macro-F1 by likelihood",
+    "gpu_process": "GPU process",
+    "torch": "torch peak",
+    "resident": "resident set",
+}
 BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -19,7 +29,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
     """A 95 % interval: "[0.512, 0.634]"."""
-    return NONE if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
+    return NONE if low is None or high is None else f"[{number(low, digits)},{NO_BREAK}{number(high, digits)}]"
 
 
 def probability(p_value: float | None) -> str:
@@ -32,7 +42,7 @@ def probability(p_value: float | None) -> str:
 def p_phrase(p_value: float | None) -> str:
     """A p-value within a sentence: "p = 0.031", "p < 0.001"."""
     text = probability(p_value)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
+    return (f"p {text}" if text.startswith("<") else f"p = {text}").replace(" ", NO_BREAK)
 
 
 def count(value: int) -> str:
@@ -84,8 +94,8 @@ def moment(unix_s: float) -> str:
 
 
 def words(name: str) -> str:
-    """An identifier as words: "decision_accuracy" is "decision accuracy"."""
-    return name.replace("_", " ")
+    """An identifier as words: "bits_per_byte" is "bits per byte"."""
+    return TITLES.get(name, name.replace("_", " "))
 
 
 def plural(num: int, noun: str) -> str:

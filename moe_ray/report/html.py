@@ -14,7 +14,7 @@ from moe_ray.comparison.records import (
     Spread,
     Summary,
 )
-from moe_ray.domains.example import Example, Message
+from moe_ray.domains.example import Message
 from moe_ray.report import format as text
 from moe_ray.report.browser import encoded
 from moe_ray.report.cautions import cautions
@@ -59,9 +59,7 @@ class PromptView:
     choices: tuple[str, ...]
 
 
-def render_report(
-    summary: Summary, manifest: Manifest, examples: Mapping[str, Sequence[Example]], payload: Mapping[str, Any]
-) -> str:
+def render_report(summary: Summary, manifest: Manifest, payload: Mapping[str, Any]) -> str:
     """Return the whole page. `payload` is `browser_payload`'s."""
     from jinja2 import Environment, StrictUndefined
 
@@ -76,7 +74,7 @@ def render_report(
         num_answers=payload["total"],
         num_shown=len(payload["answers"]),
         manifest_json=manifest.model_dump_json(indent=2),
-        prompts=list(prompt_views(examples, manifest)),
+        prompts=list(prompt_views(manifest)),
         **_summary_parts(summary),
     )
 
@@ -116,21 +114,18 @@ def _model_row(name: str, model: ModelResources) -> ModelRow:
     return ModelRow(name=name, model=model, whole=whole, first=first)
 
 
-def prompt_views(examples: Mapping[str, Sequence[Example]], manifest: Manifest) -> Iterator[PromptView]:
-    """The first example of each domain, in each prompt style that some model of the run uses."""
-    used = {model.get("prompt_style") for model in manifest.models.values()} - {None}
-    for domain, items in examples.items():
-        example = min(items, key=lambda item: item.id, default=None)
-        for style, prompt in example.prompts.items() if example else ():
-            if not used or style in used:
-                yield PromptView(
-                    domain=domain,
-                    style=style,
-                    example_id=example.id if example else "",
-                    messages=prompt.messages,
-                    stop=prompt.stop,
-                    choices=prompt.choices,
-                )
+def prompt_views(manifest: Manifest) -> Iterator[PromptView]:
+    """One rendered prompt for each domain and prompt style of the run."""
+    for domain, styles in manifest.prompts.items():
+        for style, prompt in styles.items():
+            yield PromptView(
+                domain=domain,
+                style=style,
+                example_id=str(prompt.get("example", "")),
+                messages=tuple(Message(**message) for message in prompt.get("messages", ())),
+                stop=tuple(prompt.get("stop", ())),
+                choices=tuple(prompt.get("choices", ())),
+            )
 
 
 def _filters() -> dict[str, Callable[..., Any]]:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL_WIDTH_PX = 400
+PANEL_WIDTH_PX = 350
 ROW_PX = 26
 FRAME_PX = 56
-LABEL_CHARS = 20
+LABEL_CHARS = 18
 MAX_NAMED_POINTS = 6
 PX_PER_INCH = 72
 
@@ -72,7 +72,7 @@ def _rows_panel(rows: Sequence[Row], draw: Callable[["Axes", Sequence[Row]], Non
 
 def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     """A mark with its 95 % interval for each system."""
-    rows = [Row(row.label, value.value, value.low, value.high, row.index) for row, value in metric.values]
+    rows = [Row(row.system, value.value, value.low, value.high, row.index) for row, value in metric.values]
     counts = sorted({value.n for _, value in metric.values})
     num = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     caption = f"{metric.title} on {view.name}, {metric.better}; bars are 95 % intervals, {num} examples."
@@ -96,8 +96,8 @@ def _draw_marks(axes: "Axes", rows: Sequence[Row]) -> None:
             continue
         colour = theme_colour(row.series)
         if row.low is not None and row.high is not None:
-            axes.plot([row.low, row.high], [at, at], color=colour, linewidth=2.5, solid_capstyle="butt")
-        axes.plot([row.value], [at], marker=marker(row.series), color=colour, markersize=7.5, markeredgecolor=PAPER)
+            axes.plot([row.low, row.high], [at, at], color=colour, linewidth=3, solid_capstyle="butt")
+        axes.plot([row.value], [at], marker=marker(row.series), color=colour, markersize=8.5, markeredgecolor=PAPER)
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
@@ -195,7 +195,7 @@ def memory_plot(summary: Summary) -> Plot | None:
             points = [(row.value, models.index(row.label)) for row in rows if row.series == index and row.value]
             x, y = [value / 2**30 for value, _ in points], [at for _, at in points]
             axes.plot(
-                x, y, linestyle="", marker=marker(index), color=theme_colour(index), label=names[kind], markersize=7.5
+                x, y, linestyle="", marker=marker(index), color=theme_colour(index), label=names[kind], markersize=8.5
             )
         _legend_below(axes)
         axes.set_xlim(left=0)
@@ -252,14 +252,14 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
     import matplotlib as mpl
 
     with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
-        figure, axes = _panel(280)
+        figure, axes = _panel(260)
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         for row, value, quality, cost in points:
             colour = theme_colour(row.index)
             if value.low is not None and value.high is not None:
                 axes.plot([cost.busy_s] * 2, [value.low, value.high], color=colour, linewidth=2)
             mark = marker(row.index)
-            axes.plot([cost.busy_s], [quality], marker=mark, color=colour, markersize=8, markeredgecolor=PAPER)
+            axes.plot([cost.busy_s], [quality], marker=mark, color=colour, markersize=9, markeredgecolor=PAPER)
             if row.is_policy or len(points) <= MAX_NAMED_POINTS:
                 where = (cost.busy_s, quality)
                 axes.annotate(short(row.system), where, (7, 5), textcoords="offset points", color=INK, fontsize=10)

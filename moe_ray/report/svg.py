@@ -66,6 +66,7 @@ def _inline(text: str, description: str) -> str:
 
 
 def _unique_ids(text: str, name: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9]+", "-", name)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', text)
     return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from moe_ray.atomic import write_text_atomically
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.summary import summarise
 from moe_ray.report.browser import browser_payload
 from moe_ray.report.html import render_report
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.scoring.table import read_scores
-from moe_ray.atomic import write_text_atomically
 from moe_ray.store.run_directory import RunDirectory
 
 
@@ -30,7 +30,7 @@ def report_of(run: RunDirectory, scores: Sequence[Score], metrics: Mapping[str, 
     summary = summarise(scores, metrics, manifest, run.telemetry(), answers)
     examples = {domain: run.examples(domain) for domain in summary.domain_metrics}
     payload = browser_payload(summary, answers, examples, scores)
-    write_text_atomically(run.report_path, render_report(summary, manifest, examples, payload))
+    write_text_atomically(run.report_path, render_report(summary, manifest, payload))
     write_text_atomically(run.summary_path, summary.model_dump_json(indent=2) + "\n")
     return summary
 

@@ -18,11 +18,14 @@ LABELS = ("yes", "no", "maybe")
 SKILL_AT_HOME, SKILL_AWAY = 0.8, 0.5
 METRICS = {
     "biomedical": (
-        Metric(name="decision_accuracy", definition="share of decisions equal to the gold label", binary=True),
-        Metric(name="decision_macro_f1", definition="mean F1 over yes, no and maybe", aggregation="macro_f1"),
+        Metric(name="accuracy", definition="share of decisions equal to the gold label", binary=True),
+        Metric(name="macro_f1", definition="mean F1 over yes, no and maybe", aggregation="macro_f1"),
     ),
     "legal": (Metric(name="rouge_l", definition="ROUGE-L F-measure against the reference"),),
-    "code": (Metric(name="pass_at_1", definition="share of tasks whose tests pass", binary=True),),
+    "code": (
+        Metric(name="exact_match", definition="share of programs equal to the reference", binary=True),
+        Metric(name="pass@1", definition="share of tasks whose tests pass", binary=True),
+    ),
 }
 BITS = Metric(
     name="bits_per_byte",
@@ -120,7 +123,8 @@ def _scores(model: str, example: Example) -> Iterator[Score]:
     failed = example.id.endswith("00003") and model != "general-7b"
     for metric in (*METRICS[example.domain], BITS):
         value = float(right) if metric.binary or metric.aggregation == "macro_f1" else float(rng.beta(5 * skill, 4))
-        counted = metric.aggregation == "macro_f1" or metric.name == "decision_accuracy"
+        value = 2 - value if metric is BITS else value
+        counted = metric.aggregation == "macro_f1" or metric.name == "accuracy"
         yield Score(
             model=model,
             domain=example.domain,
