@@ -71,7 +71,11 @@ class RecordTask:
             return fingerprint(content, num_hex=_NUM_HEX_OF_CONTENT_ID)
         example_id = as_text(record[column]).strip()
         if not example_id:
-            raise DataError(f"a record has no id: column {column} is empty", where=self.where("data"))
+            raise DataError(
+                f"a record has no id: column {column} is empty",
+                where=self.where("data"),
+                remedy="mend it, or name another column (columns: {id: COLUMN})",
+            )
         return example_id
 
     def value(self, record: Record, role: str) -> Any:

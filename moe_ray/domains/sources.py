@@ -80,6 +80,7 @@ def read_json(path: Path) -> Any:
 
 def read_file(path: Path) -> list[Record]:
     """Return the records of a local file. Raises `DataError` when it is missing or malformed."""
+    require_file(path)
     reader = _READERS.get(path.suffix)
     if reader is None:
         raise DataError(
@@ -87,7 +88,6 @@ def read_file(path: Path) -> list[Record]:
             where=str(path),
             remedy=f"name a file that ends in one of {', '.join(LOCAL_DATA_SUFFIXES)}",
         )
-    require_file(path)
     return reader(path)
 
 

@@ -31,15 +31,16 @@ class EvaluateGrader(TextGrader):
     Raises `ConfigError` when there is no such metric, when it lacks a package, or when it cannot compare two texts.
     """
 
-    def __init__(self, spec: str, base_dir: Path, num_samples: int = 1) -> None:
+    def __init__(self, spec: str, base_dir: Path, num_samples: int = 1, *, where: str = "graders") -> None:
         super().__init__(num_samples)
         self._name = Path(spec).stem if is_local_path(spec) or spec.endswith(".py") else spec
-        self._metric = _load(spec, base_dir)
-        self._nests_references, result = _probe(self._metric, self._name)
+        self._metric = _load(spec, base_dir, where)
+        self._nests_references, result = _probe(self._metric, self._name, where)
         self._keys = tuple(key for key, value in result.items() if _is_number(value))
         if not self._keys:
             raise ConfigError(
                 f"evaluate:{self._name} gives no number, but {', '.join(result) or 'nothing'}",
+                where=where,
                 remedy="name a metric whose result is a number",
             )
         self.metrics = tuple(self._describe(key) for key in self._keys)
@@ -63,7 +64,7 @@ class EvaluateGrader(TextGrader):
         )
 
 
-def _load(spec: str, base_dir: Path) -> Any:
+def _load(spec: str, base_dir: Path, where: str) -> Any:
     import evaluate
 
     place = spec
@@ -72,19 +73,23 @@ def _load(spec: str, base_dir: Path) -> Any:
         require_file(path)
         place = str(path)
     try:
-        return evaluate.load(place)
+        # In memory, and with one seed: no lock between two runs, and the same value each time.
+        return evaluate.load(place, keep_in_memory=True, seed=0)
     except ImportError as error:
         raise ConfigError(
-            f"evaluate:{spec} lacks a package: {error}", remedy="install it into the environment of moe-ray"
+            f"evaluate:{spec} lacks a package: {error}",
+            where=where,
+            remedy="install it into the environment of moe-ray",
         ) from error
     except (OSError, ValueError, LookupError) as error:
         raise ConfigError(
             f"evaluate has no metric {spec!r} that can be loaded here: {_first_line(error)}",
+            where=where,
             remedy="check the name; without network name a script: evaluate:./FILE.py",
         ) from error
 
 
-def _probe(metric: Any, name: str) -> tuple[bool, Mapping[str, Any]]:
+def _probe(metric: Any, name: str, where: str) -> tuple[bool, Mapping[str, Any]]:
     """Try the metric on two equal texts. Return whether it wants several references for each answer, and its result."""
     failures: list[Exception] = []
     for nests_references in (False, True):
@@ -94,6 +99,7 @@ def _probe(metric: Any, name: str) -> tuple[bool, Mapping[str, Any]]:
             failures.append(error)
     raise ConfigError(
         f"evaluate:{name} cannot compare two texts: {_first_line(failures[0])}",
+        where=where,
         remedy="name a metric whose predictions and references are texts",
     )
 

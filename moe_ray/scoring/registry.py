@@ -82,7 +82,7 @@ def _make(name: str, settings: GraderSettings, where: str) -> Grader:
         return GRADERS.get(name, where=where)(settings)
     from moe_ray.scoring.evaluate_metrics import EvaluateGrader
 
-    return EvaluateGrader(name.removeprefix(EVALUATE_PREFIX), settings.base_dir, settings.num_samples)
+    return EvaluateGrader(name.removeprefix(EVALUATE_PREFIX), settings.base_dir, settings.num_samples, where=where)
 
 
 def _without_likelihood(names: Sequence[str], domain: DomainConfig, where: str) -> list[str]:

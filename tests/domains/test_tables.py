@@ -1,0 +1,84 @@
+from pathlib import Path
+from typing import Any
+
+from moe_ray.config.schema import DomainConfig
+from moe_ray.domains.loading import load_domain
+
+from .records import by_id, load, shared, text_of
+
+TICKETS: list[dict[str, Any]] = [
+    {"ticket": "t1", "body": "Where is my parcel?", "team": "Delivery", "tone": ["calm", "short"]},
+    {"ticket": "t2", "body": "Charged twice {sic}.", "team": "billing", "tone": None},
+]
+COLUMNS = {"id": "ticket", "question": "body", "label": "team"}
+
+
+def test_a_decision_needs_only_columns_and_choices(tmp_path: Path) -> None:
+    domain = load(tmp_path, TICKETS, "decision", columns=COLUMNS, choices=["billing", "delivery"])
+    first, second = by_id(domain)["t1"], by_id(domain)["t2"]
+    assert (first.grading["label"], second.grading["label"]) == ("delivery", "billing")
+    assert first.prompts["chat"].choices == ("billing", "delivery")
+    assert first.prompts["completion"].choices == (" billing", " delivery")
+    assert first.reference == "delivery"
+    assert domain.graders == ("decision", "decision_loglik", "bits_per_byte")
+    for style in ("chat", "completion"):
+        assert "Where is my parcel?" in text_of(first, style)
+        assert "billing, delivery" in text_of(first, style)
+        assert "Delivery" not in text_of(first, style)
+
+
+def test_templates_name_columns_and_roles_and_leave_braces_of_values_alone(tmp_path: Path) -> None:
+    prompt = {"template": "{body} [{tone}] {choices}", "completion_template": "{question}{{}}"}
+    domain = load(tmp_path, TICKETS, "decision", columns=COLUMNS, choices=["billing", "delivery"], prompt=prompt)
+    assert text_of(by_id(domain)["t1"], "chat") == "Where is my parcel? [calm\n\nshort] billing, delivery"
+    assert text_of(by_id(domain)["t2"], "chat") == "Charged twice {sic}. [] billing, delivery"
+    assert text_of(by_id(domain)["t2"], "completion") == "Charged twice {sic}.{}"
+
+
+def test_in_a_template_of_ones_own_a_column_goes_before_a_role_of_its_name(tmp_path: Path) -> None:
+    records = [{"id": "1", "question": "long form", "title": "short form", "reference": "r"}]
+    prompt = {"template": "{question}"}
+    (example,) = load(tmp_path, records, "free_text", columns={"question": "title"}, prompt=prompt).examples
+    assert text_of(example, "chat") == "long form"
+    assert "short form" in text_of(example, "completion")
+
+
+def test_free_text_puts_a_context_before_the_question(tmp_path: Path) -> None:
+    records = [{"id": "1", "question": "Q?", "context": ["first.", "second."], "reference": "R\r\nS "}]
+    (example,) = load(tmp_path, records, "free_text").examples
+    assert text_of(example, "chat") == "first.\n\nsecond.\n\nQ?"
+    assert example.reference == "R\nS"
+    assert example.grading == {"question": "Q?"}
+
+
+def test_without_an_id_column_the_id_follows_from_the_content_and_not_from_the_position(tmp_path: Path) -> None:
+    records = [{"question": f"Q{number}?", "reference": "R"} for number in range(5)]
+    forward = load(tmp_path, records, "free_text").examples
+    assert load(tmp_path, records[::-1], "free_text").examples == forward
+    assert len({example.id for example in forward}) == 5
+
+
+def test_code_takes_tests_as_a_list_or_as_one_text(tmp_path: Path) -> None:
+    base = {"question": "Add.", "reference": "def f(): ..."}
+    records: list[dict[str, Any]] = [
+        {"id": "1", **base, "tests": ["assert f()", "assert not f()"]},
+        {"id": "2", **base, "tests": "assert f()\nassert not f()\n", "setup": "x = 1", "test_imports": "import math"},
+    ]
+    examples = by_id(load(tmp_path, records, "code"))
+    assert examples["1"].grading["tests"] == ["assert f()", "assert not f()"]
+    assert examples["2"].grading["tests"] == ["assert f()\nassert not f()"]
+    assert (examples["2"].grading["setup"], examples["2"].grading["test_imports"]) == ("x = 1", ["import math"])
+    assert text_of(examples["1"], "chat") == text_of(examples["2"], "chat")
+
+
+def test_real_free_text_loads_from_yaml_alone() -> None:
+    section = {
+        "task": "free_text",
+        "data": {"source": shared("legal/indian_statute_qa.jsonl")},
+        "columns": {"reference": "answer"},
+        "max_examples": 300,
+    }
+    domain = load_domain("legal", DomainConfig.model_validate(section), Path())
+    assert domain.data_fingerprint["num_records"] == 6349
+    assert len(domain.examples) == 300
+    assert all(example.reference and example.grading["question"] for example in domain.examples)
