@@ -54,3 +54,11 @@ class Grader(Protocol):
         Returns exactly one score for each of `metrics`, in their order; unscored ones carry a reason.
         """
         ...
+
+
+class BatchGrader(Grader, Protocol):
+    """A grader that is much faster when it gets many examples at once."""
+
+    def grade_many(self, items: Sequence[tuple[Example, str, Sequence[Answer]]]) -> list[list[Score]]:
+        """Grade (example, model, answers) items; returns for each, in order, what `grade` would."""
+        ...

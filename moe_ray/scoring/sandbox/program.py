@@ -1,7 +1,7 @@
 """What the sandbox is given, what it gives back, and what it protects."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 Outcome = Literal["passed", "failed", "error", "timeout", "memory", "output_limit", "sandbox_failed"]
 BackendName = Literal["bubblewrap", "namespaces", "filters", "limits"]
@@ -66,6 +66,6 @@ class Protections:
         names = (field.name for field in fields(self) if field.name != "backend")
         return tuple(name for name in names if not getattr(self, name))
 
-    def describe(self) -> dict[str, str | bool]:
+    def describe(self) -> dict[str, Any]:
         """Return all of it for the manifest."""
-        return asdict(self)
+        return {**asdict(self), "missing": list(self.missing)}

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
+from typing import Any
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.errors import SandboxError
@@ -46,10 +47,10 @@ class Sandbox:
             raise
         return cls(box, protections, config, home)
 
-    def describe(self) -> dict[str, str | bool | float | int]:
-        """Return what holds and the limits, for the manifest."""
+    def describe(self) -> dict[str, Any]:
+        """Return what holds, what does not ("missing"), and the limits, for the manifest."""
         limits = {"timeout_s": self._config.timeout_s, "memory_mib": self._config.memory_mib}
-        return {**self.protections.describe(), **limits, "num_workers": self._num_workers}
+        return {**self.protections.describe(), **limits}
 
     def run_all(self, programs: Sequence[Program], on_done: Callable[[int], None] | None = None) -> list[Verdict]:
         """Run every program, several at once, and return their verdicts in order.

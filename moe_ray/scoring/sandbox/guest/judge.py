@@ -2,7 +2,7 @@
 
 import builtins
 from collections.abc import Iterator
-from types import CodeType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
 from moe_ray.scoring.sandbox.guest import wire
@@ -43,6 +43,8 @@ class Link:
     def _number(self, value: object) -> int:
         if isinstance(value, FunctionType):
             value = self.ask("function", wire.encode_function(value))
+        elif isinstance(value, BuiltinFunctionType) and value.__module__ == "builtins":
+            value = self.ask("builtin", value.__name__)
         if not isinstance(value, StandIn):
             raise wire.WireError(f"a test hands {type(value).__name__} to the program, which is not plain data")
         return int(object.__getattribute__(value, "_number"))

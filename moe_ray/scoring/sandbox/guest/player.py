@@ -1,6 +1,7 @@
 """The player: runs the generated program, and calls into it when the judge asks. Nothing that it says is trusted
 beyond the values it returns."""
 
+import builtins
 import marshal
 import operator
 import sys
@@ -76,12 +77,21 @@ class Player:
     def answer(self, request: bytes) -> bytes:
         """Do what one request says and return the reply: a value, or what was raised."""
         operation, *args = wire.decode(request, self.objects.__getitem__)
-        known = {"load": self.load, "call": self.call, "function": self.function, **OPERATIONS}
+        known: dict[str, Callable[..., Any]] = {
+            "load": self.load,
+            "call": self.call,
+            "function": self.function,
+            **OPERATIONS,
+        }
         try:
             value = known[operation](*args)
             return wire.encode(("value", value), self.handle)
         except BaseException as error:  # noqa: BLE001  (the program may raise anything, SystemExit too)
             return wire.encode(("raised", _builtin_kind(error), type(error).__name__, _message(error)))
+
+
+def _builtin(name: str) -> object:
+    return getattr(builtins, name)
 
 
 def _builtin_kind(error: BaseException) -> str:

@@ -19,10 +19,10 @@ LENGTH = struct.Struct("<I")
 FLOAT = struct.Struct("<d")
 MAX_FRAME_BYTES = 32 << 20
 
-SEQUENCES: tuple[tuple[type, bytes], ...] = (
+SEQUENCES: tuple[tuple[type[Any], bytes], ...] = (
     (deque, b"q"), (list, b"l"), (tuple, b"t"), (set, b"S"), (frozenset, b"Z"),
 )  # fmt: skip
-MAPPINGS: tuple[tuple[type, bytes], ...] = ((OrderedDict, b"O"), (Counter, b"C"), (dict, b"d"))
+MAPPINGS: tuple[tuple[type[Any], bytes], ...] = ((OrderedDict, b"O"), (Counter, b"C"), (dict, b"d"))
 BUILD: dict[bytes, Callable[[Any], Any]] = {
     tag: kind for kind, tag in (*SEQUENCES, *MAPPINGS)
 }  # fmt: skip
@@ -35,6 +35,10 @@ REBUILT: dict[tuple[str, str], Callable[[Any], tuple[Any, ...]]] = {
     ("datetime", "timedelta"): lambda v: (v.days, v.seconds, v.microseconds),
     ("array", "array"): lambda v: (v.typecode, v.tolist()),
     ("builtins", "range"): lambda v: (v.start, v.stop, v.step),
+}
+TYPES: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, object, range, set, str, tuple)
 }
 
 
@@ -104,6 +108,8 @@ def _encode_other(value: Any, out: bytearray, handle: Callable[[object], int]) -
     parts = REBUILT.get((kind.__module__, kind.__qualname__))
     if parts is not None:
         _encode_items(b"R", [kind.__module__, kind.__qualname__, parts(value)], out, handle)
+    elif kind is type and any(value is known for known in TYPES.values()):
+        _encode_items(b"B", [value.__name__], out, handle)
     elif kind is ModuleType:
         _encode_items(b"M", [value.__name__], out, handle)
     else:
@@ -165,6 +171,8 @@ def _build(tag: bytes, items: list[Any]) -> Any:
         if (module, name) not in REBUILT:
             raise WireError(f"{module}.{name} is not plain data")
         return getattr(import_module(module), name)(*parts)
+    if tag == b"B":
+        return TYPES[items[0]]
     if tag == b"M":
         if items[0].partition(".")[0] not in sys.stdlib_module_names:
             raise WireError(f"module {items[0]} is not of the standard library")

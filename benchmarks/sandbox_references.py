@@ -1,0 +1,89 @@
+"""MBPP's reference programs through the sandbox: each must pass its own tests, and fail them once it is broken.
+
+    python benchmarks/sandbox_references.py ../shared/data/code/mbpp_train_prompt474.jsonl
+
+Breaking a program: whatever any of its functions returns is wrapped, so that it is wrong and still of plain data.
+Known exceptions are named in KNOWN_SLOW and UNBREAKABLE. Exits with 1 when anything else is out of order.
+"""
+
+import argparse
+import ast
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from moe_ray.config.schema import SandboxConfig
+from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
+
+KNOWN_SLOW = frozenset({123})
+"""Amicable numbers by trial division: about as long as the time limit."""
+
+WRAPPER = "def _broken(value):\n    return ['broken', repr(type(value))]\n"
+
+
+class _BreakReturns(ast.NodeTransformer):
+    def visit_Return(self, node: ast.Return) -> ast.Return:
+        value = node.value or ast.Constant(None)
+        return ast.Return(ast.Call(ast.Name("_broken", ast.Load()), [value], []))
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.Lambda:
+        return node
+
+
+def broken(code: str) -> str:
+    """Return `code` with the value of every `return` replaced by a wrong one.
+
+    A function that returns nothing gets a wrong return at its end. Functions that call themselves break inside,
+    which is a failure too.
+    """
+    tree = _BreakReturns().visit(ast.parse(code))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name not in ("_broken", "__init__"):
+            node.body.append(ast.Return(ast.Call(ast.Name("_broken", ast.Load()), [ast.Constant(None)], [])))
+    return WRAPPER + ast.unparse(ast.fix_missing_locations(tree))
+
+
+def program(task: dict[str, Any], *, break_it: bool = False) -> Program:
+    """Return the reference program of an MBPP record with its tests."""
+    code = broken(task["code"]) if break_it else task["code"]
+    return Program(code=code, tests=tuple(task["test_list"]), setup=task["test_setup_code"])
+
+
+def run(sandbox: Sandbox, tasks: list[dict[str, Any]], *, break_them: bool) -> tuple[list[Verdict], float]:
+    """Return the verdicts, and the wall seconds of all."""
+    programs = [program(task, break_it=break_them) for task in tasks]
+    started = time.perf_counter()
+    return sandbox.run_all(programs), time.perf_counter() - started
+
+
+def main() -> int:
+    """Print the table; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", type=Path)
+    parser.add_argument("--backend", choices=("bubblewrap", "namespaces", "filters", "limits"))
+    arguments = parser.parse_args()
+    tasks = [json.loads(line) for line in arguments.tasks.read_text().splitlines() if line]
+    surprises = 0
+    with Sandbox.open(SandboxConfig(allow_weak=arguments.backend is not None), backend=arguments.backend) as sandbox:
+        print(f"{len(tasks)} tasks; {sandbox.describe()}")
+        for break_them in (False, True):
+            verdicts, wall_s = run(sandbox, tasks, break_them=break_them)
+            counts = Counter(verdict.outcome for verdict in verdicts)
+            title = "broken" if break_them else "as published"
+            outcomes = ", ".join(f"{outcome} {count}" for outcome, count in sorted(counts.items()))
+            print(f"{title:13} {wall_s:6.1f} s {len(tasks) / wall_s:6.1f} programs/s   {outcomes}")
+            for task, verdict in zip(tasks, verdicts, strict=True):
+                if verdict.passed == break_them and task["task_id"] not in KNOWN_SLOW:
+                    surprises += 1
+                    print(f"  task {task['task_id']}: {verdict.outcome} {verdict.detail}")
+                elif verdict.outcome == "sandbox_failed" or task["task_id"] in KNOWN_SLOW:
+                    print(f"  task {task['task_id']} (known): {verdict.outcome} {verdict.wall_s:.1f} s")
+    print(f"{surprises} surprises")
+    return 1 if surprises else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Grading of generated programs: does the program pass its tests, and is it the reference?"""
+
+import ast
+import math
+import re
+import textwrap
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from moe_ray.config.schema import SandboxConfig
+from moe_ray.domains.example import Example, GradingValue
+from moe_ray.scoring.samples import UnscorableError, sample_detail, score, unscored, usable_texts
+from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
+from moe_ray.scoring.score import Metric, Score
+from moe_ray.store.answers import Answer
+
+PASS_AT = (1, 5, 10, 100)
+MIN_TIMEOUT_S = 4.0
+REFERENCE_TIME_FACTOR = 4.0
+BEGIN, DONE = "[BEGIN]", "[DONE]"
+FENCED = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+PYTHON_TAGS = ("python", "py", "python3")
+MAX_PARSED_CHARS = 100_000
+
+Item = tuple[Example, str, Sequence[Answer]]
+
+
+def extract_program(text: str) -> str:
+    """Return the program in an answer.
+
+    What follows [DONE] and a leading [BEGIN] are cut. Of the blocks fenced as Python (of those fenced as nothing, if
+    there are none) the first that parses counts, else the last; without fences, the whole text.
+    """
+    text = text.replace("\r\n", "\n").partition(DONE)[0]
+    if text.lstrip().startswith(BEGIN):
+        text = text.lstrip().removeprefix(BEGIN)
+    blocks = [(tag.lower(), _tidy(block)) for tag, block in FENCED.findall(text)]
+    tagged = [block for tag, block in blocks if tag in PYTHON_TAGS] or [block for tag, block in blocks if not tag]
+    for block in tagged:
+        if parse(block) is not None:
+            return block
+    return tagged[-1] if tagged else _tidy(text)
+
+
+def _tidy(code: str) -> str:
+    return textwrap.dedent(code).strip("\n").rstrip()
+
+
+def parse(code: str) -> ast.Module | None:
+    """Return the syntax tree of `code`, or None when it is no program (or a text of more than 100,000 characters)."""
+    if len(code) > MAX_PARSED_CHARS:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def normalised(code: str) -> str:
+    """Return `code` without comments and with one layout, so that equal programs are equal texts."""
+    tree = parse(code)
+    try:
+        return code.strip() if tree is None else ast.unparse(tree)
+    except (RecursionError, ValueError):
+        return code.strip()
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Return the chance that `k` of `num_samples` samples, drawn without replacement, hold one of `num_correct`.
+
+    The unbiased estimator 1 - prod_{i=n-c+1..n} (1 - k/i). Raises `ValueError` when k > n or c > n.
+    """
+    if not 1 <= k <= num_samples or not 0 <= num_correct <= num_samples:
+        raise ValueError(f"pass@{k} of {num_correct} correct among {num_samples} samples is not defined")
+    if num_samples - num_correct < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / i for i in range(num_samples - num_correct + 1, num_samples + 1))
+
+
+def solution_timeout_s(reference_s: float | None) -> float | None:
+    """Return how long a solution may take when its reference took `reference_s`; None: the configured time."""
+    return None if reference_s is None else max(MIN_TIMEOUT_S, REFERENCE_TIME_FACTOR * reference_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """One example's extracted programs (one per usable sample), or why there are none."""
+
+    example: Example
+    model: str
+    programs: tuple[Program, ...] = ()
+    reason: str | None = None
+
+
+class CodeGrader:
+    """Runs programs against their tests. With several samples `exact_match` is the mean over the samples.
+
+    The sandbox is opened when the first program must run; `SandboxError` is raised then.
+    """
+
+    def __init__(self, sandbox_config: SandboxConfig, num_samples: int = 1) -> None:
+        self._sandbox_config = sandbox_config
+        self._num_samples = num_samples
+        self._ks = tuple(k for k in PASS_AT if k <= num_samples)
+        self.metrics = (_exact_match(num_samples), *(_pass_metric(k, num_samples) for k in self._ks))
+
+    @cached_property
+    def _sandbox(self) -> Sandbox:
+        return Sandbox.open(self._sandbox_config)
+
+    def grade(self, example: Example, model: str, answers: Sequence[Answer]) -> list[Score]:
+        """Return one score for each of `metrics`; see `Grader.grade`."""
+        return self.grade_many([(example, model, answers)])[0]
+
+    def grade_many(self, items: Sequence[Item]) -> list[list[Score]]:
+        """Grade many examples at once, several programs at a time; equal programs with equal tests run once."""
+        works = [_work(*item) for item in items]
+        verdicts = self._run(program for work in works for program in work.programs)
+        return [self._scores(work, verdicts) for work in works]
+
+    def _run(self, programs: Iterable[Program]) -> dict[Program, Verdict]:
+        distinct = list(dict.fromkeys(programs))
+        return dict(zip(distinct, self._sandbox.run_all(distinct), strict=True)) if distinct else {}
+
+    def _scores(self, work: _Work, verdicts: Mapping[Program, Verdict]) -> list[Score]:
+        if work.reason is not None:
+            return unscored(work.example, work.model, self.metrics, work.reason)
+        reference = normalised(work.example.reference)
+        matches = [normalised(program.code) == reference for program in work.programs]
+        exact = score(
+            work.example,
+            work.model,
+            self.metrics[0],
+            sum(matches) / len(matches),
+            detail=sample_detail(len(matches), self._num_samples),
+        )
+        run = [verdicts[program] for program in work.programs]
+        return [exact, *self._pass_scores(work, run)]
+
+    def _pass_scores(self, work: _Work, verdicts: Sequence[Verdict]) -> list[Score]:
+        known = [verdict for verdict in verdicts if verdict.outcome != "sandbox_failed"]
+        num_correct = sum(verdict.passed for verdict in known)
+        scores = []
+        for k, metric in zip(self._ks, self.metrics[1:], strict=True):
+            if len(known) < k:
+                reason = f"{len(known)} of {self._num_samples} samples could be run: {verdicts[0].detail}"
+                scores.append(score(work.example, work.model, metric, None, reason=reason))
+                continue
+            value = pass_at_k(len(known), num_correct, k)
+            scores.append(score(work.example, work.model, metric, value, detail=_detail(known)))
+        return scores
+
+
+def _exact_match(num_samples: int) -> Metric:
+    definition = (
+        "the program equals the reference, comments and layout aside (both as ast.unparse writes them; as stripped "
+        "texts where one does not parse)"
+    )
+    return Metric(name="exact_match", definition=definition, binary=num_samples == 1)
+
+
+def _pass_metric(k: int, num_samples: int) -> Metric:
+    definition = f"chance that one of {k} samples passes every test: 1 - prod_(i=n-c+1..n) (1 - {k}/i)"
+    return Metric(name=f"pass@{k}", definition=definition, binary=k == num_samples == 1)
+
+
+def _work(example: Example, model: str, answers: Sequence[Answer]) -> _Work:
+    try:
+        texts = usable_texts(answers)
+    except UnscorableError as error:
+        return _Work(example=example, model=model, reason=str(error))
+    tests = _strings(example.grading.get("tests"))
+    if not tests:
+        return _Work(example=example, model=model, reason="the example has no tests")
+    setup = "\n".join([*_strings(example.grading.get("test_imports")), *_strings(example.grading.get("setup"))])
+    reference_s = example.grading.get("reference_s")
+    timeout_s = solution_timeout_s(reference_s if isinstance(reference_s, float) else None)
+    codes = [extract_program(text) for text in texts]
+    programs = tuple(Program(code=code, tests=tests, setup=setup, timeout_s=timeout_s) for code in codes)
+    return _Work(example=example, model=model, programs=programs)
+
+
+def _strings(value: GradingValue) -> tuple[str, ...]:
+    """Return the lines of code that a grading value holds: a text, a list of texts, or none."""
+    if isinstance(value, str):
+        return (value,) if value.strip() else ()
+    return tuple(value) if isinstance(value, list) else ()
+
+
+def _detail(verdicts: Sequence[Verdict]) -> str:
+    """Say how the programs did: the only one's outcome and last line, or how many passed."""
+    if len(verdicts) > 1:
+        return f"{sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} samples passed"
+    verdict = verdicts[0]
+    return f"{verdict.outcome}: {verdict.detail}" if verdict.detail else verdict.outcome
