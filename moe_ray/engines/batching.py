@@ -1,6 +1,5 @@
 """Which rows run together, and what happens when they do not fit. Batches follow from the work and the limits alone."""
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,6 +21,11 @@ class RowSize:
     num_prompt_tokens: int
     num_new_tokens: int
     num_logits: int
+
+    @property
+    def num_tokens(self) -> int:
+        """The length that the row may reach."""
+        return self.num_prompt_tokens + self.num_new_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +50,27 @@ def group_batches(
     name: Callable[[RowT], tuple[object, ...]],
     rule: MemoryRule,
     limits: BatchLimits,
+    longest_shared: int | None = None,
 ) -> list[list[RowT]]:
     """Split `rows` into batches, longest prompts first, ties in the order of `name`.
 
     A batch has at most `limits.max_rows` rows and takes at most `limits.cache_memory_bytes`, but at least one row.
-    The order of `rows` does not matter as long as names differ where content does.
+    Rows that may grow longer than `longest_shared` tokens run alone, before the others. The order of `rows` does
+    not matter as long as names differ where content does.
     """
-    batches: list[list[RowT]] = []
+
+    def runs_alone(row: RowT) -> bool:
+        return longest_shared is not None and size(row).num_tokens > longest_shared
+
+    ordered = sorted(rows, key=lambda row: (-size(row).num_prompt_tokens, name(row)))
+    batches = [[row] for row in ordered if runs_alone(row)]
     sizes: list[RowSize] = []
-    for row in sorted(rows, key=lambda row: (-size(row).num_prompt_tokens, name(row))):
+    for row in ordered:
+        if runs_alone(row):
+            continue
         sizes.append(size(row))
         fits = len(sizes) <= limits.max_rows and rule.batch_bytes(sizes) <= limits.cache_memory_bytes
-        if batches and fits:
+        if len(sizes) > 1 and fits:
             batches[-1].append(row)
         else:
             batches.append([row])
@@ -75,7 +88,6 @@ def run_halving(
         if not is_out_of_memory(error):
             raise
     # Outside of the except clause, because the error's frames still hold the tensors that did not fit.
-    gc.collect()
     torch.cuda.empty_cache()
     if len(rows) == 1:
         return [refuse(rows[0])]

@@ -39,13 +39,16 @@ class ScoredRow:
     error: str | None = None
 
 
-def scoring_rows(index: int, id: str, pair: EncodedPair) -> list[ScoringRow]:
-    """Return the rows of one request; a continuation whose reading is the start of another's costs no row."""
+def scoring_rows(index: int, id: str, pair: EncodedPair, *, longest_shared: int | None) -> list[ScoringRow]:
+    """Return the rows of one request; a continuation whose reading is the start of another's costs no row.
+
+    Readings of more than `longest_shared` tokens do not stand in for shorter ones.
+    """
     targets: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
     longest_first = sorted(enumerate(pair.continuations), key=lambda item: -len(item[1]))
     for place, tokens in longest_first:
         read = (*pair.context, *tokens[:-1])
-        carrier = next((other for other in targets if other[: len(read)] == read), read)
+        carrier = next((other for other in targets if _carries(other, read, longest_shared)), read)
         targets.setdefault(carrier, []).append((place, tokens))
     return [
         ScoringRow(
@@ -57,6 +60,11 @@ def scoring_rows(index: int, id: str, pair: EncodedPair) -> list[ScoringRow]:
         )
         for read, found in targets.items()
     ]
+
+
+def _carries(other: tuple[int, ...], read: tuple[int, ...], longest_shared: int | None) -> bool:
+    alike = longest_shared is None or (len(other) > longest_shared) == (len(read) > longest_shared)
+    return alike and other[: len(read)] == read
 
 
 @torch.inference_mode()

@@ -11,12 +11,13 @@ import transformers
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.batching import is_out_of_memory
-from moe_ray.engines.model_facts import cache_bytes_per_token, context_length
+from moe_ray.engines.model_facts import cache_bytes_per_token, context_length, rope_switch_length
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.errors import ModelError
 
 CHECK_REMEDY = "check the path, the revision and that the download is complete"
 HUB_REMEDY = "check the id and revision; a gated model needs `hf auth login`, no network needs a local copy"
+TOKENIZER_REMEDY = "put the tokenizer's files beside the weights, or name another tokenizer with tokenizer:"
 NUM_NAMED_KEYS = 3
 
 
@@ -34,6 +35,7 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     pad_token_id: int
     context_length: int | None
+    rope_switch_length: int | None
     cache_bytes_per_token: int
     vocabulary_size: int
     forward_arguments: frozenset[str]
@@ -52,14 +54,14 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
     forward_arguments = frozenset(inspect.signature(model.forward).parameters)
     if "past_key_values" not in forward_arguments:
         raise _refused(config, f"{type(model).__name__} has no key-value cache", "choose a decoder-only transformer")
-    eos = _eos_token_ids(model, tokenizer)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=model.device,
-        eos_token_ids=eos,
+        eos_token_ids=_eos_token_ids(model, tokenizer),
         pad_token_id=next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0),
         context_length=context_length(model.config),
+        rope_switch_length=rope_switch_length(model.config),
         cache_bytes_per_token=cache_bytes_per_token(model.config, config.dtype),
         vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
         forward_arguments=forward_arguments,
@@ -85,9 +87,9 @@ def _load_tokenizer(config: ModelConfig) -> Any:
         )
     except Exception as error:
         # Parsers, the hub and remote code raise anything; the cause is kept.
-        raise _refused(config, f"no usable tokenizer: {_first_line(error)}", _TOKENIZER_REMEDY) from error
+        raise _refused(config, f"no usable tokenizer: {_first_line(error)}", TOKENIZER_REMEDY) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise _refused(config, "no usable tokenizer: its vocabulary is empty", _TOKENIZER_REMEDY)
+        raise _refused(config, "no usable tokenizer: its vocabulary is empty", TOKENIZER_REMEDY)
     if config.prompt_style == "chat" and tokenizer.chat_template is None:
         raise _refused(
             config,
@@ -95,9 +97,6 @@ def _load_tokenizer(config: ModelConfig) -> Any:
             "set prompt_style: completion for this model, or name a tokenizer that has a template",
         )
     return tokenizer
-
-
-_TOKENIZER_REMEDY = "put the tokenizer's files beside the weights, or name another tokenizer with tokenizer:"
 
 
 def _load_weights(config: ModelConfig, settings: TransformersSettings) -> Any:

@@ -25,3 +25,16 @@ def cache_bytes_per_token(config: Any, dtype: str) -> int:
     named = str(getattr(text, "dtype", None) or config.dtype) if dtype == "auto" else dtype
     num_bytes = BYTES_OF_DTYPE.get(named.removeprefix("torch."), DEFAULT_DTYPE_BYTES)
     return int(2 * text.num_hidden_layers * num_cached_heads * head_size * num_bytes)
+
+
+def rope_switch_length(config: Any) -> int | None:
+    """Return the length beyond which a model with "longrope" turns to other positions; None for other models.
+
+    transformers decides it for a whole batch at once, by its longest row: rows beyond it must not have neighbours.
+    """
+    text = config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    named = rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None)
+    return int(named) if named else None

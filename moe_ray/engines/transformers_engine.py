@@ -70,7 +70,11 @@ class TransformersEngine:
                 pairs[index] = self._encoder.encode_pair(request.prompt)
             except RowError as error:
                 results[index] = _failed_likelihood(error.reason, error.num_prompt_tokens, NEVER_RAN)
-        rows = [row for index, pair in pairs.items() for row in scoring_rows(index, requests[index].id, pair)]
+        rows = [
+            row
+            for index, pair in pairs.items()
+            for row in scoring_rows(index, requests[index].id, pair, longest_shared=self._loaded.rope_switch_length)
+        ]
         scored: dict[int, list[ScoredRow]] = defaultdict(list)
         for batch in self._scoring_batches(rows):
             for one in run_halving(batch, lambda some: score_batch(self._loaded, some), _out_of_memory_score):
@@ -101,6 +105,7 @@ class TransformersEngine:
             name=lambda row: (row.request.id, row.request.seed, row.token_ids, row.request.max_new_tokens),
             rule=self._rule,
             limits=self._limits,
+            longest_shared=self._loaded.rope_switch_length,
         )
 
     def _scoring_batches(self, rows: Sequence[ScoringRow]) -> list[list[ScoringRow]]:
@@ -115,6 +120,7 @@ class TransformersEngine:
             name=lambda row: (row.id, row.token_ids),
             rule=self._rule,
             limits=self._limits,
+            longest_shared=self._loaded.rope_switch_length,
         )
 
     def _decode(self, rows: list[DecodeRow]) -> list[tuple[int, Generation]]:

@@ -10,7 +10,7 @@ import torch
 from tests.engines.tiny import Architecture, make_tiny_checkpoint
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Stop torch from taking every core, and from summing in an order that depends on how many there are."""
     before = torch.get_num_threads()

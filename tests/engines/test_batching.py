@@ -52,6 +52,13 @@ def test_a_row_larger_than_the_memory_gets_a_batch_of_its_own() -> None:
     assert grouped([("a", 50), ("b", 50)], BatchLimits(max_rows=8, cache_memory_bytes=1)) == [[("a", 50)], [("b", 50)]]
 
 
+def test_rows_that_may_grow_too_long_run_alone() -> None:
+    rows = [("a", 50), ("b", 10), ("c", 40), ("d", 12)]
+    limits = BatchLimits(max_rows=8, cache_memory_bytes=10**6)
+    batches = group_batches(rows, size=size, name=lambda row: (row[0],), rule=RULE, limits=limits, longest_shared=20)
+    assert batches == [[("a", 50)], [("c", 40)], [("d", 12), ("b", 10)]]
+
+
 def test_no_rows_give_no_batches() -> None:
     assert grouped([], BatchLimits(max_rows=8, cache_memory_bytes=1)) == []
 

@@ -66,6 +66,16 @@ def test_greedy_tokens_are_those_of_generate(
     assert len({len(one.token_ids) for one in answers}) > 1, "rows must leave the batch at different steps"
 
 
+def test_greedy_tokens_are_those_of_generate_where_long_texts_have_other_positions(checkpoint: Checkpoints) -> None:
+    directory = checkpoint("phi3_longrope")
+    expected = [peer_tokens(directory, (text,), 24, [1])[0] for text in TEXTS]
+    answers = engine(directory).generate(ask_all(num=24))
+    assert [list(one.token_ids) for one in answers] == expected
+    lengths = [one.num_prompt_tokens + 24 for one in answers]
+    assert [one.timing.batch_rows == 1 for one in answers] == [length > 32 for length in lengths]
+    assert 0 < sum(length > 32 for length in lengths) < len(TEXTS) - 1
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_row_says_the_same_alone_and_in_a_batch(architecture: Architecture, checkpoint: Checkpoints) -> None:
     together = engine(checkpoint(architecture), ROOMY).generate(ask_all(num=24))

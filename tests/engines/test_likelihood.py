@@ -48,6 +48,22 @@ def test_loglikelihoods_are_those_of_the_slow_oracle(architecture: Architecture,
         assert list(answer.num_tokens) == [num for _, num in expected]
 
 
+def test_a_reading_with_other_positions_does_not_stand_in_for_a_short_one(checkpoint: Checkpoints) -> None:
+    """Beyond a quarter of its context this model stretches positions, so that each continuation is read by itself."""
+    directory = checkpoint("phi3_longrope")
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    answers = engine(directory).loglikelihoods([measure(one, str(n)) for n, one in enumerate(prompts())])
+    for text, answer in zip(TEXTS, answers, strict=True):
+        num_read = len(tokenizer(text)["input_ids"])
+        for continuation, measured in zip((*CHOICES, REFERENCE), answer.loglikelihoods, strict=True):
+            tokens = tokenizer(text + continuation, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                logits = model(tokens[:, :-1]).logits[0].double().log_softmax(-1)
+            expected = logits.gather(-1, tokens[0, 1:, None])[num_read - 1 :].sum()
+            assert measured == pytest.approx(float(expected), abs=1e-4)
+
+
 def test_white_space_at_the_contexts_end_belongs_to_the_continuation(checkpoint: Checkpoints) -> None:
     loaded = engine(checkpoint("llama"))
     spaced = loaded.loglikelihoods([measure(completion("the answer is ", choices=("yes",)))])[0]

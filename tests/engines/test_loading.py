@@ -129,7 +129,7 @@ def test_a_chat_model_without_a_template_is_told_to_complete(checkpoint: Checkpo
 def test_quantisation_without_its_library_names_what_to_install(
     checkpoint: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ModelError, match="bitsandbytes") as caught:
         engine(checkpoint("llama"), quantization="4bit")
     assert "moe_ray[quantization]" in (caught.value.remedy or "")

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
@@ -26,7 +27,7 @@ def with_template(source: Path, copy: Path, template: str | None) -> Path:
     return copy
 
 
-def seen_tokens(directory: Path, prompt: Prompt, **fields: str) -> list[int]:
+def seen_tokens(directory: Path, prompt: Prompt, **fields: Any) -> list[int]:
     """Return the token ids that the model itself was given for `prompt`."""
     loaded = engine(directory, **fields)
     seen: list[list[int]] = []

@@ -82,7 +82,7 @@ def test_the_preferred_choice_has_the_best_likelihood() -> None:
     first, second, third = made.loglikelihoods([measure(prompt, "1"), measure(prompt, "2"), measure(prompt, "3")])
     assert max(first.loglikelihoods) == first.loglikelihoods[1]
     assert first.num_tokens == (1, 1, 1, 3)
-    assert second == made.loglikelihoods([measure(prompt, "2")])[0] or second.loglikelihoods
+    assert len(second.loglikelihoods) == 4
     assert all(value < 0 for value in second.loglikelihoods)
     assert "perhaps" in (third.error or "")
 
@@ -114,7 +114,7 @@ def test_memory_is_what_it_pretends() -> None:
 def crash_program(fault_dir: Path) -> str:
     return (
         "from tests.engines.test_scripted import scripted; from tests.engines.asking import ask;"
-        f"made = scripted(crash_on=['x'], crash_times=2, fault_dir={str(fault_dir)!r});"
+        f"made = scripted(text='x', crash_on=['x'], crash_times=2, fault_dir={str(fault_dir)!r});"
         "print(made.generate([ask('q', id='ok')])[0].finish_reason, flush=True); made.generate([ask('q', id='x')])"
     )
 

@@ -7,7 +7,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-Architecture = Literal["llama", "mistral", "qwen2", "phi3", "gpt2", "gemma2", "gemma3"]
+Architecture = Literal["llama", "mistral", "qwen2", "phi3", "phi3_longrope", "gpt2", "gemma2", "gemma3"]
 
 CONTEXT_LENGTH = 128
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
@@ -83,6 +83,8 @@ def _model(architecture: Architecture, vocabulary_size: int) -> Any:
             return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**grouped))
         case "phi3":
             return transformers.Phi3ForCausalLM(transformers.Phi3Config(**shape, num_key_value_heads=4))
+        case "phi3_longrope":
+            return transformers.Phi3ForCausalLM(_longrope_config(shape))
         case "gemma2":
             return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**gemma))
         case "gemma3":
@@ -100,3 +102,20 @@ def _model(architecture: Architecture, vocabulary_size: int) -> Any:
                     eos_token_id=1,
                 )
             )
+
+
+def _longrope_config(shape: dict[str, Any]) -> Any:
+    """Return a configuration like Phi-3.5's: positions are stretched in texts of more than a quarter of the context."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0, 1.0, 1.0, 1.0],
+        "long_factor": [1.0, 2.0, 3.0, 4.0],
+        "original_max_position_embeddings": CONTEXT_LENGTH // 4,
+    }
+    return transformers.Phi3Config(
+        **shape,
+        num_key_value_heads=4,
+        original_max_position_embeddings=CONTEXT_LENGTH // 4,
+        rope_parameters=rope,
+    )
