@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
 
+# Stands around the number of a code block while the rest is tidied; HTML knows no such character.
+_MARK = "\x00"
 _DROPPED = ("script", "style", "head", "noscript", "template", "iframe", "object")
 _PARAGRAPHS = ("p", "div", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "table", "section", "article")
 _SPACES = re.compile(r"[^\S\n]+")
@@ -21,7 +23,7 @@ def html_to_text(html: str) -> str:
     from bs4 import BeautifulSoup, Comment
 
     # Inside an element, since a bare text that looks like an address or a file name brings a warning.
-    source = html.replace("\r\n", "\n").replace("\r", "\n")
+    source = html.replace("\r\n", "\n").replace("\r", "\n").replace(_MARK, "")
     soup = BeautifulSoup(f"<body>{source}</body>", "html.parser")
     for dropped in soup.find_all(_DROPPED):
         dropped.decompose()
@@ -31,7 +33,7 @@ def html_to_text(html: str) -> str:
     _collapse_source_line_ends(soup)
     _mark_up(soup)
     text = _tidy(soup.get_text())
-    return re.sub("\x00(\\d+)\x00", lambda match: blocks[int(match[1])], text).strip()
+    return re.sub(f"{_MARK}(\\d+){_MARK}", lambda match: blocks[int(match[1])], text).strip()
 
 
 def _take_code_blocks(soup: "BeautifulSoup") -> list[str]:
@@ -39,14 +41,14 @@ def _take_code_blocks(soup: "BeautifulSoup") -> list[str]:
     blocks = []
     for block in soup.find_all("pre"):
         blocks.append("```\n" + block.get_text().strip("\n") + "\n```")
-        block.replace_with(f"\n\n\x00{len(blocks) - 1}\x00\n\n")
+        block.replace_with(f"\n\n{_MARK}{len(blocks) - 1}{_MARK}\n\n")
     return blocks
 
 
 def _collapse_source_line_ends(soup: "BeautifulSoup") -> None:
     """Make the source's own line ends spaces, as a browser does, before line ends that mean something are put in."""
     for text in soup.find_all(string=True):
-        if "\x00" not in text:
+        if _MARK not in text:
             text.replace_with(text.replace("\n", " "))
 
 

@@ -67,7 +67,7 @@ def prepare_domain(
     supporting = task.supporting_records()
     records = [*supporting, *(record for _, record in drawn.pairs)]
     path = out_dir / f"{name}.jsonl"
-    _write(path, "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records))
+    _write(path, "".join(json.dumps(record, default=str) + "\n" for record in records))
     return PreparedDomain(
         path=path,
         num_examples=len(drawn.pairs),

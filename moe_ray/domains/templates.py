@@ -40,12 +40,17 @@ class Template:
 
 
 def as_text(value: Any) -> str:
-    """Return a column's value as text with plain line ends. None is empty; the items of a list are paragraphs."""
+    """Return a column's value as text that UTF-8 can hold, with plain line ends.
+
+    None is empty; the items of a list are paragraphs; a lone surrogate (half a character of cut JSON) becomes a
+    question mark.
+    """
     if value is None:
         return ""
     if isinstance(value, list | tuple):
         return "\n\n".join(as_text(item) for item in value)
-    return str(value).replace("\r\n", "\n").replace("\r", "\n")
+    text = str(value).replace("\r\n", "\n").replace("\r", "\n")
+    return text.encode(errors="replace").decode()
 
 
 def _part(text: str, name: str | None, form: str | None, conversion: str | None) -> tuple[str, str | None]:

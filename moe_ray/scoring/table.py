@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moe_ray.atomic import write_atomically
 from moe_ray.errors import RunDirectoryError
 from moe_ray.scoring.score import Metric, Score
-from moe_ray.atomic import write_atomically
 
 METRICS_KEY = b"moe_ray.metrics"
 

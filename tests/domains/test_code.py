@@ -55,12 +55,9 @@ def test_a_shots_file_beside_the_experiment_gives_the_shots(tmp_path: Path) -> N
 def test_a_hub_split_gives_the_shots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    class Table(list[dict[str, Any]]):
-        class info:  # noqa: N801 - the name that datasets uses
-            download_checksums = None
-
-    def load_dataset(source: str, subset: str | None, *, split: str, revision: str | None) -> Table:
-        return Table([mbpp_task(number) for number in (range(1, 11) if split == "prompt" else range(11, 14))])
+    def load_dataset(source: str, subset: str | None, *, split: str, revision: str | None) -> Any:
+        task_ids = range(1, 11) if split == "prompt" else range(11, 14)
+        return datasets.Dataset.from_list([mbpp_task(number) for number in task_ids])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     section = {"task": "mbpp", "data": {"source": "org/mbpp"}, "settings": {"shots_split": "prompt"}}

@@ -22,6 +22,7 @@ CASES = {
     "unclosed elements": ("<p>one<p>two <b>three", "one\n\ntwo three"),
     "plain text": ("if x < y and y > z", "if x < y and y > z"),
     "a bare address": ("https://example.org/index.html", "https://example.org/index.html"),
+    "a mark like our own": ("<p>a\x000\x00b</p>", "a0b"),
     "nothing": ("", ""),
 }
 

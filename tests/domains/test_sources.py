@@ -49,29 +49,25 @@ def test_an_object_around_one_list_gives_that_list(tmp_path: Path) -> None:
     assert read_source(DataConfig(source="./rows.json"), tmp_path).records == [{"a": 1}, {"a": 2}]
 
 
-class HubTable(list[dict[str, Any]]):
-    """What `datasets.load_dataset` returns, as far as it is used."""
-
-    class info:  # noqa: N801 - the name that datasets uses
-        download_checksums = {"hf://datasets/org/set@0123abc/data/test.parquet": None}  # noqa: RUF012
-
-
 def test_a_hub_data_set_is_asked_for_by_subset_split_and_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
 
     asked: list[Any] = []
+    rows = [{"pubid": 1, "context": {"contexts": ["a", "b"], "labels": ["A", "B"]}}]
 
-    def load_dataset(*args: Any, **options: Any) -> HubTable:
+    def load_dataset(*args: Any, **options: Any) -> Any:
         asked.append((args, options))
-        return HubTable([{"id": 1}])
+        table = datasets.Dataset.from_list(rows)
+        table.info.download_checksums = {"hf://datasets/org/set@0123abc/data/test.parquet": {}}
+        return table
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     data = DataConfig(source="org/set", subset="full", split="train", revision="main")
     source = read_source(data, tmp_path)
     assert asked == [(("org/set", "full"), {"split": "train", "revision": "main"})]
-    assert source.records == [{"id": 1}]
+    assert source.records == rows
     assert source.origin["revision"] == "0123abc"
 
 

@@ -71,6 +71,12 @@ def test_code_takes_tests_as_a_list_or_as_one_text(tmp_path: Path) -> None:
     assert text_of(examples["1"], "chat") == text_of(examples["2"], "chat")
 
 
+def test_half_a_character_does_not_break_the_run(tmp_path: Path) -> None:
+    records = [{"id": "\ud83d", "question": "Smile \ud83d?", "reference": "\U0001f600"}]
+    (example,) = load(tmp_path, records, "free_text").examples
+    assert (example.id, text_of(example, "chat"), example.reference) == ("?", "Smile ??", "\U0001f600")
+
+
 def test_real_free_text_loads_from_yaml_alone() -> None:
     section = {
         "task": "free_text",

@@ -1,0 +1,69 @@
+import random
+from collections.abc import Sequence
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from moe_ray.scoring.rouge import RougeLGrader, f_measure, longest_common_subsequence
+
+from .answering import decision_example, example, generated
+
+
+def plain_lcs(left: Sequence[str], right: Sequence[str]) -> int:
+    """The table of the textbooks."""
+    table = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
+    for row, one in enumerate(left, start=1):
+        for column, other in enumerate(right, start=1):
+            best = max(table[row - 1][column], table[row][column - 1])
+            table[row][column] = table[row - 1][column - 1] + 1 if one == other else best
+    return table[-1][-1]
+
+
+def random_words(rng: random.Random, num_words: int, num_kinds: int) -> list[str]:
+    return [f"w{rng.randrange(num_kinds)}" for _ in range(num_words)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_fast_subsequence_is_as_long_as_the_plain_one(seed: int) -> None:
+    rng = random.Random(seed)
+    left = random_words(rng, rng.randrange(0, 90), rng.choice([1, 2, 5, 40]))
+    right = random_words(rng, rng.randrange(0, 90), rng.choice([1, 2, 5, 40]))
+    assert longest_common_subsequence(left, right) == plain_lcs(left, right)
+
+
+def test_the_measure_is_that_of_the_rouge_score_package() -> None:
+    rng = random.Random(5)
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    grader = RougeLGrader()
+    words = ["The", "lease", "leases,", "isn't", "VOID", "(s. 54)", "é", "2,000", "and", "\n"]
+    for _ in range(60):
+        reference = "x " + " ".join(rng.choices(words, k=rng.randrange(1, 60)))
+        answer = " ".join(rng.choices(words, k=rng.randrange(0, 60)))
+        expected = scorer.score(reference, answer)["rougeL"].fmeasure
+        assert grader.measure(example(reference=reference), answer)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_worked_example() -> None:
+    # Common in order: a, c, d; 3 of 4 of the one and 3 of 5 of the other.
+    assert f_measure(list("abcd"), list("acxdy")) == pytest.approx(2 * 0.75 * 0.6 / 1.35)
+    assert f_measure(["a"], []) == f_measure(["a"], ["b"]) == 0.0
+
+
+def test_where_there_are_choices_the_explanation_after_the_decision_counts() -> None:
+    grader = RougeLGrader()
+    (score,) = grader.grade(decision_example(reference="The cat sat."), "m", [generated("Yes. The cat sat.")])
+    assert score.value == 1.0
+    (score,) = grader.grade(example(reference="The cat sat."), "m", [generated("Yes. The cat sat.")])
+    assert score.value == pytest.approx(2 * (3 / 4) * 1 / (3 / 4 + 1))
+
+
+def test_samples_are_averaged_and_errors_are_unscored() -> None:
+    answers = [generated("The cat sat."), generated("Dogs.", sample=1)]
+    (score,) = RougeLGrader(num_samples=2).grade(example(), "m", answers)
+    assert score.value == 0.5
+    (score,) = RougeLGrader().grade(example(), "m", [generated("", error="too long")])
+    assert (score.value, score.reason) == (None, "error: too long")
+    (score,) = RougeLGrader().grade(example(), "m", [generated("")])
+    assert score.value == 0.0
+    (score,) = RougeLGrader().grade(example(reference="…"), "m", [generated("words")])
+    assert (score.value, score.reason) == (None, "the reference has no words")

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+
+from moe_ray.errors import RunDirectoryError
+from moe_ray.scoring.score import Metric, Score
+from moe_ray.scoring.table import read_scores, write_scores
+
+METRICS = {
+    "accuracy": Metric(name="accuracy", definition="share of right ones", binary=True),
+    "bits": Metric(name="bits", definition="b", higher_is_better=False, unit="bits/byte"),
+    "macro_f1": Metric(name="macro_f1", definition="f", aggregation="macro_f1"),
+}
+
+SCORES = [
+    Score(model="m", domain="d", example_id="1", metric="accuracy", value=1.0, label="yes", gold="yes"),
+    Score(model="m", domain="d", example_id="2", metric="accuracy", value=None, reason="no answer"),
+    Score(model="m", domain="d", example_id="1", metric="bits", value=0.1 + 0.2, weight=17.0, detail="é"),
+]
+
+
+def test_scores_and_metrics_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "scores" / "scores.parquet"
+    write_scores(path, SCORES, METRICS)
+    assert read_scores(path) == (SCORES, METRICS)
+
+
+def test_no_scores_at_all_are_a_table_too(tmp_path: Path) -> None:
+    write_scores(tmp_path / "scores.parquet", [], METRICS)
+    assert read_scores(tmp_path / "scores.parquet") == ([], METRICS)
+
+
+def test_pandas_and_duckdb_open_the_table_and_see_unscored_as_null(tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    write_scores(path, SCORES, METRICS)
+    assert pd.read_parquet(path)["value"].isna().sum() == 1
+    with duckdb.connect() as connection:
+        row = connection.execute(f"select count(*), count(value) from '{path}'").fetchone()
+    assert row == (3, 2)
+
+
+@pytest.mark.parametrize("content", [None, b"no parquet"])
+def test_a_missing_or_damaged_table_is_told_with_its_remedy(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunDirectoryError) as caught:
+        read_scores(path)
+    assert caught.value.where == str(path)
+    assert caught.value.remedy
+
+
+def test_a_parquet_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(RunDirectoryError):
+        read_scores(tmp_path / "scores.parquet")
