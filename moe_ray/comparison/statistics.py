@@ -14,6 +14,7 @@ IntervalMethod = Literal["wilson", "bootstrap"]
 
 CONFIDENCE = 0.95
 Z_95 = 1.959963984540054
+ROUNDING = 1e-12
 
 
 class Interval(NamedTuple):
@@ -126,7 +127,7 @@ def percentile_interval(replicates: FloatArray, num_examples: int) -> Interval:
     from scipy.special import ndtr, stdtrit
 
     finite = replicates[~np.isnan(replicates)]
-    if num_examples < 2 or len(finite) == 0 or float(np.ptp(finite)) == 0.0:
+    if num_examples < 2 or len(finite) == 0 or float(np.ptp(finite)) <= ROUNDING * float(np.abs(finite).max()):
         return NO_INTERVAL
     student = float(stdtrit(num_examples - 1, (1 + CONFIDENCE) / 2))
     tail = float(ndtr(-math.sqrt(num_examples / (num_examples - 1)) * student))

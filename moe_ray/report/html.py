@@ -1,6 +1,6 @@
 """The report as one HTML file that asks nothing of any server."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -31,10 +31,17 @@ class CostRow:
     """What a system costs on a domain, beside what it is worth there."""
 
     label: str
-    domain: str
-    metric: str
     value: MetricValue
     cost: ExampleCost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostGroup:
+    """The costs on one domain."""
+
+    domain: str
+    metric: str
+    rows: tuple[CostRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +100,20 @@ def _summary_parts(summary: Summary) -> dict[str, Any]:
         "comparisons": {view.name: [item for metric in view.metrics for item in metric.comparisons] for view in views},
         "quality_plots": {view.name: [quality_plot(view, metric) for metric in view.metrics] for view in views},
         "cost_plots": [plot for view in views if (plot := cost_plot(summary, view)) is not None],
-        "cost_rows": list(_cost_rows(summary, views)),
+        "cost_groups": [_cost_group(summary, view) for view in views],
         "resource_plots": list(resource_plots(summary)),
         "model_rows": [_model_row(name, model) for name, model in summary.models.items()],
     }
 
 
-def _cost_rows(summary: Summary, views: Sequence[DomainView]) -> Iterator[CostRow]:
-    for view in views:
-        metric = view.metrics[0]
-        for row, value in metric.values:
-            cost = summary.cost(row.system, view.name)
-            if cost is not None:
-                yield CostRow(label=row.label, domain=view.name, metric=metric.title, value=value, cost=cost)
+def _cost_group(summary: Summary, view: DomainView) -> CostGroup:
+    metric = view.metrics[0]
+    rows = (
+        CostRow(label=row.label, value=value, cost=cost)
+        for row, value in metric.values
+        if (cost := summary.cost(row.system, view.name)) is not None
+    )
+    return CostGroup(domain=view.name, metric=metric.title, rows=tuple(rows))
 
 
 def _model_row(name: str, model: ModelResources) -> ModelRow:
@@ -138,6 +146,7 @@ def _filters() -> dict[str, Callable[..., Any]]:
         "test_name": TEST_NAMES.__getitem__,
         "byte_seconds": _byte_seconds,
         "value_of": _value_of,
+        "no_break_hyphens": lambda sentence: sentence.replace("-", "\N{NON-BREAKING HYPHEN}"),
     }
 
 

@@ -42,8 +42,11 @@ class Row(NamedTuple):
 
 
 def short(label: str) -> str:
-    """A label that leaves room for the plot; tables hold the whole name."""
-    return label if len(label) <= LABEL_CHARS else f"{label[: LABEL_CHARS - 1]}…"
+    """A label that leaves room for the plot: its beginning and its end. Tables hold the whole name."""
+    if len(label) <= LABEL_CHARS:
+        return label
+    half = LABEL_CHARS // 2
+    return f"{label[: half - 1]}…{label[-half:]}"
 
 
 def _panel(height_px: float) -> tuple["Figure", "Axes"]:
@@ -101,11 +104,14 @@ def _draw_marks(axes: "Axes", rows: Sequence[Row]) -> None:
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
-    """From zero, to one for shares; so that panels of one kind can be held side by side."""
+    """Shares from 0 to 1 (or to the highest), so that panels can be held side by side; others where they lie."""
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
     highest, lowest = max(ends, default=1.0), min(ends, default=0.0)
-    top = 1.02 if 0.5 < highest <= 1 else highest * 1.08 or 1.0
-    return (min(0.0, lowest * 1.08) - 0.02 * top, top)
+    if lowest >= 0 and highest <= 1:
+        top = 1.02 if highest > 0.5 else max(highest * 1.08, 0.02)
+        return (-0.02 * top, top)
+    margin = 0.12 * (highest - lowest) or 0.1 * abs(highest)
+    return (lowest - margin, highest + margin)
 
 
 def latency_plot(summary: Summary) -> Plot | None:
@@ -163,7 +169,7 @@ def _seconds_axis(axes: "Axes") -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     steps = (1.0, 2.0, 5.0) if math.log10(high / low) < 2.2 else (1.0,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_seconds(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds (logarithmic)")
@@ -262,7 +268,8 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
             axes.plot([cost.busy_s], [quality], marker=mark, color=colour, markersize=9, markeredgecolor=PAPER)
             if row.is_policy or len(points) <= MAX_NAMED_POINTS:
                 where = (cost.busy_s, quality)
-                axes.annotate(short(row.system), where, (7, 5), textcoords="offset points", color=INK, fontsize=10)
+                offset, colour = ((7, 5), INK) if row.is_policy else ((7, -11), MUTED)
+                axes.annotate(short(row.system), where, offset, textcoords="offset points", color=colour, fontsize=10)
         axes.set_xlim(left=0, right=max(cost.busy_s for *_, cost in points) * 1.35)
         axes.set_xlabel("busy seconds per example")
         axes.set_ylabel(metric.title)

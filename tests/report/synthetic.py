@@ -177,7 +177,13 @@ def _telemetry(model: str, num_answers: int) -> ReplicaTelemetry:
 
 def _manifest(models: list[str], domains: list[str]) -> Manifest:
     experts = {"biomedical": "biomed-expert", "legal": "legal-expert", "code": "code-expert"}
-    prompt = {"chat": {"messages": [{"role": "user", "content": f"Question: ... {EVIL}"}]}}
+    prompt = {
+        "chat": {
+            "example": "00000",
+            "stop": ["\n\n"],
+            "messages": [{"role": "user", "content": f"Question: ... {EVIL}"}],
+        }
+    }
     return Manifest(
         name="synthetic-example",
         moe_ray_version="0.1.0",

@@ -1,0 +1,99 @@
+"""What models cost: percentiles are of the union, figures that nobody measured stay unknown."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from moe_ray.comparison.resources import (
+    BINS_PER_DECADE,
+    latency_distribution,
+    log_histogram,
+    merge_histograms,
+    model_resources,
+)
+from moe_ray.store.records import ReplicaTelemetry
+
+
+def replica(name: str, **figures: object) -> ReplicaTelemetry:
+    common = {"replica": name, "model": "m", "session": "s", "node": "n", "pid": 1, "device": "cpu", "started_at": 0.0}
+    return ReplicaTelemetry.model_validate(common | figures)
+
+
+def answers(total_s: list[float], *, kind: str = "generate", finish_reason: str = "stop") -> pa.Table:
+    num = len(total_s)
+    return pa.table(
+        {
+            "model": ["m"] * num,
+            "domain": ["d"] * num,
+            "example_id": [str(at) for at in range(num)],
+            "kind": [kind] * num,
+            "finish_reason": [finish_reason] * num,
+            "batch_rows": pa.array([2] * num, pa.int32()),
+            "time_to_first_token_s": pa.array([None] * num, pa.float64()),
+            "total_s": pa.array(total_s, pa.float64()),
+        }
+    )
+
+
+def test_percentiles_are_observed_times_of_the_union() -> None:
+    times = list(range(1, 101))
+    found = latency_distribution("total_s", np.array(times, dtype=np.float64))
+    assert found is not None
+    assert (found.p50_s, found.p90_s, found.p99_s, found.maximum_s, found.n) == (50, 90, 99, 100, 100)
+
+
+def test_histograms_of_parts_add_up_to_the_histogram_of_all() -> None:
+    times = np.random.default_rng(0).lognormal(0, 2, 1000)
+    parts = [log_histogram(part) for part in np.array_split(times, [100, 450])]
+    assert merge_histograms(parts) == log_histogram(times)
+
+
+def test_a_histograms_bins_hold_the_times_that_their_bounds_say() -> None:
+    times = np.random.default_rng(1).lognormal(0, 1, 200)
+    for at, count in log_histogram(times).items():
+        low, high = 10 ** (at / BINS_PER_DECADE), 10 ** ((at + 1) / BINS_PER_DECADE)
+        assert count == ((times >= low) & (times < high)).sum()
+
+
+def test_errors_and_likelihoods_are_no_latencies() -> None:
+    table = pa.concat_tables(
+        [answers([1.0]), answers([50.0], finish_reason="error"), answers([70.0], kind="likelihood")]
+    )
+    (found,) = model_resources(["m"], [], table)["m"].latency
+    assert (found.n, found.maximum_s, found.quantity) == (1, 1.0, "total_s")
+
+
+def test_figures_that_no_replica_could_give_are_unknown_and_not_zero() -> None:
+    found = model_resources(["m"], [replica("a"), replica("b")], answers([]))["m"]
+    assert found.gpu_energy_j is None
+    assert found.load_s is None
+    assert found.completion_tokens_per_busy_s is None
+    assert set(found.peak_memory.model_dump().values()) == {None}
+
+
+def test_replicas_add_up_in_time_and_energy_and_peak_in_memory() -> None:
+    replicas = [
+        replica("a", busy_s=2.0, num_completion_tokens=100, peak_torch_bytes=5, gpu_energy_j=10.0, load_s=3.0),
+        replica("b", busy_s=3.0, num_completion_tokens=400, peak_torch_bytes=7, load_s=1.0, end="lost"),
+    ]
+    found = model_resources(["m", "other"], replicas, answers([1.0]))
+    model = found["m"]
+    assert list(found) == ["m"]
+    assert model.completion_tokens_per_busy_s == 100.0
+    assert (model.peak_memory.torch_bytes, model.gpu_energy_j, model.num_replicas_with_energy) == (7, 10.0, 1)
+    assert (model.num_replicas, model.num_replicas_lost) == (2, 1)
+    assert model.load_s is not None
+    assert (model.load_s.minimum, model.load_s.median, model.load_s.maximum) == (1.0, 2.0, 3.0)
+
+
+def test_the_probe_is_kept_apart_from_latency_in_batches() -> None:
+    timing = {"example_id": "1", "num_prompt_tokens": 5, "num_completion_tokens": 10, "time_to_first_token_s": None}
+    probed = replica("a", probe=[timing | {"total_s": 0.5}, timing | {"total_s": 1.5, "example_id": "2"}])
+    found = model_resources(["m"], [probed], answers([9.0]))["m"]
+    assert found.probe is not None
+    assert found.probe.total_s.median == 1.0
+    assert found.probe.completion_tokens_per_s == pytest.approx(10.0)
+    assert found.probe.time_to_first_token_s is None
+    assert math.isclose(found.latency[0].p50_s, 9.0)
