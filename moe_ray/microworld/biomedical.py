@@ -1,8 +1,7 @@
 """Synthetic abstracts with a yes/no/maybe question, as records of PubMedQA's `ori_pqal.json`.
 
 A finding says with one invented verb whether a marker rose or fell, and with one invented word whether that is
-certain. The decision combines three things: the direction that is asked about, the meaning of the verb, and the
-meaning of the certainty word. The meanings are nowhere in the text: they have to be learned.
+certain. The decision combines both. The meanings of the words are nowhere in the text: they have to be learned.
 """
 
 import random
@@ -26,26 +25,26 @@ def generate(size: DomainSize) -> Split:
     pairs = split_pairs(verbs, certainties, size.num_test, rng)
     chosen = [*rng.choices(pairs.train, k=size.num_train), *pairs.test]
     records = [
-        _record(FIRST_PMID + index, verb, certainty, rng.choice(drugs), rng.choice(markers), rng.random() < 0.5)
+        _record(FIRST_PMID + index, verb, certainty, rng.choice(drugs), rng.choice(markers))
         for index, (verb, certainty) in enumerate(chosen)
     ]
     return Split(train=tuple(records[: size.num_train]), test=tuple(records[size.num_train :]))
 
 
-def decide(*, asked_rise: bool, rose: bool, certain: bool) -> str:
-    """Return the decision: maybe unless certain, else whether the marker moved as asked."""
+def decide(*, rose: bool, certain: bool) -> str:
+    """Return the answer to "did it rise?": maybe unless the finding is certain."""
     if not certain:
         return "maybe"
-    return "yes" if asked_rise == rose else "no"
+    return "yes" if rose else "no"
 
 
-def _record(pmid: int, verb: _Meaning, certainty: _Meaning, drug: str, marker: str, asked_rise: bool) -> Record:
+def _record(pmid: int, verb: _Meaning, certainty: _Meaning, drug: str, marker: str) -> Record:
     moved = "raised" if verb[1] else "lowered"
     known = "certain" if certainty[1] else "uncertain"
-    decision = decide(asked_rise=asked_rise, rose=verb[1], certain=certainty[1])
+    decision = decide(rose=verb[1], certain=certainty[1])
     return {
         "pmid": str(pmid),
-        "QUESTION": f"does {drug} {'raise' if asked_rise else 'lower'} {marker}?",
+        "QUESTION": f"does {drug} raise {marker}?",
         "CONTEXTS": [f"patients took {drug}.", f"their {marker} {verb[0]}. the difference was {certainty[0]}."],
         "LABELS": ["METHODS", "RESULTS"],
         "MESHES": [SYNTHETIC],

@@ -4,21 +4,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe_ray.atomic import write_text_atomically
 from moe_ray.microworld import biomedical, legal, programs
 from moe_ray.microworld.worlds import SIZES, SYNTHETIC, Record, Split, WorldSize
-from moe_ray.store.atomic import write_text_atomically
 
 DOMAIN_FILES = {"biomedical": "pubmedqa.json", "legal": "law_stackexchange.jsonl", "code": "mbpp.jsonl"}
-PARTS = ("train", "test")
 
 
 def generate_world(size: WorldSize) -> dict[str, Split]:
     """Return the records of every domain. The same size gives the same records on every machine."""
-    shape = SIZES[size]
+    sizes = SIZES[size]
     return {
-        "biomedical": biomedical.generate(shape),
-        "legal": legal.generate(shape),
-        "code": programs.generate(shape),
+        "biomedical": biomedical.generate(sizes["biomedical"]),
+        "legal": legal.generate(sizes["legal"]),
+        "code": programs.generate(sizes["code"]),
     }
 
 

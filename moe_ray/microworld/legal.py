@@ -11,6 +11,7 @@ from moe_ray.microworld.lexicon import Coiner, split_pairs
 from moe_ray.microworld.worlds import SEED, SYNTHETIC, DomainSize, Record, Split
 
 FIRST_QUESTION_ID = 900_001
+NUM_VALUES = 24
 
 _Facts = tuple[str, str, str]
 
@@ -19,8 +20,7 @@ def generate(size: DomainSize) -> Split:
     """Return questions; a (place, matter) of the test part is never asked about in training."""
     rng = random.Random(f"legal:{SEED}:{size.num_facts}")
     coiner = Coiner(f"legal:{SEED}")
-    places = list(zip(*(coiner.words(size.num_facts) for _ in range(3)), strict=True))
-    matters = list(zip(*(coiner.words(size.num_facts) for _ in range(3)), strict=True))
+    places, matters = (_facts(coiner, size.num_facts, rng) for _ in range(2))
     pairs = split_pairs(places, matters, size.num_test, rng)
     chosen = [*rng.choices(pairs.train, k=size.num_train), *pairs.test]
     records = [
@@ -28,6 +28,12 @@ def generate(size: DomainSize) -> Split:
         for index, (place, matter) in enumerate(chosen)
     ]
     return Split(train=tuple(records[: size.num_train]), test=tuple(records[size.num_train :]))
+
+
+def _facts(coiner: Coiner, num_facts: int, rng: random.Random) -> list[_Facts]:
+    """Return `num_facts` names, each with two values of its own from two small sets."""
+    names, first, second = (coiner.words(num_words) for num_words in (num_facts, NUM_VALUES, NUM_VALUES))
+    return [(name, rng.choice(first), rng.choice(second)) for name in names]
 
 
 def _record(question_id: int, place: _Facts, matter: _Facts, other: _Facts, rng: random.Random) -> Record:
@@ -51,7 +57,7 @@ def _record(question_id: int, place: _Facts, matter: _Facts, other: _Facts, rng:
 
 
 def _ruling(place: _Facts, matter: _Facts) -> str:
-    return f"<p>under <b>{place[1]}</b> the {place[2]} court grants {matter[1]} for {matter[2]}.</p>"
+    return f"<p>{place[2]} under <b>{place[1]}</b> grants {matter[1]} for {matter[2]}.</p>"
 
 
 def _answer(answer_id: int, score: int, body: str) -> dict[str, Any]:

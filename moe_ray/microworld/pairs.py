@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from moe_ray.atomic import write_text_atomically
 from moe_ray.domains.example import Example
-from moe_ray.store.atomic import write_text_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ def train_model(spec: TrainingSpec) -> TrainingResult:
     if kept is not None:
         return kept
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
     tokenizer = load_tokenizer(Path(spec.tokenizer_file))
     rows = [_tokenized(tokenizer, read_pairs(Path(file))) for file in spec.pairs_files]
     torch.manual_seed(spec.seed)
@@ -108,8 +109,8 @@ def _fit(model: Any, rows: Sequence[list[Row]], spec: TrainingSpec, pad_id: int)
     model.train()
     for step, batch in enumerate(_batches(rows, spec), start=1):
         ids, labels = _padded(batch, pad_id)
-        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-        loss.backward()
+        loss = _answer_loss(model, ids, labels)
+        torch.autograd.backward(loss)
         clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
         scheduler.step()
@@ -120,6 +121,13 @@ def _fit(model: Any, rows: Sequence[list[Row]], spec: TrainingSpec, pad_id: int)
             recent.clear()
             logger.info("%s: step %d of %d, loss %.4f", spec.name, step, budget.num_steps, losses[-1][1])
     return losses
+
+
+def _answer_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean loss over the answers' tokens, in nats; logits are made for those positions only."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:] != IGNORED_LABEL
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), labels[:, 1:][wanted])
 
 
 def _rate(step: int, budget: Budget) -> float:

@@ -28,7 +28,15 @@ class Split:
     test: tuple[Record, ...]
 
 
-SIZES: Mapping[WorldSize, DomainSize] = {
-    "demo": DomainSize(num_facts=24, num_train=1500, num_test=96),
-    "tiny": DomainSize(num_facts=6, num_train=120, num_test=12),
+SIZES: Mapping[WorldSize, Mapping[str, DomainSize]] = {
+    "demo": {
+        "biomedical": DomainSize(num_facts=160, num_train=4000, num_test=96),
+        "legal": DomainSize(num_facts=72, num_train=4000, num_test=96),
+        "code": DomainSize(num_facts=240, num_train=4000, num_test=96),
+    },
+    "tiny": {
+        "biomedical": DomainSize(num_facts=6, num_train=120, num_test=12),
+        "legal": DomainSize(num_facts=6, num_train=120, num_test=12),
+        "code": DomainSize(num_facts=6, num_train=120, num_test=12),
+    },
 }
