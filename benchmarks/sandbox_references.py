@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.config.schema import SandboxConfig
+from moe_ray.scoring.code import parse
 from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
 
 KNOWN_SLOW = frozenset({123})
@@ -39,7 +40,10 @@ def broken(code: str) -> str:
     A function that returns nothing gets a wrong return at its end. Functions that call themselves break inside,
     which is a failure too.
     """
-    tree = _BreakReturns().visit(ast.parse(code))
+    parsed = parse(code)
+    if parsed is None:
+        raise ValueError("a reference program does not parse")
+    tree = _BreakReturns().visit(parsed)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name not in ("_broken", "__init__"):
             node.body.append(ast.Return(ast.Call(ast.Name("_broken", ast.Load()), [ast.Constant(None)], [])))

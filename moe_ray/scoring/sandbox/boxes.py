@@ -82,11 +82,13 @@ class Home:
 
     @property
     def read_paths(self) -> tuple[str, ...]:
-        """What Python needs to read to run the guest."""
-        paths = sysconfig.get_paths()
-        own = [paths["stdlib"], paths["platstdlib"], f"{sys.base_prefix}/lib", str(Path(self.python).parent)]
+        """What Python needs to read to run the guest; none is inside another."""
+        base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix, "installed_base": sys.base_prefix}
+        own = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
+        own += [f"{sys.base_prefix}/lib", str(Path(self.python).parent)]
         wanted = [*SYSTEM_PATHS, *own, *library_path(), str(self.code), *DEVICES]
-        return tuple(dict.fromkeys(path for path in wanted if os.path.lexists(path)))
+        present = dict.fromkeys(path for path in wanted if os.path.lexists(path))
+        return tuple(path for path in present if not present.keys() & {str(parent) for parent in Path(path).parents})
 
 
 def library_path() -> list[str]:
@@ -118,6 +120,8 @@ def _bubblewrap(bubblewrap: str, home: Home, memory_bytes: int, *, private_users
         argv.append("--unshare-user")
     for name, value in _environment(SCRATCH).items():
         argv += ["--setenv", name, value]
+    for folder in _parents(home.read_paths):  # else bubblewrap makes them for the one user it starts as
+        argv += ["--dir", folder]
     for path in home.read_paths:
         argv += _show(path)
     argv += ["--perms", "1777", "--size", str(SCRATCH_BYTES)] if quota else []
@@ -137,6 +141,12 @@ def _bubblewrap(bubblewrap: str, home: Home, memory_bytes: int, *, private_users
 @cache
 def _help(command: str) -> str:
     return subprocess.run([command, "--help"], capture_output=True, text=True, check=False).stdout
+
+
+def _parents(paths: tuple[str, ...]) -> list[str]:
+    """Return the folders that `paths` stand in, each before what it holds, without the root."""
+    found = {parent for path in paths for parent in Path(path).parents}
+    return sorted(str(folder) for folder in found if folder != Path("/"))
 
 
 def _show(path: str) -> list[str]:

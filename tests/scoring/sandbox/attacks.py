@@ -72,12 +72,16 @@ def f(x):
         outcomes=("error",),
         needs=("processes",),
     ),
-    Attack(name="memory bomb", code="def f(x):\n    a = [0]\n    while True: a += a", outcomes=("memory",)),
+    Attack(name="memory bomb", code="def f(x):\n    a = [0]\n    while True: a += a", outcomes=("memory", "timeout")),
     Attack(name="one large block", code="def f(x): return len(bytearray(1 << 40))", outcomes=("memory",)),
     Attack(name="a huge number", code="def f(x): return 10 ** 10 ** 10", outcomes=("memory", "timeout")),
     Attack(name="endless output", code="while True: print('x' * 1000)", outcomes=("output_limit",)),
     Attack(name="endless errors", code="import sys\nwhile True: sys.stderr.write('x')", outcomes=("output_limit",)),
-    Attack(name="huge result", code="def f(x): return 'x' * (100 << 20)", outcomes=("error", "output_limit", "memory")),
+    Attack(
+        name="huge result",
+        code="def f(x): return 'x' * (100 << 20)",
+        outcomes=("error", "output_limit", "memory", "timeout"),
+    ),
     Attack(name="endless iterator", code="import itertools\ndef f(x): return itertools.count()", outcomes=("failed",)),
     Attack(
         name="writing outside",
@@ -151,6 +155,7 @@ def f(x):
     return ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 and 41
 """,
         outcomes=("failed",),
+        needs=("processes",),
     ),
     Attack(name="exit 0 early", code="raise SystemExit(0)", outcomes=("error",)),
     Attack(name="exit 0 in a call", code="import sys\ndef f(x): sys.exit(0)", outcomes=("error",)),

@@ -77,12 +77,13 @@ class Player:
     def answer(self, request: bytes) -> bytes:
         """Do what one request says and return the reply: a value, or what was raised."""
         operation, *args = wire.decode(request, self.objects.__getitem__)
-        known: dict[str, Callable[..., Any]] = {
+        own: dict[str, Callable[..., Any]] = {
             "load": self.load,
             "call": self.call,
             "function": self.function,
-            **OPERATIONS,
+            "builtin": _builtin,
         }
+        known = {**own, **OPERATIONS}
         try:
             value = known[operation](*args)
             return wire.encode(("value", value), self.handle)

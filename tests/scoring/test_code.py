@@ -1,0 +1,209 @@
+"""Programs in answers are found, run once each, and counted into pass@k and exact match."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from moe_ray.config.schema import SandboxConfig
+from moe_ray.domains.example import Example, GradingValue
+from moe_ray.scoring.code import (
+    CodeGrader,
+    extract_program,
+    normalised,
+    parse,
+    pass_at_k,
+    solution_timeout_s,
+)
+from moe_ray.scoring.sandbox import Program, Verdict
+from moe_ray.scoring.score import Score
+from moe_ray.store.answers import Answer
+
+CONFIG = SandboxConfig(allow_weak=True)
+REFERENCE = "def f(x):\n    return x + 1"
+EXAMPLE = Example(
+    id="e1",
+    domain="code",
+    prompts={},
+    reference=REFERENCE,
+    grading={
+        "tests": ["assert f(1) == 2", "assert g(f(0)) == 2"],
+        "setup": "def g(x): return 2 * x",
+        "test_imports": [],
+    },
+)
+
+
+def answer(text: str | None, *, sample: int = 0, error: str | None = None) -> Answer:
+    return Answer(
+        key=f"k{sample}", kind="generate", model="m", domain="code", example_id="e1", sample_index=sample,
+        messages="[]", settings="{}", text=text, token_ids=[], finish_reason="error" if error else "stop", num_prompt_tokens=1,
+        num_completion_tokens=1, loglikelihoods=None, loglikelihood_tokens=None, error=error, batch_rows=1,
+        time_to_first_token_s=None, total_s=0.1, replica="r", shard="s", finished_at=1.0,
+    )  # fmt: skip
+
+
+EXTRACTED = {
+    "a fenced block": ("Sure!\n```python\nx = 1\n```\nThat is it.", "x = 1"),
+    "an unclosed block": ("```python\nx = 1\ny = 2", "x = 1\ny = 2"),
+    "the first block that parses": ("```python\nx = (\n```\n```python\nx = 2\n```\n```python\nx = 3\n```", "x = 2"),
+    "the last when none parses": ("```python\nx = (\n```\n```py\ny = (\n```", "y = ("),
+    "Python before untagged": ("```\noutput\n```\n```python\nx = 1\n```", "x = 1"),
+    "untagged": ("```\nx = 1\n```", "x = 1"),
+    "an indented fence": ("1. Do:\n   ```python\n   x = 1\n   ```", "x = 1"),
+    "Windows lines": ("```python\r\nx = 1\r\ny = 2\r\n```", "x = 1\ny = 2"),
+    "other languages are not": ("```bash\nls\n```", "```bash\nls\n```"),
+    "markers": ("[BEGIN]\nx = 1\n[DONE]\nmore", "x = 1"),
+    "only the end marker": ("x = 1\n[DONE]\n```python\ny = 1\n```", "x = 1"),
+    "a marker after blanks": ("\n\n [BEGIN]\nx = 1", "x = 1"),
+    "plain code": ("def f():\n    return 1\n", "def f():\n    return 1"),
+    "nothing": ("", ""),
+}
+
+
+@pytest.mark.parametrize("name", EXTRACTED)
+def test_the_program_of_an_answer_is(name: str) -> None:
+    text, program = EXTRACTED[name]
+    assert extract_program(text) == program
+
+
+@pytest.mark.parametrize("code", ["x = (", "-" * 100_000 + "1", "x = 1\0", "9" * 5000, "x" * 100_001])
+def test_no_program_is_none_and_not_an_exception(code: str) -> None:
+    assert parse(code) is None
+    assert normalised(code) == code
+
+
+def test_doubtful_escapes_in_a_program_warn_nobody() -> None:
+    assert parse(r"x = '\d'") is not None
+
+
+def test_comments_and_layout_do_not_count_for_equality() -> None:
+    other = "# mine\ndef f( x ):\n\n  return (x+1)  # so\n"
+    assert normalised(other) == normalised(REFERENCE)
+    assert normalised(other.replace("+", "-")) != normalised(REFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k"), [(n, c, k) for n in range(1, 7) for c in range(n + 1) for k in range(1, n + 1)]
+)
+def test_pass_at_k_is_the_share_of_all_draws_with_a_correct_one(n: int, c: int, k: int) -> None:
+    samples = [True] * c + [False] * (n - c)
+    draws = list(itertools.combinations(samples, k))
+    assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws), abs=1e-12)
+
+
+def test_pass_at_k_of_many_samples_is_the_closed_form() -> None:
+    for n, c, k in [(200, 7, 100), (1000, 3, 10), (100, 100, 100), (100, 1, 1)]:
+        assert pass_at_k(n, c, k) == pytest.approx(1 - math.comb(n - c, k) / math.comb(n, k), abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(5, 2, 6), (5, 6, 1), (5, -1, 1), (5, 1, 0), (0, 0, 1)])
+def test_pass_at_k_is_not_made_up_where_it_is_not_defined(n: int, c: int, k: int) -> None:
+    with pytest.raises(ValueError, match="not defined"):
+        pass_at_k(n, c, k)
+
+
+def test_a_solution_gets_four_times_its_references_time_but_four_seconds_at_least() -> None:
+    assert [solution_timeout_s(s) for s in (None, 0.1, 1.0, 3.0)] == [None, 4.0, 4.0, 12.0]
+
+
+class FakeSandbox:
+    """Passes programs that hold the word right; remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.programs: list[Program] = []
+
+    def run_all(self, programs: Sequence[Program]) -> list[Verdict]:
+        self.programs += programs
+        return [self._verdict(program.code) for program in programs]
+
+    @staticmethod
+    def _verdict(code: str) -> Verdict:
+        if "broken" in code:
+            return Verdict(outcome="sandbox_failed", detail="no box", wall_s=0.0)
+        return Verdict(outcome="passed" if "right" in code else "failed", detail="", wall_s=0.1)
+
+
+def fake_grader(num_samples: int) -> tuple[CodeGrader, FakeSandbox]:
+    grader, sandbox = CodeGrader(CONFIG, num_samples), FakeSandbox()
+    vars(grader)["_sandbox"] = sandbox
+    return grader, sandbox
+
+
+def values(scores: Sequence[Score]) -> dict[str, float | None]:
+    return {score.metric: score.value for score in scores}
+
+
+def test_an_answer_is_graded_by_really_running_it() -> None:
+    grader = CodeGrader(CONFIG)
+    right = grader.grade(EXAMPLE, "m", [answer(f"```python\n# so\n{REFERENCE}\n```")])
+    wrong = grader.grade(EXAMPLE, "m", [answer("def f(x):\n    return 2 * x")])
+    none = grader.grade(EXAMPLE, "m", [answer("I do not know.")])
+    assert values(right) == {"exact_match": 1.0, "pass@1": 1.0}
+    assert values(wrong) == {"exact_match": 0.0, "pass@1": 0.0}
+    assert values(none) == {"exact_match": 0.0, "pass@1": 0.0}
+    assert (wrong[1].detail or "").startswith("failed: AssertionError (test 2 of 2")
+    assert "SyntaxError" in (none[1].detail or "")
+
+
+def test_the_metrics_follow_from_the_number_of_samples() -> None:
+    assert [metric.name for metric in CodeGrader(CONFIG, 1).metrics] == ["exact_match", "pass@1"]
+    assert [metric.name for metric in CodeGrader(CONFIG, 10).metrics] == ["exact_match", "pass@1", "pass@5", "pass@10"]
+    assert all(metric.binary for metric in CodeGrader(CONFIG, 1).metrics)
+    assert not any(metric.binary for metric in CodeGrader(CONFIG, 10).metrics)
+
+
+def test_samples_are_counted_into_pass_at_k() -> None:
+    grader, _ = fake_grader(5)
+    texts = ["right = 1", "right = 2", "x = 3", "x = 4", "x = 5"]
+    scores = grader.grade(EXAMPLE, "m", [answer(text, sample=i) for i, text in enumerate(texts)])
+    assert values(scores) == {"exact_match": 0.0, "pass@1": pytest.approx(0.4), "pass@5": 1.0}
+    assert scores[1].detail == "2 of 5 samples passed"
+
+
+def test_equal_programs_with_equal_tests_run_once() -> None:
+    grader, sandbox = fake_grader(2)
+    twice = [answer("right = 1"), answer("```python\nright = 1\n```", sample=1)]
+    other = replace(EXAMPLE, id="e2", grading={"tests": ["assert f(1) == 3"]})
+    grader.grade_many([(EXAMPLE, "m", twice), (EXAMPLE, "n", twice), (other, "m", twice)])
+    assert len(sandbox.programs) == 2
+
+
+def test_errors_and_missing_answers_are_unscored_and_reach_no_sandbox() -> None:
+    grader, sandbox = fake_grader(1)
+    without_tests = replace(EXAMPLE, grading={})
+    rows = grader.grade_many(
+        [(EXAMPLE, "m", []), (EXAMPLE, "m", [answer(None, error="too long")]), (without_tests, "m", [answer("x = 1")])]
+    )
+    assert all(score.value is None for row in rows for score in row)
+    assert [row[0].reason for row in rows] == ["no answer", "error: too long", "the example has no tests"]
+    assert sandbox.programs == []
+
+
+def test_a_sandbox_that_fails_leaves_the_answer_unscored_and_not_at_zero() -> None:
+    grader, _ = fake_grader(1)
+    scores = grader.grade(EXAMPLE, "m", [answer("broken = 1")])
+    assert values(scores) == {"exact_match": 0.0, "pass@1": None}
+    assert "no box" in (scores[1].reason or "")
+
+
+def test_pass_at_k_stands_on_the_samples_that_could_be_run() -> None:
+    grader, _ = fake_grader(5)
+    texts = ["right = 1", "x = 2", "broken = 3", "x = 4", "x = 5"]
+    scores = grader.grade(EXAMPLE, "m", [answer(text, sample=i) for i, text in enumerate(texts)])
+    assert values(scores) == {"exact_match": 0.0, "pass@1": 0.25, "pass@5": None}
+
+
+def test_the_program_gets_the_setup_and_the_imports_of_its_tests() -> None:
+    grader, sandbox = fake_grader(1)
+    grading: dict[str, GradingValue] = {
+        "tests": ["assert f(1)"],
+        "setup": "y = 1",
+        "test_imports": ["import math", "import re"],
+        "reference_s": 2.0,
+    }
+    grader.grade(replace(EXAMPLE, grading=grading), "m", [answer("right = 1")])
+    expected = Program(code="right = 1", tests=("assert f(1)",), setup="import math\nimport re\ny = 1", timeout_s=8.0)
+    assert sandbox.programs == [expected]
