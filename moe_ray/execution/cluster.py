@@ -2,13 +2,18 @@
 
 import os
 import platform
+import secrets
+import signal
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from moe_ray.config.schema import RuntimeConfig
@@ -18,6 +23,8 @@ from moe_ray.planning.fleet import Fleet, Node, cpu_slots
 
 AGENT_TIMEOUT_S = 60.0
 AGENT_THREADS = 16
+KNOCK_TIMEOUT_S = 5.0
+_QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
 # Unix sockets' paths end at 107 bytes; Ray needs about 60 of them for its own names.
 MAX_TEMP_DIR_CHARACTERS = 45
 
@@ -39,8 +46,9 @@ class Cluster:
     def __init__(self, runtime: RuntimeConfig) -> None:
         self._runtime = runtime
         self._agents: dict[str, Any] = {}
+        self._asked: dict[str, Any] = {}
+        self._num_gpus: dict[str, int] = {}
         self.hardware: dict[str, NodeHardware] = {}
-        self._num_gpus_left = float("inf") if runtime.gpus == "auto" else float(runtime.gpus)
 
     def agent(self, node: str) -> Any:
         """Return the agent of a node, None when the node is gone."""
@@ -50,30 +58,56 @@ class Cluster:
         """Ids of the nodes that Ray holds for alive."""
         return {node["NodeID"] for node in _nodes() if node["Alive"]}
 
-    def discover(self, known: Mapping[str, Node]) -> list[Node]:
-        """Start agents on the nodes that are alive and not `known`, and return what those nodes offer."""
-        fresh = [node for node in _nodes() if node["Alive"] and node["NodeID"] not in known]
-        agent_class = actor_class(NodeAgent, num_cpus=0, max_concurrency=AGENT_THREADS)
-        for node in fresh:
-            affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            self._agents[node["NodeID"]] = agent_class.options(scheduling_strategy=affinity).remote()
-        calls = {node["NodeID"]: self._agents[node["NodeID"]].hardware.remote() for node in fresh}
-        nodes = []
-        for entry in fresh:
-            hardware: NodeHardware = ray.get(calls[entry["NodeID"]], timeout=AGENT_TIMEOUT_S)
-            self.hardware[entry["NodeID"]] = hardware
-            nodes.append(self._node(entry, hardware))
-        return nodes
+    def discover(self, known: Mapping[str, Node], *, patience_s: float) -> list[Node]:
+        """Return what the nodes offer that are alive and not `known`, as far as their agents answer in `patience_s`.
+
+        A node that is slow to answer is returned by a later call; one that dies meanwhile never is.
+        """
+        fresh = {node["NodeID"]: node for node in _nodes() if node["Alive"] and node["NodeID"] not in known}
+        for node in fresh.keys() - self._asked.keys():
+            self._ask(node)
+        if not fresh:
+            return []
+        waiting = [self._asked[node] for node in fresh]
+        answered, _ = ray.wait(waiting, num_returns=len(waiting), timeout=patience_s)
+        offers = (self._offer(fresh[node]) for node in fresh if self._asked[node] in answered)
+        return [node for node in offers if node is not None]
+
+    def _ask(self, node: str) -> None:
+        affinity = NodeAffinitySchedulingStrategy(node, soft=False)
+        agent_class = actor_class(
+            NodeAgent, num_cpus=0, max_concurrency=AGENT_THREADS, max_restarts=-1, scheduling_strategy=affinity
+        )
+        self._agents[node] = agent_class.remote()
+        self._asked[node] = self._agents[node].hardware.remote()
+
+    def _offer(self, entry: Mapping[str, Any]) -> Node | None:
+        try:
+            hardware: NodeHardware = ray.get(self._asked[entry["NodeID"]])
+        except RayError:
+            # The node is going, or cannot start a process now: no place to work on, and asked again later.
+            self.forget(entry["NodeID"])
+            return None
+        self.hardware[entry["NodeID"]] = hardware
+        return self._node(entry, hardware)
 
     def forget(self, node: str) -> None:
-        """Drop the agent of a node that is gone."""
-        self._agents.pop(node, None)
+        """Drop the agent of a node that is gone; its GPUs may be replaced by others within `runtime.gpus`."""
+        for by_node in (self._agents, self._asked, self._num_gpus):
+            by_node.pop(node, None)
+
+    def close(self) -> None:
+        """End the agents."""
+        for agent in self._agents.values():
+            ray.kill(agent)
+        self._agents.clear()
 
     def _node(self, entry: Mapping[str, Any], hardware: NodeHardware) -> Node:
         resources = entry["Resources"]
-        num_cpus = int(resources.get("CPU", 0))
-        num_gpus = int(min(resources.get("GPU", 0), self._num_gpus_left))
-        self._num_gpus_left -= num_gpus
+        num_cpus, num_gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        if self._runtime.gpus != "auto":
+            num_gpus = min(num_gpus, self._runtime.gpus - sum(self._num_gpus.values()))
+        self._num_gpus[entry["NodeID"]] = num_gpus
         gpu_bytes = tuple(hardware.gpu_bytes[i] if i < len(hardware.gpu_bytes) else None for i in range(num_gpus))
         return Node(
             id=entry["NodeID"],
@@ -94,9 +128,11 @@ def connect(runtime: RuntimeConfig) -> Iterator[Cluster]:
     borrowed = ray.is_initialized()
     if not borrowed:
         _initialise(runtime)
+    cluster = Cluster(runtime)
     try:
-        yield Cluster(runtime)
+        yield cluster
     finally:
+        cluster.close()
         if not borrowed:
             ray.shutdown()
 
@@ -105,20 +141,53 @@ def _initialise(runtime: RuntimeConfig) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = runtime.address or os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-    if address and address != "local":
-        try:
-            ray.init(address=address, **common)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"cannot join a Ray cluster at {address!r}: {str(error).splitlines()[0]}",
-                where="runtime.address",
-                remedy="start one (ray start --head), check host and port and, with token authentication, "
-                "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH; or leave address out to run on this machine",
-            ) from error
-        return
-    temp_dir = _temp_dir(runtime.temp_dir)
-    ray.init(address="local", include_dashboard=False, _temp_dir=temp_dir, **common)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        if address and address != "local":
+            _join(address)
+        else:
+            _start(_temp_dir(runtime.temp_dir))
+    finally:
+        # ray.init puts a handler of its own here, which would end the process without a word on how to resume.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _join(address: str) -> None:
+    if "://" in address:
+        raise UserError(
+            f"{address!r} is not the address of a cluster's head",
+            where="runtime.address or RAY_ADDRESS",
+            remedy="write auto on a machine of the cluster, or host:port of its head (6379, as ray start --head prints "
+            "it); from outside, send the run there with ray job submit and jobs/evaluate.py",
+        )
+    try:
+        if address != "auto":
+            _knock(address)
+        ray.init(address=address, **_QUIETLY)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        raise UserError(
+            f"cannot join a Ray cluster at {address!r}: {str(error).splitlines()[0]}",
+            where="runtime.address or RAY_ADDRESS",
+            remedy="start one (ray start --head), check host and port and, with token authentication, "
+            "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH; or leave address out to run on this machine",
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` when nobody listens at host:port. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("not host:port")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
+
+
+def _start(temp_dir: str | None) -> None:
+    if "RAY_AUTH_MODE" not in os.environ:
+        # Ray listens on all interfaces. A token for this run alone guards it and leaves no file in the home folder.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(address="local", include_dashboard=False, _temp_dir=temp_dir, **_QUIETLY)
 
 
 def _temp_dir(configured: Path | None) -> str | None:
@@ -136,7 +205,7 @@ def _temp_dir(configured: Path | None) -> str | None:
 
 def fleet_of(cluster: Cluster) -> Fleet:
     """Return the fleet of all nodes that are alive now; raises `CapacityError` when there is no slot at all."""
-    fleet = Fleet(tuple(cluster.discover({})))
+    fleet = Fleet(tuple(cluster.discover({}, patience_s=AGENT_TIMEOUT_S)))
     if not any(node.cpu_slots or node.gpu_bytes for node in fleet.nodes.values()):
         raise CapacityError(
             "the cluster has neither CPUs nor GPUs to run on",

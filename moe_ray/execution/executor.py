@@ -10,13 +10,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.engines.base import BatchLimits
 from moe_ray.errors import UserError
 from moe_ray.execution import handles as h
 from moe_ray.execution.cluster import Cluster
+from moe_ray.execution.node_agent import Departure
 from moe_ray.execution.observer import RunObserver
 from moe_ray.execution.replica import ReplicaSpec, ShardResult
 from moe_ray.planning.cells import Cell
@@ -81,11 +82,9 @@ class Executor:
             self._open(start)
         self._scheduler.give_up_stranded()
         for ref, call in self._calls.ready(TICK_S if self._replicas else 0.0):
-            if call.replica in self._replicas:
-                self._handle(ref, call)
+            self._handle(ref, call)
         for call in self._calls.overdue():
-            if call.replica in self._replicas:
-                self._lose(self._replicas[call.replica], f"no end of {call.kind} within its time limit")
+            self._call_lost(self._replicas[call.replica], call, f"no end of {call.kind} within its time limit")
         self._watch_nodes()
         self._report_abandoned()
 
@@ -109,15 +108,16 @@ class Executor:
         )
 
     def _handle(self, ref: Any, call: h.Call) -> None:
-        handle = self._replicas[call.replica]
+        handle = self._replicas.get(call.replica)
+        if handle is None or (handle.departing and call.kind != "departure"):
+            # Another call that ended in the same moment told of its death; this one's shard is queued again.
+            return
         try:
             result = ray.get(ref)
         except RayTaskError as error:
             self._task_failed(handle, call, error)
-        except RayActorError as error:
-            self._lose(handle, _reason(error))
         except RayError as error:
-            self._lose(handle, _reason(error))
+            self._call_lost(handle, call, _reason(error))
         else:
             self._succeeded(handle, call, result)
 
@@ -141,7 +141,7 @@ class Executor:
             handle.telemetry.end = "finished"
             self._depart(handle)
         else:
-            self._departed(handle, result.gpu_bytes, result.gone and result.memory_returned)
+            self._departed(handle, result)
 
     def _commit(self, handle: h.ReplicaHandle, call: h.Call, result: ShardResult) -> None:
         assert call.shard is not None
@@ -181,7 +181,7 @@ class Executor:
         elif call.kind == "load":
             self._start_failed(handle, _reason(error), permanent=isinstance(error.cause, UserError))
         else:
-            self._lose(handle, _reason(error))
+            self._call_lost(handle, call, _reason(error))
 
     def _start_failed(self, handle: h.ReplicaHandle, reason: str, *, permanent: bool) -> None:
         self._scheduler.start_failed(handle.name, reason, permanent=permanent)
@@ -189,31 +189,40 @@ class Executor:
         self._tell(handle, "failed", reason)
         self._depart(handle)
 
+    def _call_lost(self, handle: h.ReplicaHandle, call: h.Call, reason: str) -> None:
+        """A call has no end: its actor is dead or stuck, or, for a departure, the agent that watched it is."""
+        if call.kind == "departure":
+            self._departed(handle, None)
+        else:
+            self._lose(handle, reason)
+
     def _lose(self, handle: h.ReplicaHandle, reason: str) -> None:
         """The replica is dead, or as good as dead: requeue its work, end its process, free its slot when it is gone."""
-        self._calls.drop(handle.name)
-        if handle.closing:
-            self._departed(handle, None, False)
-            return
+        node_gone = handle.start.slot.node not in self._cluster.alive()
+        self._next_node_poll = 0.0
         if handle.ready:
-            self._scheduler.lost(handle.name, handle.shards[:1], reason)
+            self._scheduler.lost(handle.name, handle.shards[:1], reason, node_gone=node_gone)
         else:
-            self._scheduler.start_failed(handle.name, reason, permanent=False)
+            self._scheduler.start_failed(handle.name, reason, permanent=False, node_gone=node_gone)
         handle.telemetry.end, handle.telemetry.reason = "lost", reason
         self._tell(handle, "lost", reason)
         self._depart(handle)
 
     def _depart(self, handle: h.ReplicaHandle) -> None:
+        self._calls.drop(handle.name)
         if not h.begin_departure(handle, self._calls, self._cluster.agent(handle.start.slot.node)):
-            self._departed(handle, None, True)
+            self._departed(handle, None)
 
-    def _departed(self, handle: h.ReplicaHandle, gpu_bytes: int | None, memory_returned: bool) -> None:
+    def _departed(self, handle: h.ReplicaHandle, seen: Departure | None) -> None:
+        """Free the slot. `seen` is what the node's agent saw; None when there was nobody to watch."""
+        self._calls.drop(handle.name)
         record = handle.telemetry
-        if handle.unload_started:
-            record.unload_s = time.monotonic() - handle.unload_started
-        record.gpu_bytes_after_unload = gpu_bytes
-        if not memory_returned:
-            record.reason = record.reason or "its process or its memory was still there when the time to leave was up"
+        record.unload_s = time.monotonic() - handle.unload_started
+        if seen is not None:
+            record.gpu_bytes_after_unload = seen.gpu_bytes
+            if not (seen.gone and seen.memory_returned):
+                what = "memory" if seen.gone else "process"
+                record.reason = record.reason or f"its {what} was still there when the time to leave was up"
         self._run.write_telemetry(record)
         del self._replicas[handle.name]
         self._scheduler.retired(handle.name)
@@ -224,15 +233,17 @@ class Executor:
         if time.monotonic() < self._next_node_poll:
             return
         self._next_node_poll = time.monotonic() + NODE_POLL_S
-        alive, known = self._cluster.alive(), dict(self._scheduler.fleet.nodes)
-        for node in known.keys() - alive:
+        known = dict(self._scheduler.fleet.nodes)
+        for node in known.keys() - self._cluster.alive():
             self._scheduler.node_lost(node)
             self._cluster.forget(node)
             for handle in [entry for entry in self._replicas.values() if entry.start.slot.node == node]:
-                self._lose(handle, f"its node {known[node].name} is gone")
-        if alive - known.keys():
-            for fresh in self._cluster.discover(known):
-                self._scheduler.node_joined(fresh)
+                if handle.departing:
+                    self._departed(handle, None)
+                else:
+                    self._lose(handle, f"its node {known[node].name} is gone")
+        for fresh in self._cluster.discover(known, patience_s=0.0):
+            self._scheduler.node_joined(fresh)
 
     def _report_abandoned(self) -> None:
         for entry in self._scheduler.abandoned[self._num_reported :]:
@@ -243,7 +254,8 @@ class Executor:
         """End the replicas that are left (after an error or an interruption), and keep what they told."""
         for handle in self._replicas.values():
             ray.kill(handle.actor)
-            handle.telemetry.end, handle.telemetry.reason = "lost", "the run was interrupted"
+            if handle.telemetry.end == "running":
+                handle.telemetry.end, handle.telemetry.reason = "lost", "the run was interrupted"
             self._run.write_telemetry(handle.telemetry)
         self._replicas.clear()
 

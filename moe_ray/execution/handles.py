@@ -38,8 +38,7 @@ class ReplicaHandle:
     actor: Any
     telemetry: ReplicaTelemetry
     ready: bool = False
-    closing: bool = False
-    probing: bool = False
+    departing: bool = False
     shards: list[str] = field(default_factory=list)
     unload_started: float = 0.0
     energy_before_j: float | None = None
@@ -129,9 +128,13 @@ class Calls:
         return [(ref, self._calls.pop(ref)) for ref in [*first, *more]]
 
     def overdue(self) -> list[Call]:
-        """Calls whose deadline has passed."""
+        """Calls whose deadline has passed: of each replica the first, which holds up the others."""
         now = time.monotonic()
-        return [call for call in self._calls.values() if now > call.deadline]
+        late: dict[str, Call] = {}
+        for call in self._calls.values():
+            if now > call.deadline:
+                late.setdefault(call.replica, call)
+        return list(late.values())
 
     def drop(self, replica: str) -> None:
         """Forget the calls of a replica that is gone."""
@@ -154,12 +157,10 @@ def begin_shard(handle: ReplicaHandle, calls: Calls, shard: Shard, timeout_s: fl
 
 
 def begin_probe(handle: ReplicaHandle, calls: Calls, cells: Sequence[Cell], timeout_s: float) -> None:
-    handle.probing = True
     _begin(handle, calls, "probe", handle.actor.probe.remote(cells), timeout_s)
 
 
 def begin_close(handle: ReplicaHandle, calls: Calls) -> None:
-    handle.closing = True
     handle.unload_started = time.monotonic()
     _begin(handle, calls, "close", handle.actor.close.remote(), DEPARTURE_TIMEOUT_S)
 
@@ -167,12 +168,14 @@ def begin_close(handle: ReplicaHandle, calls: Calls) -> None:
 def begin_departure(handle: ReplicaHandle, calls: Calls, agent: Any) -> bool:
     """End the replica's process, and have its node's agent watch it go; False when there is nobody to watch."""
     ray.kill(handle.actor)
-    handle.closing = True
+    handle.departing = True
     handle.unload_started = handle.unload_started or time.monotonic()
     record = handle.telemetry
     if agent is None or not record.pid:
         return False
-    ref = agent.await_departure.remote(record.pid, record.gpu_uuids, record.gpu_bytes_before_load, DEPARTURE_TIMEOUT_S)
+    # On a shared GPU the others' memory comes and goes: only a sole holder's can be said to have come back.
+    bytes_before = record.gpu_bytes_before_load if handle.start.slot.share == 1 else None
+    ref = agent.await_departure.remote(record.pid, record.gpu_uuids, bytes_before, DEPARTURE_TIMEOUT_S)
     _begin(handle, calls, "departure", ref, 2 * DEPARTURE_TIMEOUT_S)
     return True
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from moe_ray.execution import gpus
@@ -11,6 +11,8 @@ from moe_ray.execution import gpus
 POLL_S = 0.02
 # Other processes' memory moves too: this much more than before is still "came back".
 RETURN_TOLERANCE_BYTES = 64 << 20
+# Drivers give memory back within a second of a process's end; longer, and somebody else has taken it.
+RETURN_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +55,30 @@ class NodeAgent:
 
     def await_departure(self, pid: int, uuids: Sequence[str], bytes_before: int | None, timeout_s: float) -> Departure:
         """Wait until process `pid` has ended and its GPUs hold no more than before it came, or the time is up."""
-        import psutil
+        gone = _wait_until(lambda: _has_ended(pid), timeout_s)
+        limit = None if bytes_before is None else bytes_before + RETURN_TOLERANCE_BYTES
+        returned = _wait_until(lambda: _hold_at_most(uuids, limit), RETURN_TIMEOUT_S if gone else 0.0)
+        return Departure(gone=gone, memory_returned=returned, gpu_bytes=gpus.used_bytes(uuids) if uuids else None)
 
-        deadline = time.monotonic() + timeout_s
-        while True:
-            gone = not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-            now = gpus.used_bytes(uuids) if uuids else None
-            returned = now is None or bytes_before is None or now <= bytes_before + RETURN_TOLERANCE_BYTES
-            if (gone and returned) or time.monotonic() > deadline:
-                return Departure(gone=gone, memory_returned=returned, gpu_bytes=now)
-            time.sleep(POLL_S)
+
+def _wait_until(holds: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _has_ended(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _hold_at_most(uuids: Sequence[str], limit_bytes: int | None) -> bool:
+    now = gpus.used_bytes(uuids) if uuids else None
+    return now is None or limit_bytes is None or now <= limit_bytes

@@ -36,6 +36,8 @@ class Abandoned:
 @dataclass(slots=True)
 class _Replica:
     start: Start
+    failures_before: int
+    leaving: bool = False
     in_flight: dict[str, Shard] = field(default_factory=dict)
 
 
@@ -72,6 +74,7 @@ class Scheduler:
         self._num_started: Counter[str] = Counter()
         self._attempts: Counter[str] = Counter()
         self._failures_in_a_row: Counter[str] = Counter()
+        self._no_more_copies: set[str] = set()
 
     @property
     def finished(self) -> bool:
@@ -95,20 +98,20 @@ class Scheduler:
             if slot is not None:
                 self._num_started[model] += 1
                 start = Start(replica=f"{model}-{self._num_started[model]}", model=model, slot=slot)
-                self._replicas[start.replica] = _Replica(start)
+                self._replicas[start.replica] = _Replica(start, self._failures_in_a_row[model])
                 return start
         return None
 
     def _models_that_want_a_slot(self) -> list[str]:
         """Models with shards that their replicas will not take at once: a further copy must be worth its loading."""
-        return [
-            model
-            for model, queue in self._queues.items()
-            if queue and (not (num := self._num_replicas(model)) or len(queue) >= 2 * num)
-        ]
+        return [model for model, queue in self._queues.items() if queue and self._wants_a_slot(model, len(queue))]
+
+    def _wants_a_slot(self, model: str, num_queued: int) -> bool:
+        num_replicas = self._num_replicas(model)
+        return not num_replicas or (num_queued >= 2 * num_replicas and model not in self._no_more_copies)
 
     def _num_replicas(self, model: str) -> int:
-        return sum(replica.start.model == model for replica in self._replicas.values())
+        return sum(entry.start.model == model and not entry.leaving for entry in self._replicas.values())
 
     def _work_per_slot(self, model: str) -> float:
         return self._queued_cells[model] * self._costs.get(model, 1.0) / (self._num_replicas(model) + 1)
@@ -132,8 +135,11 @@ class Scheduler:
     def completed(self, replica: str, shard: str) -> None:
         """A shard was committed."""
         entry = self._replicas[replica]
-        self._failures_in_a_row[entry.start.model] = 0
         del entry.in_flight[shard]
+        self._failures_in_a_row[entry.start.model] = 0
+        for other in self._replicas.values():
+            if other.start.model == entry.start.model:
+                other.failures_before = 0
 
     def failed(self, replica: str, shard: str, reason: str) -> None:
         """A shard failed though its replica lives: queue it again, or abandon it after too many attempts."""
@@ -146,27 +152,39 @@ class Scheduler:
         for shard in entry.in_flight.values():
             self._requeue(shard)
 
-    def lost(self, replica: str, running: Sequence[str], reason: str) -> None:
+    def lost(self, replica: str, running: Sequence[str], reason: str, *, node_gone: bool = False) -> None:
         """A replica died. `running` are the shards it was computing (not those that waited): they count an attempt.
 
-        Its slot stays taken until `retired` says that the place is free again.
+        With `node_gone` it went with its node, which is no fault of the model's. Its slot stays taken until `retired`
+        says that the place is free again.
         """
         entry = self._replicas[replica]
+        entry.leaving = True
         for shard_id in list(entry.in_flight):
             shard = entry.in_flight.pop(shard_id)
             if shard_id in running:
                 self._count_attempt(shard, reason)
             else:
                 self._requeue(shard)
-        self._count_failure(entry.start.model, reason)
+        if not node_gone:
+            self._count_failure(entry, reason)
 
-    def start_failed(self, replica: str, reason: str, *, permanent: bool) -> None:
-        """A replica could not load its model. A permanent reason (no such checkpoint) gives the model up at once."""
-        model = self._replicas[replica].start.model
-        if permanent:
-            self.give_up(model, reason)
+    def start_failed(self, replica: str, reason: str, *, permanent: bool, node_gone: bool = False) -> None:
+        """A replica could not load its model.
+
+        A permanent reason (no such checkpoint) gives the model up at once, unless another copy of it is there or
+        coming: then its node alone may lack the checkpoint, and no further copy is started beside the others.
+        """
+        entry = self._replicas[replica]
+        entry.leaving = True
+        if node_gone:
+            return
+        if not permanent:
+            self._count_failure(entry, reason)
+        elif self._num_replicas(entry.start.model):
+            self._no_more_copies.add(entry.start.model)
         else:
-            self._count_failure(model, reason)
+            self.give_up(entry.start.model, reason)
 
     def give_up(self, model: str, reason: str) -> None:
         """Abandon all queued work of `model`; shards in flight may still end well."""
@@ -192,7 +210,11 @@ class Scheduler:
         """Use the places of a new node."""
         self.fleet.add(node)
 
-    def _count_failure(self, model: str, reason: str) -> None:
+    def _count_failure(self, entry: _Replica, reason: str) -> None:
+        """Count a failure of a model. Copies that die together die of one cause, and count once."""
+        model = entry.start.model
+        if self._failures_in_a_row[model] > entry.failures_before:
+            return
         self._failures_in_a_row[model] += 1
         if self._failures_in_a_row[model] >= self._max_attempts:
             self.give_up(model, f"{self._failures_in_a_row[model]} failures in a row; the last: {reason}")

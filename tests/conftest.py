@@ -1,0 +1,40 @@
+"""Fixtures that several packages' tests share."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+OBJECT_STORE_BYTES = 150 << 20
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One small Ray for the whole session: a connection is one per process, and starting takes seconds.
+
+    Its home and its token are its own, so that neither a user's ~/.ray nor another Ray of this machine is touched. Its
+    folder has a short name, because the paths of Unix sockets end at 107 bytes.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="mr-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("HOME", folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()
