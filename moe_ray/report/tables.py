@@ -12,7 +12,6 @@ from moe_ray.comparison.runs import RunComparison, ValuePair
 from moe_ray.comparison.summary import SIGNIFICANCE
 from moe_ray.report.cautions import cautions
 from moe_ray.report.format import (
-    MINUS,
     NONE,
     interval,
     joules,
@@ -51,7 +50,13 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 def _table(title: str, caption: str | None = None) -> Table:
     return Table(
-        title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False
+        title=title,
+        caption=caption,
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
     )
 
 
@@ -76,14 +81,14 @@ def comparison_table(summary: Summary) -> Table:
     """Paired differences, each with its interval, adjusted p-value and a verdict."""
     tests = f"exact McNemar or paired permutation, Benjamini-Hochberg over {len(summary.comparisons)}"
     caption = f"better: at adjusted p < {SIGNIFICANCE}; p: {tests}"
-    table = _table("[bold]Paired differences[/] on the same examples", caption)
+    table = _table(f"[bold]Paired differences[/] from {summary.comparisons[0].system_b} on the same examples", caption)
     table.add_column("domain / metric", overflow="fold", ratio=1)
     for title in ("difference", "95 % interval", "p", "n"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("better", overflow="fold")
     shown = ""
     for item in summary.comparisons:
-        heading = f"{item.domain}: {item.system_a} {MINUS} {item.system_b}"
+        heading = f"{item.domain}: {item.system_a}"
         if heading != shown:
             table.add_row(Text(heading, style="bold"))
             shown = heading

@@ -53,7 +53,7 @@
 
   const block = (title, text, className) => {
     const section = element("section", className);
-    section.append(element("h4", "", title));
+    section.append(element("h3", "", title));
     const body = element("pre", "", text);
     body.tabIndex = 0;
     section.append(body);
@@ -63,7 +63,7 @@
   const about = (row) => {
     const section = element("section", "wide");
     const timing = `${row.n} tokens, ended by ${row.f}, ${row.s} s in a batch of ${row.b}`;
-    section.append(element("h4", "", "Scores"), ...row.g.map((score) => element("p", "", scoreText(score))));
+    section.append(element("h3", "", "Scores"), ...row.g.map((score) => element("p", "", scoreText(score))));
     section.append(element("p", "muted", row.x ? `${timing} · error: ${row.x}` : timing));
     const button = element("button", "", "All answers to this example");
     button.type = "button";

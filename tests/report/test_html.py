@@ -1,0 +1,177 @@
+"""The page: whole, self-contained, accessible, and safe whatever a model wrote."""
+
+import base64
+import gzip
+import itertools
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_ray.report import browser
+from moe_ray.report.write import write_report
+from tests.report.conftest import Reported
+from tests.report.synthetic import EVIL
+
+VOID = {"meta", "input", "br", "img", "link", "hr", "col"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes; raises when a tag closes what is not open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.raw: dict[str, list[str]] = {"script": [], "style": []}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in self.raw:
+            self.raw[self.open[-1]].append(data)
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(reported: Reported) -> Page:
+    return Page(reported.page)
+
+
+def payload_of(text: str) -> dict[str, Any]:
+    match = re.search(r'<script id="answer-data"[^>]*>([A-Za-z0-9+/=]*)</script>', text)
+    assert match is not None
+    payload: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(match[1])))
+    return payload
+
+
+def test_every_element_that_opens_closes(page: Page) -> None:
+    assert page.open == []
+
+
+def test_no_id_is_there_twice_and_every_local_link_leads_somewhere(page: Page) -> None:
+    ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
+    assert [name for name, num in ids.items() if num > 1] == []
+    links = [
+        attributes[name] for _, attributes in page.elements for name in ("href", "xlink:href") if name in attributes
+    ]
+    assert links
+    assert {link for link in links if not (link or "").startswith("#")} == set()
+    assert {(link or "")[1:] for link in links} <= set(ids)
+
+
+def test_the_page_asks_nothing_of_any_server(reported: Reported, page: Page) -> None:
+    assert re.findall(r"https?://[^\s\"'<]+", reported.page) == []
+    assert re.search(r"@import|url\((?!#)", reported.page) is None
+    assert [
+        attributes for _, attributes in page.elements if {"src", "srcset", "action", "data"} & attributes.keys()
+    ] == []
+    policy = next(item for item in page.named("meta") if item.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in (policy["content"] or "")
+
+
+def test_markup_in_answers_and_prompts_stays_text(reported: Reported, page: Page) -> None:
+    """The fixture's models answer with a closing script tag and an image whose error handler runs code."""
+    assert EVIL not in reported.page
+    assert "<img" not in reported.page
+    assert len(page.named("script")) == 2
+    assert any(EVIL in row["t"] for row in payload_of(reported.page)["answers"])
+
+
+def test_the_script_never_writes_markup(page: Page) -> None:
+    (script,) = [text for text in page.raw["script"] if "use strict" in text]
+    assert re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script) is None
+
+
+def test_the_payload_holds_every_answer_with_its_scores(reported: Reported) -> None:
+    payload = payload_of(reported.page)
+    assert payload["total"] == len(payload["answers"]) == reported.run.answers_table().num_rows
+    row = next(row for row in payload["answers"] if (row["m"], row["e"]) == ("code-expert", "code-00000"))
+    mine = [s for s in reported.scores if (s.model, s.example_id) == ("code-expert", "code-00000")]
+    assert [entry[:2] for entry in row["g"]] == [[s.metric, pytest.approx(s.value, rel=1e-5)] for s in mine]
+    assert payload["texts"][payload["references"]["code/code-00000"]].endswith("The reference answer of code 0.")
+
+
+def test_verdicts_follow_the_domains_first_right_wrong_metric(reported: Reported) -> None:
+    found = {(row["m"], row["d"], row["e"]): row["v"] for row in payload_of(reported.page)["answers"]}
+    for score in reported.scores:
+        if score.metric in ("accuracy", "pass@1"):
+            expected = {1.0: "right", 0.0: "wrong", None: "unscored"}[score.value]
+            assert found[score.model, score.domain, score.example_id] == expected
+        if score.metric == "rouge_l":
+            expected = "unscored" if score.value is None else "graded"
+            assert found[score.model, score.domain, score.example_id] == expected
+
+
+def test_headings_start_at_one_and_skip_no_level(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_tables_have_captions_plots_have_names_and_scrollers_can_be_reached(page: Page) -> None:
+    assert len(page.named("caption")) == len(page.named("table"))
+    assert all(attributes.get("scope") for attributes in page.named("th"))
+    assert all(attributes.get("aria-label") and attributes.get("role") == "img" for attributes in page.named("svg"))
+    scrollers = [attributes for attributes in page.named("div") if attributes.get("class") == "scroll"]
+    assert all(attributes.get("tabindex") == "0" and attributes.get("aria-label") for attributes in scrollers)
+    assert len(page.named("figcaption")) == len(page.named("figure")) == len(page.named("svg"))
+
+
+def test_colours_follow_the_theme(reported: Reported) -> None:
+    body = reported.page[reported.page.index("<main") : reported.page.index("</main>")]
+    assert "var(--series-1)" in body
+    assert set(re.findall(r"#[0-9a-f]{6}\b", body)) == set()
+
+
+def test_the_headline_and_the_warnings_come_before_any_number(reported: Reported) -> None:
+    text = reported.page
+    assert text.index("<h1>The experts beat the baseline") < text.index("Synthetic data") < text.index('id="quality"')
+    for caution in (
+        "Incomplete run",
+        "Given up",
+        "Unscored",
+        "Weak sandbox",
+        "network namespace",
+        "Law Stack Exchange",
+    ):
+        assert text.index(caution) < text.index('id="quality"')
+
+
+def test_the_same_run_gives_the_same_page_byte_for_byte(reported: Reported) -> None:
+    write_report(reported.run)
+    assert reported.run.report_path.read_text(encoding="utf-8") == reported.page
+
+
+def test_the_templates_are_what_the_page_was_made_of(reported: Reported) -> None:
+    templates = Path(browser.__file__).parent / "templates"
+    for name in ("report.css", "browser.js"):
+        assert (templates / name).read_text(encoding="utf-8") in reported.page
+
+
+def test_of_too_many_answers_whole_examples_are_kept(reported: Reported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browser, "MAX_ANSWERS", 50)
+    examples = {domain: reported.run.examples(domain) for domain in reported.summary.domain_metrics}
+    payload = browser.browser_payload(reported.summary, reported.run.answers_table(), examples, reported.scores)
+    assert payload["total"] == 240
+    assert len(payload["answers"]) == 48
+    assert set(Counter((row["d"], row["e"]) for row in payload["answers"]).values()) == {4}

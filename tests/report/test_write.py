@@ -1,0 +1,122 @@
+"""From a run directory to its summary and report; and the tables of the terminal."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from moe_ray.comparison.records import Summary
+from moe_ray.comparison.runs import compare_runs
+from moe_ray.errors import RunDirectoryError
+from moe_ray.report.cautions import cautions
+from moe_ray.report.tables import run_comparison_tables, summary_tables
+from moe_ray.report.verdict import headline
+from moe_ray.report.views import system_rows
+from moe_ray.report.write import report_of, write_report
+from moe_ray.scoring.table import write_scores
+from moe_ray.store.run_directory import RunDirectory
+from tests.report.conftest import Reported
+from tests.report.synthetic import ALL_METRICS, synthetic_run
+
+
+def printed(renderable: RenderableType, width: int) -> str:
+    stream = io.StringIO()
+    Console(width=width, file=stream).print(renderable)
+    return stream.getvalue()
+
+
+def with_comparison(summary: Summary, **changes: object) -> Summary:
+    comparisons = [item.model_copy(update=changes) for item in summary.comparisons]
+    return summary.model_copy(update={"comparisons": comparisons})
+
+
+def test_the_summary_on_disk_is_the_one_that_was_returned(reported: Reported) -> None:
+    text = reported.run.summary_path.read_text(encoding="utf-8")
+    assert Summary.model_validate_json(text) == reported.summary
+
+
+def test_a_directory_without_a_run_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="manifest"):
+        write_report(RunDirectory(tmp_path))
+
+
+def test_a_run_without_scores_says_so(tmp_path: Path) -> None:
+    run, _ = synthetic_run(tmp_path / "run", num_models=2, num_answers=4)
+    with pytest.raises(RunDirectoryError, match="scores"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("num_answers", [2, 10])
+def test_a_tiny_run_has_a_report(tmp_path: Path, num_answers: int) -> None:
+    run, scores = synthetic_run(tmp_path / "run", num_models=2, num_answers=num_answers)
+    report_of(run, scores, ALL_METRICS)
+    assert "</html>" in run.report_path.read_text(encoding="utf-8")
+
+
+def test_a_run_in_which_nothing_could_be_scored_has_a_report(tmp_path: Path) -> None:
+    run, _ = synthetic_run(tmp_path / "run", num_models=2, num_answers=4)
+    write_scores(run.scores_path, [], ALL_METRICS)
+    assert write_report(run).values == []
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_keep_to_the_width_and_cut_no_number(reported: Reported, width: int) -> None:
+    text = printed(summary_tables(reported.summary), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    value = reported.summary.value("experts", "code", "pass@1")
+    assert value is not None
+    assert f"{value.value:.3f}" in text
+    assert f"[{value.low:.3f},\N{NO-BREAK SPACE}{value.high:.3f}]" in text
+
+
+def test_a_run_comparison_prints_values_and_changes(reported: Reported) -> None:
+    found = compare_runs(reported.summary, reported.summary, reported.scores, reported.scores)
+    text = printed(run_comparison_tables(found), 80)
+    assert "+0.000" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence"),
+    [
+        ("a_better", "The experts beat the baseline in all 3 domains."),
+        ("b_better", "The baseline beats the experts in all 3 domains."),
+        (
+            "no_difference_shown",
+            "No difference between the experts and the baseline was shown in any of the 3 domains.",
+        ),
+        ("not_tested", "This run does not compare the experts with the baseline."),
+    ],
+)
+def test_the_headline_says_what_the_verdicts_say(reported: Reported, verdict: str, sentence: str) -> None:
+    assert headline(with_comparison(reported.summary, verdict=verdict)).sentence == sentence
+
+
+def test_a_mixed_result_is_told_as_one(reported: Reported) -> None:
+    comparisons = [
+        item.model_copy(
+            update={"verdict": {"legal": "b_better", "code": "no_difference_shown"}.get(item.domain, "a_better")}
+        )
+        for item in reported.summary.comparisons
+    ]
+    found = headline(reported.summary.model_copy(update={"comparisons": comparisons}))
+    assert found.sentence == (
+        "The experts beat the baseline in 1 of 3 domains; the baseline beats the experts in 1 of 3; "
+        "no difference was shown in 1."
+    )
+    assert [verdict.winner for verdict in found.domains] == ["experts", "baseline", None]
+
+
+def test_models_that_a_policy_already_shows_are_not_listed_again(reported: Reported) -> None:
+    labels = [row.label for row in system_rows(reported.summary, "legal")]
+    assert labels == ["baseline (general-7b)", "experts (legal-expert)", "biomed-expert", "code-expert"]
+
+
+def test_cautions_put_synthetic_data_first_and_notes_last(reported: Reported) -> None:
+    found = cautions(reported.summary)
+    assert found[0].title == "Synthetic data"
+    assert [caution.level for caution in found] == sorted((caution.level for caution in found), reverse=True)
+    unscored = next(caution for caution in found if caution.title == "Unscored")
+    assert "9 answers (biomed-expert 3, legal-expert 3, code-expert 3)" in unscored.text
