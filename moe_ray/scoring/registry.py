@@ -47,7 +47,7 @@ GRADERS.add("code", _code_grader)
 def check_grader_names(names: Sequence[str], *, where: str) -> None:
     """Raise `ConfigError` when a name is unknown. Loads nothing, so that a plan can ask."""
     for name in names:
-        if not name.startswith(EVALUATE_PREFIX):
+        if not _is_of_evaluate(name):
             GRADERS.get(name, where=where)
 
 
@@ -77,8 +77,12 @@ def make_graders(
     return graders
 
 
+def _is_of_evaluate(name: str) -> bool:
+    return name.startswith(EVALUATE_PREFIX) and name != EVALUATE_PREFIX
+
+
 def _make(name: str, settings: GraderSettings, where: str) -> Grader:
-    if not name.startswith(EVALUATE_PREFIX):
+    if not _is_of_evaluate(name):
         return GRADERS.get(name, where=where)(settings)
     from moe_ray.scoring.evaluate_metrics import EvaluateGrader
 

@@ -38,6 +38,12 @@ def test_an_unknown_grader_is_answered_with_the_nearest() -> None:
         assert "did you mean rouge_l?" in str(caught.value.remedy)
 
 
+def test_a_metric_of_evaluate_needs_a_name() -> None:
+    check_grader_names(["evaluate:anything", "decision"], where="here")
+    with pytest.raises(ConfigError, match="unknown grader 'evaluate:'"):
+        check_grader_names(["evaluate:"], where="here")
+
+
 def test_naming_a_grader_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="two graders give the metric rouge_l"):
         make("rouge_l", "rouge_l")
