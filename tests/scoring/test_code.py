@@ -39,7 +39,8 @@ EXAMPLE = Example(
 def answer(text: str | None, *, sample: int = 0, error: str | None = None) -> Answer:
     return Answer(
         key=f"k{sample}", kind="generate", model="m", domain="code", example_id="e1", sample_index=sample,
-        messages="[]", settings="{}", text=text, token_ids=[], finish_reason="error" if error else "stop", num_prompt_tokens=1,
+        messages="[]", settings="{}", text=text, token_ids=[], finish_reason="error" if error else "stop",
+        num_prompt_tokens=1,
         num_completion_tokens=1, loglikelihoods=None, loglikelihood_tokens=None, error=error, batch_rows=1,
         time_to_first_token_s=None, total_s=0.1, replica="r", shard="s", finished_at=1.0,
     )  # fmt: skip

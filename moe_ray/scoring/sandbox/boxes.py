@@ -20,7 +20,7 @@ SCRATCH_BYTES = 16 << 20
 SCRATCH_FILES = 1024
 FILE_BYTES = 1 << 20
 PRIVATE_TASKS = 32
-FIRST_PRIVATE_UID = 20_000
+FIRST_PRIVATE_UID = 1_900_000_000  # above every user that a machine or a directory service is likely to know
 NUM_PRIVATE_UIDS = 40_000
 SYSTEM_PATHS = (
     "/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/local/lib", "/lib", "/lib64", "/nix/store", "/usr/share/zoneinfo",

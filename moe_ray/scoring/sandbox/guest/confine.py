@@ -1,12 +1,16 @@
 """How the player and the judge give up, for good, what they do not need."""
 
+from __future__ import annotations
+
 import os
 import resource
-import signal
 import sys
-from typing import Any
 
 from moe_ray.scoring.sandbox.guest import kernel, syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_OPEN_FILES = 64
 MAX_STACK_BYTES = 8 << 20
@@ -40,7 +44,7 @@ def confine(settings: dict[str, Any], uid: int | None) -> None:
     if sys.platform != "linux":
         return
     hide_from_siblings()
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
     if not settings["filters"]:
         return
     kernel.drop_capabilities()

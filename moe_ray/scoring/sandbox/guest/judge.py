@@ -1,11 +1,16 @@
 """The judge: runs the tests. It holds the expected values; the program's names are stand-ins here."""
 
+from __future__ import annotations
+
 import builtins
 from collections.abc import Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType
-from typing import Any
 
 from moe_ray.scoring.sandbox.guest import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_DETAIL_CHARS = 200
 
@@ -49,7 +54,7 @@ class Link:
             raise wire.WireError(f"a test hands {type(value).__name__} to the program, which is not plain data")
         return int(object.__getattribute__(value, "_number"))
 
-    def _stand_in(self, number: int) -> "StandIn":
+    def _stand_in(self, number: int) -> StandIn:
         return StandIn(self, number)
 
     @staticmethod

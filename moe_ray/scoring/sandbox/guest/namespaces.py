@@ -1,10 +1,14 @@
 """A box without bubblewrap: fresh namespaces, and a root that holds only what Python needs."""
 
+from __future__ import annotations
+
 import os
-import signal
-from typing import Any
 
 from moe_ray.scoring.sandbox.guest import kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 NEW_NAMESPACES = (
     0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000
@@ -30,7 +34,7 @@ def enter(settings: dict[str, Any]) -> None:
     if child:
         _, status = os.waitpid(child, 0)
         os._exit(0 if status == 0 else 71)
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
     _build_root(settings)
 
 

@@ -1,15 +1,20 @@
 """The player: runs the generated program, and calls into it when the judge asks. Nothing that it says is trusted
 beyond the values it returns."""
 
+from __future__ import annotations
+
 import builtins
 import marshal
 import operator
 import sys
 from collections.abc import Callable
 from types import FunctionType, ModuleType
-from typing import Any
 
 from moe_ray.scoring.sandbox.guest import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PROGRAM_NAME = "program"
 MAX_MESSAGE_CHARS = 300

@@ -1,16 +1,20 @@
 """The warden: the first process of the box. It starts the player before it has read a single test, then the judge;
 keeps the clock, counts what the program prints, ends both, and alone may report."""
 
+from __future__ import annotations
+
 import os
 import select
-import signal
 import sys
 import time
-from typing import Any, NoReturn
 
 from moe_ray.scoring.sandbox.guest import confine, kernel, wire
 from moe_ray.scoring.sandbox.guest.judge import Link, judge
 from moe_ray.scoring.sandbox.guest.player import play
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 STDIN, STDOUT = 0, 1
 READ_BYTES = 1 << 16
@@ -132,7 +136,7 @@ def _reap(pid: int, grace_s: float) -> tuple[int, float]:
 
 def _kill(pid: int) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, kernel.SIGKILL)
     except ProcessLookupError:
         return
 
@@ -159,7 +163,7 @@ def main() -> NoReturn:
 
         namespaces.enter(settings)
     if sys.platform == "linux":
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         confine.hide_from_siblings()
     started = time.monotonic()

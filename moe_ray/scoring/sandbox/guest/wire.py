@@ -5,6 +5,8 @@ Decoding builds only values of the types listed here; it never runs code that th
 that stands for an object on the program's side. A subclass of a plain type crosses as the plain type.
 """
 
+from __future__ import annotations
+
 import marshal
 import os
 import struct
@@ -13,7 +15,10 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from types import FunctionType, ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 LENGTH = struct.Struct("<I")
 FLOAT = struct.Struct("<d")
