@@ -17,7 +17,7 @@ from moe_ray.preparation import Prepared
 from moe_ray.store.lock import exclusive
 from moe_ray.store.opening import begin_session, end_session
 from moe_ray.store.records import GivenUp, Manifest
-from moe_ray.store.run_directory import RunDirectory
+from moe_ray.store.run_directory import RunDirectory, disk_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
     prepared = preparation.prepare(experiment, only=only)
     run = prepared.run
     run.prepare()
-    with exclusive(run):
+    with exclusive(run), disk_errors(run.path):
         manifest = preparation.begin(experiment, prepared)
         abandoned = _fill_cells(experiment, prepared, manifest, observer)
         observer.stage("Grading answers")

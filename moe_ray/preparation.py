@@ -10,7 +10,7 @@ import moe_ray.scoring.registry as grading
 from moe_ray.config.dump import dump_experiment
 from moe_ray.config.identity import identity
 from moe_ray.config.load import LoadedExperiment, load_experiment
-from moe_ray.config.schema import ExperimentConfig, PromptStyle
+from moe_ray.config.schema import ExperimentConfig, ModelConfig, PromptStyle
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import LoadedDomain, load_domain
 from moe_ray.engines.identity import text_settings
@@ -79,8 +79,8 @@ def _located(experiment: LoadedExperiment) -> Iterator[None]:
 def _prepare(experiment: LoadedExperiment, only: str | None) -> Prepared:
     config = experiment.config
     wanted = wanted_pairs(config, only)
-    for model in config.models.values():
-        validate_engine(model)
+    for name, model in config.models.items():
+        _validate_engine(name, model)
     domains = {name: load_domain(name, domain, experiment.base_dir) for name, domain in config.domains.items()}
     for name, domain in domains.items():
         grading.check_grader_names(domain.graders, where=f"domains.{name}.graders")
@@ -92,6 +92,14 @@ def _prepare(experiment: LoadedExperiment, only: str | None) -> Prepared:
     identities = {name: checkpoint.identity for name, checkpoint in checkpoints.items()}
     work = plan_work(config, all_cells(config, examples, identities, wanted), run.done_keys())
     return Prepared(domains=domains, checkpoints=checkpoints, run=run, work=work)
+
+
+def _validate_engine(name: str, model: ModelConfig) -> None:
+    try:
+        validate_engine(model)
+    except ConfigError as error:
+        error.where = f"models.{name}.{error.where}"
+        raise
 
 
 def wanted_pairs(config: ExperimentConfig, only: str | None) -> frozenset[tuple[str, str]]:

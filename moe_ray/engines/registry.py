@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import re
 from typing import cast
 
@@ -32,10 +33,28 @@ def validate_engine_name(name: str) -> None:
 
 
 def validate_engine(model: ModelConfig) -> None:
-    """Check the model's engine and, for the engines that ship, its settings. Loads nothing; raises `ConfigError`."""
+    """Check the model's engine and, for the engines that ship, its settings. Loads no engine.
+
+    Raises `ConfigError`, whose `where` is the key within the model's section.
+    """
     validate_engine_name(model.engine)
     if model.engine in _SETTINGS:
         parse_settings(_SETTINGS[model.engine], model)
+    else:
+        _require_module(model.engine.partition(":")[0], model.engine)
+
+
+def _require_module(module_name: str, engine: str) -> None:
+    try:
+        found = importlib.util.find_spec(module_name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"engine {engine!r}: no module named {module_name}",
+            where="engine",
+            remedy=f"make {module_name} importable here (installed, or on PYTHONPATH), or choose another engine",
+        )
 
 
 def make_engine(model: ModelConfig, limits: BatchLimits) -> Engine:

@@ -68,6 +68,6 @@ def parse_settings(kind: type[SettingsT], model: ModelConfig) -> SettingsT:
         problem = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
         raise ConfigError(
             "no such setting" if unknown else problem[:MAX_MESSAGE],
-            where=f"{key} of model {model.path}",
+            where=key,
             remedy=f"settings of the {model.engine} engine are: {', '.join(sorted(kind.model_fields))}",
         ) from error

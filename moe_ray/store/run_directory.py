@@ -10,8 +10,10 @@ summary.json           every metric per system and domain
 report.html            the report
 """
 
+import errno
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +31,22 @@ from moe_ray.store.answers import ANSWER_SCHEMA, Answer, from_table, to_table
 from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a disk that is full or fails into a `RunDirectoryError` for `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise RunDirectoryError(
+            f"cannot write: {error.strerror}",
+            where=str(path),
+            remedy="free disk space (or raise the quota), then run the same command again: what is there is kept",
+        ) from error
 
 
 class RunDirectory:
