@@ -20,7 +20,7 @@ def resampled_sums(rows: FloatArray) -> FloatArray:
     num_examples = len(rows)
     if num_examples * NUM_RESAMPLES <= CACHED_ELEMENTS:
         return _weighted_sums(_cached_counts(num_examples), rows)
-    rng = _generator("bootstrap", num_examples)
+    rng = generator("bootstrap", num_examples)
     parts = _parts(NUM_RESAMPLES, num_examples)
     return np.concatenate([_weighted_sums(_draw_counts(rng, size, num_examples), rows) for size in parts])
 
@@ -28,7 +28,7 @@ def resampled_sums(rows: FloatArray) -> FloatArray:
 def subset_sums(rows: FloatArray) -> FloatArray:
     """Sums of `rows` [n, k] over random halves: every example is in with probability 1/2. [num_permutations(n), k]."""
     num_examples = len(rows)
-    rng = _generator("permutation", num_examples)
+    rng = generator("permutation", num_examples)
     parts = _parts(num_permutations(num_examples), num_examples)
     sums = [_weighted_sums(rng.integers(0, 2, (size, num_examples), dtype=np.uint8), rows) for size in parts]
     return np.concatenate(sums)
@@ -39,7 +39,8 @@ def num_permutations(num_examples: int) -> int:
     return max(MIN_PERMUTATIONS, min(MAX_PERMUTATIONS, MAX_PERMUTED_BITS // max(1, num_examples)))
 
 
-def _generator(purpose: str, num_examples: int) -> np.random.Generator:
+def generator(purpose: str, num_examples: int) -> np.random.Generator:
+    """A random source that depends on what it is for and on the number of examples, and on nothing else."""
     seed = int(fingerprint({"purpose": purpose, "num_examples": num_examples}), 16)
     return np.random.Generator(np.random.PCG64(seed))
 
@@ -47,7 +48,7 @@ def _generator(purpose: str, num_examples: int) -> np.random.Generator:
 @lru_cache(maxsize=8)
 def _cached_counts(num_examples: int) -> npt.NDArray[np.uint16]:
     """Metrics and systems of a domain share their number of examples, and so their resamples."""
-    return _draw_counts(_generator("bootstrap", num_examples), NUM_RESAMPLES, num_examples)
+    return _draw_counts(generator("bootstrap", num_examples), NUM_RESAMPLES, num_examples)
 
 
 def _draw_counts(rng: np.random.Generator, num_resamples: int, num_examples: int) -> npt.NDArray[np.uint16]:

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import Column, FloatArray
-from moe_ray.comparison.resampling import resampled_sums
+from moe_ray.comparison.resampling import NUM_RESAMPLES, generator, resampled_sums
 from moe_ray.scoring.score import Metric
 
-IntervalMethod = Literal["wilson", "bootstrap"]
+IntervalMethod = Literal["wilson", "bootstrap", "dirichlet"]
 
 CONFIDENCE = 0.95
 Z_95 = 1.959963984540054
@@ -46,7 +46,7 @@ def aggregate(column: Column, metric: Metric, labels: Sequence[str] = ()) -> Agg
     scored = column.scored
     rows = count_rows(column, metric, labels)[scored]
     value = value_of_sums(exact_sums(rows), metric)
-    interval = NO_INTERVAL if value is None else _interval(column.values[scored], rows, metric)
+    interval = NO_INTERVAL if value is None else _interval(column, rows, value, metric, labels)
     num_scored = int(scored.sum())
     return Aggregate(value, interval, num_scored, len(scored) - num_scored)
 
@@ -93,11 +93,44 @@ def values_of_sums(sums: FloatArray, metric: Metric) -> FloatArray:
     return values
 
 
-def _interval(values: FloatArray, rows: FloatArray, metric: Metric) -> Interval:
-    """`rows` [n, k] belong to scored examples."""
-    if metric.aggregation == "mean" and metric.binary and _is_plain_binary(values, rows):
+def _interval(column: Column, rows: FloatArray, value: float, metric: Metric, labels: Sequence[str]) -> Interval:
+    """`rows` [n, k] belong to the scored examples of `column`."""
+    values = column.values[column.scored]
+    if metric.aggregation == "macro_f1":
+        return macro_f1_interval(confusion_counts(column, labels), value)
+    if metric.binary and _is_plain_binary(values, rows):
         return wilson_interval(int(values.sum()), len(values))
     return percentile_interval(values_of_sums(resampled_sums(rows), metric), len(rows))
+
+
+def confusion_counts(column: Column, labels: Sequence[str]) -> FloatArray:
+    """Scored examples by gold label [L] and predicted label, the last column for all others: [L, L + 1]."""
+    places = {label: at for at, label in enumerate(labels)}
+    counts = np.zeros((len(labels), len(labels) + 1))
+    scored = column.scored
+    for gold, label in zip(column.golds[scored].tolist(), column.labels[scored].tolist(), strict=True):
+        counts[places[gold], places.get(label, len(labels))] += 1
+    return counts
+
+
+def macro_f1_interval(counts: FloatArray, value: float) -> Interval:
+    """Quantiles of macro-F1 under a Dirichlet posterior of the confusion `counts` [L, L + 1].
+
+    The prior gives each gold label half an example answered rightly, and half one spread over the wrong answers
+    (Jeffreys' prior of its recall). So a handful of answers that are all right still leave doubt, where the
+    bootstrap would see none.
+    """
+    seen = (counts.sum(axis=1) + counts[:, :-1].sum(axis=0)) > 0
+    counts = counts[seen][:, np.append(seen, True)]
+    num_labels = len(counts)
+    prior = np.full(counts.shape, 0.5 / num_labels)
+    prior[np.arange(num_labels), np.arange(num_labels)] = 0.5
+    rng = generator("dirichlet", int(counts.sum()))
+    drawn = rng.standard_gamma(counts + prior, size=(NUM_RESAMPLES, *counts.shape))
+    right = np.diagonal(drawn, axis1=1, axis2=2)
+    f1 = 2 * right / (drawn.sum(axis=2) + drawn.sum(axis=1)[:, :-1])
+    low, high = np.quantile(f1.mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(min(float(low), value), max(float(high), value), "dirichlet")
 
 
 def _is_plain_binary(values: FloatArray, rows: FloatArray) -> bool:

@@ -127,15 +127,24 @@ def test_intervals_of_right_and_wrong_cover_the_truth(num_examples: int, share: 
     assert 0.92 <= covered <= 0.985
 
 
-def test_intervals_of_macro_f1_cover_the_truth() -> None:
+@pytest.mark.parametrize(("skill", "num_examples", "lowest"), [(0.75, 150, 0.90), (0.95, 50, 0.86)])
+def test_intervals_of_macro_f1_cover_the_truth(skill: float, num_examples: int, lowest: float) -> None:
     """The truth is macro-F1 of a sample so large that it has no noise of its own."""
     random = rng(3)
 
-    def draw(num_examples: int) -> tuple[list[str], list[str]]:
-        golds = random.choice(LABELS, num_examples, p=[0.11, 0.34, 0.55])
-        right = random.random(num_examples) < 0.75
-        return golds.tolist(), np.where(right, golds, random.choice(LABELS, num_examples)).tolist()
+    def draw(size: int) -> tuple[list[str], list[str]]:
+        golds = random.choice(LABELS, size, p=[0.11, 0.34, 0.55])
+        right = random.random(size) < skill
+        return golds.tolist(), np.where(right, golds, random.choice(LABELS, size)).tolist()
 
     truth = float(f1_score(*draw(200_000), labels=LABELS, average="macro"))
-    trials = [aggregate(label_column(*draw(150)), MACRO_F1, LABELS) for _ in range(300)]
-    assert 0.90 <= np.mean([covers(trial, truth) for trial in trials]) <= 0.985
+    trials = [aggregate(label_column(*draw(num_examples)), MACRO_F1, LABELS) for _ in range(300)]
+    assert lowest <= np.mean([covers(trial, truth) for trial in trials]) <= 0.985
+
+
+def test_a_few_answers_that_are_all_right_leave_doubt_about_macro_f1() -> None:
+    golds = ["yes"] * 6 + ["no"] * 4
+    found = aggregate(label_column(golds, golds), MACRO_F1, ("no", "yes"))
+    assert (found.value, found.interval.high) == (1.0, 1.0)
+    assert found.interval.low is not None
+    assert 0.5 < found.interval.low < 0.95
