@@ -184,8 +184,8 @@ def _knock(address: str) -> None:
 
 def _start(temp_dir: str | None) -> None:
     if "RAY_AUTH_MODE" not in os.environ:
-        # Ray listens on all interfaces. A token for this run alone guards it and leaves no file in the home folder.
-        os.environ["RAY_AUTH_MODE"] = "token"
+        # Ray listens on all interfaces, and where no mode is set it asks for a token. One for this run alone leaves no
+        # file in the home folder. The mode itself is left to ray.init, which must also tell its loaded native part.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(address="local", include_dashboard=False, _temp_dir=temp_dir, **_QUIETLY)
 
