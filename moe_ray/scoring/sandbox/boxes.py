@@ -63,11 +63,13 @@ class Home:
     def furnish(self) -> None:
         """Write the guest, compiled, readable by any user, without the rest of moe_ray."""
         parts = PACKAGE.split(".")
+        empty = self.path / "empty.py"
+        empty.touch()
         for depth in range(1, len(parts) + 1):
             package = self.code.joinpath(*parts[:depth])
             package.mkdir(parents=True)
-            (package / "__init__.py").touch()
-        for source in Path(guest.__file__).parent.glob("*.py"):
+            py_compile.compile(str(empty), cfile=str(package / "__init__.pyc"), doraise=True)
+        for source in Path(guest.__file__).parent.glob("[!_]*.py"):
             py_compile.compile(str(source), cfile=str(package / f"{source.stem}.pyc"), doraise=True)
         for name in ("root", "empty"):
             (self.path / name).mkdir()

@@ -32,6 +32,7 @@ def enter(settings: dict[str, Any]) -> None:
         _write("/proc/self/gid_map", f"{gid} {gid} 1")
     child = os.fork()
     if child:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
         _, status = os.waitpid(child, 0)
         os._exit(0 if status == 0 else 71)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
