@@ -73,7 +73,7 @@ def content(run: RunDirectory) -> list[dict[str, Any]]:
 class Recorder:
     """An observer that keeps what it heard. `on_committed` may raise, as Ctrl-C would."""
 
-    on_committed: Callable[[int], None] = lambda num_shards: None
+    on_committed: Callable[[int], None] = lambda _num_shards: None
     states: list[tuple[str, str, str]] = field(default_factory=list)
     commits: list[tuple[str, int]] = field(default_factory=list)
     given_up: list[tuple[str, int, str]] = field(default_factory=list)

@@ -1,0 +1,250 @@
+"""Kill anything: whatever dies at whatever moment, the resumed run says the same as the undisturbed one.
+
+    python -m benchmarks.kill_anything [--trials 20] [--seed 0]
+
+Each trial runs one experiment (tiny real transformers models, greedy, generated and measured cells) in a fresh run
+directory on a Ray cluster of two worker nodes, and kills with SIGKILL, at a random moment: the process of a model, a
+worker node (its raylet and all its processes), or the driver, whose command is then given again. Prints a table; exits
+with 1 when a row is lost, there twice, or differs in a byte of its content columns.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.tiny_experiment import (
+    NAME,
+    Difference,
+    difference,
+    evaluate_command,
+    private_environment,
+    write_tiny_experiment,
+)
+from moe_ray.store.run_directory import RunDirectory
+
+VICTIMS = ("model", "node", "driver")
+NUM_WORKER_NODES = 2
+POLL_S = 0.02
+RUN_TIMEOUT_S = 300.0
+FAST_HEALTH_CHECK = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "1000",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One disturbed run."""
+
+    victim: str
+    moment_s: float
+    num_done_then: int
+    wall_s: float
+    exit_code: int
+    found: Difference
+
+
+class Machine:
+    """A Ray cluster on this machine: a head without CPUs, and worker nodes that can be killed."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._workers: list[Any] = []
+        self.complete()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def complete(self) -> None:
+        """Bring the number of worker nodes back to what it was."""
+        while len(self._workers) < NUM_WORKER_NODES:
+            self._workers.append(self._cluster.add_node(num_cpus=1))
+
+    def model_processes(self) -> list[psutil.Process]:
+        """The processes that hold models, on all nodes."""
+        return [process for node in self._workers for process in _replicas_below(_raylet(node))]
+
+    def kill_node(self, index: int) -> None:
+        """End a worker node as a power loss would: the raylet and everything below it, at once."""
+        node = self._workers.pop(index)
+        raylet = _raylet(node)
+        doomed = [raylet, *raylet.children(recursive=True)]
+        for process in doomed:
+            _kill(process)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def shut_down(self) -> None:
+        self._cluster.shutdown()
+
+
+def _raylet(node: Any) -> psutil.Process:
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def _replicas_below(raylet: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for process in raylet.children(recursive=True):
+        try:
+            if any("ray::Replica" in part for part in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return
+
+
+@contextmanager
+def driver(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A running driver, in a process group of its own, that is gone at the end."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _strike(victim: str, machine: Machine, process: subprocess.Popen[bytes], rng: random.Random) -> bool:
+    """Kill one `victim`, as soon as there is one; False when the run ended before."""
+    while process.poll() is None:
+        if victim == "driver":
+            process.kill()
+            return True
+        if victim == "node":
+            machine.kill_node(rng.randrange(NUM_WORKER_NODES))
+            return True
+        if models := machine.model_processes():
+            _kill(rng.choice(models))
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What all trials share."""
+
+    folder: Path
+    experiment: Path
+    environment: dict[str, str]
+    machine: Machine
+    rng: random.Random
+
+    def run(self, results: Path) -> int:
+        """Run the experiment, or resume it, to its end; return the exit code."""
+        with driver(evaluate_command(self.experiment, results), self.environment, self.folder / "log") as process:
+            return process.wait(RUN_TIMEOUT_S)
+
+    def trial(self, victim: str, undisturbed: RunDirectory, usual_s: float) -> Trial:
+        """Run with one death, at a moment that is drawn anew until it falls into the run."""
+        while True:
+            results = self.folder / "trial"
+            shutil.rmtree(results, ignore_errors=True)
+            self.machine.complete()
+            moment_s = self.rng.uniform(0.1, 0.9) * usual_s
+            started = time.monotonic()
+            command = evaluate_command(self.experiment, results)
+            with driver(command, self.environment, self.folder / "log") as process:
+                try:
+                    process.wait(moment_s)
+                except subprocess.TimeoutExpired:
+                    hit = _strike(victim, self.machine, process, self.rng)
+                else:
+                    hit = False
+                num_done = len(RunDirectory(results / NAME).done_keys()) if hit else 0
+                moment_s = time.monotonic() - started
+                code = process.wait(RUN_TIMEOUT_S)
+            if not hit:
+                continue
+            if victim == "driver":
+                code = self.run(results)
+            return Trial(
+                victim=victim,
+                moment_s=moment_s,
+                num_done_then=num_done,
+                wall_s=time.monotonic() - started,
+                exit_code=code,
+                found=difference(undisturbed, RunDirectory(results / NAME)),
+            )
+
+
+def run_trials(bench: Bench, num_trials: int) -> bool:
+    """Run all trials and print their table; True when none differs."""
+    started = time.monotonic()
+    if code := bench.run(bench.folder / "undisturbed"):
+        print((bench.folder / "log").read_text())
+        raise SystemExit(f"the undisturbed run ended with {code}")
+    usual_s = time.monotonic() - started
+    undisturbed = RunDirectory(bench.folder / "undisturbed" / NAME)
+    print(f"undisturbed: {undisturbed.answers_table(['key']).num_rows} cells in {usual_s:.1f} s\n")
+    print("trial  killed  at s   cells then  wall s  exit  lost  twice  other  bytes")
+    all_same = True
+    for number in range(num_trials):
+        trial = bench.trial(VICTIMS[number % len(VICTIMS)], undisturbed, usual_s)
+        found = trial.found
+        sound = found.is_none and trial.exit_code == 0
+        all_same &= sound
+        print(
+            f"{number + 1:5}  {trial.victim:6}  {trial.moment_s:5.1f}  {trial.num_done_then:4} of {found.num_cells}"
+            f"  {trial.wall_s:6.1f}  {trial.exit_code:4}  {found.num_lost:4}  {found.num_twice:5}  {found.num_other:5}"
+            f"  {'same' if found.same_bytes else 'DIFFER'}",
+            flush=True,
+        )
+        if not sound:
+            print((bench.folder / "log").read_text()[-4000:])
+    return all_same
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Kill models, nodes and drivers; compare with the undisturbed run.")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kill-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        environment = private_environment(folder / "home", RAY_AUTH_MODE="disabled", **FAST_HEALTH_CHECK)
+        os.environ.clear()
+        os.environ.update(environment)
+        experiment = write_tiny_experiment(folder / "experiment", num_examples=48, max_new_tokens=40)
+        machine = Machine()
+        environment = {**environment, "RAY_ADDRESS": machine.address}
+        rng = random.Random(arguments.seed)
+        bench = Bench(folder=folder, experiment=experiment, environment=environment, machine=machine, rng=rng)
+        try:
+            all_same = run_trials(bench, arguments.trials)
+        finally:
+            machine.shut_down()
+    print("\nEvery run ended with the same bytes." if all_same else "\nSome runs differ.")
+    return 0 if all_same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

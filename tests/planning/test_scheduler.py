@@ -1,0 +1,306 @@
+"""The scheduler as a state machine: whatever happens, in whatever order, the work is done once or given up aloud."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from moe_ray.planning.fleet import Demand, Fleet, Node
+from moe_ray.planning.scheduler import Scheduler, Start
+from tests.planning.cells import make_shard
+
+GIB = 1 << 30
+
+
+def cpu_node(name: str, slots: int = 1) -> Node:
+    return Node(id=name, name=name, num_cpus=slots, cpu_slots=slots)
+
+
+def gpu_node(name: str, num_gpus: int) -> Node:
+    return Node(id=name, name=name, num_cpus=8, cpu_slots=0, gpu_bytes=(80 * GIB,) * num_gpus)
+
+
+def demand(gpus: float) -> Demand:
+    return Demand(gpus=gpus, reason="test")
+
+
+def scheduler_of(nodes: list[Node], gpus: dict[str, float], num_shards: int, **settings: int) -> Scheduler:
+    shards = [make_shard(model, number) for model in gpus for number in range(num_shards)]
+    return Scheduler(Fleet(tuple(nodes)), {m: demand(g) for m, g in gpus.items()}, shards, **settings)
+
+
+class Play:
+    """Plays random events against a scheduler, and keeps a ledger of its own of what every shard went through."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.models = {f"m{i}": self.rng.choice([0.25, 0.5, 1.0, 2.0]) for i in range(self.rng.randint(1, 4))}
+        self.num_shards = self.rng.randint(1, 6)
+        self.nodes = [gpu_node(f"n{i}", self.rng.randint(1, 3)) for i in range(self.rng.randint(1, 3))]
+        self.max_attempts = self.rng.randint(1, 4)
+        self.scheduler = scheduler_of(list(self.nodes), self.models, self.num_shards, max_attempts=self.max_attempts)
+        self.live: dict[str, Start] = {}
+        self.held: dict[str, list[str]] = {}
+        self.dying: list[str] = []
+        self.done: Counter[str] = Counter()
+        self.runs: Counter[str] = Counter()
+        self.joined = 0
+
+    def play(self) -> None:
+        for _ in range(5000):
+            for start in self.scheduler.starts():
+                assert start.slot.node in self.scheduler.fleet.nodes
+                self.live[start.replica] = start
+                self.held[start.replica] = []
+            self.scheduler.give_up_stranded()
+            if self.scheduler.finished:
+                return
+            assert self.live or self.dying, (
+                "work is left, nothing runs, and nothing was given up: it would wait for ever"
+            )
+            self._check_places()
+            self.rng.choices(
+                [self._work, self._complete, self._fail, self._lose, self._bury, self._lose_node, self._join_node],
+                weights=[30, 30, 4, 4, 20, 1, 1],
+            )[0]()
+        raise AssertionError("no end")
+
+    def _pick(self) -> str | None:
+        return self.rng.choice(sorted(self.live)) if self.live else None
+
+    def _work(self) -> None:
+        replica = self._pick()
+        if replica is None:
+            return
+        if len(self.held[replica]) < 2 and (shard := self.scheduler.next_shard(replica)) is not None:
+            assert shard.model == self.live[replica].model
+            assert not any(shard.id in held for held in self.held.values()), "handed out twice at once"
+            assert not self.done[shard.id], "handed out after it was done"
+            self.held[replica].append(shard.id)
+        elif self.scheduler.is_idle(replica):
+            self._end(replica)
+
+    def _complete(self) -> None:
+        replica = self._pick()
+        if replica is not None and self.held[replica]:
+            shard = self.held[replica].pop(0)
+            self.runs[shard] += 1
+            self.done[shard] += 1
+            self.scheduler.completed(replica, shard)
+
+    def _fail(self) -> None:
+        replica = self._pick()
+        if replica is not None and self.held[replica]:
+            shard = self.held[replica].pop(0)
+            self.runs[shard] += 1
+            self.scheduler.failed(replica, shard, "failed")
+
+    def _lose(self) -> None:
+        replica = self._pick()
+        if replica is None:
+            return
+        if self.held[replica] or self.rng.random() < 0.5:
+            self.runs.update(self.held[replica][:1])
+            self.scheduler.lost(replica, self.held[replica][:1], "lost")
+        else:
+            self.scheduler.start_failed(replica, "failed to start", permanent=self.rng.random() < 0.2)
+        self._end(replica, dead=True)
+
+    def _end(self, replica: str, *, dead: bool = False) -> None:
+        self.held.pop(replica)
+        start = self.live.pop(replica)
+        if dead and self.rng.random() < 0.5 and start.slot.node in self.scheduler.fleet.nodes:
+            self.dying.append(replica)
+        else:
+            self.scheduler.retired(replica)
+
+    def _bury(self) -> None:
+        if self.dying:
+            self.scheduler.retired(self.dying.pop(0))
+
+    def _lose_node(self) -> None:
+        if not self.scheduler.fleet.nodes:
+            return
+        node = self.rng.choice(sorted(self.scheduler.fleet.nodes))
+        self.scheduler.node_lost(node)
+        for replica in [name for name, start in self.live.items() if start.slot.node == node]:
+            self.runs.update(self.held[replica][:1])
+            self.scheduler.lost(replica, self.held[replica][:1], "node lost", node_gone=True)
+            self._end(replica, dead=True)
+
+    def _join_node(self) -> None:
+        self.joined += 1
+        self.nodes.append(gpu_node(f"late{self.joined}", self.rng.randint(1, 3)))
+        self.scheduler.node_joined(self.nodes[-1])
+
+    def _check_places(self) -> None:
+        """No GPU holds more than one GPU's worth of replicas, and the whole-GPU ones have theirs to themselves."""
+        taken: Counter[tuple[str, str]] = Counter()
+        for start in self.live.values():
+            if start.slot.node in self.scheduler.fleet.nodes:
+                assert start.slot.num_gpus == self.models[start.model]
+                taken.update(dict.fromkeys(start.slot.places, start.slot.share))
+        assert all(share <= 1 + 1e-9 for share in taken.values())
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_every_shard_is_done_once_or_given_up_whatever_happens(seed: int) -> None:
+    play = Play(seed)
+    play.play()
+    shards = {f"{model}/{number}" for model in play.models for number in range(play.num_shards)}
+    assert all(count == 1 for count in play.done.values())
+    num_given_up = sum(entry.num_cells for entry in play.scheduler.abandoned) // 2
+    assert len(play.done) + num_given_up == len(shards)
+    assert all(play.runs[shard] <= play.max_attempts for shard in shards)
+    for shard in {entry.shard for entry in play.scheduler.abandoned if entry.shard is not None}:
+        assert play.runs[shard] == play.max_attempts
+        assert not play.done[shard]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_same_events_give_the_same_orders(seed: int) -> None:
+    first, second = Play(seed), Play(seed)
+    first.play()
+    second.play()
+    assert first.scheduler.abandoned == second.scheduler.abandoned
+    assert (first.done, first.runs) == (second.done, second.runs)
+
+
+def work_off(scheduler: Scheduler, start: Start) -> int:
+    num_shards = 0
+    while (shard := scheduler.next_shard(start.replica)) is not None:
+        scheduler.completed(start.replica, shard.id)
+        num_shards += 1
+    assert scheduler.is_idle(start.replica)
+    scheduler.retired(start.replica)
+    return num_shards
+
+
+def test_on_one_slot_models_come_in_turn_each_once_with_all_its_work() -> None:
+    scheduler = scheduler_of([cpu_node("n")], {"a": 0.0, "b": 0.0, "c": 0.0}, 3)
+    seen = []
+    while not scheduler.finished:
+        (start,) = scheduler.starts()
+        assert scheduler.starts() == []
+        seen.append((start.model, work_off(scheduler, start)))
+    assert seen == [("a", 3), ("b", 3), ("c", 3)]
+
+
+def test_the_model_with_the_most_work_for_a_slot_goes_first() -> None:
+    shards = [make_shard("small", 0), *(make_shard("large", number) for number in range(3))]
+    demands = {"small": demand(0), "large": demand(0)}
+    scheduler = Scheduler(Fleet((cpu_node("n"),)), demands, shards)
+    assert [start.model for start in scheduler.starts()] == ["large"]
+    costly = Scheduler(Fleet((cpu_node("n"),)), demands, shards, costs={"small": 100.0})
+    assert [start.model for start in costly.starts()] == ["small"]
+
+
+def test_shares_pack_onto_one_gpu_and_leave_the_other_whole() -> None:
+    scheduler = scheduler_of([gpu_node("n", 2)], {"half": 0.5, "third": 0.3, "whole": 1.0}, 1)
+    slots = {start.model: start.slot for start in scheduler.starts()}
+    assert slots.keys() == {"half", "third", "whole"}
+    assert slots["half"].gpu_indices == slots["third"].gpu_indices
+    assert slots["whole"].gpu_indices != slots["half"].gpu_indices
+
+
+def test_a_model_over_several_gpus_gets_whole_ones_of_one_node() -> None:
+    scheduler = scheduler_of([gpu_node("small", 1), gpu_node("large", 4)], {"wide": 3.0, "narrow": 0.5}, 1)
+    slots = {start.model: start.slot for start in scheduler.starts()}
+    assert slots["wide"].node == "large"
+    assert len(set(slots["wide"].gpu_indices)) == 3
+    assert slots["wide"].num_gpus == 3.0
+    if slots["narrow"].node == "large":
+        assert slots["narrow"].gpu_indices[0] not in slots["wide"].gpu_indices
+
+
+def test_work_that_no_place_could_hold_is_given_up_and_not_waited_for() -> None:
+    scheduler = scheduler_of([gpu_node("n", 2), cpu_node("m")], {"wide": 2.0, "cpu": 0.0}, 2)
+    starts = {start.model: start for start in scheduler.starts()}
+    scheduler.node_lost("n")
+    scheduler.lost(starts["wide"].replica, [], "node lost", node_gone=True)
+    scheduler.retired(starts["wide"].replica)
+    scheduler.give_up_stranded()
+    assert scheduler.abandoned == [], "a replica runs: its end may change what is free"
+    work_off(scheduler, starts["cpu"])
+    scheduler.give_up_stranded()
+    (entry,) = scheduler.abandoned
+    assert (entry.model, entry.num_cells) == ("wide", 4)
+    assert scheduler.finished
+
+
+def test_a_node_that_joins_takes_over_from_one_that_is_gone() -> None:
+    scheduler = scheduler_of([cpu_node("old")], {"m": 0.0}, 2)
+    (start,) = scheduler.starts()
+    shard = scheduler.next_shard(start.replica)
+    assert shard is not None
+    scheduler.node_lost("old")
+    scheduler.node_joined(cpu_node("new"))
+    scheduler.lost(start.replica, [shard.id], "node lost", node_gone=True)
+    scheduler.retired(start.replica)
+    (again,) = scheduler.starts()
+    assert again.slot.node == "new"
+    assert work_off(scheduler, again) == 2
+    assert scheduler.finished
+
+
+def test_copies_that_die_with_their_node_do_not_give_their_model_up() -> None:
+    scheduler = scheduler_of([cpu_node("n", 4), cpu_node("spare")], {"m": 0.0}, 20, max_attempts=2)
+    starts = scheduler.starts()
+    assert len(starts) == 5
+    scheduler.node_lost("n")
+    for start in starts:
+        if start.slot.node == "n":
+            scheduler.lost(start.replica, [], "node lost", node_gone=True)
+            scheduler.retired(start.replica)
+    assert scheduler.abandoned == []
+    assert scheduler.queued_cells("m") == 40
+
+
+def test_copies_that_die_at_once_count_as_one_failure() -> None:
+    scheduler = scheduler_of([cpu_node("n", 4)], {"m": 0.0}, 20, max_attempts=2)
+    for start in scheduler.starts():
+        scheduler.lost(start.replica, [], "out of memory")
+        scheduler.retired(start.replica)
+    assert scheduler.abandoned == []
+    for start in scheduler.starts():
+        scheduler.lost(start.replica, [], "out of memory")
+        scheduler.retired(start.replica)
+    (entry,) = scheduler.abandoned
+    assert entry.reason == "2 failures in a row; the last: out of memory"
+    assert scheduler.finished
+
+
+def test_a_model_that_loads_on_one_node_goes_on_there_though_another_lacks_its_checkpoint() -> None:
+    scheduler = scheduler_of([cpu_node("a"), cpu_node("b")], {"m": 0.0}, 6)
+    good, bad = scheduler.starts()
+    scheduler.start_failed(bad.replica, "no such folder", permanent=True)
+    scheduler.retired(bad.replica)
+    assert scheduler.starts() == []
+    assert work_off(scheduler, good) == 6
+    assert (scheduler.finished, scheduler.abandoned) == (True, [])
+
+
+def test_a_model_that_loads_nowhere_is_given_up_with_its_reason() -> None:
+    scheduler = scheduler_of([cpu_node("a"), cpu_node("b")], {"m": 0.0}, 6)
+    for start in scheduler.starts():
+        scheduler.start_failed(start.replica, "no such folder", permanent=True)
+        scheduler.retired(start.replica)
+    (entry,) = scheduler.abandoned
+    assert (entry.model, entry.shard, entry.num_cells, entry.reason) == ("m", None, 12, "no such folder")
+    assert scheduler.finished
+
+
+def test_a_shard_that_waited_at_a_lost_replica_counts_no_attempt() -> None:
+    scheduler = scheduler_of([cpu_node("n")], {"m": 0.0}, 2, max_attempts=2)
+    (start,) = scheduler.starts()
+    running, waiting = scheduler.next_shard(start.replica), scheduler.next_shard(start.replica)
+    assert running is not None
+    assert waiting is not None
+    scheduler.lost(start.replica, [running.id], "lost")
+    scheduler.retired(start.replica)
+    (start,) = scheduler.starts()
+    assert {shard.id for _ in range(2) if (shard := scheduler.next_shard(start.replica))} == {running.id, waiting.id}
+    scheduler.failed(start.replica, waiting.id, "bad")
+    assert scheduler.abandoned == []
+    scheduler.failed(start.replica, running.id, "bad")
+    assert [entry.shard for entry in scheduler.abandoned] == [running.id]
