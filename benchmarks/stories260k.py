@@ -236,6 +236,9 @@ def llama_model(header: Header, weights: dict[str, FloatArray]) -> Any:
 
 def convert(weights_path: Path, vocabulary_path: Path, out: Path) -> None:
     """Write the checkpoint and its tokenizer to the folder `out`."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     header, weights = read_weights(weights_path)
     pieces = read_vocabulary(vocabulary_path, header.vocabulary_size)
     llama_model(header, weights).save_pretrained(out)

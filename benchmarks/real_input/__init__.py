@@ -1,0 +1,1 @@
+"""Real data, real architectures, one YAML, one command: see `__main__`."""
