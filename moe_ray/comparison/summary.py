@@ -45,8 +45,9 @@ def summarise(
     compared with the system named `against`, where there is one.
     """
     matrix = score_matrix(scores)
-    domains = [name for name in manifest.domains if name in matrix.example_ids]
-    domain_metrics = {domain: _ordered(metrics, matrix.metrics_of(domain)) for domain in domains}
+    found = {domain: _ordered(metrics, matrix.metrics_of(domain)) for domain in manifest.domains}
+    domain_metrics = {domain: names for domain, names in found.items() if names}
+    domains = list(domain_metrics)
     chosen = list(systems) if systems is not None else _standard(matrix, manifest, domains)
     resources = model_resources(list(manifest.models), telemetry, answers)
     return Summary(

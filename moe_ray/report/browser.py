@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from moe_ray.comparison.records import Summary
 from moe_ray.domains.example import Example
+from moe_ray.report.format import words
 from moe_ray.scoring.score import Score
 
 MAX_ANSWERS = 20_000
@@ -112,7 +113,7 @@ def _answer_row(summary: Summary, texts: Texts, scores: ScoresByExample, row: Ma
 def _score_row(score: Score) -> list[Any]:
     value = None if score.value is None else float(f"{score.value:.6g}")
     label = f"{score.label or 'none'} (gold {score.gold})" if score.gold is not None else None
-    return [score.metric, value, label, score.reason or score.detail]
+    return [words(score.metric), value, label, score.reason or score.detail]
 
 
 def verdict_of_scores(summary: Summary, scores: Sequence[Score]) -> str:

@@ -86,7 +86,7 @@ def _domain_verdict(view: DomainView, system: str) -> DomainVerdict:
 def _sentence(comparison: PairedComparison, metric: MetricView, winner: str | None) -> str:
     values = f"{metric.title} {number(comparison.value_a)} against {number(comparison.value_b)}"
     if winner is None:
-        return f"No difference shown between {comparison.system_a} and {comparison.system_b}: {values}."
+        return f"No difference shown between the {comparison.system_a} and the {comparison.system_b}: {values}."
     loser = comparison.system_b if winner == comparison.system_a else comparison.system_a
     if winner == comparison.system_b:
         values = f"{metric.title} {number(comparison.value_b)} against {number(comparison.value_a)}"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from moe_ray.report import browser
+from moe_ray.report.format import words
 from moe_ray.report.write import write_report
 from tests.report.conftest import Reported
 from tests.report.synthetic import EVIL
@@ -106,7 +107,7 @@ def test_the_payload_holds_every_answer_with_its_scores(reported: Reported) -> N
     assert payload["total"] == len(payload["answers"]) == reported.run.answers_table().num_rows
     row = next(row for row in payload["answers"] if (row["m"], row["e"]) == ("code-expert", "code-00000"))
     mine = [s for s in reported.scores if (s.model, s.example_id) == ("code-expert", "code-00000")]
-    assert [entry[:2] for entry in row["g"]] == [[s.metric, pytest.approx(s.value, rel=1e-5)] for s in mine]
+    assert [entry[:2] for entry in row["g"]] == [[words(s.metric), pytest.approx(s.value, rel=1e-5)] for s in mine]
     assert payload["texts"][payload["references"]["code/code-00000"]].endswith("The reference answer of code 0.")
 
 

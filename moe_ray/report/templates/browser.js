@@ -49,7 +49,7 @@
   };
 
   const scoreText = ([metric, value, label, detail]) =>
-    [metric.replaceAll("_", " "), value === null ? "unscored" : String(value), label, detail].filter(Boolean).join(" · ");
+    [metric, value === null ? "unscored" : String(value), label, detail].filter(Boolean).join(" · ");
 
   const block = (title, text, className) => {
     const section = element("section", className);
