@@ -1,5 +1,6 @@
 """Fixtures that several packages' tests share."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def local_ray() -> Iterator[None]:
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             _temp_dir=folder,
         )
         yield

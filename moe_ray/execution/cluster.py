@@ -1,5 +1,6 @@
 """The Ray cluster that a run works on: one that is there, or one started here for this run alone."""
 
+import logging
 import os
 import platform
 import secrets
@@ -23,8 +24,9 @@ from moe_ray.planning.fleet import Fleet, Node, cpu_slots
 
 AGENT_TIMEOUT_S = 60.0
 AGENT_THREADS = 16
+NODE_ID_CHARACTERS = 6
 KNOCK_TIMEOUT_S = 5.0
-_QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+_QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 # Unix sockets' paths end at 107 bytes; Ray needs about 60 of them for its own names.
 MAX_TEMP_DIR_CHARACTERS = 45
 
@@ -38,6 +40,13 @@ def actor_class(kind: type, **options: Any) -> Any:
 def _nodes() -> list[dict[str, Any]]:
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return nodes
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """A node's address; where several raylets share one machine, with the beginning of its id."""
+    address = str(node["NodeManagerAddress"])
+    shared = sum(other["NodeManagerAddress"] == address for other in _nodes() if other["Alive"]) > 1
+    return f"{address}#{node['NodeID'][:NODE_ID_CHARACTERS]}" if shared else address
 
 
 class Cluster:
@@ -111,7 +120,7 @@ class Cluster:
         gpu_bytes = tuple(hardware.gpu_bytes[i] if i < len(hardware.gpu_bytes) else None for i in range(num_gpus))
         return Node(
             id=entry["NodeID"],
-            name=entry["NodeManagerAddress"],
+            name=_name(entry),
             num_cpus=num_cpus,
             cpu_slots=cpu_slots(self._runtime, num_cpus),
             gpu_bytes=gpu_bytes,

@@ -49,7 +49,7 @@ class ReplicaHandle:
 
     def note_place(self, place: Place) -> None:
         record = self.telemetry
-        record.pid, record.node = place.pid, place.node_ip
+        record.pid = place.pid
         record.gpu_ids, record.gpu_uuids = list(place.gpu_ids), list(place.gpu_uuids)
         record.cuda_visible_devices = place.cuda_visible_devices
         record.gpu_bytes_before_load = place.gpu_bytes

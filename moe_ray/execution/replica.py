@@ -38,8 +38,6 @@ class Place:
     """Where a replica found itself. GPU ids are as Ray assigned them; UUIDs are NVML's, empty without real GPUs."""
 
     pid: int
-    node_id: str
-    node_ip: str
     gpu_ids: tuple[str, ...]
     gpu_uuids: tuple[str, ...]
     cuda_visible_devices: str | None
@@ -102,8 +100,6 @@ class Replica:
         self._uuids = tuple(gpus.uuids_of(ids))
         return Place(
             pid=os.getpid(),
-            node_id=context.get_node_id(),
-            node_ip=ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
             gpu_ids=ids,
             gpu_uuids=self._uuids,
             cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),

@@ -6,7 +6,7 @@ import pytest
 
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.errors import CapacityError, ConfigError
-from moe_ray.planning.fleet import Demand, Fleet, Node, cpu_slots, demand_of, simulated_fleet
+from moe_ray.planning.fleet import Demand, Fleet, Node, Slot, cpu_slots, demand_of, simulated_fleet
 
 GIB = 1 << 30
 
@@ -31,7 +31,8 @@ def num_takeable(place: Fleet, gpus: float) -> int:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_taking_and_freeing_in_any_order_leaves_everything_free(seed: int) -> None:
-    rng, place, held = random.Random(seed), fleet(), []
+    rng, place = random.Random(seed), fleet()
+    held: list[Slot] = []
     for _ in range(200):
         if held and rng.random() < 0.5:
             place.free(held.pop(rng.randrange(len(held))))

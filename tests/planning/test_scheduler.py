@@ -24,9 +24,9 @@ def demand(gpus: float) -> Demand:
     return Demand(gpus=gpus, reason="test")
 
 
-def scheduler_of(nodes: list[Node], gpus: dict[str, float], num_shards: int, **settings: int) -> Scheduler:
+def scheduler_of(nodes: list[Node], gpus: dict[str, float], num_shards: int, max_attempts: int = 3) -> Scheduler:
     shards = [make_shard(model, number) for model in gpus for number in range(num_shards)]
-    return Scheduler(Fleet(tuple(nodes)), {m: demand(g) for m, g in gpus.items()}, shards, **settings)
+    return Scheduler(Fleet(tuple(nodes)), {m: demand(g) for m, g in gpus.items()}, shards, max_attempts=max_attempts)
 
 
 class Play:
