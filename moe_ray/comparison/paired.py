@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import Column, FloatArray
-from moe_ray.comparison.resampling import num_permutations, resampled_sums, subset_sums
+from moe_ray.comparison.resampling import NUM_PERMUTATIONS, resampled_sums, subset_sums
 from moe_ray.comparison.statistics import (
     NO_INTERVAL,
     Interval,
@@ -94,7 +94,7 @@ def permutation_p(rows_a: FloatArray, rows_b: FloatArray, metric: Metric, observ
     exchanged = values_of_sums(rows_a.sum(axis=0) + moved, metric) - values_of_sums(rows_b.sum(axis=0) - moved, metric)
     tolerance = 1e-12 * max(1.0, abs(observed))
     num_extreme = int((np.abs(exchanged) >= abs(observed) - tolerance).sum())
-    return (num_extreme + 1) / (num_permutations(len(rows_a)) + 1)
+    return (num_extreme + 1) / (NUM_PERMUTATIONS + 1)
 
 
 def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:

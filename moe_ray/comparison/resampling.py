@@ -1,4 +1,8 @@
-"""Random resamples that depend on nothing but the number of examples: the same everywhere, in every run."""
+"""Random resamples that depend on nothing but the number of examples: the same everywhere, in every run.
+
+Above MAX_UNITS examples, random blocks of examples are resampled instead of single ones. Blocks of independent
+examples are independent too, so spreads stay right (with MAX_UNITS blocks, to 1 in 100), and the cost no longer grows.
+"""
 
 from functools import lru_cache
 
@@ -9,34 +13,26 @@ from moe_ray.comparison.columns import FloatArray
 from moe_ray.fingerprint import fingerprint
 
 NUM_RESAMPLES = 2000
-MIN_PERMUTATIONS, MAX_PERMUTATIONS = 999, 9999
-MAX_PERMUTED_BITS = 10**8
-CACHED_ELEMENTS = 10**7
+NUM_PERMUTATIONS = 9999
+MAX_UNITS = 5000
 CHUNK_ELEMENTS = 4 * 10**6
 
 
 def resampled_sums(rows: FloatArray) -> FloatArray:
     """Sums of `rows` [n, k] over bootstrap resamples of the n examples: [NUM_RESAMPLES, k]."""
-    num_examples = len(rows)
-    if num_examples * NUM_RESAMPLES <= CACHED_ELEMENTS:
-        return _weighted_sums(_cached_counts(num_examples), rows)
-    rng = generator("bootstrap", num_examples)
-    parts = _parts(NUM_RESAMPLES, num_examples)
-    return np.concatenate([_weighted_sums(_draw_counts(rng, size, num_examples), rows) for size in parts])
+    units = _units(rows)
+    return _weighted_sums(_resample_counts(len(units)), units)
 
 
 def subset_sums(rows: FloatArray) -> FloatArray:
-    """Sums of `rows` [n, k] over random halves: every example is in with probability 1/2. [num_permutations(n), k]."""
-    num_examples = len(rows)
-    rng = generator("permutation", num_examples)
-    parts = _parts(num_permutations(num_examples), num_examples)
-    sums = [_weighted_sums(rng.integers(0, 2, (size, num_examples), dtype=np.uint8), rows) for size in parts]
-    return np.concatenate(sums)
-
-
-def num_permutations(num_examples: int) -> int:
-    """How many permutations are drawn: fewer for very many examples, never under MIN_PERMUTATIONS."""
-    return max(MIN_PERMUTATIONS, min(MAX_PERMUTATIONS, MAX_PERMUTED_BITS // max(1, num_examples)))
+    """Sums of `rows` [n, k] over random subsets: every example is in with probability 1/2. [NUM_PERMUTATIONS, k]."""
+    units = _units(rows)
+    rng = generator("permutation", len(units))
+    size = max(1, CHUNK_ELEMENTS // len(units))
+    sizes = [min(size, NUM_PERMUTATIONS - start) for start in range(0, NUM_PERMUTATIONS, size)]
+    return np.concatenate(
+        [_weighted_sums(rng.integers(0, 2, (size, len(units)), dtype=np.uint8), units) for size in sizes]
+    )
 
 
 def generator(purpose: str, num_examples: int) -> np.random.Generator:
@@ -45,27 +41,32 @@ def generator(purpose: str, num_examples: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
-@lru_cache(maxsize=8)
-def _cached_counts(num_examples: int) -> npt.NDArray[np.uint16]:
-    """Metrics and systems of a domain share their number of examples, and so their resamples."""
-    return _draw_counts(generator("bootstrap", num_examples), NUM_RESAMPLES, num_examples)
+def _units(rows: FloatArray) -> FloatArray:
+    """What is resampled: the rows themselves, or the sums of MAX_UNITS random blocks of them."""
+    if len(rows) <= MAX_UNITS:
+        return rows
+    shuffled = rows[generator("blocks", len(rows)).permutation(len(rows))]
+    starts = np.arange(MAX_UNITS) * len(rows) // MAX_UNITS
+    units: FloatArray = np.add.reduceat(shuffled, starts, axis=0)
+    return units
 
 
-def _draw_counts(rng: np.random.Generator, num_resamples: int, num_examples: int) -> npt.NDArray[np.uint16]:
-    """How often each example is drawn: [num_resamples, n], each row multinomial over n draws."""
-    drawn = rng.integers(0, num_examples, (num_resamples, num_examples), dtype=np.int64)
-    drawn += np.arange(num_resamples)[:, None] * num_examples
-    counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_examples)
-    return counts.astype(np.uint16).reshape(num_resamples, num_examples)
+@lru_cache(maxsize=4)
+def _resample_counts(num_units: int) -> npt.NDArray[np.uint16]:
+    """How often each unit is drawn: [NUM_RESAMPLES, num_units], each row multinomial over as many draws as units.
+
+    Kept, because the metrics and systems of a domain share their number of examples.
+    """
+    rng = generator("bootstrap", num_units)
+    drawn = rng.integers(0, num_units, (NUM_RESAMPLES, num_units), dtype=np.int64)
+    drawn += np.arange(NUM_RESAMPLES)[:, None] * num_units
+    counts = np.bincount(drawn.ravel(), minlength=NUM_RESAMPLES * num_units)
+    return counts.astype(np.uint16).reshape(NUM_RESAMPLES, num_units)
 
 
-def _weighted_sums(counts: npt.NDArray[np.unsignedinteger], rows: FloatArray) -> FloatArray:
-    size = max(1, CHUNK_ELEMENTS // max(1, counts.shape[1]))
-    parts = [counts[start : start + size].astype(np.float64) @ rows for start in range(0, len(counts), size)]
-    return np.concatenate(parts)
-
-
-def _parts(total: int, num_examples: int) -> list[int]:
-    """Split `total` resamples so that each part stays within CHUNK_ELEMENTS."""
-    size = max(1, CHUNK_ELEMENTS // max(1, num_examples))
-    return [min(size, total - start) for start in range(0, total, size)]
+def _weighted_sums(counts: npt.NDArray[np.unsignedinteger], units: FloatArray) -> FloatArray:
+    """`counts` [b, n] times `units` [n, k], a part at a time so that the floats of few resamples are in memory."""
+    size = max(1, CHUNK_ELEMENTS // len(units))
+    return np.concatenate(
+        [counts[start : start + size].astype(np.float64) @ units for start in range(0, len(counts), size)]
+    )

@@ -19,7 +19,7 @@ from moe_ray.comparison.records import (
     SystemInfo,
     Verdict,
 )
-from moe_ray.comparison.resources import busy_seconds_by_example, held_memory, model_resources
+from moe_ray.comparison.resources import TIMING_COLUMNS, busy_seconds_by_example, held_memory, model_resources
 from moe_ray.comparison.statistics import aggregate
 from moe_ray.comparison.systems import BASELINE, System, standard_systems, system_column
 from moe_ray.scoring.score import Metric, Score
@@ -45,6 +45,7 @@ def summarise(
     compared with the system named `against`, where there is one.
     """
     matrix = score_matrix(scores)
+    answers = answers.select(list(TIMING_COLUMNS)).sort_by([(name, "ascending") for name in TIMING_COLUMNS])
     found = {domain: _ordered(metrics, matrix.metrics_of(domain)) for domain in manifest.domains}
     domain_metrics = {domain: names for domain, names in found.items() if names}
     domains = list(domain_metrics)

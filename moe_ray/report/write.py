@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import pyarrow as pa
-
 from moe_ray.atomic import write_text_atomically
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.summary import summarise
@@ -26,15 +24,10 @@ def write_report(run: RunDirectory) -> Summary:
 
 def report_of(run: RunDirectory, scores: Sequence[Score], metrics: Mapping[str, Metric]) -> Summary:
     """Write the report of `scores` that are at hand already."""
-    manifest, answers = run.manifest(), _in_order(run.answers_table())
+    manifest, answers = run.manifest(), run.answers_table()
     summary = summarise(scores, metrics, manifest, run.telemetry(), answers)
     examples = {domain: run.examples(domain) for domain in summary.domain_metrics}
     payload = browser_payload(summary, answers, examples, scores)
     write_text_atomically(run.report_path, render_report(summary, manifest, payload))
     write_text_atomically(run.summary_path, summary.model_dump_json(indent=2) + "\n")
     return summary
-
-
-def _in_order(answers: pa.Table) -> pa.Table:
-    """Sorted by key: sums of timings then have the same bits however the answers were sharded."""
-    return answers.sort_by("key")

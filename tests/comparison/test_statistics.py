@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from moe_ray.comparison.resampling import NUM_RESAMPLES, resampled_sums
+from moe_ray.comparison.resampling import MAX_UNITS, NUM_RESAMPLES, resampled_sums
 from moe_ray.comparison.statistics import Aggregate, aggregate, wilson_interval
 from moe_ray.scoring.score import Metric
 from tests.comparison.columns import BINARY, MACRO_F1, MEAN, column_of, label_column
@@ -57,13 +57,16 @@ def test_wilson_intervals_are_scipys(num_right: int, num_scored: int) -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-@pytest.mark.parametrize("num_examples", [20, 500, 6000])
+@pytest.mark.parametrize("num_examples", [20, 500, 5000, 60_000])
 def test_the_bootstraps_standard_error_is_the_closed_form_of_a_mean(num_examples: int) -> None:
-    values = rng().normal(size=num_examples)
+    """Also where blocks of examples are resampled, and where the order of the examples goes with their values."""
+    values = np.sort(rng().normal(size=num_examples))
     replicates = resampled_sums(values[:, None])[:, 0] / num_examples
     expected = values.std() / math.sqrt(num_examples)
+    num_blocks = MAX_UNITS if num_examples > MAX_UNITS else math.inf
     assert len(replicates) == NUM_RESAMPLES
-    assert replicates.std() == pytest.approx(expected, rel=4 / math.sqrt(2 * NUM_RESAMPLES))
+    noise = math.sqrt(1 / (2 * NUM_RESAMPLES) + 1 / (2 * num_blocks))
+    assert replicates.std() == pytest.approx(expected, rel=4 * noise)
     assert replicates.mean() == pytest.approx(values.mean(), abs=4 * expected / math.sqrt(NUM_RESAMPLES))
 
 

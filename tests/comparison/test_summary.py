@@ -43,6 +43,16 @@ def test_any_partition_of_scores_merges_to_the_same_summary_to_the_last_bit(made
     assert summary_of(made, merged).model_dump_json() == summary_of(made).model_dump_json()
 
 
+def test_any_order_of_answers_and_replicas_gives_the_same_summary_to_the_last_bit(made: Run) -> None:
+    run, scores = made
+    table = run.answers_table()
+    rows = list(range(table.num_rows))
+    random.Random(4).shuffle(rows)
+    replicas = list(reversed(run.telemetry()))
+    shuffled = summarise(scores, ALL_METRICS, run.manifest(), replicas, table.take(rows))
+    assert shuffled.model_dump_json() == summary_of(made).model_dump_json()
+
+
 def test_a_summary_survives_being_written_and_read(made: Run) -> None:
     summary = summary_of(made)
     assert Summary.model_validate_json(summary.model_dump_json()) == summary
