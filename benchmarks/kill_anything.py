@@ -233,7 +233,9 @@ def main() -> int:
         environment = private_environment(folder / "home", RAY_AUTH_MODE="disabled", **FAST_HEALTH_CHECK)
         os.environ.clear()
         os.environ.update(environment)
-        experiment = write_tiny_experiment(folder / "experiment", num_examples=48, max_new_tokens=40)
+        experiment = write_tiny_experiment(
+            folder / "experiment", num_examples=32, max_new_tokens=40, models=("llama", "qwen2")
+        )
         machine = Machine()
         environment = {**environment, "RAY_ADDRESS": machine.address}
         rng = random.Random(arguments.seed)

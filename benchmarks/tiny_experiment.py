@@ -22,28 +22,30 @@ ARCHITECTURES: tuple[Architecture, ...] = ("llama", "mistral", "qwen2")
 LABELS = ("yes", "no", "maybe")
 
 
-def write_tiny_experiment(folder: Path, *, num_examples: int, max_new_tokens: int) -> Path:
-    """Write three random checkpoints, two domains with generated data and the experiment; return its path.
+def write_tiny_experiment(
+    folder: Path, *, num_examples: int, max_new_tokens: int, models: Sequence[Architecture] = ARCHITECTURES
+) -> Path:
+    """Write random checkpoints, two domains with generated data and the experiment; return its path.
 
     Every model answers every example: a decision with likelihoods of three choices, and a free text with those of its
     reference. Decoding is greedy, and each model has one thread.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for seed, architecture in enumerate(ARCHITECTURES):
+    for seed, architecture in enumerate(models):
         make_tiny_checkpoint(folder / architecture, architecture, seed)
     rng = random.Random(0)
     _write_lines(folder / "decisions.jsonl", [_decision(rng, i) for i in range(num_examples)])
     _write_lines(folder / "texts.jsonl", [_text(rng, i) for i in range(num_examples)])
     path = folder / "experiment.yaml"
-    path.write_text(yaml.safe_dump(_experiment(max_new_tokens), sort_keys=False))
+    path.write_text(yaml.safe_dump(_experiment(models, max_new_tokens), sort_keys=False))
     return path
 
 
-def _experiment(max_new_tokens: int) -> dict[str, Any]:
+def _experiment(models: Sequence[Architecture], max_new_tokens: int) -> dict[str, Any]:
     return {
         "name": NAME,
-        "models": {name: {"path": f"./{name}", "dtype": "float32"} for name in ARCHITECTURES},
-        "baseline": ARCHITECTURES[0],
+        "models": {name: {"path": f"./{name}", "dtype": "float32"} for name in models},
+        "baseline": models[0],
         "matrix": "full",
         "domains": {
             "decisions": {
