@@ -1,5 +1,7 @@
 """The run directory: what is written comes back, whole or not at all."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ import pytest
 from moe_ray.domains.example import Example, Message, Prompt
 from moe_ray.errors import RunDirectoryError
 from moe_ray.store.answers import Answer
-from moe_ray.store.run_directory import RunDirectory
+from moe_ray.store.lock import exclusive
+from moe_ray.store.run_directory import RunDirectory, disk_errors
 
 
 def answer(key: str) -> Answer:
@@ -78,3 +81,46 @@ def test_a_damaged_answer_file_is_named_with_its_remedy(run: RunDirectory) -> No
 def test_a_directory_without_a_manifest_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"manifest\.json is missing"):
         RunDirectory(tmp_path).manifest()
+
+
+def test_pandas_duckdb_and_datasets_open_the_answers(run: RunDirectory, tmp_path: Path) -> None:
+    import datasets
+    import duckdb
+    import pandas as pd
+
+    run.write_shard([answer("a"), answer("b")])
+    run.write_shard([answer("c")])
+    files = str(run.path / "answers" / "*.parquet")
+    frame = pd.concat([pd.read_parquet(path) for path in (run.path / "answers").glob("*.parquet")])
+    assert sorted(frame["key"]) == ["a", "b", "c"]
+    with duckdb.connect() as connection:
+        counted = connection.execute(f"SELECT count(*), sum(len(token_ids)) FROM '{files}'").fetchall()
+    assert counted == [(3, 6)]
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(loaded["key"]) == ["a", "b", "c"]
+
+
+def test_a_full_disk_is_an_error_with_a_remedy_and_keeps_what_is_there(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.write_shard([answer("a")])
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    with pytest.raises(RunDirectoryError, match="No space left on device"), disk_errors(run.path):
+        run.write_shard([answer("b")])
+    assert run.done_keys() == {"a"}
+    assert [path.suffix for path in (run.path / "answers").iterdir()] == [".parquet"]
+
+
+def test_two_commands_cannot_work_on_one_run_at_once(run: RunDirectory) -> None:
+    with (
+        exclusive(run),
+        pytest.raises(RunDirectoryError, match=f"pid {os.getpid()}"),
+        exclusive(RunDirectory(run.path)),
+    ):
+        pytest.fail("the second command got in")
+    with exclusive(run):
+        pass
