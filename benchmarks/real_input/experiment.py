@@ -15,10 +15,8 @@ HEADER = """\
 # Written by benchmarks/real_input. Real data, small real models: the figures show that the path works, not that the
 # models are good. Run it with: moe-ray evaluate THIS_FILE
 """
-TRAINED_NOTE = "{name} was trained from scratch for about a minute on {texts}; expect poor answers."
-STORIES_NOTE = (
-    "stories260k is llama2.c's pretrained model of children's stories, 260k parameters; it knows none of the domains."
-)
+TRAINED_NOTE = "Trained from scratch for about a minute on {}; expect poor answers."
+STORIES_NOTE = "llama2.c's pretrained model of children's stories, 260k parameters; it knows none of the domains."
 
 
 def write_experiment(path: Path, data: Path, legal_file: Path, models: Mapping[str, tuple[Path, str]]) -> None:
@@ -38,7 +36,7 @@ def write_experiment(path: Path, data: Path, legal_file: Path, models: Mapping[s
 
 
 def _model(name: str, checkpoint: Path, texts: str) -> dict[str, Any]:
-    note = STORIES_NOTE if name == STORIES else TRAINED_NOTE.format(name=name, texts=texts)
+    note = STORIES_NOTE if name == STORIES else TRAINED_NOTE.format(texts)
     return {
         "path": str(checkpoint.resolve()),
         "prompt_style": "completion",
