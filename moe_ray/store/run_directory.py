@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -145,6 +144,9 @@ class RunDirectory:
 
     def answers_table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the committed answers (or some of their columns) as one table, in the order of their keys' files."""
+        # It brings pandas along, which a command that reads no answers need not wait for.
+        import pyarrow.dataset as pads
+
         files = sorted(str(path) for path in (self.path / "answers").glob("*.parquet"))
         if not files:
             return ANSWER_SCHEMA.empty_table().select(list(columns or ANSWER_SCHEMA.names))
