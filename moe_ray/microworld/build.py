@@ -44,7 +44,7 @@ SHAPES: Mapping[WorldSize, Shape] = {
     "tiny": Shape(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2),
 }
 BUDGETS: Mapping[WorldSize, Budget] = {
-    "demo": Budget(num_steps=400, batch_rows=32, learning_rate=3e-3),
+    "demo": Budget(num_steps=600, batch_rows=16, learning_rate=3e-3),
     "tiny": Budget(num_steps=60, batch_rows=16, learning_rate=1e-2),
 }
 

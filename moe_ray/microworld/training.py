@@ -1,6 +1,5 @@
 """Trains one small model from scratch: a plain loop over transformers' own architectures."""
 
-import contextlib
 import json
 import logging
 import math
@@ -175,8 +174,11 @@ def _save(model: Any, tokenizer: Any, result: TrainingResult) -> None:
         tokenizer.save_pretrained(temporary)
         kept = {"num_parameters": result.num_parameters, "losses": result.losses, "train_s": result.train_s}
         (temporary / RESULT_FILE).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        # Another process may have finished the same training first: its directory is as good as ours.
-        with contextlib.suppress(FileExistsError, OSError):
+        try:
             temporary.rename(result.checkpoint)
+        except OSError:
+            # Another process may have finished the same training first: its checkpoint is as good as ours.
+            if not (result.checkpoint / RESULT_FILE).is_file():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -30,9 +30,9 @@ class Split:
 
 SIZES: Mapping[WorldSize, Mapping[str, DomainSize]] = {
     "demo": {
-        "biomedical": DomainSize(num_facts=160, num_train=4000, num_test=96),
-        "legal": DomainSize(num_facts=72, num_train=4000, num_test=96),
-        "code": DomainSize(num_facts=240, num_train=4000, num_test=96),
+        "biomedical": DomainSize(num_facts=240, num_train=4000, num_test=96),
+        "legal": DomainSize(num_facts=88, num_train=2000, num_test=96),
+        "code": DomainSize(num_facts=160, num_train=4000, num_test=96),
     },
     "tiny": {
         "biomedical": DomainSize(num_facts=6, num_train=120, num_test=12),
