@@ -173,6 +173,8 @@ def _join(address: str) -> None:
     try:
         if address != "auto":
             _knock(address)
+        # Its core retries aloud, in lines that nobody can use, before ray.init raises what they mean.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         ray.init(address=address, **_QUIETLY)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise UserError(
