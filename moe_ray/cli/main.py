@@ -144,5 +144,6 @@ def run() -> None:
     """
     # Hub libraries print advice and bars of their own, which would tear the progress display.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.exit(reported(app))

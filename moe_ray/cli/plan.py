@@ -64,12 +64,13 @@ def _memory_table(planned: pipeline.RunPlan) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("slot")
     table.add_column("why")
+    table.add_column("size from")
     for model, estimate in planned.placement.estimates.items():
         demand = planned.placement.demands[model]
         slot = f"{demand.gpus:g} GPU" if demand.gpus else "1 CPU slot"
         sizes = [_gib(estimate.weights_bytes), _gib(estimate.cache_bytes), _gib(estimate.total_bytes)]
         source = planned.checkpoints[model].size_source
-        table.add_row(model, *sizes, slot, f"{demand.reason}; size from {source}")
+        table.add_row(model, *sizes, slot, demand.reason, source)
     return table
 
 

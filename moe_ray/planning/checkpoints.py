@@ -47,7 +47,7 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     """
     files: dict[str, str] = {}
     if model.engine == "scripted":
-        config, num_parameters, source, revision = None, None, "scripted: no weights", None
+        config, num_parameters, source, revision = None, None, "scripted", None
         content: object = Path(model.path).name if is_local_path(model.path) else model.path
     elif is_local_path(model.path):
         directory = Path(model.path).expanduser()
@@ -151,7 +151,7 @@ def _hub_facts(model: ModelConfig) -> tuple[Mapping[str, Any] | None, int | None
     named = _SIZE_IN_NAME.search(model.path)
     num_by_name = int(float(named.group(1)) * 1e9) if named else None
     if path is None:
-        return None, num_by_name, "the number in its name; config.json cannot be had here", model.revision
+        return None, num_by_name, "its name (config.json is out of reach)", model.revision
     return json.loads(path.read_text(encoding="utf-8")), None, "config.json", path.parent.name
 
 

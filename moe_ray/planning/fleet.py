@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from moe_ray.config.schema import RuntimeConfig
@@ -84,14 +85,15 @@ class Fleet:
         """Say whether an empty fleet could hold `demand`."""
         return Fleet(tuple(self.nodes.values())).take(demand) is not None
 
-    def take(self, demand: Demand) -> Slot | None:
+    def take(self, demand: Demand, avoid: Collection[tuple[str, int]] = ()) -> Slot | None:
         """Take a place for `demand`, or return None when there is none now.
 
-        A share goes to the fullest GPU that still has room, so that whole GPUs stay free for models that need them.
+        A share goes to the fullest GPU that still has room, so that whole GPUs stay free for models that need them, and
+        never to a GPU (node, index) in `avoid`, where another copy of the model is: a larger batch there does more.
         """
         if demand.gpus == 0:
             return self._take_cpu_slot()
-        return self._take_share(demand.gpus) if demand.gpus < 1 else self._take_whole(round(demand.gpus))
+        return self._take_share(demand.gpus, avoid) if demand.gpus < 1 else self._take_whole(round(demand.gpus))
 
     def free(self, slot: Slot) -> None:
         """Give a place back; a slot on a node that is gone is forgotten."""
@@ -110,12 +112,12 @@ class Fleet:
         self._free_cpu_slots[node].remove(index)
         return Slot(node=node, cpu_slot=index)
 
-    def _take_share(self, share: float) -> Slot | None:
+    def _take_share(self, share: float, avoid: Collection[tuple[str, int]]) -> Slot | None:
         places = [
             (free, node, index)
             for node, shares in self._free_shares.items()
             for index, free in enumerate(shares)
-            if free >= share - _EPSILON
+            if free >= share - _EPSILON and (node, index) not in avoid
         ]
         if not places:
             return None

@@ -33,11 +33,17 @@ def estimate_memory(
     """Estimate the memory of one copy: weights, the largest batch's cache, activations, overhead.
 
     `longest_tokens` is the longest prompt plus its new tokens. The cache is that of `runtime.batch_size` such rows,
-    at most `runtime.batch_memory_gib`, as the engine forms its batches, and at least one row.
+    at most `runtime.batch_memory_gib`, as the engine forms its batches, and at least one row; all of that where no config tells.
     """
+    if model.engine == "scripted":
+        pretended = int(model.engine_settings.get("memory_bytes", 0))
+        return MemoryEstimate(
+            weights_bytes=pretended, cache_bytes=0, cache_bytes_per_token=0, total_bytes=pretended or None
+        )
     per_token = cache_bytes_per_token(checkpoint.config, model)
     row_bytes = per_token * longest_tokens
-    cache = max(row_bytes, min(runtime.batch_size * row_bytes, int(runtime.batch_memory_gib * GIB)))
+    most = int(runtime.batch_memory_gib * GIB)
+    cache = max(row_bytes, min(runtime.batch_size * row_bytes, most)) if per_token else most
     if checkpoint.num_parameters is None:
         return MemoryEstimate(weights_bytes=None, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=None)
     weights = int(checkpoint.num_parameters * bytes_per_parameter(checkpoint.config, model))

@@ -94,13 +94,17 @@ class Scheduler:
 
     def _next_start(self) -> Start | None:
         for model in sorted(self._models_that_want_a_slot(), key=self._work_per_slot, reverse=True):
-            slot = self.fleet.take(self._demands[model])
+            slot = self.fleet.take(self._demands[model], self._gpus_with(model))
             if slot is not None:
                 self._num_started[model] += 1
                 start = Start(replica=f"{model}-{self._num_started[model]}", model=model, slot=slot)
                 self._replicas[start.replica] = _Replica(start, self._failures_in_a_row[model])
                 return start
         return None
+
+    def _gpus_with(self, model: str) -> set[tuple[str, int]]:
+        slots = [replica.start.slot for replica in self._replicas.values() if replica.start.model == model]
+        return {(slot.node, index) for slot in slots for index in slot.gpu_indices}
 
     def _models_that_want_a_slot(self) -> list[str]:
         """Models with shards that their replicas will not take at once: a further copy must be worth its loading."""
