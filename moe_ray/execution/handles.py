@@ -1,5 +1,6 @@
 """Handles of replicas: start one, feed it, watch its calls, end its process, keep its telemetry."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from moe_ray.store.records import ReplicaTelemetry
 
 CallKind = Literal["place", "load", "shard", "probe", "close", "departure"]
 DEPARTURE_TIMEOUT_S = 60.0
+# Ray counts cores in ten-thousandths.
+CORE_STEPS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +86,17 @@ def _larger(known: int | None, seen: int | None) -> int | None:
     return seen if known is None else known if seen is None else max(known, seen)
 
 
+def cores_of_a_slot(node: Node) -> float:
+    """Return a CPU slot's share of its node's cores, rounded down: Ray would round 2/3 up, and three do not fit in 2."""
+    return math.floor(node.num_cpus / node.cpu_slots * CORE_STEPS) / CORE_STEPS
+
+
 def open_replica(start: Start, node: Node, spec: ReplicaSpec, session: str) -> ReplicaHandle:
     """Ask Ray for the actor of `start`, on its node and with its GPUs. The actor is not there yet."""
     options: dict[str, Any] = {
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node.id, soft=False),
         "num_gpus": start.slot.num_gpus,
-        "num_cpus": 0 if spec.uses_gpu else node.num_cpus / node.cpu_slots,
+        "num_cpus": 0 if spec.uses_gpu else cores_of_a_slot(node),
         "max_restarts": 0,
         "max_task_retries": 0,
     }
