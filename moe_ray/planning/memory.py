@@ -33,7 +33,8 @@ def estimate_memory(
     """Estimate the memory of one copy: weights, the largest batch's cache, activations, overhead.
 
     `longest_tokens` is the longest prompt plus its new tokens. The cache is that of `runtime.batch_size` such rows,
-    at most `runtime.batch_memory_gib`, as the engine forms its batches, and at least one row; all of that where no config tells.
+    at most `runtime.batch_memory_gib`, as the engine forms its batches, and at least one row; where no config tells,
+    all of `runtime.batch_memory_gib`.
     """
     if model.engine == "scripted":
         pretended = int(model.engine_settings.get("memory_bytes", 0))
