@@ -31,7 +31,7 @@ class Split:
 SIZES: Mapping[WorldSize, Mapping[str, DomainSize]] = {
     "demo": {
         "biomedical": DomainSize(num_facts=240, num_train=4000, num_test=96),
-        "legal": DomainSize(num_facts=88, num_train=2000, num_test=96),
+        "legal": DomainSize(num_facts=108, num_train=2000, num_test=96),
         "code": DomainSize(num_facts=160, num_train=4000, num_test=96),
     },
     "tiny": {

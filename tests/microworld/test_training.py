@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from moe_ray.config.schema import ExperimentConfig, is_local_path
+from moe_ray.config.load import load_experiment
+from moe_ray.config.schema import is_local_path
 from moe_ray.domains.loading import load_domain
 from moe_ray.microworld.build import (
     ARCHITECTURES,
@@ -177,7 +177,7 @@ def test_the_first_word_of_a_biomedical_target_is_the_decision(built: Built) -> 
 
 
 def test_the_experiment_file_is_valid_says_synthetic_and_names_existing_places(built: Built) -> None:
-    config = ExperimentConfig.model_validate(yaml.safe_load(built.experiment.read_text()))
+    config = load_experiment(built.experiment).config
     for model in config.models.values():
         assert is_local_path(model.path)
         assert (Path(model.path) / "model.safetensors").is_file()
