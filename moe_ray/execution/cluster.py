@@ -8,6 +8,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,7 @@ class Cluster:
         self._runtime = runtime
         self._agents: dict[str, Any] = {}
         self._asked: dict[str, Any] = {}
+        self._expected_until: dict[str, float] = {}
         self._num_gpus: dict[str, int] = {}
         self.hardware: dict[str, NodeHardware] = {}
 
@@ -82,6 +84,11 @@ class Cluster:
         offers = (self._offer(fresh[node]) for node in fresh if self._asked[node] in answered)
         return [node for node in offers if node is not None]
 
+    @property
+    def is_expecting(self) -> bool:
+        """True while a node that came has not said yet what it offers, for a limited time."""
+        return any(time.monotonic() < limit for limit in self._expected_until.values())
+
     def _ask(self, node: str) -> None:
         affinity = NodeAffinitySchedulingStrategy(node, soft=False)
         agent_class = actor_class(
@@ -89,21 +96,25 @@ class Cluster:
         )
         self._agents[node] = agent_class.remote()
         self._asked[node] = self._agents[node].hardware.remote()
+        self._expected_until.setdefault(node, time.monotonic() + AGENT_TIMEOUT_S)
 
     def _offer(self, entry: Mapping[str, Any]) -> Node | None:
         try:
             hardware: NodeHardware = ray.get(self._asked[entry["NodeID"]])
         except RayError:
             # The node is going, or cannot start a process now: no place to work on, and asked again later.
-            self.forget(entry["NodeID"])
+            del self._agents[entry["NodeID"]], self._asked[entry["NodeID"]]
             return None
         self.hardware[entry["NodeID"]] = hardware
+        del self._expected_until[entry["NodeID"]]
         return self._node(entry, hardware)
 
     def forget(self, node: str) -> None:
         """Drop the agent of a node that is gone; its GPUs may be replaced by others within `runtime.gpus`."""
-        for by_node in (self._agents, self._asked, self._num_gpus):
-            by_node.pop(node, None)
+        self._agents.pop(node, None)
+        self._asked.pop(node, None)
+        self._num_gpus.pop(node, None)
+        self._expected_until.pop(node, None)
 
     def close(self) -> None:
         """End the agents."""

@@ -80,8 +80,9 @@ class Executor:
     def _step(self) -> None:
         for start in self._scheduler.starts():
             self._open(start)
-        self._scheduler.give_up_stranded()
-        for ref, call in self._calls.ready(TICK_S if self._replicas else 0.0):
+        if not self._cluster.is_expecting:
+            self._scheduler.give_up_stranded()
+        for ref, call in self._calls.ready(0.0 if self._scheduler.finished else TICK_S):
             self._handle(ref, call)
         for call in self._calls.overdue():
             self._call_lost(self._replicas[call.replica], call, f"no end of {call.kind} within its time limit")

@@ -87,7 +87,7 @@ def _larger(known: int | None, seen: int | None) -> int | None:
 
 
 def cores_of_a_slot(node: Node) -> float:
-    """Return a CPU slot's share of its node's cores, rounded down: Ray would round 2/3 up, and three do not fit in 2."""
+    """A CPU slot's share of its node's cores, rounded down: Ray would round 2/3 up, and then three exceed 2."""
     return math.floor(node.num_cpus / node.cpu_slots * CORE_STEPS) / CORE_STEPS
 
 

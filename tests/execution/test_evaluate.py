@@ -110,7 +110,7 @@ def test_a_model_that_cannot_load_is_given_up_at_once_with_its_reason_while_othe
 
 def test_a_hanging_replica_is_ended_at_its_time_limit_and_its_shard_is_run_again(tmp_path: Path) -> None:
     model = scripted(hang_on=["t3"], hang_times=1, fault_dir=str(tmp_path / "faults"))
-    experiment = write_experiment(tmp_path, {"m": model}, runtime={"shard_timeout_s": 1.0})
+    experiment = write_experiment(tmp_path, {"m": model}, runtime={"shard_timeout_s": 4.0})
     outcome = pipeline.evaluate(experiment, Recorder())
     assert (outcome.num_missing, outcome.abandoned) == (0, ())
     lost = [record for record in outcome.run.telemetry() if record.end == "lost"]

@@ -55,7 +55,7 @@ def test_replicas_that_work_at_once_share_a_gpu_only_where_their_shares_allow_it
     for record in records:
         assert len(devices(record)) == (2 if record.model == "wide" else 1)
         assert len({node for node, _ in devices(record)}) == 1
-        assert {gpu for _, gpu in devices(record)} == set(record.gpu_ids) <= {"0", "1"}
+        assert {gpu for _, gpu in devices(record)} == set(record.gpu_ids) <= {"0", "1", "2"}
         assert record.gpu_uuids == [], "declared GPUs are not behind NVML"
     assert len({record.node for record in records}) == 2
     for moment in (row.finished_at for row in rows):
@@ -67,13 +67,13 @@ def test_replicas_that_work_at_once_share_a_gpu_only_where_their_shares_allow_it
         assert all(share <= 1 for share in held.values()), held
 
 
-def test_what_a_dead_node_had_is_done_on_the_other(results: Path) -> None:
+def test_what_a_dead_node_had_is_done_on_one_that_joined(results: Path) -> None:
     run = RunDirectory(results / "killed" / "results" / "scripted")
     assert len(content(run)) == 2 * 32
     manifest = run.manifest()
     assert (manifest.sessions[-1].status, manifest.given_up) == ("complete", [])
-    lost = [record for record in run.telemetry() if record.end == "lost"]
-    finished = [record for record in run.telemetry() if record.end == "finished"]
-    assert len(lost) == 1
-    assert {record.model for record in finished} == {"first", "second"}
-    assert {record.node for record in finished}.isdisjoint({lost[0].node})
+    lost, *others = [record for record in run.telemetry() if record.model == "second"]
+    assert lost.end == "lost"
+    assert {record.node for record in others}.isdisjoint({lost.node})
+    assert sum(record.num_answers for record in (lost, *others)) == 32
+    assert all(record.cuda_visible_devices == "0,1,2" for record in (lost, *others) if record.num_answers)
