@@ -9,6 +9,7 @@ with 1 when a row is lost, there twice, or differs in a byte of its content colu
 """
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -148,6 +149,14 @@ def _strike(victim: str, machine: Machine, process: subprocess.Popen[bytes], rng
     return False
 
 
+def _wait_for_cells(process: subprocess.Popen[bytes], run: RunDirectory, num_cells: int, delay_s: float) -> None:
+    """Wait until so many cells are committed and then `delay_s`, or until the driver ended."""
+    while process.poll() is None and len(run.done_keys()) < num_cells:
+        time.sleep(POLL_S)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(delay_s)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """What all trials share."""
@@ -164,22 +173,24 @@ class Bench:
             return process.wait(RUN_TIMEOUT_S)
 
     def trial(self, victim: str, undisturbed: RunDirectory, usual_s: float) -> Trial:
-        """Run with one death, at a moment that is drawn anew until it falls into the run."""
+        """Run with one death, at a moment that is drawn anew until it falls into the run.
+
+        In one trial of five it comes before the first commit; else when a number of cells is there that is drawn,
+        so that the moments spread over the work however slow the machine is.
+        """
+        num_cells = len(undisturbed.done_keys())
         while True:
             results = self.folder / "trial"
             shutil.rmtree(results, ignore_errors=True)
             self.machine.complete()
-            moment_s = self.rng.uniform(0.1, 0.9) * usual_s
+            num_wanted = self.rng.randrange(-num_cells // 4, num_cells)
+            delay_s = self.rng.uniform(0, 1) if num_wanted > 0 else self.rng.uniform(0.1, 0.6) * usual_s
             started = time.monotonic()
             command = evaluate_command(self.experiment, results)
             with driver(command, self.environment, self.folder / "log") as process:
-                try:
-                    process.wait(moment_s)
-                except subprocess.TimeoutExpired:
-                    hit = _strike(victim, self.machine, process, self.rng)
-                else:
-                    hit = False
-                num_done = len(RunDirectory(results / NAME).done_keys()) if hit else 0
+                _wait_for_cells(process, RunDirectory(results / NAME), num_wanted, delay_s)
+                hit = _strike(victim, self.machine, process, self.rng)
+                num_done = len(RunDirectory(results / NAME).done_keys())
                 moment_s = time.monotonic() - started
                 code = process.wait(RUN_TIMEOUT_S)
             if not hit:
