@@ -184,7 +184,7 @@ class Bench:
             shutil.rmtree(results, ignore_errors=True)
             self.machine.complete()
             num_wanted = self.rng.randrange(-num_cells // 4, num_cells)
-            delay_s = self.rng.uniform(0, 1) if num_wanted > 0 else self.rng.uniform(0.1, 0.6) * usual_s
+            delay_s = self.rng.uniform(0, 0.3) if num_wanted > 0 else self.rng.uniform(0.1, 0.6) * usual_s
             started = time.monotonic()
             command = evaluate_command(self.experiment, results)
             with driver(command, self.environment, self.folder / "log") as process:
