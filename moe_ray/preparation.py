@@ -145,7 +145,11 @@ def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:
         identity=identity(config, text_settings=text_settings, model_fingerprints=fingerprints),
         models={name: _model_record(config, checkpoint) for name, checkpoint in prepared.checkpoints.items()},
         domains={
-            name: {**domain.data_fingerprint, "graders": list(domain.graders)}
+            name: {
+                **domain.data_fingerprint,
+                "graders": list(domain.graders),
+                "notes": [*config.domains[name].notes, *domain.notes],
+            }
             for name, domain in prepared.domains.items()
         },
         prompts={name: _prompt_record(config, name, domain.examples) for name, domain in prepared.domains.items()},
