@@ -1,23 +1,40 @@
 """What a reader must know before believing a number."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from moe_ray.comparison.records import Summary
-from moe_ray.report.format import plural
+from moe_ray.report.format import count, plural
 
+Place = tuple[str, str]  # model, domain
 Level = Literal["warning", "note"]
+DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caution:
-    """A warning changes what a number means; a note is background."""
+    """A warning changes what a number means; a note is background. A note's title is what it is about, or empty."""
 
     level: Level
     title: str
     text: str
+
+    @property
+    def line(self) -> str:
+        """Title and text."""
+        return f"{self.title}: {self.text}" if self.title else self.text
+
+
+class Unscored(NamedTuple):
+    """One reason why examples of one metric have no score, and how many."""
+
+    reason: str
+    place: Place
+    metric: str
+    num: int
 
 
 def cautions(summary: Summary) -> list[Caution]:
@@ -53,18 +70,40 @@ def _incomplete(summary: Summary) -> Iterator[Caution]:
 
 
 def _unscored(summary: Summary) -> Iterator[Caution]:
-    """One caution for each reason, with the models that met it."""
-    found: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    """One caution for each kind of reason, with the models and domains that met it."""
+    for met in _unscored_by_kind(summary).values():
+        reason = met[0].reason
+        alike = ", and others that differ in numbers alone" if any(item.reason != reason for item in met) else ""
+        counts = _counts(met)
+        text = f"{reason}{alike}: {plural(sum(counts.values()), 'answer')} left out, not counted as zero"
+        yield Caution(level="warning", title="Unscored", text=f"{text} ({_tally(counts)}).")
+
+
+def _unscored_by_kind(summary: Summary) -> dict[str, list[Unscored]]:
+    """Reasons as written once, by what stays of them without their numbers."""
     alone = {system.name for system in summary.systems if system.kind == "model"}
+    found: dict[str, list[Unscored]] = defaultdict(list)
     for item in summary.values:
         for reason, num in item.unscored_reasons.items() if item.system in alone else ():
-            places = found[reason][item.system]
-            places[item.domain] = max(num, places.get(item.domain, 0))
-    for reason, models in found.items():
-        counts = {model: sum(places.values()) for model, places in models.items()}
-        who = ", ".join(f"{model} {num}" for model, num in counts.items())
-        text = f"{reason}: {plural(sum(counts.values()), 'answer')} ({who}). Left out, not counted as zero."
-        yield Caution(level="warning", title="Unscored", text=text)
+            kind = DIGITS.sub("#", reason)
+            found[kind].append(Unscored(reason, (item.system, item.domain), item.metric, num))
+    return found
+
+
+def _counts(met: Sequence[Unscored]) -> dict[Place, int]:
+    """Answers by place: those of the metric that met most, since an answer is left out of several metrics at once."""
+    by_metric: dict[Place, Counter[str]] = defaultdict(Counter)
+    for item in met:
+        by_metric[item.place][item.metric] += item.num
+    return {place: max(metrics.values()) for place, metrics in by_metric.items()}
+
+
+def _tally(counts: Mapping[Place, int]) -> str:
+    """ "medic: legal 3, code 1; coder: legal 2"."""
+    models: dict[str, list[str]] = defaultdict(list)
+    for (model, domain), num in counts.items():
+        models[model].append(f"{domain} {count(num)}")
+    return "; ".join(f"{model}: {', '.join(places)}" for model, places in models.items())
 
 
 def _sandbox(summary: Summary) -> Iterator[Caution]:
@@ -83,11 +122,11 @@ def _notes(summary: Summary) -> Iterator[Caution]:
 
 
 def _all_notes(summary: Summary) -> list[tuple[str, str]]:
-    """Each text once, with where it comes from: a model or domain that has it, else the run."""
+    """Each text once, with what it is about: models and domains that have it, else nothing."""
     sections = [("domain", summary.run.domains), ("model", summary.run.models)]
     owners: dict[str, list[str]] = {note: [] for note in summary.run.notes}
     for kind, named in sections:
         for name, section in named.items():
             for note in section.get("notes") or ():
                 owners.setdefault(str(note), []).append(f"{kind} {name}")
-    return [(f"Note on {', '.join(names)}" if names else "Note", note) for note, names in owners.items()]
+    return [(", ".join(names), note) for note, names in owners.items()]

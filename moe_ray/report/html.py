@@ -76,7 +76,8 @@ def render_report(summary: Summary, manifest: Manifest, payload: Mapping[str, An
     template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))
     return template.render(
         css=(templates / "report.css").read_text(encoding="utf-8"),
-        script=(templates / "browser.js").read_text(encoding="utf-8"),
+        page_script=(templates / "page.js").read_text(encoding="utf-8"),
+        browser_script=(templates / "browser.js").read_text(encoding="utf-8"),
         answers=encoded(payload),
         num_answers=payload["total"],
         num_shown=len(payload["answers"]),
@@ -87,11 +88,12 @@ def render_report(summary: Summary, manifest: Manifest, payload: Mapping[str, An
 
 
 def _summary_parts(summary: Summary) -> dict[str, Any]:
-    views = domain_views(summary)
+    views, found = domain_views(summary), cautions(summary)
     return {
         "run": summary.run,
         "headline": headline(summary),
-        "cautions": cautions(summary),
+        "warnings": [caution for caution in found if caution.level == "warning"],
+        "notes": [caution for caution in found if caution.level == "note"],
         "domains": views,
         "systems": summary.systems,
         "metrics": summary.metrics,

@@ -34,7 +34,7 @@ def summary_tables(summary: Summary) -> Group:
     parts: list[RenderableType] = [Text(headline(summary).sentence, style="bold"), Text()]
     for caution in cautions(summary):
         style = "yellow" if caution.level == "warning" else "dim"
-        parts.append(Text(f"{caution.level}: {caution.title}: {caution.text}", style=style))
+        parts.append(Text(f"{caution.level}: {caution.line}", style=style))
     parts.extend(quality_table(view) for view in domain_views(summary))
     if summary.comparisons:
         parts.append(comparison_table(summary))

@@ -165,7 +165,7 @@ def test_the_same_run_gives_the_same_page_byte_for_byte(reported: Reported) -> N
 
 def test_the_templates_are_what_the_page_was_made_of(reported: Reported) -> None:
     templates = Path(browser.__file__).parent / "templates"
-    for name in ("report.css", "browser.js"):
+    for name in ("report.css", "page.js", "browser.js"):
         assert (templates / name).read_text(encoding="utf-8") in reported.page
 
 

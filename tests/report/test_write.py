@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from moe_ray.comparison.records import Summary
+from moe_ray.comparison.records import MetricValue, Summary
 from moe_ray.comparison.runs import compare_runs
 from moe_ray.errors import RunDirectoryError
 from moe_ray.report.cautions import cautions
@@ -119,4 +119,25 @@ def test_cautions_put_synthetic_data_first_and_notes_last(reported: Reported) ->
     assert found[0].title == "Synthetic data"
     assert [caution.level for caution in found] == sorted((caution.level for caution in found), reverse=True)
     unscored = next(caution for caution in found if caution.title == "Unscored")
-    assert "9 answers (biomed-expert 3, legal-expert 3, code-expert 3)" in unscored.text
+    assert "9 answers left out" in unscored.text
+    assert "biomed-expert: biomedical 1, legal 1, code 1; legal-expert:" in unscored.text
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one_caution(reported: Reported) -> None:
+    def renumbered(value: MetricValue) -> MetricValue:
+        number = sum(map(ord, value.domain))
+        return value.model_copy(
+            update={"unscored_reasons": {f"{number} tokens are too many": n for n in value.unscored_reasons.values()}}
+        )
+
+    summary = reported.summary.model_copy(update={"values": [renumbered(item) for item in reported.summary.values]})
+    (unscored,) = [caution for caution in cautions(summary) if caution.title == "Unscored"]
+    first = sum(map(ord, "biomedical"))
+    assert unscored.text.startswith(f"{first} tokens are too many, and others that differ in numbers alone: 9 answers")
+
+
+def test_a_note_names_the_models_and_domains_that_it_is_about_once(reported: Reported) -> None:
+    domains = {name: {"notes": ["Held out."] if name != "code" else []} for name in reported.summary.run.domains}
+    run = reported.summary.run.model_copy(update={"domains": domains, "notes": ["Held out.", "Of the run."]})
+    notes = [item.line for item in cautions(reported.summary.model_copy(update={"run": run})) if item.level == "note"]
+    assert notes == ["domain biomedical, domain legal: Held out.", "Of the run."]
