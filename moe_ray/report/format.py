@@ -1,5 +1,6 @@
 """How numbers are written for people. The same in the terminal and in the report."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 NONE = "\N{EN DASH}"
@@ -101,3 +102,8 @@ def words(name: str) -> str:
 def plural(num: int, noun: str) -> str:
     """ "1 example", "20 examples"."""
     return f"{count(num)} {noun}" if num == 1 else f"{count(num)} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -31,7 +31,10 @@ MAX_CHANGE_CHARS = 60
 
 def summary_tables(summary: Summary) -> Group:
     """Everything that `moe-ray report` prints."""
-    parts: list[RenderableType] = [Text(headline(summary).sentence, style="bold"), Text()]
+    found = headline(summary)
+    parts: list[RenderableType] = [Text(found.sentence, style="bold")]
+    parts.extend(Text(f"{verdict.domain}: {verdict.others}") for verdict in found.domains if verdict.others)
+    parts.append(Text())
     for caution in cautions(summary):
         style = "yellow" if caution.level == "warning" else "dim"
         parts.append(Text(f"{caution.level}: {caution.line}", style=style))

@@ -1,20 +1,26 @@
 """The run's conclusion in plain words: who wins where, by how much, and how sure that is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moe_ray.comparison.records import PairedComparison, Summary
 from moe_ray.comparison.systems import BASELINE, EXPERTS
-from moe_ray.report.format import interval, number, p_phrase, plural, signed
+from moe_ray.report.format import NO_BREAK, interval, listed, number, p_phrase, plural, signed, words
 from moe_ray.report.views import DomainView, MetricView, domain_views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainVerdict:
-    """One domain's sentence. `winner` is a system's name, or None when no difference was shown or tested."""
+    """One domain's sentence, by its first metric. `winner` is a system, or None when no difference was shown or tested.
+
+    `others` says what the other metrics show where that is something else, and `figures` how sure the sentence is.
+    """
 
     domain: str
+    metric: str
     winner: str | None
     sentence: str
+    others: str
     figures: str
 
 
@@ -27,7 +33,7 @@ class Headline:
 
 
 def headline(summary: Summary, system: str = EXPERTS) -> Headline:
-    """Conclude from each domain's first metric."""
+    """Conclude from each domain's first metric, and name it."""
     verdicts = tuple(_domain_verdict(view, system) for view in domain_views(summary))
     return Headline(sentence=_lead(verdicts, system), domains=verdicts)
 
@@ -36,15 +42,15 @@ def _lead(verdicts: tuple[DomainVerdict, ...], system: str) -> str:
     tested = [verdict for verdict in verdicts if verdict.figures]
     if not tested:
         return f"This run does not compare the {system} with the {BASELINE}."
-    wins = sum(verdict.winner == system for verdict in tested)
-    losses = sum(verdict.winner == BASELINE for verdict in tested)
-    if wins == len(tested):
-        return f"The {system} beat the {BASELINE} {_in_all(wins)}."
-    if losses == len(tested):
-        return f"The {BASELINE} beats the {system} {_in_all(losses)}."
-    if not wins and not losses:
-        return f"No difference between the {system} and the {BASELINE} was shown {_in_any(len(tested))}."
-    return _mixed(wins, losses, len(tested), system)
+    by = f"by {listed(list(dict.fromkeys(verdict.metric for verdict in tested)))}"
+    winners = {verdict.winner for verdict in tested}
+    if winners == {system}:
+        return f"The {system} beat the {BASELINE} {_in_all(len(tested))}, {by}."
+    if winners == {BASELINE}:
+        return f"The {BASELINE} beats the {system} {_in_all(len(tested))}, {by}."
+    if winners == {None}:
+        return f"No difference between the {system} and the {BASELINE} was shown {_in_any(len(tested))}, {by}."
+    return _mixed(tested, system)
 
 
 def _in_all(num_domains: int) -> str:
@@ -57,30 +63,46 @@ def _in_any(num_domains: int) -> str:
     return "in the one domain tested" if num_domains == 1 else f"in any of the {num_domains} domains"
 
 
-def _mixed(wins: int, losses: int, num_domains: int, system: str) -> str:
+def _mixed(tested: Sequence[DomainVerdict], system: str) -> str:
+    claims = {
+        system: f"the {system} beat the {BASELINE} in",
+        BASELINE: f"the {BASELINE} beats the {system} in",
+        None: "no difference was shown in",
+    }
     parts = []
-    if wins:
-        parts.append(f"the {system} beat the {BASELINE} in {wins} of {num_domains} domains")
-    if losses:
-        parts.append(f"the {BASELINE} beats the {system} in {losses} of {num_domains}")
-    if num_domains - wins - losses:
-        parts.append(f"no difference was shown in {num_domains - wins - losses}")
+    for winner, claim in claims.items():
+        places = [f"{words(item.domain)} ({item.metric})" for item in tested if item.winner == winner]
+        if places:
+            parts.append(f"{claim} {listed(places)}")
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]
 
 
 def _domain_verdict(view: DomainView, system: str) -> DomainVerdict:
-    metric = view.metrics[0]
-    comparison = next((item for item in metric.comparisons if item.system_a == system), None)
+    metric, *others = view.metrics
+    comparison = _comparison(metric, system)
     if comparison is None or comparison.verdict == "not_tested":
-        return DomainVerdict(domain=view.name, winner=None, sentence="There was nothing to compare.", figures="")
-    winner = {"a_better": comparison.system_a, "b_better": comparison.system_b}.get(comparison.verdict)
+        sentence = "There was nothing to compare."
+        return DomainVerdict(
+            domain=view.name, metric=metric.title, winner=None, sentence=sentence, others="", figures=""
+        )
+    winner = _winner(comparison)
     return DomainVerdict(
         domain=view.name,
+        metric=metric.title,
         winner=winner,
         sentence=_sentence(comparison, metric, winner),
+        others=_others(others, system, winner),
         figures=_figures(comparison),
     )
+
+
+def _comparison(metric: MetricView, system: str) -> PairedComparison | None:
+    return next((item for item in metric.comparisons if item.system_a == system), None)
+
+
+def _winner(comparison: PairedComparison) -> str | None:
+    return {"a_better": comparison.system_a, "b_better": comparison.system_b}.get(comparison.verdict)
 
 
 def _sentence(comparison: PairedComparison, metric: MetricView, winner: str | None) -> str:
@@ -93,9 +115,23 @@ def _sentence(comparison: PairedComparison, metric: MetricView, winner: str | No
     return f"The {winner} {'beat' if winner == EXPERTS else 'beats'} the {loser}: {values}."
 
 
+def _others(metrics: Sequence[MetricView], system: str, winner: str | None) -> str:
+    """What the other metrics show that the first does not."""
+    better: dict[str, list[str]] = {}
+    for metric in metrics:
+        comparison = _comparison(metric, system)
+        other = _winner(comparison) if comparison is not None else None
+        if other is not None and other != winner:
+            better.setdefault(other, []).append(metric.title)
+    if not better:
+        return ""
+    claims = (f"the {name} {'are' if name == EXPERTS else 'is'} better by {listed(by)}" for name, by in better.items())
+    return f"Yet {', and '.join(claims)}."
+
+
 def _figures(comparison: PairedComparison) -> str:
-    bounds = interval(comparison.low, comparison.high)
-    return (
-        f"difference {signed(comparison.difference)}, 95 % interval {bounds}, "
-        f"{p_phrase(comparison.p_adjusted)}, {plural(comparison.n_pairs, 'paired example')}"
-    )
+    pairs = f"{p_phrase(comparison.p_adjusted)}, {plural(comparison.n_pairs, 'paired example')}"
+    bounds = f"95{NO_BREAK}% interval {interval(comparison.low, comparison.high)}"
+    if comparison.low is None:
+        bounds = "no example differs" if comparison.difference == 0 else "no interval"
+    return f"difference {signed(comparison.difference)}, {bounds}, {pairs}"

@@ -81,11 +81,12 @@ def test_a_run_comparison_prints_values_and_changes(reported: Reported) -> None:
 @pytest.mark.parametrize(
     ("verdict", "sentence"),
     [
-        ("a_better", "The experts beat the baseline in all 3 domains."),
-        ("b_better", "The baseline beats the experts in all 3 domains."),
+        ("a_better", "The experts beat the baseline in all 3 domains, by accuracy, ROUGE-L and pass@1."),
+        ("b_better", "The baseline beats the experts in all 3 domains, by accuracy, ROUGE-L and pass@1."),
         (
             "no_difference_shown",
-            "No difference between the experts and the baseline was shown in any of the 3 domains.",
+            "No difference between the experts and the baseline was shown in any of the 3 domains, "
+            "by accuracy, ROUGE-L and pass@1.",
         ),
         ("not_tested", "This run does not compare the experts with the baseline."),
     ],
@@ -103,10 +104,36 @@ def test_a_mixed_result_is_told_as_one(reported: Reported) -> None:
     ]
     found = headline(reported.summary.model_copy(update={"comparisons": comparisons}))
     assert found.sentence == (
-        "The experts beat the baseline in 1 of 3 domains; the baseline beats the experts in 1 of 3; "
-        "no difference was shown in 1."
+        "The experts beat the baseline in biomedical (accuracy); the baseline beats the experts in legal (ROUGE-L); "
+        "no difference was shown in code (pass@1)."
     )
     assert [verdict.winner for verdict in found.domains] == ["experts", "baseline", None]
+
+
+def with_verdicts(summary: Summary, domain: str, **verdicts: str) -> Summary:
+    """`summary` with other verdicts on the metrics of `domain`, the first of them equal on every example."""
+    first = summary.domain_metrics[domain][0]
+    equal = {"difference": 0.0, "low": None, "high": None, "p_adjusted": 1.0, "verdict": "no_difference_shown"}
+    comparisons = [
+        item.model_copy(update=equal if item.metric == first else {"verdict": verdicts.get(item.metric, item.verdict)})
+        for item in summary.comparisons
+        if item.domain == domain
+    ]
+    return summary.model_copy(update={"comparisons": comparisons})
+
+
+def test_a_headline_metric_that_shows_nothing_does_not_hide_the_others(reported: Reported) -> None:
+    summary = with_verdicts(reported.summary, "code", exact_match="b_better", bits_per_byte="a_better")
+    code = next(verdict for verdict in headline(summary).domains if verdict.domain == "code")
+    assert code.winner is None
+    assert code.others == ("Yet the baseline is better by exact match, and the experts are better by bits per byte.")
+    assert code.others in printed(summary_tables(summary), 120)
+
+
+def test_where_no_example_differs_the_figures_say_so_and_give_no_interval(reported: Reported) -> None:
+    code = next(v for v in headline(with_verdicts(reported.summary, "code")).domains if v.domain == "code")
+    figures = code.figures.replace("\N{NO-BREAK SPACE}", " ")
+    assert figures == "difference +0.000, no example differs, p = 1.000, 19 paired examples"
 
 
 def test_models_that_a_policy_already_shows_are_not_listed_again(reported: Reported) -> None:
