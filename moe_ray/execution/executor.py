@@ -129,6 +129,7 @@ class Executor:
             self._tell(handle, "loading", "")
         elif call.kind == "load":
             handle.note_loaded(result)
+            self._scheduler.loaded(handle.name, result.load_s)
             self._tell(handle, "ready", f"loaded in {result.load_s:.1f} s")
             self._feed(handle)
         elif call.kind == "shard":
@@ -150,7 +151,7 @@ class Executor:
         handle.shards.remove(call.shard.id)
         handle.note_shard(result)
         self._run.write_telemetry(handle.telemetry)
-        self._scheduler.completed(handle.name, call.shard.id)
+        self._scheduler.completed(handle.name, call.shard.id, result.busy_s)
         num_errors = pc.sum(pc.is_valid(result.table["error"])).as_py() or 0
         if num_errors:
             self._tell(handle, "ready", f"{num_errors} answers with errors")

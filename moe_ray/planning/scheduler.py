@@ -41,6 +41,23 @@ class _Replica:
     in_flight: dict[str, Shard] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Pace:
+    """How fast a model turned out to be: seconds to load it, and seconds for each unit of cost (cells x cost)."""
+
+    load_s: float | None = None
+    busy_s: float = 0.0
+    cost_done: float = 0.0
+
+    @property
+    def seconds_per_cost(self) -> float:
+        return self.busy_s / self.cost_done
+
+    def add(self, busy_s: float, cost: float) -> None:
+        self.busy_s += busy_s
+        self.cost_done += cost
+
+
 class Scheduler:
     """Keeps the queues, the slots and the attempts.
 
@@ -74,6 +91,7 @@ class Scheduler:
         self._num_started: Counter[str] = Counter()
         self._attempts: Counter[str] = Counter()
         self._failures_in_a_row: Counter[str] = Counter()
+        self._pace = {model: _Pace() for model in demands}
         self._no_more_copies: set[str] = set()
 
     @property
