@@ -49,14 +49,6 @@ class _Pace:
     busy_s: float = 0.0
     cost_done: float = 0.0
 
-    @property
-    def seconds_per_cost(self) -> float:
-        return self.busy_s / self.cost_done
-
-    def add(self, busy_s: float, cost: float) -> None:
-        self.busy_s += busy_s
-        self.cost_done += cost
-
 
 class Scheduler:
     """Keeps the queues, the slots and the attempts.
@@ -130,13 +122,32 @@ class Scheduler:
 
     def _wants_a_slot(self, model: str, num_queued: int) -> bool:
         num_replicas = self._num_replicas(model)
-        return not num_replicas or (num_queued >= 2 * num_replicas and model not in self._no_more_copies)
+        if not num_replicas:
+            return True
+        if num_queued < 2 * num_replicas or model in self._no_more_copies:
+            return False
+        return self._is_worth_a_copy(model, num_replicas)
+
+    def _is_worth_a_copy(self, model: str, num_replicas: int) -> bool:
+        """Say whether a further copy would be there before the copies that there are have done the work.
+
+        What is not known of a model yet is taken from the slowest of the others; where nothing is known, it would be.
+        """
+        load_s = self._pace[model].load_s or max((pace.load_s or 0.0 for pace in self._pace.values()), default=0.0)
+        paces = [self._pace[model]] if self._pace[model].cost_done else list(self._pace.values())
+        seconds_per_cost = max((pace.busy_s / pace.cost_done for pace in paces if pace.cost_done), default=None)
+        if seconds_per_cost is None:
+            return True
+        return self._queued_cells[model] * self._cost(model) * seconds_per_cost / num_replicas > load_s
+
+    def _cost(self, model: str) -> float:
+        return self._costs.get(model, 1.0)
 
     def _num_replicas(self, model: str) -> int:
         return sum(entry.start.model == model and not entry.leaving for entry in self._replicas.values())
 
     def _work_per_slot(self, model: str) -> float:
-        return self._queued_cells[model] * self._costs.get(model, 1.0) / (self._num_replicas(model) + 1)
+        return self._queued_cells[model] * self._cost(model) / (self._num_replicas(model) + 1)
 
     def next_shard(self, replica: str) -> Shard | None:
         """Hand `replica` its next shard, or None when its model's queue is dry."""
@@ -154,10 +165,18 @@ class Scheduler:
         entry = self._replicas[replica]
         return not entry.in_flight and not self._queues[entry.start.model]
 
-    def completed(self, replica: str, shard: str) -> None:
-        """A shard was committed."""
+    def loaded(self, replica: str, load_s: float) -> None:
+        """A replica is ready, `load_s` seconds after it began to load."""
+        self._pace[self._replicas[replica].start.model].load_s = load_s
+
+    def completed(self, replica: str, shard: str, busy_s: float = 0.0) -> None:
+        """A shard was committed; `busy_s` is the time that its replica worked on it, 0 where nobody knows."""
         entry = self._replicas[replica]
-        del entry.in_flight[shard]
+        num_cells = len(entry.in_flight.pop(shard).cells)
+        if busy_s > 0:
+            pace = self._pace[entry.start.model]
+            pace.busy_s += busy_s
+            pace.cost_done += num_cells * self._cost(entry.start.model)
         self._failures_in_a_row[entry.start.model] = 0
         for other in self._replicas.values():
             if other.start.model == entry.start.model:

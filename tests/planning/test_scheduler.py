@@ -306,23 +306,22 @@ def test_a_shard_that_waited_at_a_lost_replica_counts_no_attempt() -> None:
     assert [entry.shard for entry in scheduler.abandoned] == [running.id]
 
 
-def two_slots_after_one_shard(busy_s: float) -> Scheduler:
-    """Two slots; a model of one shard is done (ten seconds to load, `busy_s` to answer), eight shards of another wait."""
-    shards = [make_shard("done", 0), *(make_shard("waiting", number) for number in range(8))]
+def two_slots_after_one_model(busy_s: float) -> Scheduler:
+    """Two slots; one model is done (ten seconds to load, `busy_s` for a shard), eight shards of another wait."""
+    shards = [make_shard(name, number) for name, num in (("done", 5), ("waiting", 8)) for number in range(num)]
     demands = {name: demand(0) for name in ("done", "waiting")}
     scheduler = Scheduler(Fleet((cpu_node("n", slots=2),)), demands, shards)
     first = next(start for start in scheduler.starts() if start.model == "done")
     scheduler.loaded(first.replica, 10.0)
-    shard = scheduler.next_shard(first.replica)
-    assert shard is not None
-    scheduler.completed(first.replica, shard.id, busy_s)
+    while (shard := scheduler.next_shard(first.replica)) is not None:
+        scheduler.completed(first.replica, shard.id, busy_s)
     scheduler.retired(first.replica)
     return scheduler
 
 
 def test_a_second_copy_is_not_loaded_for_work_that_is_done_before_it_is_there() -> None:
-    assert two_slots_after_one_shard(busy_s=0.1).starts() == []
+    assert two_slots_after_one_model(busy_s=0.1).starts() == []
 
 
 def test_a_second_copy_is_loaded_for_work_that_takes_longer() -> None:
-    assert [start.model for start in two_slots_after_one_shard(busy_s=60.0).starts()] == ["waiting"]
+    assert [start.model for start in two_slots_after_one_model(busy_s=60.0).starts()] == ["waiting"]
