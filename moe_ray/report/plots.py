@@ -3,23 +3,34 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_ray.comparison.records import Summary
 from moe_ray.report.format import interval, number, seconds, significant, size
 from moe_ray.report.svg import INK, MUTED, PAPER, RC_PARAMS, RULE, marker, svg_text, theme_colour
-from moe_ray.report.views import DomainView, MetricView
+from moe_ray.report.views import DomainView, MetricView, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 PANEL_WIDTH_PX = 350
 ROW_PX = 26
 FRAME_PX = 56
 LABEL_CHARS = 18
-MAX_NAMED_POINTS = 6
+MAX_TICK_STEPS = 6
+LEGEND_ROW_PX = 17
 PX_PER_INCH = 72
+COST_PX = 240
+MAX_CHARS_OF_THREE = 12
+MEMORY_KINDS = {
+    "weights_bytes": ("weights", "|"),
+    "resident_bytes": ("resident set", "<"),
+    "torch_bytes": ("torch peak", ">"),
+    "gpu_process_bytes": ("GPU process", "*"),
+}
+MEMORY_STYLE: dict[str, Any] = {"linestyle": "", "markersize": 9.0, "markeredgewidth": 2.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +50,14 @@ class Row(NamedTuple):
     low: float | None
     high: float | None
     series: int
+
+
+class Point(NamedTuple):
+    """A system's quality against what one example costs it."""
+
+    row: Row
+    quality: float
+    busy_s: float
 
 
 def short(label: str) -> str:
@@ -75,7 +94,7 @@ def _rows_panel(rows: Sequence[Row], draw: Callable[["Axes", Sequence[Row]], Non
 
 def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     """A mark with its 95 % interval for each system."""
-    rows = [Row(row.system, value.value, value.low, value.high, row.index) for row, value in metric.values]
+    rows = [Row(row.system, value.value, value.low, value.high, row.series) for row, value in metric.values]
     counts = sorted({value.n for _, value in metric.values})
     num = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     caption = f"{metric.title} on {view.name}, {metric.better}; bars are 95 % intervals, {num} examples."
@@ -84,12 +103,20 @@ def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     def draw(axes: "Axes", rows: Sequence[Row]) -> None:
         _draw_marks(axes, rows)
         axes.set_xlim(*_limits(rows))
+        _few_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}")
 
     name = f"quality-{view.name}-{metric.name}"
     return Plot(
         title=metric.title, caption=caption, svg=_rows_panel(rows, draw, name=name, text=f"{caption} {described}")
     )
+
+
+def _few_ticks(axis: "Axis") -> None:
+    """So few and such round ticks that their numbers never touch in a panel."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=MAX_TICK_STEPS, steps=[1, 2, 5, 10]))
 
 
 def _draw_marks(axes: "Axes", rows: Sequence[Row]) -> None:
@@ -116,9 +143,9 @@ def _limits(rows: Sequence[Row]) -> tuple[float, float]:
 
 def latency_plot(summary: Summary) -> Plot | None:
     """p50 to p99 of whole answers inside their batches, one line a model, on a logarithmic axis."""
-    series = list(summary.models)
+    series = series_of(summary)
     spans = [
-        (Row(name, item.p50_s, item.p50_s, item.p99_s, series.index(name)), item)
+        (Row(name, item.p50_s, item.p50_s, item.p99_s, series[name]), item)
         for name, model in summary.models.items()
         for item in model.latency
         if item.quantity == "total_s"
@@ -145,9 +172,10 @@ def latency_plot(summary: Summary) -> Plot | None:
 
 def probe_plot(summary: Summary) -> Plot | None:
     """Minimum, median and maximum of the batch-size-1 probe."""
+    series = series_of(summary)
     rows = [
-        Row(name, model.probe.total_s.median, model.probe.total_s.minimum, model.probe.total_s.maximum, index)
-        for index, (name, model) in enumerate(summary.models.items())
+        Row(name, model.probe.total_s.median, model.probe.total_s.minimum, model.probe.total_s.maximum, series[name])
+        for name, model in summary.models.items()
         if model.probe is not None
     ]
     if not rows:
@@ -180,50 +208,51 @@ def _short_seconds(value: float) -> str:
 
 
 def memory_plot(summary: Summary) -> Plot | None:
-    """The largest memory figure of each kind that a model's replicas gave."""
-    kinds = ("weights_bytes", "resident_bytes", "torch_bytes", "gpu_process_bytes")
-    names = {"weights_bytes": "weights", "resident_bytes": "resident set", "torch_bytes": "torch peak"}
-    names["gpu_process_bytes"] = "GPU process"
-    rows = [
-        Row(name, value, None, None, kinds.index(kind))
+    """The largest figure of each kind that a model's replicas gave: the mark tells the kind, the colour whose."""
+    models = {
+        name: sizes
         for name, model in summary.models.items()
-        for kind in kinds
-        if (value := getattr(model.peak_memory, kind)) is not None
-    ]
-    if not rows:
+        if (sizes := {kind: held for kind in MEMORY_KINDS if (held := getattr(model.peak_memory, kind)) is not None})
+    }
+    if not models:
         return None
-    text = "; ".join(f"{row.label} {names[kinds[row.series]]} {size(row.value)}" for row in rows)
-    labels = [(kind, index) for index, kind in enumerate(kinds) if any(row.series == index for row in rows)]
-    models = list(dict.fromkeys(row.label for row in rows))
+    series = series_of(summary)
 
     def draw(axes: "Axes", _: Sequence[Row]) -> None:
-        for kind, index in labels:
-            points = [(row.value, models.index(row.label)) for row in rows if row.series == index and row.value]
-            x, y = [value / 2**30 for value, _ in points], [at for _, at in points]
-            axes.plot(
-                x, y, linestyle="", marker=marker(index), color=theme_colour(index), label=names[kind], markersize=8.5
-            )
-        _legend_below(axes)
+        for kind, (name, mark) in MEMORY_KINDS.items():
+            for at, (model, sizes) in enumerate(models.items()):
+                if kind in sizes:
+                    axes.plot([sizes[kind] / 2**30], [at], mark, color=theme_colour(series[model]), **MEMORY_STYLE)
+            if any(kind in sizes for sizes in models.values()):
+                axes.plot([], [], mark, color=INK, label=name, **MEMORY_STYLE)
+        _legend_above(axes, num_columns=4)
         axes.set_xlim(left=0)
+        _few_ticks(axes.xaxis)
         axes.set_xlabel("GiB")
 
     caption = "Peak memory of one replica, the largest over all replicas; weights as loaded."
+    figures = [
+        f"{model} {MEMORY_KINDS[kind][0]} {size(held)}"
+        for model, sizes in models.items()
+        for kind, held in sizes.items()
+    ]
     lines = [Row(model, None, None, None, 0) for model in models]
-    svg = _rows_panel(lines, draw, name="memory", text=f"{caption} {text}")
+    svg = _rows_panel(lines, draw, name="memory", text=f"{caption} {'; '.join(figures)}")
     return Plot(title="Memory", caption=caption, svg=svg)
 
 
-def _legend_below(axes: "Axes") -> None:
+def _legend_above(axes: "Axes", *, num_columns: int) -> None:
     axes.figure.legend(
-        loc="outside upper left", ncols=4, frameon=False, fontsize=9.5, handletextpad=0.1, columnspacing=1
+        loc="outside upper left", ncols=num_columns, frameon=False, fontsize=9.5, handletextpad=0.1, columnspacing=1
     )
 
 
 def throughput_plot(summary: Summary) -> Plot | None:
     """Completion tokens for each second that the engine was busy."""
+    series = series_of(summary)
     rows = [
-        Row(name, model.completion_tokens_per_busy_s, 0.0, model.completion_tokens_per_busy_s, index)
-        for index, (name, model) in enumerate(summary.models.items())
+        Row(name, model.completion_tokens_per_busy_s, 0.0, model.completion_tokens_per_busy_s, series[name])
+        for name, model in summary.models.items()
         if model.completion_tokens_per_busy_s is not None
     ]
     if not rows:
@@ -232,6 +261,7 @@ def throughput_plot(summary: Summary) -> Plot | None:
     def draw(axes: "Axes", rows: Sequence[Row]) -> None:
         _draw_marks(axes, rows)
         axes.set_xlim(left=0)
+        _few_ticks(axes.xaxis)
         axes.set_xlabel("completion tokens per busy second")
 
     caption = "Completion tokens over the time inside the engine, summed over all replicas, one slot each."
@@ -243,38 +273,43 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
     """Quality of the domain's first metric against what one example costs."""
     metric = view.metrics[0]
     points = [
-        (row, value, value.value, cost)
+        Point(Row(row.system, value.value, value.low, value.high, row.series), value.value, cost.busy_s)
         for row, value in metric.values
         if (cost := summary.cost(row.system, view.name)) is not None and value.value is not None
     ]
     if not points:
         return None
-    described = "; ".join(
-        f"{row.label} {seconds(cost.busy_s)}, {number(value.value)}" for row, value, _, cost in points
-    )
+    described = "; ".join(f"{row.label} {seconds(busy_s)}, {number(quality)}" for row, quality, busy_s in points)
     caption = (
         f"{metric.title} ({metric.better}) against busy seconds of one slot for each example; bars are 95 % intervals."
     )
     import matplotlib as mpl
 
+    num_columns = 3 if max(len(point.row.label) for point in points) <= MAX_CHARS_OF_THREE else 2
     with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
-        figure, axes = _panel(260)
+        figure, axes = _panel(COST_PX + LEGEND_ROW_PX * math.ceil(len(points) / num_columns))
         axes.grid(axis="y", color=RULE, linewidth=0.8)
-        for row, value, quality, cost in points:
-            colour = theme_colour(row.index)
-            if value.low is not None and value.high is not None:
-                axes.plot([cost.busy_s] * 2, [value.low, value.high], color=colour, linewidth=2)
-            mark = marker(row.index)
-            axes.plot([cost.busy_s], [quality], marker=mark, color=colour, markersize=9, markeredgecolor=PAPER)
-            if row.is_policy or len(points) <= MAX_NAMED_POINTS:
-                where = (cost.busy_s, quality)
-                offset, colour = ((7, 5), INK) if row.is_policy else ((7, -11), MUTED)
-                axes.annotate(short(row.system), where, offset, textcoords="offset points", color=colour, fontsize=10)
-        axes.set_xlim(left=0, right=max(cost.busy_s for *_, cost in points) * 1.35)
+        _draw_points(axes, points)
+        _legend_above(axes, num_columns=num_columns)
+        axes.set_xlim(left=0, right=max(point.busy_s for point in points) * 1.08)
+        _few_ticks(axes.xaxis)
+        _few_ticks(axes.yaxis)
         axes.set_xlabel("busy seconds per example")
         axes.set_ylabel(metric.title)
         svg = svg_text(figure, name=f"cost-{view.name}", description=f"{caption} {described}")
     return Plot(title=view.name, caption=caption, svg=svg)
+
+
+def _draw_points(axes: "Axes", points: Sequence[Point]) -> None:
+    """Later marks are smaller, so that one at the same place as an earlier one leaves its rim to be seen."""
+    for at, (row, quality, busy_s) in enumerate(points):
+        share = at / len(points)
+        style: dict[str, Any] = {"color": theme_colour(row.series), "marker": marker(row.series), "linestyle": ""}
+        style["markeredgecolor"] = PAPER
+        if row.low is not None and row.high is not None:
+            axes.plot([busy_s] * 2, [row.low, row.high], color=style["color"], linewidth=3.5 - 2 * share, zorder=2)
+        axes.plot([busy_s], [quality], markersize=13 - 4.5 * share, zorder=3, **style)
+        axes.plot([], [], markersize=8.5, label=short(row.label), **style)
 
 
 def resource_plots(summary: Summary) -> Iterator[Plot]:

@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 
 from moe_ray.comparison.records import MetricValue, PairedComparison, Summary, SystemInfo
+from moe_ray.comparison.systems import BASELINE
 from moe_ray.report.format import words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemRow:
-    """One system on one domain. `model` is set where a single model answers all of the domain."""
+    """One system on one domain. `model` is set where a single model answers all of the domain.
+
+    `series` is its place in the page's colours and marks.
+    """
 
     system: str
     model: str | None
     is_policy: bool
-    index: int
+    series: int
 
     @property
     def label(self) -> str:
@@ -55,18 +59,29 @@ def _domain(summary: Summary, domain: str) -> DomainView:
     return DomainView(name=domain, expert=summary.run.experts.get(domain), rows=rows, metrics=metrics)
 
 
+def series_of(summary: Summary) -> dict[str, int]:
+    """The colour and mark of each system and model, the same on the whole page.
+
+    The baseline's model bears the baseline's: it is the same thing under two names.
+    """
+    same = {summary.run.baseline: BASELINE} if summary.run.baseline else {}
+    names = [system.name for system in summary.systems] + list(summary.models)
+    places = {name: at for at, name in enumerate(dict.fromkeys(same.get(name, name) for name in names))}
+    return places | {name: places[other] for name, other in same.items() if other in places}
+
+
 def system_rows(summary: Summary, domain: str) -> tuple[SystemRow, ...]:
     """Systems to show on `domain`, policies first. A model alone is left out where a policy is just that model."""
-    answering = [(index, system) for index, system in enumerate(summary.systems) if domain in system.picks]
-    rows = [_row(index, system, domain) for index, system in answering]
+    series = series_of(summary)
+    rows = [_row(system, domain, series[system.name]) for system in summary.systems if domain in system.picks]
     covered = {row.model for row in rows if row.is_policy and row.model}
-    return tuple(sorted((row for row in rows if row.is_policy or row.model not in covered), key=lambda row: row.index))
+    return tuple(row for row in rows if row.is_policy or row.model not in covered)
 
 
-def _row(index: int, system: SystemInfo, domain: str) -> SystemRow:
+def _row(system: SystemInfo, domain: str, series: int) -> SystemRow:
     models = list(system.picks[domain])
     model = models[0] if len(models) == 1 else None
-    return SystemRow(system=system.name, model=model, is_policy=system.kind == "policy", index=index)
+    return SystemRow(system=system.name, model=model, is_policy=system.kind == "policy", series=series)
 
 
 def _metric(summary: Summary, domain: str, name: str, rows: tuple[SystemRow, ...]) -> MetricView:

@@ -138,6 +138,19 @@ def test_tables_have_captions_plots_have_names_and_scrollers_can_be_reached(page
     assert len(page.named("figcaption")) == len(page.named("figure")) == len(page.named("svg"))
 
 
+def test_the_marks_of_one_name_have_one_colour_in_every_plot(reported: Reported) -> None:
+    """Each legend entry is a mark followed by its name; the plots against cost name every system so."""
+    colours: dict[str, set[str]] = {}
+    for figure in re.findall(r'<svg(?:(?!</svg>).)*id="cost-(?:(?!</svg>).)*</svg>', reported.page, re.DOTALL):
+        legend = figure[figure.index("legend_1") :]
+        marks = re.findall(r"fill: (var\(--series-\d\))", legend)
+        names = re.findall(r"<text[^>]*>([^<]+)</text>", legend)
+        for name, mark in zip(names, marks, strict=True):
+            colours.setdefault(name, set()).add(mark)
+    assert {"baseline", "experts", "code-expert"} <= set(colours)
+    assert all(len(found) == 1 for found in colours.values())
+
+
 def test_colours_follow_the_theme(reported: Reported) -> None:
     body = reported.page[reported.page.index("<main") : reported.page.index("</main>")]
     assert "var(--series-1)" in body

@@ -12,7 +12,7 @@ from moe_ray.errors import RunDirectoryError
 from moe_ray.report.cautions import cautions
 from moe_ray.report.tables import run_comparison_tables, summary_tables
 from moe_ray.report.verdict import headline
-from moe_ray.report.views import system_rows
+from moe_ray.report.views import series_of, system_rows
 from moe_ray.report.write import report_of, write_report
 from moe_ray.scoring.table import write_scores
 from moe_ray.store.run_directory import RunDirectory
@@ -139,6 +139,17 @@ def test_where_no_example_differs_the_figures_say_so_and_give_no_interval(report
 def test_models_that_a_policy_already_shows_are_not_listed_again(reported: Reported) -> None:
     labels = [row.label for row in system_rows(reported.summary, "legal")]
     assert labels == ["baseline (general-7b)", "experts (legal-expert)", "biomed-expert", "code-expert"]
+
+
+def test_a_name_keeps_its_colour_and_no_two_share_one_but_the_baseline_and_its_model(reported: Reported) -> None:
+    series = series_of(reported.summary)
+    summary = reported.summary
+    shown = {row.system: row.series for domain in summary.domain_metrics for row in system_rows(summary, domain)}
+    assert shown.items() <= series.items()
+    assert set(reported.summary.models) <= set(series)
+    assert series["general-7b"] == series["baseline"]
+    others = [place for name, place in series.items() if name != "general-7b"]
+    assert len(set(others)) == len(others)
 
 
 def test_cautions_put_synthetic_data_first_and_notes_last(reported: Reported) -> None:
