@@ -1,8 +1,12 @@
 """The report as one HTML file that asks nothing of any server."""
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+import math
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from moe_ray.comparison.records import (
@@ -11,7 +15,6 @@ from moe_ray.comparison.records import (
     MetricValue,
     ModelResources,
     PairedComparison,
-    Spread,
     Summary,
 )
 from moe_ray.domains.example import Message
@@ -24,6 +27,7 @@ from moe_ray.report.views import DomainView, MetricView, SystemRow, domain_views
 from moe_ray.store.records import Manifest
 
 TEST_NAMES = {"mcnemar_exact": "McNemar, exact", "paired_permutation": "paired permutation", None: text.NONE}
+MAX_COLUMNS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +147,8 @@ def _filters() -> dict[str, Callable[..., Any]]:
     plain = ("number", "signed", "probability", "seconds", "size", "significant", "joules", "count", "moment", "words")
     return {name: getattr(text, name) for name in plain} | {
         "bounds": _bounds,
-        "spread": _spread,
+        "parts": lambda metrics: list(_parts(metrics)),
+        "command": _command,
         "winner": winner_of,
         "test_name": TEST_NAMES.__getitem__,
         "byte_seconds": _byte_seconds,
@@ -156,11 +161,17 @@ def _bounds(item: MetricValue | PairedComparison) -> str:
     return text.interval(item.low, item.high)
 
 
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
-        return text.NONE
-    median = text.seconds(spread.median)
-    return median if spread.n == 1 else f"{median} (max {text.seconds(spread.maximum)}, n = {spread.n})"
+def _parts(metrics: Sequence[MetricView]) -> Iterator[Sequence[MetricView]]:
+    """As few runs of `metrics` as fit across the page, about equally long."""
+    num_parts = math.ceil(len(metrics) / MAX_COLUMNS)
+    ends = [round(at * len(metrics) / num_parts) for at in range(num_parts + 1)]
+    return (metrics[start:end] for start, end in itertools.pairwise(ends))
+
+
+def _command(command: Sequence[str]) -> str:
+    """A command line as one would type it: the program without its place on that machine."""
+    program = Path(command[0]).name if command else ""
+    return shlex.join(["moe-ray" if program == "__main__.py" else program, *command[1:]])
 
 
 def _byte_seconds(value: float | None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_ray.comparison.records import Summary
-from moe_ray.report.format import interval, number, seconds, significant, size
+from moe_ray.report.format import NO_BREAK, interval, number, seconds, significant, size
 from moe_ray.report.svg import INK, MUTED, PAPER, RC_PARAMS, RULE, marker, svg_text, theme_colour
 from moe_ray.report.views import DomainView, MetricView, series_of
 
@@ -97,7 +97,7 @@ def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     rows = [Row(row.system, value.value, value.low, value.high, row.series) for row, value in metric.values]
     counts = sorted({value.n for _, value in metric.values})
     num = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    caption = f"{metric.title} on {view.name}, {metric.better}; bars are 95 % intervals, {num} examples."
+    caption = f"{metric.title} on {view.name}, {metric.better}; bars are 95{NO_BREAK}% intervals, {num} examples."
     described = "; ".join(f"{row.label} {number(row.value)} {interval(row.low, row.high)}" for row in rows)
 
     def draw(axes: "Axes", rows: Sequence[Row]) -> None:
@@ -280,9 +280,8 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
     if not points:
         return None
     described = "; ".join(f"{row.label} {seconds(busy_s)}, {number(quality)}" for row, quality, busy_s in points)
-    caption = (
-        f"{metric.title} ({metric.better}) against busy seconds of one slot for each example; bars are 95 % intervals."
-    )
+    against = f"{metric.title} ({metric.better}) against busy seconds of one slot for each example"
+    caption = f"{against}; bars are 95{NO_BREAK}% intervals."
     import matplotlib as mpl
 
     num_columns = 3 if max(len(point.row.label) for point in points) <= MAX_CHARS_OF_THREE else 2

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from moe_ray.report import browser
+from moe_ray.report import browser, html
 from moe_ray.report.format import words
+from moe_ray.report.views import MetricView
 from moe_ray.report.write import write_report
 from tests.report.conftest import Reported
 from tests.report.synthetic import EVIL
@@ -149,6 +150,33 @@ def test_the_marks_of_one_name_have_one_colour_in_every_plot(reported: Reported)
             colours.setdefault(name, set()).add(mark)
     assert {"baseline", "experts", "code-expert"} <= set(colours)
     assert all(len(found) == 1 for found in colours.values())
+
+
+def metric_view(name: str) -> MetricView:
+    return MetricView(name=name, title=name, definition="", unit="", better="", values=(), comparisons=())
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 9, 17])
+def test_metrics_are_divided_over_tables_that_fit_the_page(num: int) -> None:
+    metrics = [metric_view(f"metric {at}") for at in range(num)]
+    parts = list(html._parts(metrics))
+    assert [metric for part in parts for metric in part] == metrics
+    lengths = {len(part) for part in parts}
+    assert max(lengths) <= html.MAX_COLUMNS
+    assert max(lengths) - min(lengths) <= 1
+    assert len(parts) == -(-num // html.MAX_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (["/srv/env/bin/moe-ray", "evaluate", "my file.yaml"], "moe-ray evaluate 'my file.yaml'"),
+        (["/srv/src/moe_ray/__main__.py", "report", "run"], "moe-ray report run"),
+        (["jobs/evaluate.py", "a.yaml"], "evaluate.py a.yaml"),
+    ],
+)
+def test_a_session_shows_the_command_as_one_would_type_it(argv: list[str], shown: str) -> None:
+    assert html._command(argv) == shown
 
 
 def test_colours_follow_the_theme(reported: Reported) -> None:
