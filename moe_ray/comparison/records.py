@@ -139,6 +139,16 @@ class ExampleCost(StoredRecord):
     memory_kind: MemoryKind | None
 
 
+class TruncatedPrompts(StoredRecord):
+    """Of the answers of one model to one domain that say so: how many had their prompt cut from the left."""
+
+    model: str
+    domain: str
+    num_answers: int
+    num_truncated: int
+    max_truncated_tokens: int
+
+
 class RunInfo(StoredRecord):
     """Which run this summarises, and how far it came."""
 
@@ -173,6 +183,7 @@ class Summary(StoredRecord):
     comparisons: list[PairedComparison]
     models: dict[str, ModelResources]
     costs: list[ExampleCost]
+    truncated_prompts: list[TruncatedPrompts]
 
     def value(self, system: str, domain: str, metric: str) -> MetricValue | None:
         """The value of one metric, None when that system does not answer that domain."""

@@ -22,6 +22,7 @@ from moe_ray.comparison.records import (
 from moe_ray.comparison.resources import TIMING_COLUMNS, busy_seconds_by_example, held_memory, model_resources
 from moe_ray.comparison.statistics import aggregate
 from moe_ray.comparison.systems import BASELINE, System, standard_systems, system_column
+from moe_ray.comparison.truncation import truncated_prompts
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.records import Manifest, ReplicaTelemetry
 
@@ -41,10 +42,12 @@ def summarise(
 ) -> Summary:
     """Summarise a run.
 
-    `answers` needs `TIMING_COLUMNS` only. `systems` defaults to the standard ones; every policy among them is
-    compared with the system named `against`, where there is one.
+    `answers` needs `TIMING_COLUMNS` only; without `NUM_TRUNCATED` it is unknown which prompts were cut. `systems`
+    defaults to the standard ones; every policy among them is compared with the system named `against`, where there
+    is one.
     """
     matrix = score_matrix(scores)
+    cut = truncated_prompts(answers, list(manifest.models), list(manifest.domains))
     answers = answers.select(list(TIMING_COLUMNS)).sort_by([(name, "ascending") for name in TIMING_COLUMNS])
     found = {domain: _ordered(metrics, matrix.metrics_of(domain)) for domain in manifest.domains}
     domain_metrics = {domain: names for domain, names in found.items() if names}
@@ -60,6 +63,7 @@ def summarise(
         comparisons=compare_systems(matrix, chosen, domain_metrics, metrics, against),
         models=resources,
         costs=_costs(matrix, chosen, domains, resources, answers),
+        truncated_prompts=cut,
     )
 
 

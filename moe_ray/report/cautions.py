@@ -39,7 +39,8 @@ class Unscored(NamedTuple):
 
 def cautions(summary: Summary) -> list[Caution]:
     """Everything to be said first, warnings before notes."""
-    found = [*_synthetic(summary), *_incomplete(summary), *_unscored(summary), *_sandbox(summary), *_notes(summary)]
+    found = [*_synthetic(summary), *_incomplete(summary), *_unscored(summary)]
+    found += [*_truncated(summary), *_sandbox(summary), *_notes(summary)]
     return sorted(found, key=lambda caution: caution.level == "note")
 
 
@@ -96,6 +97,16 @@ def _counts(met: Sequence[Unscored]) -> dict[Place, int]:
     for item in met:
         by_metric[item.place][item.metric] += item.num
     return {place: max(metrics.values()) for place, metrics in by_metric.items()}
+
+
+def _truncated(summary: Summary) -> Iterator[Caution]:
+    cut = [item for item in summary.truncated_prompts if item.num_truncated]
+    counts = {(item.model, item.domain): item.num_truncated for item in cut}
+    if counts:
+        total, longest = sum(counts.values()), max(item.max_truncated_tokens for item in cut)
+        verb = "was" if total == 1 else "were"
+        text = f"{plural(total, 'prompt')} {verb} cut from the left, by up to {plural(longest, 'token')}"
+        yield Caution(level="warning", title="Truncated", text=f"{text} ({_tally(counts)}).")
 
 
 def _tally(counts: Mapping[Place, int]) -> str:
