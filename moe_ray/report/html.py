@@ -21,7 +21,8 @@ from moe_ray.domains.example import Message
 from moe_ray.report import format as text
 from moe_ray.report.browser import encoded
 from moe_ray.report.cautions import cautions
-from moe_ray.report.plots import cost_plot, quality_plot, resource_plots
+from moe_ray.report.plots import cost_plot, quality_plot
+from moe_ray.report.resource_plots import resource_plots
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import DomainView, MetricView, SystemRow, domain_views, winner_of
 from moe_ray.store.records import Manifest

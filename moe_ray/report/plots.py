@@ -1,55 +1,21 @@
-"""The plots of the report. Each is a small panel, 1:1 on a telephone, with names beside the marks."""
+"""The plots of quality, alone and against its cost."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_ray.comparison.records import Summary
-from moe_ray.report.format import NO_BREAK, interval, number, seconds, significant, size
-from moe_ray.report.svg import INK, MUTED, PAPER, RC_PARAMS, RULE, marker, svg_text, theme_colour
-from moe_ray.report.views import DomainView, MetricView, series_of
+from moe_ray.report.format import NO_BREAK, interval, number, seconds
+from moe_ray.report.panel import Plot, Row, draw_marks, few_ticks, legend_above, panel, rows_panel, short
+from moe_ray.report.svg import PAPER, RC_PARAMS, RULE, marker, svg_text, theme_colour
+from moe_ray.report.views import DomainView, MetricView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
-PANEL_WIDTH_PX = 350
-ROW_PX = 26
-FRAME_PX = 56
-LABEL_CHARS = 18
-MAX_TICK_STEPS = 6
-LEGEND_ROW_PX = 17
-PX_PER_INCH = 72
 COST_PX = 240
+LEGEND_ROW_PX = 17
 MAX_CHARS_OF_THREE = 12
-MEMORY_KINDS = {
-    "weights_bytes": ("weights", "|"),
-    "resident_bytes": ("resident set", "<"),
-    "torch_bytes": ("torch peak", ">"),
-    "gpu_process_bytes": ("GPU process", "*"),
-}
-MEMORY_STYLE: dict[str, Any] = {"linestyle": "", "markersize": 9.0, "markeredgewidth": 2.0}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """A panel: an SVG element with its title and a caption that says what it shows."""
-
-    title: str
-    caption: str
-    svg: str
-
-
-class Row(NamedTuple):
-    """A line of a row plot: a mark, and a span from low to high."""
-
-    label: str
-    value: float | None
-    low: float | None
-    high: float | None
-    series: int
 
 
 class Point(NamedTuple):
@@ -58,38 +24,6 @@ class Point(NamedTuple):
     row: Row
     quality: float
     busy_s: float
-
-
-def short(label: str) -> str:
-    """A label that leaves room for the plot: its beginning and its end. Tables hold the whole name."""
-    if len(label) <= LABEL_CHARS:
-        return label
-    half = LABEL_CHARS // 2
-    return f"{label[: half - 1]}…{label[-half:]}"
-
-
-def _panel(height_px: float) -> tuple["Figure", "Axes"]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(PANEL_WIDTH_PX / PX_PER_INCH, height_px / PX_PER_INCH), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    axes.grid(axis="x", color=RULE, linewidth=0.8)
-    return figure, axes
-
-
-def _rows_panel(rows: Sequence[Row], draw: Callable[["Axes", Sequence[Row]], None], *, name: str, text: str) -> str:
-    import matplotlib as mpl
-
-    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
-        figure, axes = _panel(FRAME_PX + ROW_PX * len(rows))
-        axes.set_yticks(range(len(rows)), [short(row.label) for row in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.tick_params(length=0)
-        axes.spines["left"].set_visible(False)
-        draw(axes, rows)
-        return svg_text(figure, name=name, description=text)
 
 
 def quality_plot(view: DomainView, metric: MetricView) -> Plot:
@@ -101,33 +35,15 @@ def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     described = "; ".join(f"{row.label} {number(row.value)} {interval(row.low, row.high)}" for row in rows)
 
     def draw(axes: "Axes", rows: Sequence[Row]) -> None:
-        _draw_marks(axes, rows)
+        draw_marks(axes, rows)
         axes.set_xlim(*_limits(rows))
-        _few_ticks(axes.xaxis)
+        few_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}")
 
     name = f"quality-{view.name}-{metric.name}"
     return Plot(
-        title=metric.title, caption=caption, svg=_rows_panel(rows, draw, name=name, text=f"{caption} {described}")
+        title=metric.title, caption=caption, svg=rows_panel(rows, draw, name=name, text=f"{caption} {described}")
     )
-
-
-def _few_ticks(axis: "Axis") -> None:
-    """So few and such round ticks that their numbers never touch in a panel."""
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_major_locator(MaxNLocator(nbins=MAX_TICK_STEPS, steps=[1, 2, 5, 10]))
-
-
-def _draw_marks(axes: "Axes", rows: Sequence[Row]) -> None:
-    for at, row in enumerate(rows):
-        if row.value is None:
-            axes.text(0.01, at, "no score", transform=axes.get_yaxis_transform(), color=MUTED, va="center")
-            continue
-        colour = theme_colour(row.series)
-        if row.low is not None and row.high is not None:
-            axes.plot([row.low, row.high], [at, at], color=colour, linewidth=3, solid_capstyle="butt")
-        axes.plot([row.value], [at], marker=marker(row.series), color=colour, markersize=8.5, markeredgecolor=PAPER)
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
@@ -139,134 +55,6 @@ def _limits(rows: Sequence[Row]) -> tuple[float, float]:
         return (-0.02 * top, top)
     margin = 0.12 * (highest - lowest) or 0.1 * abs(highest)
     return (lowest - margin, highest + margin)
-
-
-def latency_plot(summary: Summary) -> Plot | None:
-    """p50 to p99 of whole answers inside their batches, one line a model, on a logarithmic axis."""
-    series = series_of(summary)
-    spans = [
-        (Row(name, item.p50_s, item.p50_s, item.p99_s, series[name]), item)
-        for name, model in summary.models.items()
-        for item in model.latency
-        if item.quantity == "total_s"
-    ]
-    if not spans:
-        return None
-    numbers = "; ".join(
-        f"{row.label} p50 {seconds(item.p50_s)}, p90 {seconds(item.p90_s)}, p99 {seconds(item.p99_s)}, n = {item.n}"
-        for row, item in spans
-    )
-
-    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
-        _draw_marks(axes, rows)
-        for at, (row, item) in enumerate(spans):
-            colour = theme_colour(row.series)
-            axes.plot([item.p90_s], [at], marker="|", color=colour, markersize=11, markeredgewidth=2)
-            axes.plot([item.p99_s], [at], marker="|", color=colour, markersize=11, markeredgewidth=2)
-        _seconds_axis(axes)
-
-    caption = "Time to a whole answer inside its batch: mark at p50, strokes at p90 and p99; over all answers."
-    svg = _rows_panel([row for row, _ in spans], draw, name="latency", text=f"{caption} {numbers}")
-    return Plot(title="Latency in batches", caption=caption, svg=svg)
-
-
-def probe_plot(summary: Summary) -> Plot | None:
-    """Minimum, median and maximum of the batch-size-1 probe."""
-    series = series_of(summary)
-    rows = [
-        Row(name, model.probe.total_s.median, model.probe.total_s.minimum, model.probe.total_s.maximum, series[name])
-        for name, model in summary.models.items()
-        if model.probe is not None
-    ]
-    if not rows:
-        return None
-
-    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
-        _draw_marks(axes, rows)
-        _seconds_axis(axes)
-
-    num = max(model.probe.total_s.n for model in summary.models.values() if model.probe is not None)
-    caption = f"One answer at a time (batch size 1): median, smallest and largest of up to {num} probes a model."
-    text = f"{caption} " + "; ".join(f"{row.label} {seconds(row.value)}" for row in rows)
-    return Plot(title="Latency alone", caption=caption, svg=_rows_panel(rows, draw, name="probe", text=text))
-
-
-def _seconds_axis(axes: "Axes") -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    steps = (1.0, 2.0, 5.0) if math.log10(high / low) < 2.2 else (1.0,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_seconds(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("seconds (logarithmic)")
-
-
-def _short_seconds(value: float) -> str:
-    return f"{value:g}"
-
-
-def memory_plot(summary: Summary) -> Plot | None:
-    """The largest figure of each kind that a model's replicas gave: the mark tells the kind, the colour whose."""
-    models = {
-        name: sizes
-        for name, model in summary.models.items()
-        if (sizes := {kind: held for kind in MEMORY_KINDS if (held := getattr(model.peak_memory, kind)) is not None})
-    }
-    if not models:
-        return None
-    series = series_of(summary)
-
-    def draw(axes: "Axes", _: Sequence[Row]) -> None:
-        for kind, (name, mark) in MEMORY_KINDS.items():
-            for at, (model, sizes) in enumerate(models.items()):
-                if kind in sizes:
-                    axes.plot([sizes[kind] / 2**30], [at], mark, color=theme_colour(series[model]), **MEMORY_STYLE)
-            if any(kind in sizes for sizes in models.values()):
-                axes.plot([], [], mark, color=INK, label=name, **MEMORY_STYLE)
-        _legend_above(axes, num_columns=4)
-        axes.set_xlim(left=0)
-        _few_ticks(axes.xaxis)
-        axes.set_xlabel("GiB")
-
-    caption = "Peak memory of one replica, the largest over all replicas; weights as loaded."
-    figures = [
-        f"{model} {MEMORY_KINDS[kind][0]} {size(held)}"
-        for model, sizes in models.items()
-        for kind, held in sizes.items()
-    ]
-    lines = [Row(model, None, None, None, 0) for model in models]
-    svg = _rows_panel(lines, draw, name="memory", text=f"{caption} {'; '.join(figures)}")
-    return Plot(title="Memory", caption=caption, svg=svg)
-
-
-def _legend_above(axes: "Axes", *, num_columns: int) -> None:
-    axes.figure.legend(
-        loc="outside upper left", ncols=num_columns, frameon=False, fontsize=9.5, handletextpad=0.1, columnspacing=1
-    )
-
-
-def throughput_plot(summary: Summary) -> Plot | None:
-    """Completion tokens for each second that the engine was busy."""
-    series = series_of(summary)
-    rows = [
-        Row(name, model.completion_tokens_per_busy_s, 0.0, model.completion_tokens_per_busy_s, series[name])
-        for name, model in summary.models.items()
-        if model.completion_tokens_per_busy_s is not None
-    ]
-    if not rows:
-        return None
-
-    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
-        _draw_marks(axes, rows)
-        axes.set_xlim(left=0)
-        _few_ticks(axes.xaxis)
-        axes.set_xlabel("completion tokens per busy second")
-
-    caption = "Completion tokens over the time inside the engine, summed over all replicas, one slot each."
-    text = f"{caption} " + "; ".join(f"{row.label} {significant(row.value)}" for row in rows)
-    return Plot(title="Throughput", caption=caption, svg=_rows_panel(rows, draw, name="throughput", text=text))
 
 
 def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
@@ -286,13 +74,13 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
 
     num_columns = 3 if max(len(point.row.label) for point in points) <= MAX_CHARS_OF_THREE else 2
     with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
-        figure, axes = _panel(COST_PX + LEGEND_ROW_PX * math.ceil(len(points) / num_columns))
+        figure, axes = panel(COST_PX + LEGEND_ROW_PX * math.ceil(len(points) / num_columns))
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         _draw_points(axes, points)
-        _legend_above(axes, num_columns=num_columns)
+        legend_above(axes, num_columns=num_columns)
         axes.set_xlim(left=0, right=max(point.busy_s for point in points) * 1.08)
-        _few_ticks(axes.xaxis)
-        _few_ticks(axes.yaxis)
+        few_ticks(axes.xaxis)
+        few_ticks(axes.yaxis)
         axes.set_xlabel("busy seconds per example")
         axes.set_ylabel(metric.title)
         svg = svg_text(figure, name=f"cost-{view.name}", description=f"{caption} {described}")
@@ -309,10 +97,3 @@ def _draw_points(axes: "Axes", points: Sequence[Point]) -> None:
             axes.plot([busy_s] * 2, [row.low, row.high], color=style["color"], linewidth=3.5 - 2 * share, zorder=2)
         axes.plot([busy_s], [quality], markersize=13 - 4.5 * share, zorder=3, **style)
         axes.plot([], [], markersize=8.5, label=short(row.label), **style)
-
-
-def resource_plots(summary: Summary) -> Iterator[Plot]:
-    """All plots of what models cost."""
-    for plot in (latency_plot(summary), probe_plot(summary), throughput_plot(summary), memory_plot(summary)):
-        if plot is not None:
-            yield plot

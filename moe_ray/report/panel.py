@@ -1,0 +1,98 @@
+"""What every plot of the report shares: a small panel, 1:1 on a telephone, with names beside the marks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from moe_ray.report.svg import MUTED, PAPER, RC_PARAMS, RULE, marker, svg_text, theme_colour
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+PANEL_WIDTH_PX = 350
+ROW_PX = 26
+FRAME_PX = 56
+LABEL_CHARS = 18
+MAX_TICK_STEPS = 6
+PX_PER_INCH = 72
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A panel: an SVG element with its title and a caption that says what it shows."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+class Row(NamedTuple):
+    """A line of a row plot: a mark, and a span from low to high."""
+
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+    series: int
+
+
+def short(label: str) -> str:
+    """A label that leaves room for the plot: its beginning and its end. Tables hold the whole name."""
+    if len(label) <= LABEL_CHARS:
+        return label
+    half = LABEL_CHARS // 2
+    return f"{label[: half - 1]}…{label[-half:]}"
+
+
+def panel(height_px: float) -> tuple["Figure", "Axes"]:
+    """An empty panel of the common width, transparent, with lines at its ticks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(PANEL_WIDTH_PX / PX_PER_INCH, height_px / PX_PER_INCH), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.grid(axis="x", color=RULE, linewidth=0.8)
+    return figure, axes
+
+
+def rows_panel(rows: Sequence[Row], draw: Callable[["Axes", Sequence[Row]], None], *, name: str, text: str) -> str:
+    """One line for each row, its label at the left; `draw` fills it. Returns the SVG element."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+        figure, axes = panel(FRAME_PX + ROW_PX * len(rows))
+        axes.set_yticks(range(len(rows)), [short(row.label) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        draw(axes, rows)
+        return svg_text(figure, name=name, description=text)
+
+
+def few_ticks(axis: "Axis") -> None:
+    """So few and such round ticks that their numbers never touch in a panel."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=MAX_TICK_STEPS, steps=[1, 2, 5, 10]))
+
+
+def draw_marks(axes: "Axes", rows: Sequence[Row]) -> None:
+    """A mark for each row, and a bar from low to high."""
+    for at, row in enumerate(rows):
+        if row.value is None:
+            axes.text(0.01, at, "no score", transform=axes.get_yaxis_transform(), color=MUTED, va="center")
+            continue
+        colour = theme_colour(row.series)
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [at, at], color=colour, linewidth=3, solid_capstyle="butt")
+        axes.plot([row.value], [at], marker=marker(row.series), color=colour, markersize=8.5, markeredgecolor=PAPER)
+
+
+def legend_above(axes: "Axes", *, num_columns: int) -> None:
+    """Names beside their marks, outside of the axes."""
+    axes.figure.legend(
+        loc="outside upper left", ncols=num_columns, frameon=False, fontsize=9.5, handletextpad=0.1, columnspacing=1
+    )
