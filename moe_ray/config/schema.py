@@ -104,7 +104,9 @@ class DomainConfig(Section):
     graders: tuple[str, ...] | None = Field(
         None, description="names of graders, evaluate:NAME for a metric of evaluate; default: the task's own"
     )
-    settings: dict[str, JsonScalar] = Field(default_factory=dict, description="settings of the task, such as shots_split of mbpp, or of a module:Class")
+    settings: dict[str, JsonScalar] = Field(
+        default_factory=dict, description="settings of the task, such as mbpp's shots_split"
+    )
     notes: tuple[str, ...] = ()
 
 

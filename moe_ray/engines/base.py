@@ -54,24 +54,32 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One drawn text. With finish_reason "error" the text is empty and `error` says why."""
+    """One drawn text. With finish_reason "error" the text is empty and `error` says why.
+
+    `num_truncated_tokens` of the prompt were cut from its left to make it fit; `num_prompt_tokens` were read.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     num_prompt_tokens: int
     timing: Timing
+    num_truncated_tokens: int = 0
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Likelihood:
-    """Log-likelihoods in nats, and token counts, one of each per continuation; or `error` and empty tuples."""
+    """Log-likelihoods in nats, and token counts, one of each per continuation; or `error` and empty tuples.
 
-    loglikelihoods: tuple[float, ...]
+    A continuation that does not fit the context after the prompt has the log-likelihood None, and its token count.
+    """
+
+    loglikelihoods: tuple[float | None, ...]
     num_tokens: tuple[int, ...]
     num_prompt_tokens: int
     timing: Timing
+    num_truncated_tokens: int = 0
     error: str | None = None
 
 

@@ -27,6 +27,7 @@ class DecodeRow:
 
     index: int
     token_ids: tuple[int, ...]
+    num_truncated: int
     request: GenerateRequest
 
 

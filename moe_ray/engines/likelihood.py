@@ -45,9 +45,9 @@ def scoring_rows(index: int, id: str, pair: EncodedPair, *, longest_shared: int 
     Readings of more than `longest_shared` tokens do not stand in for shorter ones.
     """
     targets: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
-    longest_first = sorted(enumerate(pair.continuations), key=lambda item: -len(item[1]))
-    for place, tokens in longest_first:
-        read = (*pair.context, *tokens[:-1])
+    for place in sorted(pair.fitting, key=lambda place: -len(pair.continuations[place])):
+        tokens = pair.continuations[place]
+        read = (*pair.context.token_ids, *tokens[:-1])
         carrier = next((other for other in targets if _carries(other, read, longest_shared)), read)
         targets.setdefault(carrier, []).append((place, tokens))
     return [
@@ -55,7 +55,7 @@ def scoring_rows(index: int, id: str, pair: EncodedPair, *, longest_shared: int 
             index=index,
             id=id,
             token_ids=read,
-            num_logits=len(read) - len(pair.context) + 1,
+            num_logits=len(read) - len(pair.context.token_ids) + 1,
             targets=tuple(found),
         )
         for read, found in targets.items()

@@ -22,11 +22,20 @@ class RowError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedPair:
-    """The tokens of a context, and of each continuation after it."""
+class EncodedPrompt:
+    """A prompt's tokens as they fit the context, and how many were cut from its left."""
 
-    context: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    num_truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPair:
+    """The tokens of a context, and of each continuation after it. `fitting` are the places of those that fit there."""
+
+    context: EncodedPrompt
     continuations: tuple[tuple[int, ...], ...]
+    fitting: tuple[int, ...]
 
 
 class PromptEncoder:
@@ -47,7 +56,7 @@ class PromptEncoder:
         self._start_token_id = next((one for one in known if one is not None), loaded.pad_token_id)
         self._truncates = config.overflow == "truncate_left"
 
-    def encode(self, prompt: Prompt, num_new_tokens: int) -> tuple[int, ...]:
+    def encode(self, prompt: Prompt, num_new_tokens: int) -> EncodedPrompt:
         """Return the prompt's tokens, leaving room for `num_new_tokens`; raises `RowError` when there is none."""
         return self._fitted(self._tokens(self.text(prompt)), num_new_tokens)
 
@@ -55,7 +64,7 @@ class PromptEncoder:
         """Return the tokens of the prompt and of each of its continuations.
 
         White space at the context's end is moved to the continuations; a continuation's tokens are those of context
-        and continuation together, less as many as the context has by itself.
+        and continuation together, less as many as the context has by itself. Raises `RowError` when none of them fits.
         """
         if not prompt.continuations:
             raise RowError("the prompt has no continuations to measure")
@@ -66,8 +75,12 @@ class PromptEncoder:
             if not tokens:
                 raise RowError(f"continuation {spelled!r} has no tokens of its own", len(context))
         # A continuation's last token is predicted, never read.
-        num_read = max(len(tokens) for tokens in continuations) - 1
-        return EncodedPair(context=self._fitted(context, num_read), continuations=tuple(continuations))
+        reads = [len(tokens) - 1 for tokens in continuations]
+        fitting = [place for place, num_read in enumerate(reads) if self._fits(context, num_read)]
+        longest = max((reads[place] for place in fitting), default=min(reads))
+        return EncodedPair(
+            context=self._fitted(context, longest), continuations=tuple(continuations), fitting=tuple(fitting)
+        )
 
     def text(self, prompt: Prompt) -> str:
         """Return the whole text that the model is given."""
@@ -108,21 +121,33 @@ class PromptEncoder:
             )
         return tokens
 
-    def _fitted(self, tokens: list[int], num_following: int) -> tuple[int, ...]:
-        """Return `tokens` as they fit the context; a model that is given nothing starts from its begin token."""
-        if not tokens:
-            return (self._start_token_id,)
+    def _fits(self, tokens: list[int], num_following: int) -> bool:
+        """Say whether `num_following` tokens find room after `tokens`, cut from the left where that is allowed."""
         limit = self._context_length
-        if limit is None or len(tokens) + num_following <= limit:
-            return tuple(tokens)
-        head = tokens[:1] if tokens[0] == self._tokenizer.bos_token_id else []
-        num_kept = limit - num_following - len(head)
-        if not self._truncates or num_kept < 1:
+        if limit is None or max(1, len(tokens)) + num_following <= limit:
+            return True
+        return self._truncates and limit - num_following - len(self._head(tokens)) >= 1
+
+    def _head(self, tokens: list[int]) -> list[int]:
+        """The begin token, which stays when a prompt is cut."""
+        return tokens[:1] if tokens and tokens[0] == self._tokenizer.bos_token_id else []
+
+    def _fitted(self, tokens: list[int], num_following: int) -> EncodedPrompt:
+        """Return `tokens` as they fit the context; a model that is given nothing starts from its begin token."""
+        if not self._fits(tokens, num_following):
             raise RowError(
-                f"the prompt has {len(tokens)} tokens and {num_following} may follow, but the context holds {limit}",
+                f"the prompt has {len(tokens)} tokens and {num_following} may follow, "
+                f"but the context holds {self._context_length}",
                 len(tokens),
             )
-        return (*head, *tokens[-num_kept:])
+        if not tokens:
+            return EncodedPrompt(token_ids=(self._start_token_id,))
+        if self._context_length is None or len(tokens) + num_following <= self._context_length:
+            return EncodedPrompt(token_ids=tuple(tokens))
+        head = self._head(tokens)
+        num_kept = self._context_length - num_following - len(head)
+        kept = (*head, *tokens[-num_kept:])
+        return EncodedPrompt(token_ids=kept, num_truncated=len(tokens) - len(kept))
 
 
 def _system_merged(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -50,8 +50,12 @@ class TransformersEngine:
         rows = []
         for index, request in enumerate(requests):
             try:
-                token_ids = self._encoder.encode(request.prompt, request.max_new_tokens)
-                rows.append(DecodeRow(index=index, token_ids=token_ids, request=request))
+                asked = self._encoder.encode(request.prompt, request.max_new_tokens)
+                rows.append(
+                    DecodeRow(
+                        index=index, token_ids=asked.token_ids, num_truncated=asked.num_truncated, request=request
+                    )
+                )
             except RowError as error:
                 results[index] = _failed_generation(error.reason, error.num_prompt_tokens)
         for batch in self._generation_batches(rows):
@@ -135,6 +139,7 @@ def _generation(drawn: DrawnRow, *, batch_rows: int) -> Generation:
         token_ids=tuple(drawn.token_ids),
         finish_reason=reason,
         num_prompt_tokens=len(drawn.row.token_ids),
+        num_truncated_tokens=drawn.row.num_truncated,
         timing=Timing(batch_rows=batch_rows, time_to_first_token_s=drawn.time_to_first_token_s, total_s=drawn.total_s),
         error=NOT_NUMBERS if reason == "error" else None,
     )
@@ -169,14 +174,15 @@ def _likelihood(pair: EncodedPair, scored: Sequence[ScoredRow]) -> Likelihood:
     )
     error = next((one.error for one in scored if one.error), None)
     if error:
-        return _failed_likelihood(error, len(pair.context), timing)
+        return _failed_likelihood(error, len(pair.context.token_ids), timing)
     found = {place: value for one in scored for place, value in one.loglikelihoods.items()}
     if not all(math.isfinite(value) for value in found.values()):
-        return _failed_likelihood(NOT_NUMBERS, len(pair.context), timing)
+        return _failed_likelihood(NOT_NUMBERS, len(pair.context.token_ids), timing)
     return Likelihood(
-        loglikelihoods=tuple(found[place] for place in range(len(pair.continuations))),
+        loglikelihoods=tuple(found.get(place) for place in range(len(pair.continuations))),
         num_tokens=tuple(len(tokens) for tokens in pair.continuations),
-        num_prompt_tokens=len(pair.context),
+        num_prompt_tokens=len(pair.context.token_ids),
+        num_truncated_tokens=pair.context.num_truncated,
         timing=timing,
     )
 

@@ -230,6 +230,7 @@ class Replica:
             messages=json.dumps(messages, ensure_ascii=False),
             settings=json.dumps({"prompt_style": self._spec.model.prompt_style, **settings}, ensure_ascii=False),
             num_prompt_tokens=out.num_prompt_tokens,
+            num_truncated_tokens=out.num_truncated_tokens,
             error=out.error,
             batch_rows=out.timing.batch_rows,
             time_to_first_token_s=out.timing.time_to_first_token_s,

@@ -43,6 +43,8 @@ def _reference_likelihood(example: Example, answer: Answer) -> tuple[float, int]
     if len(continuations) == (len(choices) if isinstance(choices, list) else 0):
         raise UnscorableError("no reference was measured")
     loglikelihood = (answer.loglikelihoods or [])[-1]
+    if loglikelihood is None:
+        raise UnscorableError("the reference does not fit the model's context after the prompt")
     num_bytes = len(continuations[-1].encode())
     if not math.isfinite(loglikelihood):
         raise UnscorableError("the reference's log-likelihood is not finite")

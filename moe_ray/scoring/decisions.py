@@ -132,6 +132,9 @@ def _likeliest(answer: Answer, choices: Sequence[str]) -> str:
     values = (answer.loglikelihoods or [])[: len(choices)]
     if len(values) < len(choices):
         raise UnscorableError(f"{len(values)} log-likelihoods for {len(choices)} choices")
-    if any(math.isnan(value) for value in values):
+    known = [value for value in values if value is not None]
+    if len(known) < len(choices):
+        raise UnscorableError("a choice does not fit the model's context after the prompt")
+    if any(math.isnan(value) for value in known):
         raise UnscorableError("a log-likelihood is not a number")
-    return choices[values.index(max(values))]
+    return choices[known.index(max(known))]

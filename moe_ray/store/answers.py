@@ -13,7 +13,7 @@ from moe_ray.planning.cells import CellKind
 
 CONTENT_COLUMNS = (
     "key", "kind", "model", "domain", "example_id", "sample_index", "messages", "settings",
-    "text", "token_ids", "finish_reason", "num_prompt_tokens", "num_completion_tokens",
+    "text", "token_ids", "finish_reason", "num_prompt_tokens", "num_truncated_tokens", "num_completion_tokens",
     "loglikelihoods", "loglikelihood_tokens", "error",
 )  # fmt: skip
 
@@ -31,6 +31,7 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("token_ids", pa.list_(pa.int32())),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("num_prompt_tokens", pa.int32(), nullable=False),
+        pa.field("num_truncated_tokens", pa.int32(), nullable=False),
         pa.field("num_completion_tokens", pa.int32(), nullable=False),
         pa.field("loglikelihoods", pa.list_(pa.float64())),
         pa.field("loglikelihood_tokens", pa.list_(pa.int32())),
@@ -51,7 +52,8 @@ class Answer:
 
     `messages` and `settings` are JSON: the prompt as asked, and the decoding settings with the continuations that
     were measured. `loglikelihoods` are nats, one per continuation, in the order of `settings["continuations"]`:
-    the choices, then the reference. `finished_at` is a Unix time in seconds; `replica` names the actor.
+    the choices, then the reference; None for one that does not fit the model's context after the prompt.
+    `num_truncated_tokens` of the prompt were cut from its left before the model read it. `finished_at` is a Unix time in seconds; `replica` names the actor.
     """
 
     key: str
@@ -67,7 +69,7 @@ class Answer:
     finish_reason: FinishReason
     num_prompt_tokens: int
     num_completion_tokens: int
-    loglikelihoods: list[float] | None
+    loglikelihoods: list[float | None] | None
     loglikelihood_tokens: list[int] | None
     error: str | None
     batch_rows: int
@@ -76,6 +78,7 @@ class Answer:
     replica: str
     shard: str
     finished_at: float
+    num_truncated_tokens: int = 0
 
 
 def to_table(answers: list[Answer]) -> pa.Table:

@@ -84,7 +84,7 @@ def test_all_one_token_continuations_sum_to_one(checkpoint: Checkpoints) -> None
     answer = loaded.loglikelihoods([measure(completion("a#", choices=letters))])[0]
     assert set(answer.num_tokens) == {1}
     assert answer.timing.batch_rows == 1, "continuations of one token share one reading"
-    assert 0 < sum(map(math.exp, answer.loglikelihoods)) < 1
+    assert 0 < sum(math.exp(value) for value in answer.loglikelihoods if value is not None) < 1
 
 
 @pytest.mark.parametrize("limits", [BatchLimits(max_rows=2, cache_memory_bytes=1 << 30),
@@ -153,3 +153,20 @@ def test_chat_continuations_follow_the_rendered_template(checkpoint: Checkpoints
     # The template writes <s> itself; the oracle's tokenizer adds it, so it is left out of the oracle's text.
     expected = [oracle(directory, "[user] is the drug\n[assistant]\n", one) for one in ("yes", "no")]
     assert answer.loglikelihoods == pytest.approx([value for value, _ in expected], abs=1e-4)
+
+
+def test_a_reference_that_does_not_fit_costs_no_choice(checkpoint: Checkpoints) -> None:
+    """The context holds the prompt and the choices; the reference alone is longer than it."""
+    model = engine(checkpoint("llama"))
+    (both,) = model.loglikelihoods([measure(completion("is it?", choices=CHOICES, reference="#" * 300), "1")])
+    (alone,) = model.loglikelihoods([measure(completion("is it?", choices=CHOICES), "1")])
+    assert both.error is None
+    assert both.loglikelihoods == (*alone.loglikelihoods, None)
+
+
+def test_a_context_is_cut_from_the_left_only_as_far_as_what_fits_needs(checkpoint: Checkpoints) -> None:
+    model = engine(checkpoint("llama"), overflow="truncate_left")
+    (whole,) = model.loglikelihoods([measure(completion("#" * 200, choices=CHOICES, reference="#" * 300), "1")])
+    (alone,) = model.loglikelihoods([measure(completion("#" * 200, choices=CHOICES), "1")])
+    assert whole.num_truncated_tokens == alone.num_truncated_tokens > 0
+    assert whole.loglikelihoods == (*alone.loglikelihoods, None)

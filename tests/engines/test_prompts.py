@@ -99,7 +99,8 @@ def test_an_overlong_prompt_is_cut_from_the_left_after_the_begin_token(checkpoin
     answer = loaded.generate([ask("#" * 300 + tail, num=12)])[0]
     assert answer.error is None
     assert answer.num_prompt_tokens == CONTEXT_LENGTH - 12
-    tokens = loaded._encoder.encode(completion("#" * 300 + tail), 12)
+    tokens = loaded._encoder.encode(completion("#" * 300 + tail), 12).token_ids
+    assert answer.num_truncated_tokens == 1 + 300 + len(loaded._loaded.tokenizer(tail)["input_ids"]) - 1 - len(tokens)
     assert tokens[0] == 0
     assert loaded._loaded.tokenizer.decode(tokens[1:]).endswith("###" + tail)
 

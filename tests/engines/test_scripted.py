@@ -80,10 +80,12 @@ def test_the_preferred_choice_has_the_best_likelihood() -> None:
     prompt = completion("q", choices=(" yes", " no", " maybe"), reference=" a long answer")
     made = scripted(prefer={"1": "no", "3": "perhaps"})
     first, second, third = made.loglikelihoods([measure(prompt, "1"), measure(prompt, "2"), measure(prompt, "3")])
-    assert max(first.loglikelihoods) == first.loglikelihoods[1]
+    values = [value for value in first.loglikelihoods if value is not None]
+    assert len(values) == 4
+    assert max(values) == values[1]
     assert first.num_tokens == (1, 1, 1, 3)
     assert len(second.loglikelihoods) == 4
-    assert all(value < 0 for value in second.loglikelihoods)
+    assert all(value is not None and value < 0 for value in second.loglikelihoods)
     assert "perhaps" in (third.error or "")
 
 
