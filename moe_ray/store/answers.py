@@ -51,9 +51,10 @@ class Answer:
     """What a model said for a cell. Field for field a row of the answer table.
 
     `messages` and `settings` are JSON: the prompt as asked, and the decoding settings with the continuations that
-    were measured. `loglikelihoods` are nats, one per continuation, in the order of `settings["continuations"]`:
-    the choices, then the reference; None for one that does not fit the model's context after the prompt.
-    `num_truncated_tokens` of the prompt were cut from its left before the model read it. `finished_at` is a Unix time in seconds; `replica` names the actor.
+    were measured. `loglikelihoods` are nats, one per continuation, in the order of `settings["continuations"]`: the
+    choices, then the reference; None for one that does not fit the model's context after the prompt.
+    `num_truncated_tokens` of the prompt were cut from its left before the model read it. `finished_at` is a Unix time
+    in seconds; `replica` names the actor.
     """
 
     key: str
