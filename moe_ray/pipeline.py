@@ -67,8 +67,9 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
     with exclusive(run), disk_errors(run.path):
         manifest = preparation.begin(experiment, prepared)
         abandoned = _fill_cells(experiment, prepared, manifest, observer)
-        observer.stage("Grading answers")
-        score(run)
+        if run.graded != preparation.grading_fingerprint(run):
+            observer.stage("Grading answers")
+            score(run)
         observer.stage("Writing the report")
         summary = report(run)
     num_missing = prepared.work.num_to_do - (len(run.done_keys() & prepared.keys_to_do))
@@ -135,6 +136,7 @@ def score(run: RunDirectory) -> None:
         experiment.examples, experiment.graders(), experiment.assignments, experiment.current_answers()
     )
     write_scores(run.scores_path, scores, metrics)
+    run.mark_graded(preparation.grading_fingerprint(run))
 
 
 def compare(first: RunDirectory, second: RunDirectory) -> RunComparison:

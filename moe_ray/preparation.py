@@ -23,6 +23,7 @@ from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.plan import Workload, all_cells, plan_work
 from moe_ray.scoring.score import Grader
 from moe_ray.store.answers import Answer
+from moe_ray.store.environment import versions
 from moe_ray.store.opening import RunFacts, open_manifest
 from moe_ray.store.records import Manifest
 from moe_ray.store.run_directory import RunDirectory
@@ -255,6 +256,16 @@ class StoredRun:
         pairs = wanted_pairs(self.config, None)
         keys = {cell.key for cell in all_cells(self.config, self.examples, identities, pairs)}
         return [answer for answer in self.answers if answer.key in keys]
+
+
+def grading_fingerprint(run: RunDirectory) -> str:
+    """Return a fingerprint of all that the scores of `run` follow from: its files, its graders, the software."""
+    manifest, config = run.manifest(), load_experiment(run.config_path).config
+    graders = {domain: manifest.domains[domain]["graders"] for domain in config.domains}
+    sandbox = config.runtime.sandbox.model_dump(mode="json", exclude={"num_workers"})
+    return fingerprint(
+        {"files": run.files_fingerprint(), "graders": graders, "sandbox": sandbox, "versions": versions()}
+    )
 
 
 def load_run(run: RunDirectory) -> StoredRun:

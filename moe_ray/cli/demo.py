@@ -10,16 +10,17 @@ from moe_ray.cli.evaluate import evaluate_experiment
 from moe_ray.config.load import load_experiment
 from moe_ray.microworld.build import build_microworld
 from moe_ray.microworld.spec import TrainingResult, TrainingSpec
+from moe_ray.microworld.worlds import WorldSize
 
 Train = Callable[[TrainingSpec], TrainingResult]
 
 
-def run_demo(results_dir: Path) -> None:
+def run_demo(results_dir: Path, size: WorldSize = "demo") -> None:
     """Make the micro-world, train what the cache lacks as Ray tasks, and evaluate the models like any others."""
     console = Console(highlight=False, soft_wrap=True)
     console.print("Demo: a synthetic micro-world, and four models of under a million parameters trained on it.")
     started = time.monotonic()
-    file = build_microworld(results_dir / "microworld", size="demo", map_tasks=_train_on_ray(console))
+    file = build_microworld(results_dir / "microworld", size=size, map_tasks=_train_on_ray(console))
     console.print(f"Ready after {time.monotonic() - started:.0f} s. What follows is: moe-ray evaluate {file}")
     evaluate_experiment(load_experiment(file, [f'output.results_dir="{results_dir}"']), only=None)
 

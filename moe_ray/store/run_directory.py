@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from moe_ray.atomic import write_atomically, write_text_atomically
 from moe_ray.domains.example import Example, Message, Prompt
 from moe_ray.errors import RunDirectoryError
-from moe_ray.fingerprint import fingerprint
+from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.store.answers import ANSWER_SCHEMA, Answer, from_table, to_table
 from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
 
@@ -167,6 +167,22 @@ class RunDirectory:
     def done_keys(self) -> frozenset[str]:
         """Return the keys of the cells that are committed."""
         return frozenset(self.answers_table(["key"]).column("key").to_pylist())
+
+    def files_fingerprint(self) -> str:
+        """Return a fingerprint of the examples and of the answers that are there; a file is named by its cells."""
+        examples = {path.name: file_sha256(path) for path in (self.path / "examples").glob("*.jsonl")}
+        answers = {path.name: path.stat().st_size for path in (self.path / "answers").glob("*.parquet")}
+        return fingerprint({"examples": examples, "answers": answers})
+
+    @property
+    def graded(self) -> str | None:
+        """What the scores were made from, as `mark_graded` was told; None when nobody graded."""
+        path = self.scores_path.with_name("graded.txt")
+        return path.read_text(encoding="utf-8") if path.is_file() and self.scores_path.is_file() else None
+
+    def mark_graded(self, made_from: str) -> None:
+        """Note what the scores were made from, once they are written."""
+        write_text_atomically(self.scores_path.with_name("graded.txt"), made_from)
 
     def write_telemetry(self, record: ReplicaTelemetry) -> None:
         write_text_atomically(
