@@ -1,13 +1,11 @@
 """How a command ends when something went wrong."""
 
-import signal
-from types import FrameType
-
 import typer
 import typer.exceptions
 from rich.console import Console
 
 from moe_ray.errors import RunFailedError, UserError
+from moe_ray.execution import interruption
 
 EXIT_RUN_FAILED = 1
 EXIT_USAGE = 2
@@ -21,10 +19,10 @@ def error_console() -> Console:
 
 def reported(app: typer.Typer) -> int:
     """Run `app` and return its exit code. A user's mistake is printed without a traceback; other errors keep theirs."""
-    signal.signal(signal.SIGTERM, _interrupt)
     console = error_console()
     try:
-        result = app(standalone_mode=False)
+        with interruption.listening():
+            result = app(standalone_mode=False)
     except UserError as error:
         console.print("error: ", style="bold red", end="")
         console.print(str(error), markup=False)
@@ -42,8 +40,3 @@ def reported(app: typer.Typer) -> int:
         console.print(f"{error.format_message()}\n  remedy: moe-ray --help lists commands and options", markup=False)
         return EXIT_USAGE
     return result if isinstance(result, int) else 0
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Treat SIGTERM (a job that is stopped, a time limit) as Ctrl-C: stop cleanly and keep what is there."""
-    raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from moe_ray.config.schema import ExperimentConfig
 from moe_ray.engines.base import BatchLimits
 from moe_ray.errors import UserError
 from moe_ray.execution import handles as h
+from moe_ray.execution import interruption
 from moe_ray.execution.cluster import Cluster
 from moe_ray.execution.node_agent import Departure
 from moe_ray.execution.observer import RunObserver
@@ -78,6 +79,7 @@ class Executor:
         return self._scheduler.abandoned
 
     def _step(self) -> None:
+        interruption.check()
         for start in self._scheduler.starts():
             self._open(start)
         if not self._cluster.is_expecting:

@@ -1,5 +1,6 @@
 """The command, interrupted from outside: it ends soon, says how to go on, and leaves no process."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from moe_ray.execution import interruption
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import scripted, write_experiment
 
@@ -62,7 +64,7 @@ def test_an_interrupted_command_ends_soon_says_how_to_go_on_and_leaves_nothing(
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait()
+            process.communicate()
     assert process.returncode == 130, out + err
     assert f"What was computed is kept in {run.path}; the same command resumes." in out
     assert err == ""
@@ -70,3 +72,16 @@ def test_an_interrupted_command_ends_soon_says_how_to_go_on_and_leaves_nothing(
     assert alive == [], gone
     assert run.manifest().sessions[-1].status == "interrupted"
     assert 0 < len(run.done_keys()) < 400
+
+
+def test_an_interrupt_that_was_swallowed_is_raised_at_the_next_step() -> None:
+    """Native code and callbacks may lose the exception; the wish to stop stays."""
+    handler = signal.getsignal(signal.SIGTERM)
+    with interruption.listening():
+        interruption.check()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interruption.check()
+    interruption.check()
+    assert signal.getsignal(signal.SIGTERM) is handler
