@@ -11,7 +11,7 @@ _asked = threading.Event()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Let SIGINT (Ctrl-C) and SIGTERM (a job that is stopped, a time limit) raise `KeyboardInterrupt`, and be kept."""
+    """Let Ctrl-C and SIGTERM (a job that is stopped, a time limit) raise `KeyboardInterrupt`, and be remembered."""
     _asked.clear()
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
