@@ -23,7 +23,7 @@ def listening() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise `KeyboardInterrupt` if somebody asked to stop since `listening` began, even if the first one was swallowed."""
+    """Raise `KeyboardInterrupt` if somebody asked to stop since `listening` began, though the first was swallowed."""
     if _asked.is_set():
         raise KeyboardInterrupt
 
