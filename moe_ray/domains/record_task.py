@@ -4,6 +4,7 @@ A subclass names its roles (what it needs of a record, and the columns where pub
 turns one record into one example. `candidates` is cheap and `example` may be dear: a limit is drawn between the two.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from moe_ray.fingerprint import fingerprint
 _NUM_HEX_OF_CONTENT_ID = 16
 
 
-class RecordTask:
+class RecordTask(ABC):
     """Base of the shipped tasks. `skipped` counts the records that gave no example, by reason."""
 
     default_graders: tuple[str, ...] = ()
@@ -51,9 +52,9 @@ class RecordTask:
         """Turn records into examples; see `moe_ray.domains.base.Task`."""
         return (self.example(example_id, record) for example_id, record in self.candidates(records))
 
+    @abstractmethod
     def example(self, example_id: str, record: Record) -> Example:
         """Turn one record into its example. Raises `DataError` when the record is malformed."""
-        raise NotImplementedError
 
     def supporting_records(self) -> list[Record]:
         """Return the records that are no examples, but that the prompts need."""

@@ -20,11 +20,11 @@ from moe_ray.microworld.spec import (
     Shape,
     TrainingResult,
     TrainingSpec,
-    cache_dir,
     cached_result,
 )
 from moe_ray.microworld.tokenizer import build_tokenizer
 from moe_ray.microworld.worlds import SYNTHETIC, WorldSize
+from moe_ray.planning.hashes import cache_directory
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def training_specs(directory: Path, size: WorldSize) -> dict[str, TrainingSpec]:
             budget=BUDGETS[size],
             pairs_files=tuple(str(training / f"{domain}.jsonl") for domain in _domains_of(name)),
             tokenizer_file=str(training / "tokenizer.json"),
-            cache_dir=str(cache_dir()),
+            cache_dir=str(cache_directory()),
         )
         for name, architecture in ARCHITECTURES.items()
     }

@@ -1,7 +1,6 @@
 """What to train, what came of it, and where trained models are kept."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,12 +80,6 @@ class TrainingResult:
     losses: Sequence[tuple[int, float]]
     train_s: float
     cached: bool
-
-
-def cache_dir() -> Path:
-    """Return where trained models are kept: $MOE_RAY_CACHE, or ~/.cache/moe_ray."""
-    configured = os.environ.get("MOE_RAY_CACHE")
-    return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "moe_ray"
 
 
 def cached_result(spec: TrainingSpec) -> TrainingResult | None:

@@ -10,7 +10,8 @@ from moe_ray.fingerprint import file_sha256
 
 def cache_directory() -> Path:
     """The folder for what moe_ray can make again: $MOE_RAY_CACHE, else ~/.cache/moe_ray."""
-    return Path(os.environ.get("MOE_RAY_CACHE") or Path.home() / ".cache" / "moe_ray")
+    configured = os.environ.get("MOE_RAY_CACHE")
+    return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "moe_ray"
 
 
 class FileHashes:
