@@ -145,9 +145,10 @@ def connect(runtime: RuntimeConfig) -> Iterator[Cluster]:
     Inside a Ray job RAY_ADDRESS names the cluster, and an absent address means that one. A process that is connected
     already (a test, a notebook) lends its connection and keeps it.
     """
+    temp_dir = _temp_dir(runtime.temp_dir)
     borrowed = ray.is_initialized()
     if not borrowed:
-        _initialise(runtime)
+        _initialise(runtime, temp_dir)
     cluster = Cluster(runtime)
     try:
         yield cluster
@@ -157,7 +158,7 @@ def connect(runtime: RuntimeConfig) -> Iterator[Cluster]:
             ray.shutdown()
 
 
-def _initialise(runtime: RuntimeConfig) -> None:
+def _initialise(runtime: RuntimeConfig, temp_dir: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = runtime.address or os.environ.get("RAY_ADDRESS")
@@ -166,7 +167,7 @@ def _initialise(runtime: RuntimeConfig) -> None:
         if address and address != "local":
             _join(address)
         else:
-            _start(_temp_dir(runtime.temp_dir))
+            _start(temp_dir)
     finally:
         # ray.init puts a handler of its own here, which would end the process without a word on how to resume.
         if threading.current_thread() is threading.main_thread():
