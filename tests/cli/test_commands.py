@@ -45,7 +45,7 @@ def test_a_plan_counts_what_an_only_option_leaves(moe_ray: Command) -> None:
     assert "24 answers in" in moe_ray("plan", file, "--only", "baseline")[1]
     assert "24 answers in" in moe_ray("plan", file, "--only", "tickets")[1]
     assert "12 answers in" in moe_ray("plan", file, "--only", "baseline", "--max-examples", "6")[1]
-    assert "on simulated 2x80GiB: 1 wave(s)" in moe_ray("plan", file, "--simulate", "2x80GiB")[1]
+    assert "on simulated 2x80GiB: 2 wave(s)" in moe_ray("plan", file, "--simulate", "2x80GiB")[1]
 
 
 @pytest.mark.usefixtures("local_ray")
