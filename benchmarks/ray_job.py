@@ -77,10 +77,14 @@ def problems_of(run: RunDirectory) -> list[str]:
 
 
 def _shared_devices(run: RunDirectory, records: list[ReplicaTelemetry]) -> list[str]:
-    """Replicas that worked at the same time and saw the same device of the same node."""
+    """Replicas that worked at the same time on the same device of the same node, though each was to have it alone."""
     rows = run.answers()
+    models = run.manifest().models
     spans = []
     for record in records:
+        gpus = models[record.model]["gpus"]
+        if not record.cuda_visible_devices or (gpus != "auto" and gpus < 1):
+            continue
         own = [row for row in rows if row.replica == record.replica]
         if own:
             begin, end = min(row.finished_at - row.total_s for row in own), max(row.finished_at for row in own)
