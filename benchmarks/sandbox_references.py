@@ -1,6 +1,6 @@
 """MBPP's reference programs through the sandbox: each must pass its own tests, and fail them once it is broken.
 
-    python benchmarks/sandbox_references.py ../shared/data/code/mbpp_train_prompt474.jsonl
+    python -m benchmarks.sandbox_references MBPP.jsonl
 
 Breaking a program: whatever any of its functions returns is wrapped, so that it is wrong and still of plain data.
 Known exceptions are named in KNOWN_SLOW and UNBREAKABLE. Exits with 1 when anything else is out of order.

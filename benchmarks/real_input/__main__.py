@@ -120,7 +120,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.real_input", description="Evaluate small real models on real data."
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the public data sets")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the public data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for models, data, the YAML and the results")
     parser.add_argument("--max-examples", type=int, help="limit for each domain")
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help="training steps of each model")
