@@ -259,12 +259,17 @@ class StoredRun:
 
 
 def grading_fingerprint(run: RunDirectory) -> str:
-    """Return a fingerprint of all that the scores of `run` follow from: its files, its graders, the software."""
+    """Return a fingerprint of all that the scores follow from: files, experiment, what was given up, software."""
     manifest, config = run.manifest(), load_experiment(run.config_path).config
-    graders = {domain: manifest.domains[domain]["graders"] for domain in config.domains}
-    sandbox = config.runtime.sandbox.model_dump(mode="json", exclude={"num_workers"})
     return fingerprint(
-        {"files": run.files_fingerprint(), "graders": graders, "sandbox": sandbox, "versions": versions()}
+        {
+            "files": run.files_fingerprint(),
+            "experiment": config.model_dump(mode="json", exclude={"runtime", "output"}),
+            "sandbox": config.runtime.sandbox.model_dump(mode="json", exclude={"num_workers"}),
+            "graders": {domain: manifest.domains[domain]["graders"] for domain in config.domains},
+            "given_up": sorted({entry.model for entry in manifest.given_up}),
+            "versions": versions(),
+        }
     )
 
 
