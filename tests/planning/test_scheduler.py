@@ -325,3 +325,8 @@ def test_a_second_copy_is_not_loaded_for_work_that_is_done_before_it_is_there() 
 
 def test_a_second_copy_is_loaded_for_work_that_takes_longer() -> None:
     assert [start.model for start in two_slots_after_one_model(busy_s=60.0).starts()] == ["waiting"]
+
+
+def test_two_copies_of_a_model_never_share_a_gpu_though_they_would_fit() -> None:
+    starts = scheduler_of([gpu_node("n", 2)], {"small": 0.25}, num_shards=20).starts()
+    assert sorted(start.slot.gpu_indices for start in starts) == [(0,), (1,)]
