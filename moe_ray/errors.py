@@ -40,6 +40,11 @@ class UserError(MoeRayError):
         return _rebuild, (type(self), self.what, self.where, self.remedy)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type's name when it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _rebuild(kind: type[UserError], what: str, where: str | None, remedy: str | None) -> UserError:
     return kind(what, where=where, remedy=remedy)
 

@@ -72,7 +72,7 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
             score(run)
         observer.stage("Writing the report")
         summary = report(run)
-    num_missing = prepared.work.num_to_do - (len(run.done_keys() & prepared.keys_to_do))
+    num_missing = len(prepared.work.cells) - (manifest.sessions[-1].cells_done_after or 0)
     return Outcome(run=run, summary=summary, num_missing=num_missing, abandoned=tuple(abandoned))
 
 

@@ -44,10 +44,6 @@ class Prepared:
     def keys(self) -> frozenset[str]:
         return frozenset(cell.key for cell in self.work.cells)
 
-    @property
-    def keys_to_do(self) -> frozenset[str]:
-        return self.keys - self.work.done
-
     def totals(self) -> dict[str, tuple[int, int]]:
         """Cells done and in all, by model."""
         totals: dict[str, tuple[int, int]] = {}

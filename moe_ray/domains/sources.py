@@ -19,7 +19,7 @@ from typing import Any
 
 from moe_ray.config.schema import LOCAL_DATA_SUFFIXES, DataConfig, is_local_path
 from moe_ray.domains.base import Record
-from moe_ray.errors import DataError
+from moe_ray.errors import DataError, first_line
 from moe_ray.fingerprint import file_sha256
 
 _NAMED_IN_MESSAGES = 200
@@ -212,7 +212,9 @@ def _read_hub(data: DataConfig) -> Source:
         table = datasets.load_dataset(data.source, data.subset, split=data.split, revision=data.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"cannot be loaded from the hub: {_first_line(error)}", where=name, remedy=_hub_remedy(error)
+            f"cannot be loaded from the hub: {first_line(error)[:_NAMED_IN_MESSAGES]}",
+            where=name,
+            remedy=_hub_remedy(error),
         ) from error
     origin = {
         "source": data.source,
@@ -222,10 +224,6 @@ def _read_hub(data: DataConfig) -> Source:
         "revision": _resolved_revision(table) or data.revision,
     }
     return Source(records=list(table), where=name, origin=origin)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:_NAMED_IN_MESSAGES]
 
 
 def _hub_remedy(error: BaseException) -> str:

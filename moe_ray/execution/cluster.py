@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from moe_ray.config.schema import RuntimeConfig
-from moe_ray.errors import CapacityError, UserError
+from moe_ray.errors import CapacityError, UserError, first_line
 from moe_ray.execution.node_agent import NodeAgent, NodeHardware
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots
 
@@ -190,7 +190,7 @@ def _join(address: str) -> None:
         ray.init(address=address, **_QUIETLY)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise UserError(
-            f"cannot join a Ray cluster at {address!r}: {str(error).splitlines()[0]}",
+            f"cannot join a Ray cluster at {address!r}: {first_line(error)}",
             where="runtime.address or RAY_ADDRESS",
             remedy="start one (ray start --head), check host and port and, with token authentication, "
             "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH; or leave address out to run on this machine",

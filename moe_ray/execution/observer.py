@@ -21,17 +21,3 @@ class RunObserver(Protocol):
 
     def abandoned(self, model: str, num_cells: int, reason: str) -> None:
         """Work was given up."""
-
-
-class SilentObserver:
-    """Hears everything and says nothing."""
-
-    def stage(self, text: str) -> None: ...
-
-    def work(self, totals: Mapping[str, tuple[int, int]]) -> None: ...
-
-    def replica(self, replica: str, model: str, state: str, detail: str) -> None: ...
-
-    def committed(self, model: str, num_cells: int, num_tokens: int) -> None: ...
-
-    def abandoned(self, model: str, num_cells: int, reason: str) -> None: ...

@@ -13,7 +13,7 @@ from typing import Any
 from moe_ray.config.schema import is_local_path
 from moe_ray.domains.example import Example
 from moe_ray.domains.sources import require_file, resolve_path
-from moe_ray.errors import ConfigError
+from moe_ray.errors import ConfigError, first_line
 from moe_ray.scoring.samples import TextGrader, UnscorableError
 from moe_ray.scoring.score import Metric
 
@@ -83,7 +83,7 @@ def _load(spec: str, base_dir: Path, where: str) -> Any:
         ) from error
     except (OSError, ValueError, LookupError) as error:
         raise ConfigError(
-            f"evaluate has no metric {spec!r} that can be loaded here: {_first_line(error)}",
+            f"evaluate has no metric {spec!r} that can be loaded here: {first_line(error)}",
             where=where,
             remedy="check the name; without network name a script: evaluate:./FILE.py",
         ) from error
@@ -98,7 +98,7 @@ def _probe(metric: Any, name: str, where: str) -> tuple[bool, Mapping[str, Any]]
         except _METRIC_ERRORS as error:
             failures.append(error)
     raise ConfigError(
-        f"evaluate:{name} cannot compare two texts: {_first_line(failures[0])}",
+        f"evaluate:{name} cannot compare two texts: {first_line(failures[0])}",
         where=where,
         remedy="name a metric whose predictions and references are texts",
     )
@@ -114,7 +114,3 @@ def _compute(metric: Any, text: str, reference: str, nests_references: bool) -> 
 def _is_number(value: object) -> bool:
     """Say whether `value` is one finite-sized number (Python's or NumPy's), and no truth value."""
     return hasattr(value, "__float__") and not isinstance(value, bool | str) and getattr(value, "ndim", 0) == 0
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

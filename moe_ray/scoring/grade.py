@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from moe_ray.domains.example import Example
 from moe_ray.errors import ConfigError
-from moe_ray.scoring.score import Grader, Metric, Score
+from moe_ray.scoring.score import BatchGrader, Grader, Metric, Score
 from moe_ray.store.answers import Answer
 
 Item = tuple[Example, str, Sequence[Answer]]
@@ -57,8 +57,7 @@ def merge_metrics(graders: Mapping[str, Sequence[Grader]]) -> dict[str, Metric]:
 
 def _grade(grader: Grader, items: Sequence[Item]) -> Iterator[Score]:
     names = [metric.name for metric in grader.metrics]
-    grade_many = getattr(grader, "grade_many", None)
-    rows = grade_many(items) if grade_many else (grader.grade(*item) for item in items)
+    rows = grader.grade_many(items) if isinstance(grader, BatchGrader) else (grader.grade(*item) for item in items)
     for (example, model, _), row in zip(items, rows, strict=True):
         if [score.metric for score in row] != names:
             raise ValueError(f"{type(grader).__name__} gave other scores than {names} for {model} on {example.id}")

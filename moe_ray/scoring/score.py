@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from moe_ray.domains.example import Example
 from moe_ray.store.answers import Answer
@@ -56,6 +56,7 @@ class Grader(Protocol):
         ...
 
 
+@runtime_checkable
 class BatchGrader(Grader, Protocol):
     """A grader that is much faster when it gets many examples at once."""
 

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from moe_ray.atomic import write_atomically, write_text_atomically
 from moe_ray.domains.example import Example, Message, Prompt
-from moe_ray.errors import RunDirectoryError
+from moe_ray.errors import RunDirectoryError, first_line
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.store.answers import ANSWER_SCHEMA, Answer, from_table, to_table
 from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
@@ -200,7 +200,7 @@ def _read_record(path: Path, kind: type[RecordT]) -> RecordT:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, OSError) as error:
         raise RunDirectoryError(
-            f"cannot be read: {str(error).splitlines()[0]}",
+            f"cannot be read: {first_line(error)}",
             where=str(path),
             remedy="it is half-written, damaged or of another version of moe_ray; restore or delete it and run again",
         ) from error
