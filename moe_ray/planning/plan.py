@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.domains.example import Example
-from moe_ray.planning.cells import Cell, CellKind, ModelIdentity, example_cells
+from moe_ray.planning.cells import Cell, CellKind, CellMaker, ModelIdentity
 from moe_ray.planning.checkpoints import Checkpoint
 from moe_ray.planning.fleet import Demand, Fleet, demand_of
 from moe_ray.planning.memory import MemoryEstimate, estimate_memory
@@ -53,14 +53,13 @@ def all_cells(
     """Return the cells of the `wanted` (domain, model) pairs: the matrix models x examples, or a part of it."""
     cells: list[Cell] = []
     for domain, members in examples.items():
-        max_new_tokens = config.domains[domain].max_new_tokens or config.decoding.max_new_tokens
-        for model in config.models_of(domain):
-            if (domain, model) not in wanted:
-                continue
-            for example in members:
-                cells += example_cells(
-                    example, models[model], config.decoding, max_new_tokens=max_new_tokens, likelihood=config.likelihood
-                )
+        maker = CellMaker(
+            config.decoding,
+            max_new_tokens=config.domains[domain].max_new_tokens or config.decoding.max_new_tokens,
+            likelihood=config.likelihood,
+        )
+        answering = [models[model] for model in config.models_of(domain) if (domain, model) in wanted]
+        cells += maker.cells(members, answering)
     return cells
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from moe_ray.config.schema import DecodingConfig, ModelConfig
-from moe_ray.domains.example import Message
-from moe_ray.planning.cells import Cell, ModelIdentity, example_cells
+from moe_ray.config.schema import DecodingConfig, ModelConfig, PromptStyle
+from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.fingerprint import fingerprint
+from moe_ray.planning.cells import Cell, CellMaker, ModelIdentity
 from moe_ray.planning.checkpoints import inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
+from moe_ray.planning.shards import make_shards
 from tests.planning.cells import PROMPT, make_example, make_identity
 
 
@@ -24,7 +26,8 @@ def cells(
 ) -> list[Cell]:
     model = identity or make_identity()
     example = make_example(id, prompt=prompt)
-    return example_cells(example, model, decoding or DecodingConfig(), max_new_tokens=max_new_tokens, likelihood=True)
+    maker = CellMaker(decoding or DecodingConfig(), max_new_tokens=max_new_tokens, likelihood=True)
+    return maker.cells([example], [model])
 
 
 def keys(**changes: Any) -> set[str]:
@@ -148,3 +151,87 @@ def test_file_hashes_are_remembered_by_size_and_time_and_never_wrong_after_a_cha
     assert again.sha256(file) != before
     (tmp_path / "hashes.json").write_text("damaged")
     assert FileHashes(tmp_path / "hashes.json").sha256(file) == again.sha256(file)
+
+
+GOLDEN_PROMPT = Prompt(
+    messages=(
+        Message(role="system", content="Answer in Ελληνικά."),
+        Message(role="user", content='Is "it"?\n'),
+    ),
+    stop=("\n", "\n\n"),
+    choices=(" yes", " no"),
+    reference=" yes, it is",
+)
+GREEDY = DecodingConfig()
+WARM = DecodingConfig(temperature=0.7, top_p=0.9, seed=7, samples_per_example=2)
+# Keys and shards as the first version of this package wrote them: they are on people's disks.
+GOLDEN_KEYS = {
+    ("chat", "greedy"): ["de59ffdaa0f3d3c66b013b0f5d57ff63", "5113b0777bf30822dd7cb23d596fcf48"],
+    ("chat", "warm"): [
+        "82ad2f7b8af097dee71ff53db35ced53",
+        "0265067d93dfb5318ef2ed623e377e18",
+        "5113b0777bf30822dd7cb23d596fcf48",
+    ],
+    ("completion", "greedy"): ["7f4a10d05fe5fd2afb99921f78ad7077", "41f71aaeadd7d0b9ea0849d249db6661"],
+    ("completion", "warm"): [
+        "404557b66d878434fa652cb74ea08388",
+        "31f62823ceda1994e2208b3169b4619d",
+        "41f71aaeadd7d0b9ea0849d249db6661",
+    ],
+}
+GOLDEN_SHARDS = {
+    ("chat", "greedy"): ["2f2ae5dcc1835e3b47b347bb54e122c8", "214d37956d7ed20cf4e360268a698e8a"],
+    ("chat", "warm"): ["c05c14d7b6e0226901bb73132ee3f6ab", "214d37956d7ed20cf4e360268a698e8a"],
+    ("completion", "greedy"): ["3a7f895f967d2facfece475b134e125c", "96df623c9a4225f6e3e2fe801cf3b670"],
+    ("completion", "warm"): ["7319788df62d373dc95b8d473a7ccde4", "96df623c9a4225f6e3e2fe801cf3b670"],
+}
+
+
+@pytest.mark.parametrize(("style", "drawing"), GOLDEN_KEYS)
+def test_keys_and_shards_are_those_on_peoples_disks(style: PromptStyle, drawing: str) -> None:
+    example = Example(id="e/1", domain="d", prompts={"chat": GOLDEN_PROMPT, "completion": GOLDEN_PROMPT}, reference="r")
+    model = ModelIdentity(name="m", fingerprint="0123456789abcdef", prompt_style=style)
+    maker = CellMaker(GREEDY if drawing == "greedy" else WARM, max_new_tokens=64, likelihood=True)
+    made = maker.cells([example], [model])
+    assert [cell.key for cell in made] == GOLDEN_KEYS[style, drawing]
+    assert [shard.id for shard in make_shards(made, 2)] == GOLDEN_SHARDS[style, drawing]
+
+
+def plain_key(example: Example, model: ModelIdentity, cell: Cell, decoding: DecodingConfig) -> str:
+    """A cell's key as the fingerprint of one whole object."""
+    prompt = example.prompts[model.prompt_style]
+    asked = {
+        "model": model.fingerprint,
+        "style": model.prompt_style,
+        "messages": [[message.role, message.content] for message in prompt.messages],
+        "domain": example.domain,
+        "example": example.id,
+    }
+    drawn = {
+        "max_new_tokens": cell.max_new_tokens,
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "seed": decoding.seed if decoding.temperature > 0 else None,
+        "sample": cell.sample_index,
+        "stop": list(prompt.stop),
+    }
+    settings = drawn if cell.kind == "generate" else {"continuations": list(prompt.continuations)}
+    return fingerprint({"kind": cell.kind, "asked": asked, "decoding": settings})
+
+
+def test_keys_made_of_shared_parts_are_the_fingerprints_of_the_whole() -> None:
+    prompts: dict[PromptStyle, Prompt] = {
+        "chat": replace(GOLDEN_PROMPT, stop=('"', "\\", "\u2028")),
+        "completion": replace(
+            GOLDEN_PROMPT, messages=(Message(role="user", content='{"a": "\ud800"}\x00'),), choices=()
+        ),
+    }
+    examples = [Example(id=id, domain='d"', prompts=prompts, reference="r") for id in ("e1", '"},{')]
+    styles: tuple[PromptStyle, ...] = ("chat", "completion", "chat")
+    models = [ModelIdentity(name=f"m{i}", fingerprint=f"f{i}", prompt_style=style) for i, style in enumerate(styles)]
+    made = CellMaker(WARM, max_new_tokens=3, likelihood=True).cells(examples, models)
+    by_id, by_name = {example.id: example for example in examples}, {model.name: model for model in models}
+    assert [(cell.model, cell.example_id) for cell in made[::3]] == [(m.name, e.id) for m in models for e in examples]
+    assert [cell.key for cell in made] == [
+        plain_key(by_id[cell.example_id], by_name[cell.model], cell, WARM) for cell in made
+    ]
