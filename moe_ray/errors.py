@@ -8,6 +8,7 @@ MoeRayError
 │   ├── RunDirectoryError  a run directory: unwritable, half-written, of another experiment
 │   ├── CapacityError      the work can never be placed on the hardware there is
 │   └── SandboxError       generated code cannot be run safely here
+├── EngineLostError        a loaded model cannot answer any more (its server ended, its endpoint is silent); the work goes on
 └── RunFailedError         the run ended without all that was asked; what was computed is kept; exits with 1
 """
 
@@ -71,6 +72,10 @@ class CapacityError(UserError):
 
 class SandboxError(UserError):
     """Generated code cannot be run safely on this machine."""
+
+
+class EngineLostError(MoeRayError):
+    """A loaded model cannot answer any more, whatever it is asked. Its replica ends, and its work is queued again."""
 
 
 class RunFailedError(MoeRayError):

@@ -57,6 +57,8 @@ class Generation:
     """One drawn text. With finish_reason "error" the text is empty and `error` says why.
 
     `num_truncated_tokens` of the prompt were cut from its left to make it fit; `num_prompt_tokens` were read.
+    An engine that learns how many tokens were drawn but not which leaves `token_ids` empty and gives
+    `num_counted_tokens`; one that learns neither counts 0.
     """
 
     text: str
@@ -65,14 +67,21 @@ class Generation:
     num_prompt_tokens: int
     timing: Timing
     num_truncated_tokens: int = 0
+    num_counted_tokens: int | None = None
     error: str | None = None
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Tokens that were drawn."""
+        return len(self.token_ids) if self.num_counted_tokens is None else self.num_counted_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Likelihood:
     """Log-likelihoods in nats, and token counts, one of each per continuation; or `error` and empty tuples.
 
-    A continuation that does not fit the context after the prompt has the log-likelihood None, and its token count.
+    A continuation that does not fit the context after the prompt has the log-likelihood None, and its token count
+    (0 where the engine cannot count without measuring).
     """
 
     loglikelihoods: tuple[float | None, ...]
@@ -85,12 +94,16 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineMemory:
-    """Memory of this engine, in bytes; None where the device cannot say."""
+    """Memory of this engine, in bytes; None where the device cannot say, or where the model is somebody else's.
+
+    `process_ids` are the processes beside this one that hold the model: their memory is counted with this one's.
+    """
 
     device: str
-    weights_bytes: int
+    weights_bytes: int | None
     peak_torch_bytes: int | None
     reserved_torch_bytes: int | None
+    process_ids: tuple[int, ...] = ()
 
 
 class Engine(Protocol):

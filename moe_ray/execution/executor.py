@@ -14,7 +14,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.engines.base import BatchLimits
-from moe_ray.errors import UserError
+from moe_ray.engines.secrets import secrets_of
+from moe_ray.errors import EngineLostError, UserError
 from moe_ray.execution import handles as h
 from moe_ray.execution import interruption
 from moe_ray.execution.cluster import Cluster
@@ -108,6 +109,7 @@ class Executor:
             limits=BatchLimits(max_rows=runtime.batch_size, cache_memory_bytes=int(runtime.batch_memory_gib * GIB)),
             cpu_threads=runtime.cpu_threads,
             uses_gpu=bool(start.slot.gpu_indices),
+            environment=secrets_of(self._job.config.models[start.model]),
         )
 
     def _handle(self, ref: Any, call: h.Call) -> None:
@@ -176,8 +178,8 @@ class Executor:
             h.begin_close(handle, self._calls)
 
     def _task_failed(self, handle: h.ReplicaHandle, call: h.Call, error: RayTaskError) -> None:
-        """A method of the actor raised; the actor lives."""
-        if call.kind == "shard":
+        """A method of the actor raised; the actor lives, and goes on unless it says that its engine cannot."""
+        if call.kind == "shard" and not isinstance(error.cause, EngineLostError):
             assert call.shard is not None
             handle.shards.remove(call.shard.id)
             self._scheduler.failed(handle.name, call.shard.id, _reason(error))

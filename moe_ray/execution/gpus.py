@@ -1,6 +1,6 @@
 """What NVML says of this machine's GPUs. Every figure is None, never 0, where NVML cannot give it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -82,8 +82,8 @@ def energy_j(uuids: Sequence[str]) -> float | None:
     return sum(known) if figures and len(known) == len(figures) else None
 
 
-def process_bytes(pid: int, uuids: Sequence[str]) -> int | None:
-    """Return the GPU memory of process `pid`; None where NVML does not see it (often so inside containers)."""
+def process_bytes(pids: Collection[int], uuids: Sequence[str]) -> int | None:
+    """Return the GPU memory of `pids` together; None where NVML sees none of them (often so inside containers)."""
     with _nvml() as nvml:
         if nvml is None:
             return None
@@ -94,5 +94,5 @@ def process_bytes(pid: int, uuids: Sequence[str]) -> int | None:
                 running = nvml.nvmlDeviceGetComputeRunningProcesses(device)
             except nvml.NVMLError:
                 return None
-            figures += [entry.usedGpuMemory for entry in running if entry.pid == pid and entry.usedGpuMemory]
+            figures += [entry.usedGpuMemory for entry in running if entry.pid in pids and entry.usedGpuMemory]
         return sum(figures) if figures else None

@@ -3,14 +3,14 @@
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from moe_ray.config.schema import DecodingConfig, ModelConfig
 from moe_ray.engines.base import BatchLimits, Engine, GenerateRequest, Generation, Likelihood, LikelihoodRequest
-from moe_ray.execution import gpus
+from moe_ray.execution import gpus, processes
 from moe_ray.execution.metrics import ReplicaMetrics
 from moe_ray.planning.cells import Cell
 from moe_ray.planning.shards import Shard
@@ -22,7 +22,7 @@ _SEED_BITS = 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSpec:
-    """All that a replica is made from."""
+    """All that a replica is made from. `environment` brings secrets along; it is set there, and never written."""
 
     replica: str
     model_name: str
@@ -31,6 +31,7 @@ class ReplicaSpec:
     limits: BatchLimits
     cpu_threads: int
     uses_gpu: bool
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Usage:
     """Memory and energy so far. Bytes; None where the device cannot say."""
 
     device: str
-    weights_bytes: int
+    weights_bytes: int | None
     peak_resident_bytes: int
     peak_torch_bytes: int | None
     gpu_process_bytes: int | None
@@ -87,6 +88,7 @@ class Replica:
         self._metrics = ReplicaMetrics(spec.model_name, spec.replica)
         os.environ["OMP_NUM_THREADS"] = str(spec.cpu_threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        os.environ.update(spec.environment)
         if not spec.uses_gpu:
             # An actor with num_gpus=0 sees every GPU of its node unless it is told otherwise.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -170,7 +172,7 @@ class Replica:
         return ProbeTiming(
             example_id=cell.example_id,
             num_prompt_tokens=out.num_prompt_tokens,
-            num_completion_tokens=len(out.token_ids),
+            num_completion_tokens=out.num_completion_tokens,
             time_to_first_token_s=out.timing.time_to_first_token_s,
             total_s=out.timing.total_s,
         )
@@ -191,9 +193,9 @@ class Replica:
             out,
             settings,
             text=None if failed else out.text,
-            token_ids=None if failed else list(out.token_ids),
+            token_ids=None if failed or out.num_counted_tokens is not None else list(out.token_ids),
             finish_reason=out.finish_reason,
-            num_completion_tokens=len(out.token_ids),
+            num_completion_tokens=out.num_completion_tokens,
         )
 
     def _measured(self, cell: Cell, shard: Shard, out: Likelihood) -> Answer:
@@ -242,16 +244,14 @@ class Replica:
         )
 
     def _usage(self) -> Usage:
-        import resource
-
         memory = self._loaded().memory()
+        pids = (os.getpid(), *memory.process_ids)
         return Usage(
             device=memory.device,
             weights_bytes=memory.weights_bytes,
-            # Linux counts ru_maxrss in KiB.
-            peak_resident_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_resident_bytes=sum(map(processes.peak_resident_bytes, pids)),
             peak_torch_bytes=memory.peak_torch_bytes,
-            gpu_process_bytes=gpus.process_bytes(os.getpid(), self._uuids) if self._uuids else None,
+            gpu_process_bytes=gpus.process_bytes(pids, self._uuids) if self._uuids else None,
             gpu_device_bytes=gpus.used_bytes(self._uuids) if self._uuids else None,
             energy_j=gpus.energy_j(self._uuids) if self._uuids else None,
         )

@@ -70,7 +70,7 @@ def test_without_a_driver_every_figure_is_none(nvml: Callable[[list[Device] | No
     nvml(None)
     assert gpus.read_gpus() == []
     assert gpus.uuids_of(["0", "1"]) == []
-    assert (gpus.used_bytes(["GPU-a"]), gpus.energy_j(["GPU-a"]), gpus.process_bytes(1, ["GPU-a"])) == (
+    assert (gpus.used_bytes(["GPU-a"]), gpus.energy_j(["GPU-a"]), gpus.process_bytes([1], ["GPU-a"])) == (
         None,
         None,
         None,
@@ -91,8 +91,9 @@ def test_figures_of_several_gpus_are_summed_and_half_known_energy_is_unknown(
     assert gpus.used_bytes(["GPU-a", "GPU-b"]) == 2 * GIB
     assert gpus.energy_j(["GPU-a", "GPU-b"]) == 10.0
     assert gpus.energy_j(["GPU-a", "GPU-c"]) is None
-    assert gpus.process_bytes(7, ["GPU-a", "GPU-b"]) == 111
-    assert gpus.process_bytes(9, ["GPU-a", "GPU-b"]) is None, "not seen (another container's pid) is not 0"
+    assert gpus.process_bytes([7], ["GPU-a", "GPU-b"]) == 111
+    assert gpus.process_bytes([7, 8], ["GPU-a", "GPU-b"]) == 116, "a server's processes count with their replica's"
+    assert gpus.process_bytes([9], ["GPU-a", "GPU-b"]) is None, "not seen (another container's pid) is not 0"
 
 
 def test_a_process_that_leaves_is_seen_to_leave() -> None:
