@@ -18,7 +18,7 @@ from moe_ray.scoring.score import Score
 MAX_ANSWERS = 20_000
 ANSWER_COLUMNS = (
     "kind", "model", "domain", "example_id", "sample_index", "messages", "text", "finish_reason", "error",
-    "num_completion_tokens", "batch_rows", "total_s",
+    "num_truncated_tokens", "num_completion_tokens", "batch_rows", "total_s",
 )  # fmt: skip
 
 ScoresByExample = Mapping[tuple[str, str, str], Sequence[Score]]
@@ -102,6 +102,7 @@ def _answer_row(summary: Summary, texts: Texts, scores: ScoresByExample, row: Ma
         "t": row["text"] or "",
         "f": row["finish_reason"],
         "x": row["error"],
+        "c": row["num_truncated_tokens"],
         "n": row["num_completion_tokens"],
         "b": row["batch_rows"],
         "s": round(row["total_s"], 4),

@@ -14,6 +14,7 @@ from moe_ray.store.records import GivenUp, Manifest, ProbeTiming, ReplicaTelemet
 from moe_ray.store.run_directory import RunDirectory
 
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
+CUT_EXAMPLE, NUM_CUT = "legal-00002", 37
 LABELS = ("yes", "no", "maybe")
 SKILL_AT_HOME, SKILL_AWAY = 0.8, 0.5
 METRICS = {
@@ -101,6 +102,7 @@ def _answer(model: str, example: Example) -> Answer:
         token_ids=list(range(60)),
         finish_reason="error" if failed else "stop",
         num_prompt_tokens=150,
+        num_truncated_tokens=NUM_CUT if example.id == CUT_EXAMPLE else 0,
         num_completion_tokens=60,
         loglikelihoods=None,
         loglikelihood_tokens=None,

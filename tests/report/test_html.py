@@ -17,7 +17,7 @@ from moe_ray.report.format import words
 from moe_ray.report.views import MetricView
 from moe_ray.report.write import write_report
 from tests.report.conftest import Reported
-from tests.report.synthetic import EVIL
+from tests.report.synthetic import CUT_EXAMPLE, EVIL, NUM_CUT
 
 VOID = {"meta", "input", "br", "img", "link", "hr", "col"}
 
@@ -217,3 +217,8 @@ def test_of_too_many_answers_whole_examples_are_kept(reported: Reported, monkeyp
     assert payload["total"] == 240
     assert len(payload["answers"]) == 48
     assert set(Counter((row["d"], row["e"]) for row in payload["answers"]).values()) == {4}
+
+
+def test_a_cut_prompt_says_so_in_the_payload_by_how_many_tokens(reported: Reported) -> None:
+    cut = {row["e"]: row["c"] for row in payload_of(reported.page)["answers"] if row["c"]}
+    assert cut == {CUT_EXAMPLE: NUM_CUT}

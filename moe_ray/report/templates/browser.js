@@ -5,7 +5,7 @@
   const root = document.getElementById("browser");
   const list = document.getElementById("answer-list");
   const status = document.getElementById("answer-status");
-  const inputs = ["domain", "model", "verdict", "search"].map((name) => document.getElementById(`filter-${name}`));
+  const inputs = ["domain", "model", "verdict", "problem", "search"].map((name) => document.getElementById(`filter-${name}`));
   const previous = document.getElementById("page-previous");
   const next = document.getElementById("page-next");
   const reset = document.getElementById("filter-reset");
@@ -34,15 +34,18 @@
     return messages.map((item) => `${item.role ?? item[0]}:\n${item.content ?? item[1]}`).join("\n\n");
   };
 
-  const matches = (row, [domain, model, verdict, words]) =>
+  const PROBLEMS = { error: (row) => row.x, cut: (row) => row.c > 0, any: (row) => row.x || row.c > 0 || row.v === "unscored" };
+
+  const matches = (row, [domain, model, verdict, problem, words]) =>
     (!domain || row.d === domain) && (!model || row.m === model) && (!verdict || row.v === verdict) &&
+    (!problem || PROBLEMS[problem](row)) &&
     (!example || (row.e === example.e && row.d === example.d)) &&
     (!words || row.t.toLowerCase().includes(words) || row.e.toLowerCase().includes(words) ||
       data.texts[row.p].toLowerCase().includes(words));
 
   const filter = () => {
     const wanted = inputs.map((input) => input.value.trim());
-    wanted[3] = wanted[3].toLowerCase();
+    wanted[4] = wanted[4].toLowerCase();
     found = data.answers.filter((row) => matches(row, wanted));
     page = 0;
     show();
@@ -50,6 +53,10 @@
 
   const scoreText = ([metric, value, label, detail]) =>
     [metric, value === null ? "unscored" : String(value), label, detail].filter(Boolean).join(" · ");
+
+  const tokens = (num) => `${num.toLocaleString("en")} ${num === 1 ? "token" : "tokens"}`;
+
+  const flags = (row) => [row.x ? "error" : "", row.c ? `prompt cut by ${tokens(row.c)}` : ""].filter(Boolean);
 
   const block = (title, text, className) => {
     const section = element("section", className);
@@ -62,9 +69,11 @@
 
   const about = (row) => {
     const section = element("section", "wide");
-    const timing = `${row.n} tokens, ended by ${row.f}, ${row.s} s in a batch of ${row.b}`;
+    const timing = `${tokens(row.n)}, ended by ${row.f}, ${row.s} s in a batch of ${row.b}`;
     section.append(element("h3", "", "Scores"), ...row.g.map((score) => element("p", "", scoreText(score))));
-    section.append(element("p", "muted", row.x ? `${timing} · error: ${row.x}` : timing));
+    if (row.x) section.append(element("p", "flag", `Error: ${row.x}`));
+    if (row.c) section.append(element("p", "flag", `The model read this prompt without its first ${tokens(row.c)}.`));
+    section.append(element("p", "muted", timing));
     const button = element("button", "", "All answers to this example");
     button.type = "button";
     button.addEventListener("click", () => {
@@ -91,7 +100,9 @@
     const details = element("details");
     const line = element("summary");
     const name = row.i ? `${row.e}, sample ${row.i}` : row.e;
-    line.append(element("span", `verdict ${row.v}`, row.v), element("span", "", `${row.m} · ${name}`));
+    const who = element("span", "who", row.m);
+    who.append(element("span", "muted", name), ...flags(row).map((flag) => element("span", "flag", flag)));
+    line.append(element("span", `verdict ${row.v}`, row.v), who);
     line.append(element("span", "excerpt muted", row.t.trim().slice(0, 160).replace(/\s+/g, " ") || row.x || "(empty)"));
     details.append(line);
     details.addEventListener("toggle", () => {
@@ -113,11 +124,22 @@
 
   const turn = (step) => { page += step; show(); status.focus(); };
 
+  // Arrows, Home and End go along the list; Enter and the space bar open, as everywhere.
+  const MOVES = { ArrowDown: (at) => at + 1, ArrowUp: (at) => at - 1, Home: () => 0, End: () => PAGE_ROWS };
+  const walk = (event) => {
+    const lines = [...list.querySelectorAll("summary")];
+    const at = lines.indexOf(event.target);
+    if (at < 0 || !(event.key in MOVES)) return;
+    lines[Math.min(Math.max(MOVES[event.key](at), 0), lines.length - 1)].focus();
+    event.preventDefault();
+  };
+
   const start = async () => {
     data = await decoded();
     let timer = 0;
     const later = () => { clearTimeout(timer); timer = setTimeout(filter, 120); };
     inputs.forEach((input) => input.addEventListener("input", later));
+    list.addEventListener("keydown", walk);
     previous.addEventListener("click", () => turn(-1));
     next.addEventListener("click", () => turn(1));
     reset.addEventListener("click", () => {
