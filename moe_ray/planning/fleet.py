@@ -57,10 +57,14 @@ class Slot:
 
 
 class Fleet:
-    """The free places of all nodes. `take` and `free` are each other's inverse."""
+    """The free places of all nodes. `take` and `free` are each other's inverse.
+
+    `num_gains` counts the times that places became free: as long as it stays, what could not be taken cannot be.
+    """
 
     def __init__(self, nodes: tuple[Node, ...] = ()) -> None:
         self.nodes: dict[str, Node] = {}
+        self.num_gains = 0
         self._free_cpu_slots: dict[str, list[int]] = {}
         self._free_shares: dict[str, list[float]] = {}
         for node in nodes:
@@ -68,6 +72,7 @@ class Fleet:
 
     def add(self, node: Node) -> None:
         """Add a node, with all its places free."""
+        self.num_gains += 1
         self.nodes[node.id] = node
         self._free_cpu_slots[node.id] = list(range(node.cpu_slots))
         self._free_shares[node.id] = [1.0] * len(node.gpu_bytes)
@@ -99,6 +104,7 @@ class Fleet:
         """Give a place back; a slot on a node that is gone is forgotten."""
         if slot.node not in self.nodes:
             return
+        self.num_gains += 1
         if slot.cpu_slot is not None:
             self._free_cpu_slots[slot.node].append(slot.cpu_slot)
         for index in slot.gpu_indices:

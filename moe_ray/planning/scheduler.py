@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from moe_ray.planning.attempts import Attempts
 from moe_ray.planning.fleet import Demand, Fleet, Node, Slot
 from moe_ray.planning.shards import Shard
 
@@ -58,7 +59,8 @@ class Scheduler:
         demands: what one copy of each model takes.
         shards: all the work.
         costs: the relative cost of a cell of each model (1 where it is not named).
-        max_attempts: times that a shard is run, and a model is started without success, before it is given up.
+        max_attempts: times that a shard is run whole, and a model is started without success. Then the model is given
+            up; the shard is halved until the example at fault is alone, and that one is given up.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Scheduler:
             self._queues[shard.model].append(shard)
         self._queued_cells = {model: sum(len(s.cells) for s in queue) for model, queue in self._queues.items()}
         self._replicas: dict[str, _Replica] = {}
+        self._num_replicas: Counter[str] = Counter()
         self._num_started: Counter[str] = Counter()
-        self._attempts: Counter[str] = Counter()
+        self._num_gains_when_full: dict[str, int] = {}
+        self._attempts = Attempts(max_attempts)
         self._failures_in_a_row: Counter[str] = Counter()
         self._pace = {model: _Pace() for model in demands}
         self._no_more_copies: set[str] = set()
@@ -107,9 +111,11 @@ class Scheduler:
             slot = self.fleet.take(self._demands[model], self._gpus_with(model))
             if slot is not None:
                 self._num_started[model] += 1
+                self._num_replicas[model] += 1
                 start = Start(replica=f"{model}-{self._num_started[model]}", model=model, slot=slot)
                 self._replicas[start.replica] = _Replica(start, self._failures_in_a_row[model])
                 return start
+            self._num_gains_when_full[model] = self.fleet.num_gains
         return None
 
     def _gpus_with(self, model: str) -> set[tuple[str, int]]:
@@ -118,10 +124,16 @@ class Scheduler:
 
     def _models_that_want_a_slot(self) -> list[str]:
         """Models with shards that their replicas will not take at once: a further copy must be worth its loading."""
-        return [model for model, queue in self._queues.items() if queue and self._wants_a_slot(model, len(queue))]
+        return [
+            model
+            for model, queue in self._queues.items()
+            if queue
+            and self._num_gains_when_full.get(model) != self.fleet.num_gains
+            and self._wants_a_slot(model, len(queue))
+        ]
 
     def _wants_a_slot(self, model: str, num_queued: int) -> bool:
-        num_replicas = self._num_replicas(model)
+        num_replicas = self._num_replicas[model]
         if not num_replicas:
             return True
         if num_queued < 2 * num_replicas or model in self._no_more_copies:
@@ -143,11 +155,8 @@ class Scheduler:
     def _cost(self, model: str) -> float:
         return self._costs.get(model, 1.0)
 
-    def _num_replicas(self, model: str) -> int:
-        return sum(entry.start.model == model and not entry.leaving for entry in self._replicas.values())
-
     def _work_per_slot(self, model: str) -> float:
-        return self._queued_cells[model] * self._cost(model) / (self._num_replicas(model) + 1)
+        return self._queued_cells[model] * self._cost(model) / (self._num_replicas[model] + 1)
 
     def next_shard(self, replica: str) -> Shard | None:
         """Hand `replica` its next shard, or None when its model's queue is dry."""
@@ -177,38 +186,49 @@ class Scheduler:
             pace = self._pace[entry.start.model]
             pace.busy_s += busy_s
             pace.cost_done += num_cells * self._cost(entry.start.model)
-        self._failures_in_a_row[entry.start.model] = 0
-        for other in self._replicas.values():
-            if other.start.model == entry.start.model:
-                other.failures_before = 0
+        if self._failures_in_a_row[entry.start.model]:
+            self._forget_failures(entry.start.model)
+
+    def _forget_failures(self, model: str) -> None:
+        self._failures_in_a_row[model] = 0
+        for replica in self._replicas.values():
+            if replica.start.model == model:
+                replica.failures_before = 0
 
     def failed(self, replica: str, shard: str, reason: str) -> None:
-        """A shard failed though its replica lives: queue it again, or abandon it after too many attempts."""
+        """A shard failed though its replica lives: queue it again, in halves after too many attempts."""
         self._count_attempt(self._replicas[replica].in_flight.pop(shard), reason)
 
     def retired(self, replica: str) -> None:
         """A replica's process has ended, and its memory is back: its slot is free."""
         entry = self._replicas.pop(replica)
+        self._leave(entry)
         self.fleet.free(entry.start.slot)
-        for shard in entry.in_flight.values():
-            self._requeue(shard)
+        for shard in self._returned(entry):
+            self._requeue(shard, first=True)
 
     def lost(self, replica: str, running: Sequence[str], reason: str, *, node_gone: bool = False) -> None:
         """A replica died. `running` are the shards it was computing (not those that waited): they count an attempt.
 
-        With `node_gone` it went with its node, which is no fault of the model's. Its slot stays taken until `retired`
-        says that the place is free again.
+        Those that waited go first now. It is a failure of the model too, unless the shard failed before: then it is
+        rather the shard's. With `node_gone` the replica went with its node, which is no fault of the model's. Its slot
+        stays taken until `retired` says that the place is free again.
         """
         entry = self._replicas[replica]
-        entry.leaving = True
-        for shard_id in list(entry.in_flight):
-            shard = entry.in_flight.pop(shard_id)
-            if shard_id in running:
+        self._leave(entry)
+        is_news = not any(self._attempts.has_failed(shard) for shard in running)
+        for shard in self._returned(entry):
+            if shard.id in running:
                 self._count_attempt(shard, reason)
             else:
-                self._requeue(shard)
-        if not node_gone:
+                self._requeue(shard, first=True)
+        if is_news and not node_gone:
             self._count_failure(entry, reason)
+
+    def _leave(self, entry: _Replica) -> None:
+        """Count a replica no longer among those that work."""
+        self._num_replicas[entry.start.model] -= not entry.leaving
+        entry.leaving = True
 
     def start_failed(self, replica: str, reason: str, *, permanent: bool, node_gone: bool = False) -> None:
         """A replica could not load its model.
@@ -217,12 +237,12 @@ class Scheduler:
         coming: then its node alone may lack the checkpoint, and no further copy is started beside the others.
         """
         entry = self._replicas[replica]
-        entry.leaving = True
+        self._leave(entry)
         if node_gone:
             return
         if not permanent:
             self._count_failure(entry, reason)
-        elif self._num_replicas(entry.start.model):
+        elif self._num_replicas[entry.start.model]:
             self._no_more_copies.add(entry.start.model)
         else:
             self.give_up(entry.start.model, reason)
@@ -261,13 +281,25 @@ class Scheduler:
             self.give_up(model, f"{self._failures_in_a_row[model]} failures in a row; the last: {reason}")
 
     def _count_attempt(self, shard: Shard, reason: str) -> None:
-        self._attempts[shard.id] += 1
-        if self._attempts[shard.id] < self._max_attempts:
-            self._requeue(shard)
-        else:
-            why = f"failed {self._attempts[shard.id]} times; the last: {reason}"
-            self.abandoned.append(Abandoned(model=shard.model, shard=shard.id, num_cells=len(shard.cells), reason=why))
+        verdict = self._attempts.failed(shard, reason)
+        for part in verdict.again:
+            self._requeue(part)
+        if verdict.given_up is not None:
+            self.abandoned.append(
+                Abandoned(model=shard.model, shard=shard.id, num_cells=len(shard.cells), reason=verdict.given_up)
+            )
 
-    def _requeue(self, shard: Shard) -> None:
-        self._queues[shard.model].append(shard)
+    @staticmethod
+    def _returned(entry: _Replica) -> list[Shard]:
+        """Take back what a replica holds, the last first."""
+        shards = list(reversed(entry.in_flight.values()))
+        entry.in_flight.clear()
+        return shards
+
+    def _requeue(self, shard: Shard, *, first: bool = False) -> None:
+        queue = self._queues[shard.model]
+        if first:
+            queue.appendleft(shard)
+        else:
+            queue.append(shard)
         self._queued_cells[shard.model] += len(shard.cells)

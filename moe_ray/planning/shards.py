@@ -30,9 +30,18 @@ def make_shards(cells: Iterable[Cell], shard_size: int) -> list[Shard]:
     for (model, _), members in groups.items():
         members.sort(key=lambda cell: cell.key)
         for start in range(0, len(members), shard_size):
-            part = tuple(members[start : start + shard_size])
-            shards.append(Shard(id=fingerprint([cell.key for cell in part]), model=model, cells=part))
+            shards.append(_shard(model, tuple(members[start : start + shard_size])))
     return shards
+
+
+def halves(shard: Shard) -> tuple[Shard, Shard]:
+    """Return a shard of two or more cells as two, in their order. The first is the larger by at most one cell."""
+    middle = (len(shard.cells) + 1) // 2
+    return _shard(shard.model, shard.cells[:middle]), _shard(shard.model, shard.cells[middle:])
+
+
+def _shard(model: str, cells: tuple[Cell, ...]) -> Shard:
+    return Shard(id=fingerprint([cell.key for cell in cells]), model=model, cells=cells)
 
 
 def missing_shards(shards: Sequence[Shard], done: Collection[str]) -> list[Shard]:
@@ -46,5 +55,5 @@ def missing_shards(shards: Sequence[Shard], done: Collection[str]) -> list[Shard
         if len(cells) == len(shard.cells):
             missing.append(shard)
         elif cells:
-            missing.append(Shard(id=fingerprint([cell.key for cell in cells]), model=shard.model, cells=cells))
+            missing.append(_shard(shard.model, cells))
     return missing

@@ -79,19 +79,25 @@ def test_a_crashed_replica_is_replaced_and_its_shard_is_run_again(tmp_path: Path
     assert len(content(outcome.run)) == 8
 
 
-def test_a_shard_that_always_crashes_is_given_up_and_everything_else_is_done(tmp_path: Path) -> None:
-    model = scripted(crash_on=["t3"], crash_times=100, fault_dir=str(tmp_path / "faults"))
+def test_an_example_that_always_crashes_is_given_up_alone_and_tried_again_by_a_later_run(tmp_path: Path) -> None:
+    model = scripted(crash_on=["t3"], crash_times=6, fault_dir=str(tmp_path / "faults"))
     experiment = write_experiment(tmp_path, {"m": model, "other": scripted()}, num_examples=12)
     observer = Recorder()
     outcome = pipeline.evaluate(experiment, observer)
-    assert outcome.num_missing == 4
+    assert outcome.num_missing == 1
     (given_up,) = outcome.abandoned
-    assert (given_up.model, given_up.num_cells) == ("m", 4)
-    assert given_up.reason.startswith("failed 3 times; the last: ")
-    assert observer.given_up == [("m", 4, given_up.reason)]
+    assert (given_up.model, given_up.num_cells) == ("m", 1)
+    # Three times in its shard of four, then in a half of it, then alone.
+    assert given_up.reason.startswith("example t3 of parity failed 5 times; the last: ")
+    assert observer.count("lost") == 5
+    assert observer.given_up == [("m", 1, given_up.reason)]
     manifest = outcome.run.manifest()
     assert [entry.reason for entry in manifest.given_up] == [given_up.reason]
     assert manifest.sessions[-1].status == "incomplete"
+    answered = {(row["model"], row["example_id"]) for row in content(outcome.run)}
+    assert answered == {(name, f"t{i}") for name in ("m", "other") for i in range(12)} - {("m", "t3")}
+    again = pipeline.evaluate(experiment, Recorder())
+    assert (again.num_missing, again.abandoned, again.run.manifest().given_up) == (0, (), [])
 
 
 def test_a_model_that_cannot_load_is_given_up_at_once_with_its_reason_while_others_go_on(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The scheduler as a state machine: whatever happens, in whatever order, the work is done once or given up aloud."""
 
+import math
 import random
 from collections import Counter
 
@@ -7,6 +8,7 @@ import pytest
 
 from moe_ray.planning.fleet import Demand, Fleet, Node
 from moe_ray.planning.scheduler import Scheduler, Start
+from moe_ray.planning.shards import Shard
 from tests.planning.cells import make_shard
 
 GIB = 1 << 30
@@ -24,13 +26,19 @@ def demand(gpus: float) -> Demand:
     return Demand(gpus=gpus, reason="test")
 
 
-def scheduler_of(nodes: list[Node], gpus: dict[str, float], num_shards: int, max_attempts: int = 3) -> Scheduler:
-    shards = [make_shard(model, number) for model in gpus for number in range(num_shards)]
+def scheduler_of(
+    nodes: list[Node], gpus: dict[str, float], num_shards: int, max_attempts: int = 3, num_cells: int = 2
+) -> Scheduler:
+    shards = [make_shard(model, number, num_cells) for model in gpus for number in range(num_shards)]
     return Scheduler(Fleet(tuple(nodes)), {m: demand(g) for m, g in gpus.items()}, shards, max_attempts=max_attempts)
 
 
+def cell_keys(shard: Shard) -> list[str]:
+    return [cell.key for cell in shard.cells]
+
+
 class Play:
-    """Plays random events against a scheduler, and keeps a ledger of its own of what every shard went through."""
+    """Plays random events against a scheduler, and keeps a ledger of its own of what every cell went through."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -38,12 +46,16 @@ class Play:
         self.num_shards = self.rng.randint(1, 6)
         self.nodes = [gpu_node(f"n{i}", self.rng.randint(1, 3)) for i in range(self.rng.randint(1, 3))]
         self.max_attempts = self.rng.randint(1, 4)
-        self.scheduler = scheduler_of(list(self.nodes), self.models, self.num_shards, max_attempts=self.max_attempts)
+        self.num_cells = self.rng.choice([1, 2, 5])
+        self.scheduler = scheduler_of(
+            list(self.nodes), self.models, self.num_shards, max_attempts=self.max_attempts, num_cells=self.num_cells
+        )
         self.live: dict[str, Start] = {}
         self.held: dict[str, list[str]] = {}
         self.dying: list[str] = []
+        self.shards: dict[str, Shard] = {}
         self.done: Counter[str] = Counter()
-        self.runs: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
         self.joined = 0
 
     def play(self) -> None:
@@ -74,8 +86,10 @@ class Play:
             return
         if len(self.held[replica]) < 2 and (shard := self.scheduler.next_shard(replica)) is not None:
             assert shard.model == self.live[replica].model
-            assert not any(shard.id in held for held in self.held.values()), "handed out twice at once"
-            assert not self.done[shard.id], "handed out after it was done"
+            in_flight = {cell for held in self.held.values() for id in held for cell in cell_keys(self.shards[id])}
+            assert in_flight.isdisjoint(cell_keys(shard)), "handed out twice at once"
+            assert self.done.keys().isdisjoint(cell_keys(shard)), "handed out after it was done"
+            self.shards[shard.id] = shard
             self.held[replica].append(shard.id)
         elif self.scheduler.is_idle(replica):
             self._end(replica)
@@ -84,15 +98,14 @@ class Play:
         replica = self._pick()
         if replica is not None and self.held[replica]:
             shard = self.held[replica].pop(0)
-            self.runs[shard] += 1
-            self.done[shard] += 1
+            self.done.update(cell_keys(self.shards[shard]))
             self.scheduler.completed(replica, shard)
 
     def _fail(self) -> None:
         replica = self._pick()
         if replica is not None and self.held[replica]:
             shard = self.held[replica].pop(0)
-            self.runs[shard] += 1
+            self._count_failure([shard])
             self.scheduler.failed(replica, shard, "failed")
 
     def _lose(self) -> None:
@@ -100,11 +113,14 @@ class Play:
         if replica is None:
             return
         if self.held[replica] or self.rng.random() < 0.5:
-            self.runs.update(self.held[replica][:1])
+            self._count_failure(self.held[replica][:1])
             self.scheduler.lost(replica, self.held[replica][:1], "lost")
         else:
             self.scheduler.start_failed(replica, "failed to start", permanent=self.rng.random() < 0.2)
         self._end(replica, dead=True)
+
+    def _count_failure(self, shards: list[str]) -> None:
+        self.failures.update(key for shard in shards for key in cell_keys(self.shards[shard]))
 
     def _end(self, replica: str, *, dead: bool = False) -> None:
         self.held.pop(replica)
@@ -124,7 +140,7 @@ class Play:
         node = self.rng.choice(sorted(self.scheduler.fleet.nodes))
         self.scheduler.node_lost(node)
         for replica in [name for name, start in self.live.items() if start.slot.node == node]:
-            self.runs.update(self.held[replica][:1])
+            self._count_failure(self.held[replica][:1])
             self.scheduler.lost(replica, self.held[replica][:1], "node lost", node_gone=True)
             self._end(replica, dead=True)
 
@@ -147,14 +163,14 @@ class Play:
 def test_every_shard_is_done_once_or_given_up_whatever_happens(seed: int) -> None:
     play = Play(seed)
     play.play()
-    shards = {f"{model}/{number}" for model in play.models for number in range(play.num_shards)}
     assert all(count == 1 for count in play.done.values())
-    num_given_up = sum(entry.num_cells for entry in play.scheduler.abandoned) // 2
-    assert len(play.done) + num_given_up == len(shards)
-    assert all(play.runs[shard] <= play.max_attempts for shard in shards)
+    num_given_up = sum(entry.num_cells for entry in play.scheduler.abandoned)
+    assert len(play.done) + num_given_up == len(play.models) * play.num_shards * play.num_cells
+    depth = math.ceil(math.log2(play.num_cells))
+    assert all(count <= play.max_attempts + depth for count in play.failures.values())
     for shard in {entry.shard for entry in play.scheduler.abandoned if entry.shard is not None}:
-        assert play.runs[shard] == play.max_attempts
-        assert not play.done[shard]
+        assert play.done.keys().isdisjoint(cell_keys(play.shards[shard]))
+        assert all(play.failures[key] >= play.max_attempts for key in cell_keys(play.shards[shard]))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -163,7 +179,7 @@ def test_the_same_events_give_the_same_orders(seed: int) -> None:
     first.play()
     second.play()
     assert first.scheduler.abandoned == second.scheduler.abandoned
-    assert (first.done, first.runs) == (second.done, second.runs)
+    assert (first.done, first.failures) == (second.done, second.failures)
 
 
 def work_off(scheduler: Scheduler, start: Start) -> int:
@@ -291,7 +307,7 @@ def test_a_model_that_loads_nowhere_is_given_up_with_its_reason() -> None:
 
 
 def test_a_shard_that_waited_at_a_lost_replica_counts_no_attempt() -> None:
-    scheduler = scheduler_of([cpu_node("n")], {"m": 0.0}, 2, max_attempts=2)
+    scheduler = scheduler_of([cpu_node("n")], {"m": 0.0}, 2, max_attempts=2, num_cells=1)
     (start,) = scheduler.starts()
     running, waiting = scheduler.next_shard(start.replica), scheduler.next_shard(start.replica)
     assert running is not None
