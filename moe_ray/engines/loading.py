@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    quantization = _quantization(config)
     _require_files(config)
     tokenizer = _load_tokenizer(config)
-    model = _load_weights(config, settings)
+    model = _load_weights(config, settings, quantization)
     forward_arguments = frozenset(inspect.signature(model.forward).parameters)
     if "past_key_values" not in forward_arguments:
         raise _refused(config, f"{type(model).__name__} has no key-value cache", "choose a decoder-only transformer")
@@ -99,8 +101,19 @@ def _load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def _load_weights(config: ModelConfig, settings: TransformersSettings) -> Any:
-    quantization = _quantization(config)
+def weights_bytes(model: Any) -> int:
+    """Return the bytes of a model's parameters and buffers, and of the scales that its quantized matrices keep."""
+    scales = [tensor for parameter in model.parameters() for tensor in _scales(parameter)]
+    return int(model.get_memory_footprint()) + sum(tensor.nbytes for tensor in scales)
+
+
+def _scales(parameter: Any) -> list[torch.Tensor]:
+    """The scales of a matrix of bitsandbytes, which lie beside its values (8 bits) or in its state (4 bits)."""
+    found = (getattr(parameter, "SCB", None), getattr(getattr(parameter, "quant_state", None), "absmax", None))
+    return [tensor for tensor in found if tensor is not None]
+
+
+def _load_weights(config: ModelConfig, settings: TransformersSettings, quantization: Any) -> Any:
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             _expanded(config.path),
@@ -147,6 +160,8 @@ def _quantization(config: ModelConfig) -> Any:
         raise _refused(
             config, f"quantization {config.quantization} needs bitsandbytes", "pip install 'moe_ray[quantization]'"
         )
+    # It warns at each call of each matrix that 8-bit products are made in float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if config.quantization == "8bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.BitsAndBytesConfig(

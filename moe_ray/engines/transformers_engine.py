@@ -19,7 +19,7 @@ from moe_ray.engines.base import (
 from moe_ray.engines.batching import MemoryRule, RowSize, group_batches, run_halving
 from moe_ray.engines.generation import DecodeRow, DrawnRow, decode_batch
 from moe_ray.engines.likelihood import ScoredRow, ScoringRow, score_batch, scoring_rows
-from moe_ray.engines.loading import load
+from moe_ray.engines.loading import load, weights_bytes
 from moe_ray.engines.prompts import EncodedPair, PromptEncoder, RowError
 from moe_ray.engines.settings import TransformersSettings, parse_settings
 
@@ -87,12 +87,11 @@ class TransformersEngine:
         return [results[index] for index in range(len(requests))]
 
     def memory(self) -> EngineMemory:
-        """Return the bytes of parameters and buffers, and torch's peaks summed over the GPUs that hold them."""
-        weights_bytes = self._loaded.model.get_memory_footprint()
+        """Return the bytes of parameters, scales and buffers, and torch's peaks summed over the GPUs of them."""
         devices = sorted({str(one.device) for one in self._loaded.model.parameters() if one.device.type == "cuda"})
         return EngineMemory(
             device=",".join(devices) or str(self._loaded.device),
-            weights_bytes=int(weights_bytes),
+            weights_bytes=weights_bytes(self._loaded.model),
             peak_torch_bytes=sum(map(torch.cuda.max_memory_allocated, devices)) if devices else None,
             reserved_torch_bytes=sum(map(torch.cuda.max_memory_reserved, devices)) if devices else None,
         )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.identity import text_settings
@@ -176,11 +176,25 @@ def _hub_config_path(model: ModelConfig) -> Path | None:
         return None
 
 
-def parameters_of_config(config: Mapping[str, Any]) -> int | None:
-    """Estimate a decoder's parameter count from its config.json; None for a config without the usual keys.
+class ParameterGroups(NamedTuple):
+    """A decoder's parameters: input and output embeddings, the matrices of its layers, and those of routed experts."""
 
-    Attention and MLP matrices, embeddings (tied or not) and experts are counted; norms and biases are not (below
-    0.1 % of any model of a billion).
+    embeddings: int
+    layers: int
+    experts: int
+
+
+def parameters_of_config(config: Mapping[str, Any]) -> int | None:
+    """Estimate a decoder's parameter count from its config.json; None for a config without the usual keys."""
+    groups = parameter_groups(config)
+    return None if groups is None else sum(groups)
+
+
+def parameter_groups(config: Mapping[str, Any]) -> ParameterGroups | None:
+    """Estimate a decoder's parameters by what they are; None for a config without the usual keys.
+
+    Attention and MLP matrices, embeddings (tied or not) and experts are counted; norms, biases and gates are not
+    (below 0.1 % of any model of a billion).
     """
     shape = text_config(config)
     try:
@@ -192,11 +206,18 @@ def parameters_of_config(config: Mapping[str, Any]) -> int | None:
     head = head_size(config)
     num_heads = int(shape.get("num_attention_heads") or shape.get("n_head") or 1)
     attention = hidden * head * (2 * num_heads + 2 * num_kv_heads(config))
-    inner = int(shape.get("intermediate_size") or shape.get("n_inner") or 4 * hidden)
-    num_matrices = 3 if "hidden_act" in shape else 2
     num_experts = int(shape.get("num_local_experts") or shape.get("num_experts") or 1)
-    embeddings = vocabulary * hidden * (1 if shape.get("tie_word_embeddings", "n_embd" in shape) else 2)
-    return embeddings + num_layers * (attention + num_matrices * hidden * inner * num_experts)
+    mlp = (3 if "hidden_act" in shape else 2) * hidden * _inner_size(shape, hidden, num_experts)
+    return ParameterGroups(
+        embeddings=vocabulary * hidden * (1 if shape.get("tie_word_embeddings", "n_embd" in shape) else 2),
+        layers=num_layers * (attention + (mlp if num_experts == 1 else 0)),
+        experts=num_layers * mlp * num_experts if num_experts > 1 else 0,
+    )
+
+
+def _inner_size(shape: Mapping[str, Any], hidden: int, num_experts: int) -> int:
+    of_experts = shape.get("moe_intermediate_size") if num_experts > 1 else None
+    return int(of_experts or shape.get("intermediate_size") or shape.get("n_inner") or 4 * hidden)
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

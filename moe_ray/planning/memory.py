@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_ray.config.schema import ModelConfig, RuntimeConfig
-from moe_ray.planning.checkpoints import Checkpoint, head_size, num_kv_heads, text_config
+from moe_ray.planning.checkpoints import Checkpoint, head_size, num_kv_heads, parameter_groups, text_config
 
 GIB = 1 << 30
 # What a CUDA context and the libraries' workspaces take before any weight is there.
@@ -13,7 +13,12 @@ DEVICE_OVERHEAD_BYTES = 1 * GIB
 # Activations and fragmentation, as a share of the weights.
 ACTIVATION_SHARE = 0.1
 DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-# Linear layers shrink to 1 and 0.5 bytes a parameter; embeddings, norms and scales stay. Rough, and on the safe side.
+# What bitsandbytes makes of a parameter in a linear layer: 4 bits, and a float32 scale for each block of 64; or 8 bits,
+# and a float32 scale for each row, which depends on the row's length.
+FOUR_BIT_BYTES = 0.5 + 4 / 64
+EIGHT_BIT_BYTES = 1.0
+SCALE_BYTES = 4
+# Where no config tells the embeddings from the rest. Rough, and on the safe side.
 QUANTIZED_BYTES = {"8bit": 1.15, "4bit": 0.7}
 
 
@@ -47,14 +52,33 @@ def estimate_memory(
     cache = max(row_bytes, min(runtime.batch_size * row_bytes, most)) if per_token else most
     if checkpoint.num_parameters is None:
         return MemoryEstimate(weights_bytes=None, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=None)
-    weights = int(checkpoint.num_parameters * bytes_per_parameter(checkpoint.config, model))
+    weights = weights_bytes(checkpoint.num_parameters, checkpoint.config, model)
     total = weights + cache + int(weights * ACTIVATION_SHARE) + DEVICE_OVERHEAD_BYTES
     return MemoryEstimate(weights_bytes=weights, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=total)
 
 
-def bytes_per_parameter(config: Mapping[str, Any] | None, model: ModelConfig) -> float:
-    """Bytes of one parameter as this model is loaded."""
-    return QUANTIZED_BYTES.get(model.quantization) or _dtype_bytes(config, model)
+def weights_bytes(num_parameters: int, config: Mapping[str, Any] | None, model: ModelConfig) -> int:
+    """Bytes of `num_parameters` as this model is loaded.
+
+    Quantization shrinks linear layers alone: embeddings, the output layer and the experts of a mixture (which are no
+    linear layers to transformers) keep their dtype.
+    """
+    if model.quantization == "none":
+        return int(num_parameters * _dtype_bytes(config, model))
+    groups = parameter_groups(config or {})
+    if groups is None:
+        return int(num_parameters * QUANTIZED_BYTES[model.quantization])
+    num_kept = min(num_parameters, groups.embeddings + groups.experts)
+    kept = num_kept * _dtype_bytes(config, model)
+    return int(kept + (num_parameters - num_kept) * _quantized_bytes(config or {}, model))
+
+
+def _quantized_bytes(config: Mapping[str, Any], model: ModelConfig) -> float:
+    """Bytes of one parameter of a linear layer, with its share of the scales."""
+    if model.quantization == "4bit":
+        return FOUR_BIT_BYTES
+    shape = text_config(config)
+    return EIGHT_BIT_BYTES + SCALE_BYTES / int(shape.get("hidden_size") or shape["n_embd"])
 
 
 def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> float:
