@@ -71,20 +71,20 @@ def main() -> int:
     arguments = parser.parse_args()
     tasks = [json.loads(line) for line in arguments.tasks.read_text().splitlines() if line]
     surprises = 0
-    with Sandbox.open(SandboxConfig(allow_weak=arguments.backend is not None), backend=arguments.backend) as sandbox:
-        print(f"{len(tasks)} tasks; {sandbox.describe()}")
-        for break_them in (False, True):
-            verdicts, wall_s = run(sandbox, tasks, break_them=break_them)
-            counts = Counter(verdict.outcome for verdict in verdicts)
-            title = "broken" if break_them else "as published"
-            outcomes = ", ".join(f"{outcome} {count}" for outcome, count in sorted(counts.items()))
-            print(f"{title:13} {wall_s:6.1f} s {len(tasks) / wall_s:6.1f} programs/s   {outcomes}")
-            for task, verdict in zip(tasks, verdicts, strict=True):
-                if verdict.passed == break_them and task["task_id"] not in KNOWN_SLOW:
-                    surprises += 1
-                    print(f"  task {task['task_id']}: {verdict.outcome} {verdict.detail}")
-                elif verdict.outcome == "sandbox_failed" or task["task_id"] in KNOWN_SLOW:
-                    print(f"  task {task['task_id']} (known): {verdict.outcome} {verdict.wall_s:.1f} s")
+    sandbox = Sandbox.open(SandboxConfig(allow_weak=arguments.backend is not None), backend=arguments.backend)
+    print(f"{len(tasks)} tasks; {sandbox.describe()}")
+    for break_them in (False, True):
+        verdicts, wall_s = run(sandbox, tasks, break_them=break_them)
+        counts = Counter(verdict.outcome for verdict in verdicts)
+        title = "broken" if break_them else "as published"
+        outcomes = ", ".join(f"{outcome} {count}" for outcome, count in sorted(counts.items()))
+        print(f"{title:13} {wall_s:6.1f} s {len(tasks) / wall_s:6.1f} programs/s   {outcomes}")
+        for task, verdict in zip(tasks, verdicts, strict=True):
+            if verdict.passed == break_them and task["task_id"] not in KNOWN_SLOW:
+                surprises += 1
+                print(f"  task {task['task_id']}: {verdict.outcome} {verdict.detail}")
+            elif verdict.outcome == "sandbox_failed" or task["task_id"] in KNOWN_SLOW:
+                print(f"  task {task['task_id']} (known): {verdict.outcome} {verdict.wall_s:.1f} s")
     print(f"{surprises} surprises")
     return 1 if surprises else 0
 

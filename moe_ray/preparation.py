@@ -211,9 +211,9 @@ def _sandbox_record(config: ExperimentConfig, prepared: Prepared) -> dict[str, A
     """Open the sandbox before any model works, if a grader will need it: what it lacks is an error now, not later."""
     if not any("code" in domain.graders for domain in prepared.domains.values()):
         return None
-    from moe_ray.scoring.sandbox import Sandbox
+    from moe_ray.scoring.sandbox import shared_sandbox
 
-    return Sandbox.open(config.runtime.sandbox).describe()
+    return shared_sandbox(config.runtime.sandbox).describe()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,17 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.domains.example import Example, GradingValue
 from moe_ray.scoring.samples import UnscorableError, sample_detail, score, unscored, usable_texts
-from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
+from moe_ray.scoring.sandbox import Program, Sandbox, Verdict, shared_sandbox
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.answers import Answer
 
 PASS_AT = (1, 5, 10, 100)
-MIN_TIMEOUT_S = 4.0
 REFERENCE_TIME_FACTOR = 4.0
 BEGIN, DONE = "[BEGIN]", "[DONE]"
 FENCED = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
@@ -81,23 +80,22 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(num_samples - num_correct + 1, num_samples + 1))
 
 
-def solution_timeout_s(reference_s: float | None) -> float | None:
-    """Return how long a solution may take when its reference took `reference_s`; None: the configured time."""
-    return None if reference_s is None else max(MIN_TIMEOUT_S, REFERENCE_TIME_FACTOR * reference_s)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """One example's extracted programs (one per usable sample), or why there are none."""
+    """One example's extracted programs (one per usable sample) and its reference, or why there are none."""
 
     example: Example
     model: str
     programs: tuple[Program, ...] = ()
+    reference: Program | None = None
     reason: str | None = None
 
 
 class CodeGrader:
     """Runs programs against their tests. With several samples `exact_match` is the mean over the samples.
+
+    A program may take the configured time, or four times what its reference takes where that is longer. A reference is
+    timed only once a program of its example ran out of the configured time, and only up to four times that.
 
     The sandbox is opened when the first program must run; `SandboxError` is raised then.
     """
@@ -105,12 +103,13 @@ class CodeGrader:
     def __init__(self, sandbox_config: SandboxConfig, num_samples: int = 1) -> None:
         self._sandbox_config = sandbox_config
         self._num_samples = num_samples
+        self._reference_s: dict[Program, float | None] = {}
         self._ks = tuple(k for k in PASS_AT if k <= num_samples)
         self.metrics = (_exact_match(num_samples), *(_pass_metric(k, num_samples) for k in self._ks))
 
     @cached_property
     def _sandbox(self) -> Sandbox:
-        return Sandbox.open(self._sandbox_config)
+        return shared_sandbox(self._sandbox_config)
 
     def grade(self, example: Example, model: str, answers: Sequence[Answer]) -> list[Score]:
         """Return one score for each of `metrics`; see `Grader.grade`."""
@@ -120,11 +119,38 @@ class CodeGrader:
         """Grade many examples at once, several programs at a time; equal programs with equal tests run once."""
         works = [_work(*item) for item in items]
         verdicts = self._run(program for work in works for program in work.programs)
+        verdicts |= self._run_longer(works, verdicts)
         return [self._scores(work, verdicts) for work in works]
 
     def _run(self, programs: Iterable[Program]) -> dict[Program, Verdict]:
         distinct = list(dict.fromkeys(programs))
         return dict(zip(distinct, self._sandbox.run_all(distinct), strict=True)) if distinct else {}
+
+    def _run_longer(self, works: Iterable[_Work], verdicts: Mapping[Program, Verdict]) -> dict[Program, Verdict]:
+        """Run again what ran out of the configured time, where its reference needs long too."""
+        slow = {
+            program: work.reference
+            for work in works
+            for program in work.programs
+            if work.reference is not None and verdicts[program].outcome == "timeout"
+        }
+        self._time(slow.values())
+        longer = {
+            program: replace(program, timeout_s=REFERENCE_TIME_FACTOR * reference_s)
+            for program, reference in slow.items()
+            if (reference_s := self._reference_s[reference]) is not None
+            and REFERENCE_TIME_FACTOR * reference_s > self._sandbox_config.timeout_s
+        }
+        again = self._run(longer.values())
+        return {program: again[patient] for program, patient in longer.items()}
+
+    def _time(self, references: Iterable[Program]) -> None:
+        """Note how long each reference takes to pass; None for one that does not, within its own limit."""
+        limit_s = REFERENCE_TIME_FACTOR * self._sandbox_config.timeout_s
+        new = {replace(reference, timeout_s=limit_s): reference for reference in references}
+        missing = [patient for patient, reference in new.items() if reference not in self._reference_s]
+        for patient, verdict in self._run(missing).items():
+            self._reference_s[new[patient]] = verdict.wall_s if verdict.passed else None
 
     def _scores(self, work: _Work, verdicts: Mapping[Program, Verdict]) -> list[Score]:
         if work.reason is not None:
@@ -177,11 +203,9 @@ def _work(example: Example, model: str, answers: Sequence[Answer]) -> _Work:
     if not tests:
         return _Work(example=example, model=model, reason="the example has no tests")
     setup = "\n".join([*_strings(example.grading.get("test_imports")), *_strings(example.grading.get("setup"))])
-    reference_s = example.grading.get("reference_s")
-    timeout_s = solution_timeout_s(reference_s if isinstance(reference_s, float) else None)
-    codes = [extract_program(text) for text in texts]
-    programs = tuple(Program(code=code, tests=tests, setup=setup, timeout_s=timeout_s) for code in codes)
-    return _Work(example=example, model=model, programs=programs)
+    programs = tuple(Program(code=extract_program(text), tests=tests, setup=setup) for text in texts)
+    reference = Program(code=example.reference, tests=tests, setup=setup) if example.reference.strip() else None
+    return _Work(example=example, model=model, programs=programs, reference=reference)
 
 
 def _strings(value: GradingValue) -> tuple[str, ...]:

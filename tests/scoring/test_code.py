@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,7 +16,6 @@ from moe_ray.scoring.code import (
     normalised,
     parse,
     pass_at_k,
-    solution_timeout_s,
 )
 from moe_ray.scoring.sandbox import Program, Verdict
 from moe_ray.scoring.score import Score
@@ -106,25 +106,26 @@ def test_pass_at_k_is_not_made_up_where_it_is_not_defined(n: int, c: int, k: int
         pass_at_k(n, c, k)
 
 
-def test_a_solution_gets_four_times_its_references_time_but_four_seconds_at_least() -> None:
-    assert [solution_timeout_s(s) for s in (None, 0.1, 1.0, 3.0)] == [None, 4.0, 4.0, 12.0]
-
-
 class FakeSandbox:
-    """Passes programs that hold the word right; remembers what it was given."""
+    """Passes programs that hold the word right; remembers what it was given. `# N s` in a program is how long it takes,
+    and then the limit counts, 4 s or its own."""
 
     def __init__(self) -> None:
         self.programs: list[Program] = []
 
     def run_all(self, programs: Sequence[Program]) -> list[Verdict]:
         self.programs += programs
-        return [self._verdict(program.code) for program in programs]
+        return [self._verdict(program) for program in programs]
 
     @staticmethod
-    def _verdict(code: str) -> Verdict:
-        if "broken" in code:
+    def _verdict(program: Program) -> Verdict:
+        if "broken" in program.code:
             return Verdict(outcome="sandbox_failed", detail="no box", wall_s=0.0)
-        return Verdict(outcome="passed" if "right" in code else "failed", detail="", wall_s=0.1)
+        found = re.search(r"# ([\d.]+) s", program.code)
+        wall_s = float(found[1]) if found else 0.1
+        if wall_s > (program.timeout_s or CONFIG.timeout_s):
+            return Verdict(outcome="timeout", detail="", wall_s=program.timeout_s or CONFIG.timeout_s)
+        return Verdict(outcome="passed" if "right" in program.code else "failed", detail="", wall_s=wall_s)
 
 
 def fake_grader(num_samples: int) -> tuple[CodeGrader, FakeSandbox]:
@@ -203,8 +204,62 @@ def test_the_program_gets_the_setup_and_the_imports_of_its_tests() -> None:
         "tests": ["assert f(1)"],
         "setup": "y = 1",
         "test_imports": ["import math", "import re"],
-        "reference_s": 2.0,
     }
     grader.grade(replace(EXAMPLE, grading=grading), "m", [answer("right = 1")])
-    expected = Program(code="right = 1", tests=("assert f(1)",), setup="import math\nimport re\ny = 1", timeout_s=8.0)
+    expected = Program(code="right = 1", tests=("assert f(1)",), setup="import math\nimport re\ny = 1")
     assert sandbox.programs == [expected]
+
+
+@pytest.mark.parametrize(
+    ("reference", "answered", "value", "limits_s"),
+    [
+        ("right = 1  # 3 s", "right = 2  # 9 s", 1.0, [None, 16.0, 12.0]),
+        ("right = 1  # 3 s", "right = 2  # 13 s", 0.0, [None, 16.0, 12.0]),
+        ("right = 1  # 3 s", "right = 2  # 3 s", 1.0, [None]),
+        ("right = 1  # 0.9 s", "right = 2  # 5 s", 0.0, [None, 16.0]),
+        ("right = 1  # 17 s", "right = 2  # 5 s", 0.0, [None, 16.0]),
+        ("wrong = 1  # 3 s", "right = 2  # 5 s", 0.0, [None, 16.0]),
+        (" ", "right = 2  # 5 s", 0.0, [None]),
+    ],
+    ids=[
+        "a slow program of a slow reference passes",
+        "four times the reference is the end",
+        "a program within the limit needs no reference",
+        "a quick reference gives no more time",
+        "a reference beyond its own limit gives no time",
+        "a reference that fails gives no time",
+        "no reference",
+    ],
+)  # fmt: skip
+def test_a_program_may_take_four_times_its_references_time(
+    reference: str, answered: str, value: float, limits_s: list[float | None]
+) -> None:
+    grader, sandbox = fake_grader(1)
+    scores = grader.grade(replace(EXAMPLE, reference=reference), "m", [answer(answered)])
+    assert scores[1].value == value
+    assert [program.timeout_s for program in sandbox.programs] == limits_s
+
+
+def test_a_reference_is_timed_once_for_all_models_and_calls() -> None:
+    grader, sandbox = fake_grader(1)
+    slow = replace(EXAMPLE, reference="right = 1  # 3 s")
+    texts = ["right = 2  # 9 s", "right = 3  # 10 s"]
+    first = grader.grade_many([(slow, model, [answer(text)]) for model, text in zip("mn", texts, strict=True)])
+    second = grader.grade_many([(slow, "o", [answer("right = 4  # 99 s")])])
+    assert [row[1].value for row in (*first, *second)] == [1.0, 1.0, 0.0]
+    assert sum(program.code == slow.reference for program in sandbox.programs) == 1
+
+
+def test_a_really_slow_reference_gives_its_programs_time() -> None:
+    grader = CodeGrader(SandboxConfig(allow_weak=True, timeout_s=0.5))
+    reference = "import time\ndef f(x):\n    time.sleep(0.2)\n    return x + 1"
+    grading: dict[str, GradingValue] = {"tests": ["assert f(1) == 2", "assert f(2) == 3"]}
+    slow = replace(EXAMPLE, reference=reference, grading=grading)
+    patient, endless = reference.replace("0.2", "0.35"), "def f(x):\n    while True: pass"
+    rows = grader.grade_many([(slow, "m", [answer(patient)]), (slow, "n", [answer(endless)])])
+    assert [row[1].value for row in rows] == [1.0, 0.0]
+    assert (rows[1][1].detail or "").startswith("timeout: not done after")
+
+
+def test_the_sandbox_of_a_run_is_opened_once() -> None:
+    assert CodeGrader(CONFIG)._sandbox is CodeGrader(CONFIG, 5)._sandbox

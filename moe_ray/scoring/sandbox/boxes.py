@@ -1,21 +1,22 @@
 """The kinds of box that a program can be put into, from the strongest to the weakest."""
 
 import os
-import py_compile
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moe_ray.scoring.sandbox import guest
+from moe_ray.scoring.sandbox.packing import start_program
 from moe_ray.scoring.sandbox.program import BackendName
 
 SCRATCH = "/scratch"
+NOWHERE = "/proc"
+"""A folder that every Linux has and in which nobody can make a file; no path that Python needs is below it."""
 SCRATCH_BYTES = 16 << 20
 SCRATCH_FILES = 1024
 FILE_BYTES = 1 << 20
@@ -27,7 +28,6 @@ SYSTEM_PATHS = (
     "/etc/ld.so.cache", "/etc/localtime",
 )  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-PACKAGE = guest.__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,49 +48,24 @@ class Box:
         return {"player_uid": first, "judge_uid": first + 1}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Home:
-    """A temporary directory of the sandbox: the guest's compiled code, and places to stand."""
+def interpreter() -> str:
+    """Return the path of the Python that runs in the box: this one, without its virtual environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
-    path: Path
-    python: str = field(default_factory=lambda: os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
 
-    @property
-    def code(self) -> Path:
-        """Where the guest's package is."""
-        return self.path / "code"
+def start_command() -> tuple[str, ...]:
+    """Return the command that is the warden."""
+    return (interpreter(), "-I", "-S", "-B", "-c", start_program())
 
-    def furnish(self) -> None:
-        """Write the guest, compiled, readable by any user, without the rest of moe_ray."""
-        parts = PACKAGE.split(".")
-        empty = self.path / "empty.py"
-        empty.touch()
-        for depth in range(1, len(parts) + 1):
-            package = self.code.joinpath(*parts[:depth])
-            package.mkdir(parents=True)
-            py_compile.compile(str(empty), cfile=str(package / "__init__.pyc"), doraise=True)
-        for source in Path(guest.__file__).parent.glob("[!_]*.py"):
-            py_compile.compile(str(source), cfile=str(package / f"{source.stem}.pyc"), doraise=True)
-        for name in ("root", "empty"):
-            (self.path / name).mkdir()
-        for path in (self.path, *self.path.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
 
-    @property
-    def start(self) -> tuple[str, ...]:
-        """The command that is the warden."""
-        program = f"import sys; sys.path.insert(0, {str(self.code)!r}); from {PACKAGE}.warden import main; main()"
-        return (self.python, "-I", "-S", "-B", "-c", program)
-
-    @property
-    def read_paths(self) -> tuple[str, ...]:
-        """What Python needs to read to run the guest; none is inside another."""
-        base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix, "installed_base": sys.base_prefix}
-        own = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
-        own += [f"{sys.base_prefix}/lib", str(Path(self.python).parent)]
-        wanted = [*SYSTEM_PATHS, *own, *library_path(), str(self.code), *DEVICES]
-        present = dict.fromkeys(path for path in wanted if os.path.lexists(path))
-        return tuple(path for path in present if not present.keys() & {str(parent) for parent in Path(path).parents})
+def read_paths() -> tuple[str, ...]:
+    """Return what Python needs to read to run the guest; none is inside another."""
+    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix, "installed_base": sys.base_prefix}
+    own = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
+    own += [f"{sys.base_prefix}/lib", str(Path(interpreter()).parent)]
+    wanted = [*SYSTEM_PATHS, *own, *library_path(), *DEVICES]
+    present = dict.fromkeys(path for path in wanted if os.path.lexists(path))
+    return tuple(path for path in present if not present.keys() & {str(parent) for parent in Path(path).parents})
 
 
 def library_path() -> list[str]:
@@ -98,20 +73,20 @@ def library_path() -> list[str]:
     return [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path.startswith("/")]
 
 
-def candidates(home: Home, memory_bytes: int) -> Iterator[Box]:
+def candidates(memory_bytes: int) -> Iterator[Box]:
     """Yield the boxes worth trying on this machine, the strongest first."""
     if sys.platform == "linux":
         bubblewrap = shutil.which("bwrap")
         if bubblewrap is not None:
             if _may_switch_users():
-                yield _bubblewrap(bubblewrap, home, memory_bytes, private_users=True)
-            yield _bubblewrap(bubblewrap, home, memory_bytes, private_users=False)
-        yield _namespaces(home, memory_bytes)
-        yield _plain("filters", home, memory_bytes)
-    yield _plain("limits", home, memory_bytes)
+                yield _bubblewrap(bubblewrap, memory_bytes, private_users=True)
+            yield _bubblewrap(bubblewrap, memory_bytes, private_users=False)
+        yield _namespaces(memory_bytes)
+        yield _plain("filters", memory_bytes)
+    yield _plain("limits", memory_bytes)
 
 
-def _bubblewrap(bubblewrap: str, home: Home, memory_bytes: int, *, private_users: bool) -> Box:
+def _bubblewrap(bubblewrap: str, memory_bytes: int, *, private_users: bool) -> Box:
     quota = "--size" in _help(bubblewrap)
     argv = [bubblewrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     argv += ["--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
@@ -122,18 +97,18 @@ def _bubblewrap(bubblewrap: str, home: Home, memory_bytes: int, *, private_users
         argv.append("--unshare-user")
     for name, value in _environment(SCRATCH).items():
         argv += ["--setenv", name, value]
-    for folder in _parents(home.read_paths):  # else bubblewrap makes them for the one user it starts as
+    for folder in _parents(read_paths()):  # else bubblewrap makes them for the one user it starts as
         argv += ["--dir", folder]
-    for path in home.read_paths:
+    for path in read_paths():
         argv += _show(path)
     argv += ["--perms", "1777", "--size", str(SCRATCH_BYTES)] if quota else []
     argv += ["--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/"]
-    settings = _settings(home, memory_bytes, scratch=SCRATCH, writable=quota, own_tasks=True)
+    settings = _settings(memory_bytes, scratch=SCRATCH, writable=quota, own_tasks=True)
     # Root keeps its exemption from task limits in a user namespace, so threads are bounded by refusing them.
     settings["threads"] = private_users or os.geteuid() != 0
     return Box(
         backend="bubblewrap",
-        argv=(*argv, *home.start),
+        argv=(*argv, *start_command()),
         environment={},
         settings=settings,
         private_users=private_users,
@@ -157,38 +132,38 @@ def _show(path: str) -> list[str]:
     return ["--dev-bind" if path in DEVICES else "--ro-bind", path, path]
 
 
-def _namespaces(home: Home, memory_bytes: int) -> Box:
-    settings = _settings(home, memory_bytes, scratch=SCRATCH, writable=True, own_tasks=True)
-    settings["new_root"] = str(home.path / "root")
+def _namespaces(memory_bytes: int) -> Box:
+    settings = _settings(memory_bytes, scratch=SCRATCH, writable=True, own_tasks=True)
+    settings["new_root"] = NOWHERE
     settings["scratch_options"] = f"size={SCRATCH_BYTES},nr_inodes={SCRATCH_FILES},mode=1777"
     private_users = _may_switch_users()
     settings["threads"] = private_users or os.geteuid() != 0
     return Box(
         backend="namespaces",
-        argv=home.start,
+        argv=start_command(),
         environment=_environment(SCRATCH),
         settings=settings,
         private_users=private_users,
     )
 
 
-def _plain(backend: BackendName, home: Home, memory_bytes: int) -> Box:
+def _plain(backend: BackendName, memory_bytes: int) -> Box:
     """A box of the process's own limits, with or without the kernel's filters. Its scratch cannot be written:
     nothing else bounds how much of the disk would be filled."""
-    private_users = _may_switch_users() and all(_reachable(Path(path)) for path in home.read_paths)
-    scratch = str(home.path / "empty")
-    settings = _settings(home, memory_bytes, scratch=scratch, writable=False, own_tasks=private_users)
+    private_users = _may_switch_users() and all(_reachable(Path(path)) for path in read_paths())
+    scratch = NOWHERE if sys.platform == "linux" else "/"
+    settings = _settings(memory_bytes, scratch=scratch, writable=False, own_tasks=private_users)
     settings |= {"filters": backend == "filters", "threads": private_users or os.geteuid() != 0}
     return Box(
         backend=backend,
-        argv=home.start,
+        argv=start_command(),
         environment=_environment(scratch),
         settings=settings,
         private_users=private_users,
     )
 
 
-def _settings(home: Home, memory_bytes: int, *, scratch: str, writable: bool, own_tasks: bool) -> dict[str, Any]:
+def _settings(memory_bytes: int, *, scratch: str, writable: bool, own_tasks: bool) -> dict[str, Any]:
     return {
         "memory_bytes": memory_bytes,
         "file_bytes": FILE_BYTES if writable else 0,
@@ -196,7 +171,7 @@ def _settings(home: Home, memory_bytes: int, *, scratch: str, writable: bool, ow
         "filters": True,
         "threads": True,
         "scratch": scratch,
-        "read_paths": list(home.read_paths),
+        "read_paths": list(read_paths()),
         "write_paths": ["/dev/null", *([scratch] if writable else [])],
         "new_root": None,
     }

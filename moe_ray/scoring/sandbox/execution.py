@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from moe_ray.scoring.sandbox.boxes import Box
 from moe_ray.scoring.sandbox.guest import wire
+from moe_ray.scoring.sandbox.packing import guest_code
 from moe_ray.scoring.sandbox.program import Outcome, Program, Verdict
 
 START_GRACE_S = 10.0
@@ -30,14 +31,19 @@ def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> Ve
     }
     job = {"code": program.code, "setup": program.setup, "tests": list(program.tests)}
     started = time.monotonic()
-    output = _communicate(box, wire.frames([settings, job]), settings["timeout_s"] + START_GRACE_S)
+    output = _communicate(box, guest_code() + wire.frames([settings, job]), settings["timeout_s"] + START_GRACE_S)
     try:
         outcome, detail, wall_s = wire.decode(output[wire.LENGTH.size :], _no_object)
     except (wire.WireError, ValueError) as error:
         raise BoxError("no verdict") from error
     if outcome not in get_args(Outcome):
         raise BoxError(f"{detail} after {time.monotonic() - started:.1f} s")
-    return Verdict(outcome=outcome, detail=detail, wall_s=wall_s)
+    return Verdict(outcome=outcome, detail=printable(detail), wall_s=wall_s)
+
+
+def printable(text: str) -> str:
+    """Return `text` as one line that any file and any terminal takes: other characters become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _no_object(number: int) -> object:
@@ -65,7 +71,9 @@ def _communicate(box: Box, sent: bytes, timeout_s: float) -> bytes:
         _end(process)
     if not output:
         text = errors.decode(errors="replace").strip()
-        raise BoxError(text[-MAX_STDERR_CHARS:] or f"ended with status {process.returncode} and said nothing")
+        raise BoxError(
+            printable(text[-MAX_STDERR_CHARS:]) or f"ended with status {process.returncode} and said nothing"
+        )
     return output
 
 

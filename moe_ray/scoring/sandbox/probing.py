@@ -6,6 +6,7 @@ trace outside, the trace decides and not the program's word.
 
 import os
 import socket
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -152,10 +153,21 @@ def _blocked(box: Box, probe: Probe, worker: int) -> bool:
 
 
 @contextmanager
+def _folder() -> Iterator[Path]:
+    """Yield a temporary folder that goes even when this process is killed: a shell waits for its end."""
+    with tempfile.TemporaryDirectory(prefix="moe-ray-probe-") as name:
+        command = ["/bin/sh", "-c", 'read -r _; rm -rf -- "$1"', "sh", name]
+        guard = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            yield Path(name)
+        finally:
+            guard.communicate()
+
+
+@contextmanager
 def _targets(memory_bytes: int) -> Iterator[Mapping[str, Probe]]:
     """Yield the probes, with real targets outside: files that all may read and write, two servers."""
-    with tempfile.TemporaryDirectory(prefix="moe-ray-probe-") as name, socket.socket() as server:
-        folder = Path(name)
+    with _folder() as folder, socket.socket() as server:
         folder.chmod(0o755)
         for part in ("readable", "writable"):
             (folder / part).mkdir()

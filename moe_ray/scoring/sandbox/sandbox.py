@@ -1,19 +1,15 @@
 """The sandbox: many programs, each in a box of its own."""
 
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
+from functools import cache
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.errors import SandboxError
-from moe_ray.scoring.sandbox.boxes import Box, Home, candidates
+from moe_ray.scoring.sandbox.boxes import Box, candidates
 from moe_ray.scoring.sandbox.execution import BoxError, run_once
 from moe_ray.scoring.sandbox.probing import PROBE_TIMEOUT_S, probe
 from moe_ray.scoring.sandbox.program import BackendName, Program, Protections, Verdict
@@ -25,12 +21,11 @@ REMEDY = "install bubblewrap, or accept the risk with --allow-weak-sandbox (runt
 class Sandbox:
     """Runs generated programs where they can do no harm, as far as this machine allows; `protections` says how far."""
 
-    def __init__(self, box: Box, protections: Protections, config: SandboxConfig, home: Home) -> None:
+    def __init__(self, box: Box, protections: Protections, config: SandboxConfig) -> None:
         self.protections = protections
         self._box = box
         self._config = config
         self._num_workers = _num_workers(config)
-        self._remove_home = weakref.finalize(self, shutil.rmtree, home.path, ignore_errors=True)
 
     @classmethod
     def open(cls, config: SandboxConfig, *, backend: BackendName | None = None) -> "Sandbox":
@@ -38,14 +33,7 @@ class Sandbox:
 
         Raises `SandboxError` when a protection cannot be had and the config does not allow that.
         """
-        home = Home(path=Path(tempfile.mkdtemp(prefix="moe-ray-sandbox-")))
-        try:
-            home.furnish()
-            box, protections = _strongest(home, config, backend)
-        except BaseException:
-            shutil.rmtree(home.path, ignore_errors=True)
-            raise
-        return cls(box, protections, config, home)
+        return cls(*_strongest(config, backend), config)
 
     def describe(self) -> dict[str, Any]:
         """Return what holds, what does not ("missing"), and the limits, for the manifest."""
@@ -96,17 +84,11 @@ class Sandbox:
             return Verdict(outcome="sandbox_failed", detail=f"a trivial program: {verdict.detail}", wall_s=0.0)
         return Verdict(outcome="error", detail=f"the program broke its box twice: {broken}", wall_s=0.0)
 
-    def close(self) -> None:
-        """Remove the sandbox's temporary directory. Programs end with `run_all`."""
-        self._remove_home()
 
-    def __enter__(self) -> "Sandbox":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+@cache
+def shared_sandbox(config: SandboxConfig) -> Sandbox:
+    """Return this process's sandbox for `config`: what it protects is tried once. Raises what `Sandbox.open` raises."""
+    return Sandbox.open(config)
 
 
 def _num_workers(config: SandboxConfig) -> int:
@@ -115,11 +97,11 @@ def _num_workers(config: SandboxConfig) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _strongest(home: Home, config: SandboxConfig, backend: BackendName | None) -> tuple[Box, Protections]:
+def _strongest(config: SandboxConfig, backend: BackendName | None) -> tuple[Box, Protections]:
     """Return the first box without a gap; else, if allowed, the one with the fewest."""
     usable: list[tuple[Box, Protections]] = []
     reasons: list[str] = []
-    for box in candidates(home, config.memory_mib << 20):
+    for box in candidates(config.memory_mib << 20):
         if backend not in (None, box.backend):
             continue
         try:

@@ -21,13 +21,11 @@ BACKENDS: tuple[BackendName, ...] = ("bubblewrap", "namespaces", "filters", "lim
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     try:
-        opened = Sandbox.open(CONFIG, backend=request.param)
+        return Sandbox.open(CONFIG, backend=request.param)
     except SandboxError as error:
         pytest.skip(str(error))
-    with opened:
-        yield opened
 
 
 @pytest.fixture

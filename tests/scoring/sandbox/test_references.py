@@ -2,7 +2,6 @@
 run by benchmarks/sandbox_references.py."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ ALWAYS = (533, 912, 927)
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox.open(SandboxConfig(allow_weak=True, timeout_s=10)) as opened:
-        yield opened
+def sandbox() -> Sandbox:
+    return Sandbox.open(SandboxConfig(allow_weak=True, timeout_s=10))
 
 
 @pytest.fixture(scope="module")

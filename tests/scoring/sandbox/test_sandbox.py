@@ -1,6 +1,5 @@
 """What an honest program may do, how verdicts are told apart, and what is asked before weak boxes are used."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ from moe_ray.scoring.sandbox.boxes import Box
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox.open(SandboxConfig(timeout_s=4, memory_mib=512, num_workers=2, allow_weak=True)) as opened:
-        yield opened
+def sandbox() -> Sandbox:
+    return Sandbox.open(SandboxConfig(timeout_s=4, memory_mib=512, num_workers=2, allow_weak=True))
 
 
 def run(sandbox: Sandbox, code: str, *tests: str, setup: str = "") -> Verdict:
@@ -203,6 +201,6 @@ def test_a_missing_protection_is_named_with_its_remedy(monkeypatch: pytest.Monke
 
 def test_the_least_weak_box_is_taken_when_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_module, "probe", _weak)
-    with Sandbox.open(SandboxConfig(allow_weak=True)) as weak:
-        assert weak.protections.missing == ("network",)
-        assert weak.describe()["missing"] == ["network"]
+    weak = Sandbox.open(SandboxConfig(allow_weak=True))
+    assert weak.protections.missing == ("network",)
+    assert weak.describe()["missing"] == ["network"]

@@ -7,13 +7,13 @@ import builtins
 import marshal
 import operator
 import sys
-from collections.abc import Callable
 from types import FunctionType, ModuleType
 
 from moe_ray.scoring.sandbox.guest import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 PROGRAM_NAME = "program"

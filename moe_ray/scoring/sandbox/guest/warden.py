@@ -77,17 +77,27 @@ def _fork(body: Any, settings: dict[str, Any]) -> int:
 
 
 def watch(children: Children, settings: dict[str, Any]) -> Verdict:
-    """Wait for the judge's result, the end of the time, or too much output, whichever comes first."""
+    """Wait for the judge's result, the end of the time, or too much output, whichever comes first.
+
+    Raises `BrokenPipeError` when nobody is left to report to.
+    """
     deadline = time.monotonic() + settings["timeout_s"]
     output, result = children.output[0], children.result[0]
-    open_fds, num_output_bytes = [output, result], 0
+    poll = select.poll()
+    poll.register(STDOUT, 0)  # of a pipe without a reader the kernel tells an error, asked or not
+    poll.register(output, select.POLLIN)
+    poll.register(result, select.POLLIN)
+    num_output_bytes = 0
     while True:
-        ready, _, _ = select.select(open_fds, [], [], max(0.0, deadline - time.monotonic()))
+        left_ms = max(0.0, deadline - time.monotonic()) * 1000
+        ready = [fd for fd, _ in poll.poll(left_ms)]
+        if STDOUT in ready:
+            raise BrokenPipeError
         if output in ready:
             chunk = os.read(output, READ_BYTES)
             num_output_bytes += len(chunk)
             if not chunk:
-                open_fds.remove(output)
+                poll.unregister(output)
             if num_output_bytes > settings["output_bytes"]:
                 return "output_limit", f"printed more than {settings['output_bytes']} bytes"
         if result in ready:
@@ -170,8 +180,9 @@ def main() -> NoReturn:
     children = Children(settings)
     try:
         verdict = watch(children, settings)
-    finally:
-        wall_s = time.monotonic() - started
+    except BrokenPipeError:
+        verdict = "host_lost", "the process that asked is gone"
+    wall_s = time.monotonic() - started
     outcome, detail = end(children, settings, verdict)
     wire.send(STDOUT, wire.encode((outcome, detail, wall_s)))
     os._exit(0)

@@ -11,26 +11,23 @@ import marshal
 import os
 import struct
 import sys
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable
 from importlib import import_module
 from types import FunctionType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 LENGTH = struct.Struct("<I")
 FLOAT = struct.Struct("<d")
 MAX_FRAME_BYTES = 32 << 20
 
-SEQUENCES: tuple[tuple[type[Any], bytes], ...] = (
-    (deque, b"q"), (list, b"l"), (tuple, b"t"), (set, b"S"), (frozenset, b"Z"),
-)  # fmt: skip
-MAPPINGS: tuple[tuple[type[Any], bytes], ...] = ((OrderedDict, b"O"), (Counter, b"C"), (dict, b"d"))
-BUILD: dict[bytes, Callable[[Any], Any]] = {
-    tag: kind for kind, tag in (*SEQUENCES, *MAPPINGS)
-}  # fmt: skip
+CONTAINERS: dict[type[Any], bytes] = {list: b"l", tuple: b"t", set: b"S", frozenset: b"Z", dict: b"d"}
+BUILD: dict[bytes, Callable[[Any], Any]] = {tag: kind for kind, tag in CONTAINERS.items()}
+OF_COLLECTIONS = {b"q": "deque", b"O": "OrderedDict", b"C": "Counter"}
+"""Found only where that module, a slow import, is loaded: else nobody can have made one."""
+
 REBUILT: dict[tuple[str, str], Callable[[Any], tuple[Any, ...]]] = {
     ("decimal", "Decimal"): lambda v: (str(v),),
     ("fractions", "Fraction"): lambda v: (v.numerator, v.denominator),
@@ -75,15 +72,26 @@ def _encode(value: Any, out: bytearray, handle: Callable[[object], int]) -> None
     if scalar is not None:
         out += scalar[0] + LENGTH.pack(len(scalar[1])) + scalar[1]
         return
-    for kind, tag in SEQUENCES:
-        if isinstance(value, kind):
-            _encode_items(tag, list(value), out, handle)
-            return
-    for kind, tag in MAPPINGS:
-        if isinstance(value, kind):
-            _encode_items(tag, [part for pair in dict.items(value) for part in pair], out, handle)
-            return
-    _encode_other(value, out, handle)
+    tag = _tag(value)
+    if tag is None:
+        _encode_other(value, out, handle)
+    elif isinstance(value, dict):
+        _encode_items(tag, [part for pair in dict.items(value) for part in pair], out, handle)
+    else:
+        _encode_items(tag, list(value), out, handle)
+
+
+def _tag(value: Any) -> bytes | None:
+    """Return the tag of a container, or None when it is none of those known."""
+    known = CONTAINERS.get(type(value))
+    if known is not None:
+        return known
+    collections = sys.modules.get("collections")
+    if collections is not None:
+        for tag, name in OF_COLLECTIONS.items():
+            if isinstance(value, getattr(collections, name)):
+                return tag
+    return next((tag for kind, tag in CONTAINERS.items() if isinstance(value, kind)), None)
 
 
 def _encode_scalar(value: Any) -> tuple[bytes, bytes] | None:
@@ -169,8 +177,11 @@ def _decode_scalar(tag: bytes, raw: bytes) -> Any:
 
 
 def _build(tag: bytes, items: list[Any]) -> Any:
-    if tag in (b"d", b"O", b"C"):
-        return BUILD[tag](dict(zip(items[::2], items[1::2], strict=True)))
+    if tag in OF_COLLECTIONS:
+        kind = getattr(import_module("collections"), OF_COLLECTIONS[tag])
+        return kind(items if tag == b"q" else _pairs(items))
+    if tag == b"d":
+        return _pairs(items)
     if tag == b"R":
         module, name, parts = items
         if (module, name) not in REBUILT:
@@ -183,6 +194,10 @@ def _build(tag: bytes, items: list[Any]) -> Any:
             raise WireError(f"module {items[0]} is not of the standard library")
         return import_module(items[0])
     return BUILD[tag](items)
+
+
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    return dict(zip(items[::2], items[1::2], strict=True))
 
 
 def send(fd: int, data: bytes) -> None:
