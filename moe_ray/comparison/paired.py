@@ -6,16 +6,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import Column, FloatArray
+from moe_ray.comparison.intervals import NO_INTERVAL, Interval, percentile_interval, shares_difference_interval
+from moe_ray.comparison.posterior import macro_f1_difference_interval
 from moe_ray.comparison.resampling import NUM_PERMUTATIONS, resampled_sums, subset_sums
-from moe_ray.comparison.statistics import (
-    NO_INTERVAL,
-    Interval,
-    count_rows,
-    exact_sums,
-    percentile_interval,
-    value_of_sums,
-    values_of_sums,
-)
+from moe_ray.comparison.statistics import is_plain_binary
+from moe_ray.comparison.sums import count_rows, exact_sums, value_of_sums, values_of_sums
 from moe_ray.scoring.score import Metric
 
 Test = Literal["mcnemar_exact", "paired_permutation"]
@@ -41,8 +36,8 @@ def paired_difference(a: Column, b: Column, metric: Metric, labels: Sequence[str
     """Compare two columns over the same examples.
 
     Right/wrong metrics get McNemar's exact test; others a permutation test, in which each example's two answers change
-    sides with probability 1/2 and the metric is computed anew. The interval is a paired bootstrap's: both systems
-    are resampled together.
+    sides with probability 1/2 and the metric is computed anew. The interval of other means is a paired bootstrap's:
+    both systems are resampled together.
     """
     both = a.scored & b.scored
     num_pairs = int(both.sum())
@@ -51,22 +46,25 @@ def paired_difference(a: Column, b: Column, metric: Metric, labels: Sequence[str
     value_a, value_b = value_of_sums(exact_sums(rows_a), metric), value_of_sums(exact_sums(rows_b), metric)
     if value_a is None or value_b is None:
         return Difference(None, value_a, value_b, NO_INTERVAL, None, None, num_pairs, num_dropped)
-    test: Test = "mcnemar_exact" if _is_binary(metric, a.values[both], b.values[both]) else "paired_permutation"
-    p_value = (
-        mcnemar_p(a.values[both], b.values[both])
-        if test == "mcnemar_exact"
-        else permutation_p(rows_a, rows_b, metric, value_a - value_b)
-    )
-    interval = _difference_interval(rows_a, rows_b, metric)
-    return Difference(value_a - value_b, value_a, value_b, interval, p_value, test, num_pairs, num_dropped)
+    difference = value_a - value_b
+    values = np.concatenate([a.values[both], b.values[both]])
+    if is_plain_binary(metric, values, np.concatenate([rows_a, rows_b])):
+        only_a, only_b = _disagreements(a.values[both], b.values[both])
+        interval, p_value = shares_difference_interval(only_a, only_b, num_pairs), mcnemar_p(only_a, only_b)
+        test: Test = "mcnemar_exact"
+    else:
+        interval = _difference_interval(rows_a, rows_b, difference, metric)
+        p_value, test = permutation_p(rows_a, rows_b, metric, difference), "paired_permutation"
+    return Difference(difference, value_a, value_b, interval, p_value, test, num_pairs, num_dropped)
 
 
-def _is_binary(metric: Metric, *values: FloatArray) -> bool:
-    right_or_wrong = all(np.isin(value, (0.0, 1.0)).all() for value in values)
-    return metric.aggregation == "mean" and metric.binary and right_or_wrong
+def _disagreements(a: FloatArray, b: FloatArray) -> tuple[int, int]:
+    return int((a > b).sum()), int((b > a).sum())
 
 
-def _difference_interval(rows_a: FloatArray, rows_b: FloatArray, metric: Metric) -> Interval:
+def _difference_interval(rows_a: FloatArray, rows_b: FloatArray, difference: float, metric: Metric) -> Interval:
+    if metric.aggregation == "macro_f1":
+        return macro_f1_difference_interval(rows_a, rows_b, difference, metric)
     sums = resampled_sums(np.concatenate([rows_a, rows_b], axis=1))
     half = rows_a.shape[1]
     return percentile_interval(
@@ -74,12 +72,12 @@ def _difference_interval(rows_a: FloatArray, rows_b: FloatArray, metric: Metric)
     )
 
 
-def mcnemar_p(a: FloatArray, b: FloatArray) -> float:
-    """Exact two-sided McNemar test of right/wrong values [n]: only examples on which the systems differ count."""
+def mcnemar_p(num_only_a: int, num_only_b: int) -> float:
+    """Exact two-sided McNemar test: of the pairs that differ, is each system right in as many as the other?"""
     from scipy.stats import binomtest
 
-    only_a, only_b = int((a > b).sum()), int((b > a).sum())
-    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+    num_differ = num_only_a + num_only_b
+    return float(binomtest(num_only_a, num_differ, 0.5).pvalue) if num_differ else 1.0
 
 
 def permutation_p(rows_a: FloatArray, rows_b: FloatArray, metric: Metric, observed: float) -> float:

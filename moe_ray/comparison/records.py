@@ -2,8 +2,8 @@
 
 from typing import Any, Literal
 
+from moe_ray.comparison.intervals import IntervalMethod
 from moe_ray.comparison.paired import Test
-from moe_ray.comparison.statistics import IntervalMethod
 from moe_ray.comparison.systems import SystemKind
 from moe_ray.scoring.score import Aggregation
 from moe_ray.store.records import GivenUp, SessionRecord, StoredRecord

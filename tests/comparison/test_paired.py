@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import false_discovery_control, ttest_rel
 
 from moe_ray.comparison.paired import benjamini_hochberg, paired_difference
-from moe_ray.comparison.statistics import count_rows, exact_sums, value_of_sums
+from moe_ray.comparison.sums import count_rows, exact_sums, value_of_sums
 from tests.comparison.columns import BINARY, MACRO_F1, MEAN, column_of, label_column
 
 LABELS = ("no", "yes")
@@ -23,6 +23,50 @@ def test_mcnemar_is_the_closed_form_over_the_discordant_pairs() -> None:
     assert found.test == "mcnemar_exact"
     assert found.p_value == pytest.approx(expected, abs=1e-12)
     assert found.difference == pytest.approx(7 / 36)
+
+
+def test_the_interval_of_right_and_wrong_is_the_normal_one_with_a_pair_added_to_each_disagreement() -> None:
+    """Bonett and Price (2012): 9 + 1 and 2 + 1 of 36 + 2."""
+    a = [1.0] * 9 + [0.0] * 2 + [1.0] * 20 + [0.0] * 5
+    b = [0.0] * 9 + [1.0] * 2 + [1.0] * 20 + [0.0] * 5
+    low, high, _ = paired_difference(column_of(a), column_of(b), BINARY).interval
+    half = 1.959964 * math.sqrt((13 / 38 - (7 / 38) ** 2) / 38)
+    assert (low, high) == pytest.approx((7 / 38 - half, 7 / 38 + half), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_examples", [1, 8])
+def test_systems_that_never_disagree_still_leave_doubt_about_their_difference(num_examples: int) -> None:
+    right = [1.0] * num_examples
+    column = label_column(["yes"] * num_examples, ["yes"] * num_examples)
+    for found in (
+        paired_difference(column_of(right), column_of(right), BINARY),
+        paired_difference(column, column, MACRO_F1, LABELS),
+    ):
+        low, high, _ = found.interval
+        assert low is not None
+        assert high is not None
+        assert -1 <= low < -0.1
+        assert 0.1 < high <= 1
+
+
+@pytest.mark.parametrize(("skill", "num_examples"), [(0.6, 20), (0.95, 20), (0.8, 100)])
+def test_intervals_of_macro_f1_differences_cover_no_difference(skill: float, num_examples: int) -> None:
+    random = np.random.default_rng(8)
+    num_covered = 0
+    for _ in range(200):
+        golds = random.choice(LABELS, num_examples, p=[0.3, 0.7])
+        answers = [
+            np.where(random.random(num_examples) < skill, golds, random.choice(LABELS, num_examples)) for _ in "ab"
+        ]
+        a, b = (label_column(golds.tolist(), labels.tolist()) for labels in answers)
+        low, high, _ = paired_difference(a, b, MACRO_F1, LABELS).interval
+        num_covered += low is not None and high is not None and low <= 0 <= high
+    assert num_covered >= 200 * 0.915
+
+
+def test_right_and_wrong_with_unequal_weights_is_left_to_permutations() -> None:
+    a, b = column_of([0.0, 1.0, 1.0], weights=[1.0, 2.0, 3.0]), column_of([1.0, 0.0, 0.0], weights=[1.0, 2.0, 3.0])
+    assert paired_difference(a, b, BINARY).test == "paired_permutation"
 
 
 def test_the_permutation_p_is_that_of_all_sign_flips() -> None:

@@ -1,0 +1,133 @@
+"""95 % intervals from counts and from bootstrap replicates. docs/statistics.md shows how often they cover the truth."""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from moe_ray.comparison.columns import FloatArray
+
+IntervalMethod = Literal["wilson", "bootstrap", "dirichlet"]
+
+CONFIDENCE = 0.95
+Z_95 = 1.959963984540054
+ROUNDING = 1e-12
+
+
+class Interval(NamedTuple):
+    """Bounds of a 95 % interval; both None, with the method, where the examples cannot give one."""
+
+    low: float | None
+    high: float | None
+    method: IntervalMethod | None
+
+
+NO_INTERVAL = Interval(None, None, None)
+
+
+def wilson_interval(num_right: int, num_scored: int) -> Interval:
+    """Wilson's score interval for a proportion, mended near 0 and 1; `num_scored` is at least 1.
+
+    Where one, two or three are right (or wrong), Wilson's bound towards 0 (or 1) is too near: the interval of 1 in 10
+    misses a truth of 0.01. There it is the bound of a Poisson count, if that is farther (Brown, Cai and
+    DasGupta 2001, "modified Wilson").
+    """
+    share = num_right / num_scored
+    spread = Z_95**2 / num_scored
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / num_scored + spread / (4 * num_scored))
+    low = min(centre - half, _least_share(num_right, num_scored))
+    high = max(centre + half, 1 - _least_share(num_scored - num_right, num_scored))
+    return Interval(max(0.0, low), min(1.0, high), "wilson")
+
+
+def _least_share(count: int, num_scored: int) -> float:
+    """The lower bound that a count near 0 gives to its share; 1, thus no bound, for a larger count."""
+    from scipy.special import gammaincinv
+
+    if count == 0:
+        return 0.0
+    if count > (2 if num_scored <= 50 else 3):
+        return 1.0
+    return float(gammaincinv(count, 1 - CONFIDENCE)) / num_scored
+
+
+def shares_difference_interval(num_only_a: int, num_only_b: int, num_pairs: int) -> Interval:
+    """Difference of two paired proportions, of which `num_only_a` and `num_only_b` pairs are right in one alone.
+
+    The normal approximation, after one pair was added to each kind of disagreement (Bonett and Price 2012). So pairs
+    that all agree still leave doubt.
+    """
+    only_a, only_b = (num_only_a + 1) / (num_pairs + 2), (num_only_b + 1) / (num_pairs + 2)
+    centre = only_a - only_b
+    half = Z_95 * math.sqrt((only_a + only_b - centre**2) / (num_pairs + 2))
+    return Interval(max(-1.0, centre - half), min(1.0, centre + half), "wilson")
+
+
+def percentile_interval(replicates: FloatArray, num_examples: int) -> Interval:
+    """The percentile bootstrap's interval, its percentiles moved outwards for few examples.
+
+    With n examples the bootstrap's spread is too small by sqrt((n-1)/n), and a normal quantile stands where
+    Student's belongs; the percentiles are those that make up for both (Hesterberg 2015, "expanded percentile"). One
+    example, or examples that are all equal, say nothing about their spread: then there is no interval, instead
+    of one of no width.
+    """
+    from scipy.special import ndtr
+
+    if num_examples < 2 or not _vary(replicates):
+        return NO_INTERVAL
+    tail = float(ndtr(-_expanded_z(num_examples)))
+    return _between(replicates, tail, 1 - tail)
+
+
+def corrected_interval(replicates: FloatArray, value: float, without_one: FloatArray) -> Interval:
+    """As `percentile_interval`, corrected for bias and skewness (Efron 1987, "BCa").
+
+    `without_one` [n] holds the value without each of the n examples: its skewness says how the spread changes with
+    the truth. For values of which most are 0, or 1.
+    """
+    from scipy.special import ndtr, ndtri
+
+    num_examples = len(without_one)
+    if num_examples < 2 or not _vary(replicates):
+        return NO_INTERVAL
+    bias = float(ndtri(_share_below(replicates, value)))
+    skew = _acceleration(without_one)
+    z = _expanded_z(num_examples)
+    shifted = (bias - z, bias + z)
+    low, high = (float(ndtr(bias + each / max(1 - skew * each, ROUNDING))) for each in shifted)
+    return _between(replicates, low, high)
+
+
+def _vary(replicates: FloatArray) -> bool:
+    finite = replicates[~np.isnan(replicates)]
+    return len(finite) > 0 and float(np.ptp(finite)) > ROUNDING * float(np.abs(finite).max())
+
+
+def _expanded_z(num_examples: int) -> float:
+    from scipy.special import stdtrit
+
+    return math.sqrt(num_examples / (num_examples - 1)) * float(stdtrit(num_examples - 1, (1 + CONFIDENCE) / 2))
+
+
+def _between(replicates: FloatArray, low: float, high: float) -> Interval:
+    bounds = np.quantile(replicates[~np.isnan(replicates)], [low, high])
+    return Interval(float(bounds[0]), float(bounds[1]), "bootstrap")
+
+
+def _share_below(replicates: FloatArray, value: float) -> float:
+    """Share of replicates below `value`, half of those equal to it included; never 0 or 1."""
+    finite = replicates[~np.isnan(replicates)]
+    equal = np.abs(finite - value) <= ROUNDING * np.abs(finite).max()
+    num_below = float((finite[~equal] < value).sum()) + float(equal.sum()) / 2
+    return (num_below + 0.5) / (len(finite) + 1)
+
+
+def _acceleration(without_one: FloatArray) -> float:
+    """A sixth of the skewness of the examples' influence, over the square root of their number."""
+    influence = np.nanmean(without_one) - without_one[~np.isnan(without_one)]
+    largest = float(np.abs(influence).max())
+    if largest == 0:
+        return 0.0
+    scaled = influence / largest  # so that cubes of tiny values do not vanish
+    return float((scaled**3).sum() / (6 * (scaled**2).sum() ** 1.5))
