@@ -8,7 +8,7 @@ MoeRayError
 │   ├── RunDirectoryError  a run directory: unwritable, half-written, of another experiment
 │   ├── CapacityError      the work can never be placed on the hardware there is
 │   └── SandboxError       generated code cannot be run safely here
-├── EngineLostError        a loaded model cannot answer any more (its server ended, its endpoint is silent); the work goes on
+├── EngineLostError        a loaded model cannot answer any more (a server ended, an endpoint is silent)
 └── RunFailedError         the run ended without all that was asked; what was computed is kept; exits with 1
 """
 

@@ -1,4 +1,4 @@
-"""Local paths of an experiment, made absolute so that it means the same in every folder."""
+"""Local paths of an experiment, made absolute so that it means the same in every folder; and the cache's."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -17,6 +17,12 @@ from moe_ray.config.tree import KeyPath
 
 BaseOf = Callable[[KeyPath], Path]
 SectionT = TypeVar("SectionT", bound=Section)
+
+
+def cache_directory() -> Path:
+    """The folder for what moe_ray can make again: $MOE_RAY_CACHE, else ~/.cache/moe_ray."""
+    configured = os.environ.get("MOE_RAY_CACHE")
+    return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "moe_ray"
 
 
 def resolve_paths(config: ExperimentConfig, base_dir: Path) -> ExperimentConfig:

@@ -9,6 +9,7 @@ from string import Template
 
 import yaml
 
+from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.loading import make_task
 from moe_ray.domains.sources import read_file
@@ -24,7 +25,6 @@ from moe_ray.microworld.spec import (
 )
 from moe_ray.microworld.tokenizer import build_tokenizer
 from moe_ray.microworld.worlds import SYNTHETIC, WorldSize
-from moe_ray.planning.hashes import cache_directory
 
 logger = logging.getLogger(__name__)
 

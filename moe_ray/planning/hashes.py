@@ -1,17 +1,11 @@
 """SHA-256 of large files, computed once: a file of the same path, size and modification time is not read again."""
 
 import json
-import os
 from pathlib import Path
 
 from moe_ray.atomic import write_text_atomically
+from moe_ray.config.paths import cache_directory
 from moe_ray.fingerprint import file_sha256
-
-
-def cache_directory() -> Path:
-    """The folder for what moe_ray can make again: $MOE_RAY_CACHE, else ~/.cache/moe_ray."""
-    configured = os.environ.get("MOE_RAY_CACHE")
-    return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "moe_ray"
 
 
 class FileHashes:
