@@ -97,6 +97,7 @@ class EngineMemory:
     """Memory of this engine, in bytes; None where the device cannot say, or where the model is somebody else's.
 
     `process_ids` are the processes beside this one that hold the model: their memory is counted with this one's.
+    `batching` says how rows share the device, where the engine chooses.
     """
 
     device: str
@@ -104,6 +105,7 @@ class EngineMemory:
     peak_torch_bytes: int | None
     reserved_torch_bytes: int | None
     process_ids: tuple[int, ...] = ()
+    batching: str | None = None
 
 
 class Engine(Protocol):

@@ -73,7 +73,7 @@ class ReplicaHandle:
 
     def note_usage(self, usage: Usage) -> None:
         record = self.telemetry
-        record.device, record.weights_bytes = usage.device, usage.weights_bytes
+        record.device, record.weights_bytes, record.batching = usage.device, usage.weights_bytes, usage.batching
         record.peak_resident_bytes = _larger(record.peak_resident_bytes, usage.peak_resident_bytes)
         record.peak_torch_bytes = _larger(record.peak_torch_bytes, usage.peak_torch_bytes)
         record.peak_gpu_process_bytes = _larger(record.peak_gpu_process_bytes, usage.gpu_process_bytes)

@@ -57,6 +57,7 @@ class Usage:
     gpu_process_bytes: int | None
     gpu_device_bytes: int | None
     energy_j: float | None
+    batching: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +250,7 @@ class Replica:
         return Usage(
             device=memory.device,
             weights_bytes=memory.weights_bytes,
+            batching=memory.batching,
             peak_resident_bytes=sum(map(processes.peak_resident_bytes, pids)),
             peak_torch_bytes=memory.peak_torch_bytes,
             gpu_process_bytes=gpus.process_bytes(pids, self._uuids) if self._uuids else None,

@@ -34,6 +34,7 @@ class ReplicaTelemetry(StoredRecord):
     node: str
     pid: int
     device: str
+    batching: str | None = None
     gpu_ids: list[str] = Field(default_factory=list)
     gpu_uuids: list[str] = Field(default_factory=list)
     cuda_visible_devices: str | None = None
