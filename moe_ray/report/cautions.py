@@ -11,6 +11,8 @@ from moe_ray.report.format import count, plural
 
 Place = tuple[str, str]  # model, domain
 Level = Literal["warning", "note"]
+SYNTHETIC = "Synthetic data"
+MAX_PLACES = 12
 DIGITS = re.compile(r"\d+")
 
 
@@ -45,9 +47,13 @@ def cautions(summary: Summary) -> list[Caution]:
 
 
 def _synthetic(summary: Summary) -> Iterator[Caution]:
-    notes = [text for _, text in _all_notes(summary) if "synthetic" in text.lower()]
+    notes = [
+        f"{text.rstrip('.')} ({owners})." if owners else text
+        for owners, text in _all_notes(summary)
+        if "synthetic" in text.lower()
+    ]
     if notes:
-        yield Caution(level="warning", title="Synthetic data", text=" ".join(dict.fromkeys(notes)))
+        yield Caution(level="warning", title=SYNTHETIC, text=" ".join(dict.fromkeys(notes)))
 
 
 def _incomplete(summary: Summary) -> Iterator[Caution]:
@@ -110,11 +116,16 @@ def _truncated(summary: Summary) -> Iterator[Caution]:
 
 
 def _tally(counts: Mapping[Place, int]) -> str:
-    """ "medic: legal 3, code 1; coder: legal 2"."""
-    models: dict[str, list[str]] = defaultdict(list)
+    """ "medic: legal 3, code 1; coder: legal 2"; of many places, the models' sums: "medic 4, coder 2"."""
+    models: dict[str, dict[str, int]] = defaultdict(dict)
     for (model, domain), num in counts.items():
-        models[model].append(f"{domain} {count(num)}")
-    return "; ".join(f"{model}: {', '.join(places)}" for model, places in models.items())
+        models[model][domain] = num
+    if len(counts) > MAX_PLACES:
+        return ", ".join(f"{model} {count(sum(places.values()))}" for model, places in models.items())
+    return "; ".join(
+        f"{model}: {', '.join(f'{domain} {count(num)}' for domain, num in places.items())}"
+        for model, places in models.items()
+    )
 
 
 def _sandbox(summary: Summary) -> Iterator[Caution]:

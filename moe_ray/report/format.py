@@ -1,7 +1,10 @@
 """How numbers are written for people. The same in the terminal and in the report."""
 
+import math
+import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -16,6 +19,21 @@ TITLES = {
     "resident": "resident set",
 }
 BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+MAX_DECIMALS = 6
+
+
+class Unit(NamedTuple):
+    """A unit of `size` base units, for columns whose largest value is `at_least` that many base units."""
+
+    name: str
+    size: float
+    at_least: float
+
+
+SECONDS = (Unit("µs", 1e-6, 0), Unit("ms", 1e-3, 1e-3), Unit("s", 1, 1), Unit("min", 60, 600))
+BYTES = tuple(Unit(name, 1024**at, 1000 * 1024 ** (at - 1) if at else 0) for at, name in enumerate(BYTE_UNITS))
+BYTE_SECONDS = tuple(unit._replace(name=f"{unit.name}·s") for unit in BYTES)
+JOULES = (Unit("J", 1, 0), Unit("kJ", 1e3, 1e3), Unit("MJ", 1e6, 1e6))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -87,6 +105,31 @@ def significant(value: float | None) -> str:
     if value == 0:
         return "0"
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}".rstrip(".")
+
+
+def in_one_unit(values: Sequence[float | None], units: Sequence[Unit]) -> tuple[str, list[str]]:
+    """A column's unit and its numbers in it, all with the same decimals, so that they can be compared by eye.
+
+    The median keeps three significant digits; what is above zero keeps one at least.
+    """
+    positive = [value for value in values if value]
+    unit = [unit for unit in units if unit.at_least <= max(positive, default=0)][-1]
+    scaled = [None if value is None else value / unit.size for value in values]
+    wanted = 0
+    if positive:
+        middle, least = statistics.median(positive) / unit.size, min(positive) / unit.size
+        wanted = max(2 - math.floor(math.log10(middle)), -math.floor(math.log10(least)))
+    return unit.name, [number(value, min(max(wanted, 0), MAX_DECIMALS)) for value in scaled]
+
+
+def times(ratio: float | None) -> str:
+    """A ratio: 1.10 and the sign of multiplication."""
+    return NONE if ratio is None else f"{share(ratio)}{NO_BREAK}\N{MULTIPLICATION SIGN}"
+
+
+def share(ratio: float) -> str:
+    """A ratio with two decimals, or three digits of a large one."""
+    return number(ratio, 2) if abs(ratio) < 10 else significant(ratio)
 
 
 def moment(unix_s: float) -> str:

@@ -9,54 +9,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from moe_ray.comparison.records import (
-    ExampleCost,
-    LatencyDistribution,
-    MetricValue,
-    ModelResources,
-    PairedComparison,
-    Summary,
-)
+from moe_ray.comparison.records import MetricValue, PairedComparison, Summary
 from moe_ray.domains.example import Message
 from moe_ray.report import format as text
 from moe_ray.report.browser import encoded
-from moe_ray.report.cautions import cautions
+from moe_ray.report.cautions import SYNTHETIC, cautions
+from moe_ray.report.measures import cost_table, latency_table, memory_table
 from moe_ray.report.plots import cost_plot, quality_plot
 from moe_ray.report.resource_plots import resource_plots
 from moe_ray.report.verdict import headline
-from moe_ray.report.views import DomainView, MetricView, SystemRow, domain_views, winner_of
+from moe_ray.report.views import MetricView, SystemRow, domain_views, winner_of
 from moe_ray.store.records import Manifest
 
 TEST_NAMES = {"mcnemar_exact": "McNemar, exact", "paired_permutation": "paired permutation", None: text.NONE}
 MAX_COLUMNS = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostRow:
-    """What a system costs on a domain, beside what it is worth there."""
-
-    label: str
-    value: MetricValue
-    cost: ExampleCost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostGroup:
-    """The costs on one domain."""
-
-    domain: str
-    metric: str
-    rows: tuple[CostRow, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRow:
-    """A model's resources, its latencies at hand by name."""
-
-    name: str
-    model: ModelResources
-    whole: LatencyDistribution | None
-    first: LatencyDistribution | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +63,8 @@ def _summary_parts(summary: Summary) -> dict[str, Any]:
     return {
         "run": summary.run,
         "headline": headline(summary),
-        "warnings": [caution for caution in found if caution.level == "warning"],
+        "synthetic": [caution for caution in found if caution.title == SYNTHETIC],
+        "warnings": [caution for caution in found if caution.level == "warning" and caution.title != SYNTHETIC],
         "notes": [caution for caution in found if caution.level == "note"],
         "domains": views,
         "systems": summary.systems,
@@ -107,26 +74,10 @@ def _summary_parts(summary: Summary) -> dict[str, Any]:
         "comparisons": {view.name: [item for metric in view.metrics for item in metric.comparisons] for view in views},
         "quality_plots": {view.name: [quality_plot(view, metric) for metric in view.metrics] for view in views},
         "cost_plots": [plot for view in views if (plot := cost_plot(summary, view)) is not None],
-        "cost_groups": [_cost_group(summary, view) for view in views],
+        "cost_table": cost_table(summary, views),
         "resource_plots": list(resource_plots(summary)),
-        "model_rows": [_model_row(name, model) for name, model in summary.models.items()],
+        "model_tables": [latency_table(summary.models), memory_table(summary.models)],
     }
-
-
-def _cost_group(summary: Summary, view: DomainView) -> CostGroup:
-    metric = view.metrics[0]
-    rows = (
-        CostRow(label=row.label, value=value, cost=cost)
-        for row, value in metric.values
-        if (cost := summary.cost(row.system, view.name)) is not None
-    )
-    return CostGroup(domain=view.name, metric=metric.title, rows=tuple(rows))
-
-
-def _model_row(name: str, model: ModelResources) -> ModelRow:
-    latency = {item.quantity: item for item in model.latency}
-    whole, first = latency.get("total_s"), latency.get("time_to_first_token_s")
-    return ModelRow(name=name, model=model, whole=whole, first=first)
 
 
 def prompt_views(manifest: Manifest) -> Iterator[PromptView]:
@@ -145,14 +96,13 @@ def prompt_views(manifest: Manifest) -> Iterator[PromptView]:
 
 def _filters() -> dict[str, Callable[..., Any]]:
     """Formatting, under the names that the template uses."""
-    plain = ("number", "signed", "probability", "seconds", "size", "significant", "joules", "count", "moment", "words")
+    plain = ("number", "signed", "probability", "seconds", "count", "moment", "words", "plural")
     return {name: getattr(text, name) for name in plain} | {
         "bounds": _bounds,
         "parts": lambda metrics: list(_parts(metrics)),
         "command": _command,
         "winner": winner_of,
         "test_name": TEST_NAMES.__getitem__,
-        "byte_seconds": _byte_seconds,
         "value_of": _value_of,
         "no_break_hyphens": lambda sentence: sentence.replace("-", "\N{NON-BREAKING HYPHEN}"),
     }
@@ -173,10 +123,6 @@ def _command(command: Sequence[str]) -> str:
     """A command line as one would type it: the program without its place on that machine."""
     program = Path(command[0]).name if command else ""
     return shlex.join(["moe-ray" if program == "__main__.py" else program, *command[1:]])
-
-
-def _byte_seconds(value: float | None) -> str:
-    return text.NONE if value is None else f"{text.size(value)}\N{MIDDLE DOT}s"
 
 
 def _value_of(metric: MetricView, row: SystemRow) -> MetricValue:

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 PANEL_WIDTH_PX = 350
 ROW_PX = 26
+LONG_ROW_PX = 38
 FRAME_PX = 56
 LABEL_CHARS = 18
+MAX_CHARS = 46
 MAX_TICK_STEPS = 6
 PX_PER_INCH = 72
+LEGEND_FONT_SIZE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +42,9 @@ class Row(NamedTuple):
 
 
 def short(label: str) -> str:
-    """A label that leaves room for the plot: its beginning and its end. Tables hold the whole name."""
-    if len(label) <= LABEL_CHARS:
-        return label
-    half = LABEL_CHARS // 2
-    return f"{label[: half - 1]}…{label[-half:]}"
+    """A label that fits the panel's width: its beginning and its end. Tables hold the whole name."""
+    half = MAX_CHARS // 2
+    return label if len(label) <= MAX_CHARS else f"{label[: half - 1]}…{label[-half:]}"
 
 
 def panel(height_px: float) -> tuple["Figure", "Axes"]:
@@ -59,17 +60,29 @@ def panel(height_px: float) -> tuple["Figure", "Axes"]:
 
 
 def rows_panel(rows: Sequence[Row], draw: Callable[["Axes", Sequence[Row]], None], *, name: str, text: str) -> str:
-    """One line for each row, its label at the left; `draw` fills it. Returns the SVG element."""
+    """One line for each row, its label at the left, or above where one is long; `draw` fills it. Returns the SVG."""
     import matplotlib as mpl
 
+    is_long = any(len(row.label) > LABEL_CHARS for row in rows)
     with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
-        figure, axes = panel(FRAME_PX + ROW_PX * len(rows))
-        axes.set_yticks(range(len(rows)), [short(row.label) for row in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
+        figure, axes = panel(FRAME_PX + (LONG_ROW_PX if is_long else ROW_PX) * len(rows))
+        axes.set_yticks(range(len(rows)), [] if is_long else [row.label for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.85 if is_long else -0.6)
+        if is_long:
+            _labels_above(axes, rows)
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)
         draw(axes, rows)
         return svg_text(figure, name=name, description=text)
+
+
+def _labels_above(axes: "Axes", rows: Sequence[Row]) -> None:
+    """Whole names over their marks, on paper of their own, so that no line of the grid strikes them out."""
+    paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.0}
+    across = axes.get_yaxis_transform()
+    for at, row in enumerate(rows):
+        name, place = short(row.label), at - 0.46
+        axes.text(0.0, place, name, fontsize=LEGEND_FONT_SIZE, transform=across, va="center", bbox=paper)
 
 
 def few_ticks(axis: "Axis") -> None:
@@ -94,5 +107,10 @@ def draw_marks(axes: "Axes", rows: Sequence[Row]) -> None:
 def legend_above(axes: "Axes", *, num_columns: int) -> None:
     """Names beside their marks, outside of the axes."""
     axes.figure.legend(
-        loc="outside upper left", ncols=num_columns, frameon=False, fontsize=9.5, handletextpad=0.1, columnspacing=1
+        loc="outside upper left",
+        ncols=num_columns,
+        frameon=False,
+        fontsize=LEGEND_FONT_SIZE,
+        handletextpad=0.1,
+        columnspacing=1,
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COST_PX = 240
 LEGEND_ROW_PX = 17
-MAX_CHARS_OF_THREE = 12
+MAX_CHARS_BY_COLUMNS = {3: 12, 2: 22}
 
 
 class Point(NamedTuple):
@@ -29,9 +29,8 @@ class Point(NamedTuple):
 def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     """A mark with its 95 % interval for each system."""
     rows = [Row(row.system, value.value, value.low, value.high, row.series) for row, value in metric.values]
-    counts = sorted({value.n for _, value in metric.values})
-    num = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    caption = f"{metric.title} on {view.name}, {metric.better}; bars are 95{NO_BREAK}% intervals, {num} examples."
+    counts = _counts([value.n for _, value in metric.values])
+    caption = f"{metric.title} on {view.name}, {metric.better}; bars are 95{NO_BREAK}% intervals, {counts} examples."
     described = "; ".join(f"{row.label} {number(row.value)} {interval(row.low, row.high)}" for row in rows)
 
     def draw(axes: "Axes", rows: Sequence[Row]) -> None:
@@ -44,6 +43,12 @@ def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     return Plot(
         title=metric.title, caption=caption, svg=rows_panel(rows, draw, name=name, text=f"{caption} {described}")
     )
+
+
+def _counts(counts: Sequence[int]) -> str:
+    """ "n = 50", "n = 49 to 50"."""
+    ends = dict.fromkeys(str(end) for end in (min(counts), max(counts)))
+    return f"n{NO_BREAK}={NO_BREAK}{' to '.join(ends)}"
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
@@ -69,10 +74,12 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
         return None
     described = "; ".join(f"{row.label} {seconds(busy_s)}, {number(quality)}" for row, quality, busy_s in points)
     against = f"{metric.title} ({metric.better}) against busy seconds of one slot for each example"
-    caption = f"{against}; bars are 95{NO_BREAK}% intervals."
+    counts = _counts([value.n for _, value in metric.values])
+    caption = f"{against}; bars are 95{NO_BREAK}% intervals, {counts} examples."
     import matplotlib as mpl
 
-    num_columns = 3 if max(len(point.row.label) for point in points) <= MAX_CHARS_OF_THREE else 2
+    longest = max(len(point.row.label) for point in points)
+    num_columns = next((num for num, most in MAX_CHARS_BY_COLUMNS.items() if longest <= most), 1)
     with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
         figure, axes = panel(COST_PX + LEGEND_ROW_PX * math.ceil(len(points) / num_columns))
         axes.grid(axis="y", color=RULE, linewidth=0.8)

@@ -84,7 +84,8 @@ def _seconds_axis(axes: "Axes") -> None:
 
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    steps = (1.0, 2.0, 5.0) if math.log10(high / low) < 2.2 else (1.0,)
+    decades = math.log10(high / low)
+    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if decades < 0.9 else (1.0, 2.0, 5.0) if decades < 2.2 else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_seconds(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 INK, MUTED, RULE, PAPER = "#010203", "#020304", "#030405", "#040506"
 SERIES = tuple(f"#0a0b{index:02x}" for index in range(8))
 MARKERS = ("s", "o", "D", "^", "v", "P", "X", "h")
+NUM_OTHERS = len(SERIES) - 1
 
 CSS_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
@@ -34,13 +35,14 @@ RC_PARAMS = {
 
 
 def theme_colour(index: int) -> str:
-    """A stand-in colour for series `index`; the page's style sheet says which it is."""
-    return SERIES[index % len(SERIES)]
+    """A stand-in colour for series `index`; the page's style sheet says which it is. Series 0 shares its with none."""
+    return SERIES[1 + (index - 1) % NUM_OTHERS if index else 0]
 
 
 def marker(index: int) -> str:
-    """A shape for series `index`, so that colour alone never tells systems apart."""
-    return MARKERS[(index + index // len(SERIES)) % len(MARKERS)]
+    """A shape for series `index`, so that colour alone never tells systems apart: the first 50 pairs differ."""
+    turn, place = divmod(index - 1, NUM_OTHERS)
+    return MARKERS[1 + (place + turn) % NUM_OTHERS if index else 0]
 
 
 def svg_text(figure: "Figure", *, name: str, description: str) -> str:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from moe_ray.comparison.records import PairedComparison, Summary
 from moe_ray.comparison.systems import BASELINE, EXPERTS
-from moe_ray.report.format import NO_BREAK, interval, listed, number, p_phrase, plural, signed, words
+from moe_ray.report.effect import Effect, effects
+from moe_ray.report.format import NO_BREAK, interval, listed, number, p_phrase, plural, words
+from moe_ray.report.price import Price, price_line, price_of, price_sentence
 from moe_ray.report.views import DomainView, MetricView, domain_views
 
 
@@ -13,29 +15,43 @@ from moe_ray.report.views import DomainView, MetricView, domain_views
 class DomainVerdict:
     """One domain's sentence, by its first metric. `winner` is a system, or None when no difference was shown or tested.
 
-    `others` says what the other metrics show where that is something else, and `figures` how sure the sentence is.
+    `expert` is the model that answers for the experts. `others` says what the other metrics show where that is
+    something else, `figures` how sure the sentence is, and `cost` what an example costs on both sides.
     """
 
     domain: str
+    expert: str | None
     metric: str
     winner: str | None
     sentence: str
     others: str
     figures: str
+    cost: str
+    effect: Effect | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """The one sentence, and one for each domain."""
+    """The one sentence, what that costs (empty where it was not measured), and a verdict for each domain."""
 
     sentence: str
+    cost: str
     domains: tuple[DomainVerdict, ...]
 
 
 def headline(summary: Summary, system: str = EXPERTS) -> Headline:
     """Conclude from each domain's first metric, and name it."""
-    verdicts = tuple(_domain_verdict(view, system) for view in domain_views(summary))
-    return Headline(sentence=_lead(verdicts, system), domains=verdicts)
+    views = domain_views(summary)
+    compared = [(view, _tested(view.metrics[0], system)) for view in views]
+    drawn = iter(effects([(comparison, view.metrics[0]) for view, comparison in compared if comparison is not None]))
+    verdicts = tuple(
+        _domain_verdict(view, system, comparison, next(drawn), price_of(summary, system, view.name))
+        if comparison is not None
+        else _no_verdict(view)
+        for view, comparison in compared
+    )
+    prices = [price for view, found in compared if found and (price := price_of(summary, system, view.name))]
+    return Headline(sentence=_lead(verdicts, system), cost=price_sentence(prices, system), domains=verdicts)
 
 
 def _lead(verdicts: tuple[DomainVerdict, ...], system: str) -> str:
@@ -78,23 +94,41 @@ def _mixed(tested: Sequence[DomainVerdict], system: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _domain_verdict(view: DomainView, system: str) -> DomainVerdict:
+def _no_verdict(view: DomainView) -> DomainVerdict:
+    return DomainVerdict(
+        domain=view.name,
+        expert=view.expert,
+        metric=view.metrics[0].title,
+        winner=None,
+        sentence="There was nothing to compare.",
+        others="",
+        figures="",
+        cost="",
+        effect=None,
+    )
+
+
+def _domain_verdict(
+    view: DomainView, system: str, comparison: PairedComparison, effect: Effect | None, price: Price | None
+) -> DomainVerdict:
     metric, *others = view.metrics
-    comparison = _comparison(metric, system)
-    if comparison is None or comparison.verdict == "not_tested":
-        sentence = "There was nothing to compare."
-        return DomainVerdict(
-            domain=view.name, metric=metric.title, winner=None, sentence=sentence, others="", figures=""
-        )
     winner = _winner(comparison)
     return DomainVerdict(
         domain=view.name,
+        expert=view.expert,
         metric=metric.title,
         winner=winner,
         sentence=_sentence(comparison, metric, winner),
         others=_others(others, system, winner),
         figures=_figures(comparison),
+        cost=price_line(price, system) if price else "",
+        effect=effect,
     )
+
+
+def _tested(metric: MetricView, system: str) -> PairedComparison | None:
+    found = _comparison(metric, system)
+    return found if found is not None and found.verdict != "not_tested" else None
 
 
 def _comparison(metric: MetricView, system: str) -> PairedComparison | None:
@@ -130,8 +164,9 @@ def _others(metrics: Sequence[MetricView], system: str, winner: str | None) -> s
 
 
 def _figures(comparison: PairedComparison) -> str:
-    pairs = f"{p_phrase(comparison.p_adjusted)}, {plural(comparison.n_pairs, 'paired example')}"
+    counts = f"n = {plural(comparison.n_pairs, 'pair')}".replace(" ", NO_BREAK)
+    pairs = f"{p_phrase(comparison.p_adjusted)}, {counts}"
     bounds = f"95{NO_BREAK}% interval {interval(comparison.low, comparison.high)}"
     if comparison.low is None:
         bounds = "no example differs" if comparison.difference == 0 else "no interval"
-    return f"difference {signed(comparison.difference)}, {bounds}, {pairs}"
+    return f"{bounds}, {pairs}"

@@ -33,9 +33,14 @@ class MetricView:
     title: str
     definition: str
     unit: str
-    better: str
+    higher_is_better: bool
     values: tuple[tuple[SystemRow, MetricValue], ...]
     comparisons: tuple[PairedComparison, ...]
+
+    @property
+    def better(self) -> str:
+        """Which way is better, in words."""
+        return "higher is better" if self.higher_is_better else "lower is better"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +97,7 @@ def _metric(summary: Summary, domain: str, name: str, rows: tuple[SystemRow, ...
         title=words(name),
         definition=info.definition,
         unit=info.unit,
-        better="higher is better" if info.higher_is_better else "lower is better",
+        higher_is_better=info.higher_is_better,
         values=tuple((row, value) for row, value in values if value is not None),
         comparisons=tuple(item for item in summary.comparisons if (item.domain, item.metric) == (domain, name)),
     )

@@ -153,7 +153,7 @@ def test_the_marks_of_one_name_have_one_colour_in_every_plot(reported: Reported)
 
 
 def metric_view(name: str) -> MetricView:
-    return MetricView(name=name, title=name, definition="", unit="", better="", values=(), comparisons=())
+    return MetricView(name=name, title=name, definition="", unit="", higher_is_better=True, values=(), comparisons=())
 
 
 @pytest.mark.parametrize("num", [1, 7, 8, 9, 17])
@@ -187,7 +187,7 @@ def test_colours_follow_the_theme(reported: Reported) -> None:
 
 def test_the_headline_and_the_warnings_come_before_any_number(reported: Reported) -> None:
     text = reported.page
-    assert text.index("<h1>The experts beat the baseline") < text.index("Synthetic data") < text.index('id="quality"')
+    assert text.index("Synthetic data") < text.index("<h1>The experts beat the baseline") < text.index('id="quality"')
     for caution in (
         "Incomplete run",
         "Given up",

@@ -133,7 +133,7 @@ def test_a_headline_metric_that_shows_nothing_does_not_hide_the_others(reported:
 def test_where_no_example_differs_the_figures_say_so_and_give_no_interval(reported: Reported) -> None:
     code = next(v for v in headline(with_verdicts(reported.summary, "code")).domains if v.domain == "code")
     figures = code.figures.replace("\N{NO-BREAK SPACE}", " ")
-    assert figures == "difference +0.000, no example differs, p = 1.000, 19 paired examples"
+    assert figures == "no example differs, p = 1.000, n = 19 pairs"
 
 
 def test_models_that_a_policy_already_shows_are_not_listed_again(reported: Reported) -> None:

@@ -1,0 +1,185 @@
+"""Tables of what was measured: each column in one unit, so that its numbers line up."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from moe_ray.comparison.records import MetricValue, ModelResources, Spread, Summary
+from moe_ray.report import format as text
+from moe_ray.report.format import NONE, Unit, in_one_unit
+from moe_ray.report.price import Price, price_of
+from moe_ray.report.views import DomainView, SystemRow
+
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A title with its unit, and for each row a text and what stands small beneath it."""
+
+    title: str
+    cells: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The rows from `start` to `end`, under a title of their own where there is one."""
+
+    title: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """A table. `names` are the rows' names, `notes` what stands small beneath them."""
+
+    title: str
+    caption: str
+    row_title: str
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+    columns: tuple[Column, ...]
+    groups: tuple[Group, ...]
+
+
+def _in_unit(title: str, values: Values, units: Sequence[Unit], notes: Sequence[str] = ()) -> Column:
+    return next(_sharing_a_unit({title: values}, units, notes))
+
+
+def _sharing_a_unit(values: Mapping[str, Values], units: Sequence[Unit], notes: Sequence[str] = ()) -> Iterator[Column]:
+    """Columns that are read against each other."""
+    unit, texts = in_one_unit([value for column in values.values() for value in column], units)
+    at = 0
+    for title, column in values.items():
+        yield Column(title=f"{title} ({unit})", cells=tuple(texts[at : at + len(column)]), notes=tuple(notes))
+        at += len(column)
+
+
+def _plain(title: str, cells: Sequence[str]) -> Column:
+    return Column(title=title, cells=tuple(cells))
+
+
+class _Priced(NamedTuple):
+    """A system on a domain: what it is worth there, and what it costs."""
+
+    row: SystemRow
+    value: MetricValue
+    price: Price
+
+
+def cost_table(summary: Summary, views: Sequence[DomainView]) -> Measures:
+    """What one example costs, by domain and system."""
+    groups, priced = [], list[_Priced]()
+    for view in views:
+        start = len(priced)
+        priced += _priced(summary, view)
+        groups.append(Group(title=f"{text.words(view.name)}, {view.metrics[0].title}", start=start, end=len(priced)))
+    kinds = [text.words(item.price.cost.memory_kind or NONE) for item in priced]
+    has_one_kind = len(set(kinds)) == 1
+    measured_by = kinds[0] if has_one_kind else "what stands beneath"
+    columns = (
+        _plain("quality and 95 % interval", [_worth(item.value) for item in priced]),
+        _in_unit("busy time", [item.price.cost.busy_s for item in priced], text.SECONDS),
+        _plain("against the baseline's", [text.times(item.price.time_ratio) for item in priced]),
+        _in_unit(
+            "memory held",
+            [item.price.cost.memory_byte_s for item in priced],
+            text.BYTE_SECONDS,
+            [] if has_one_kind else kinds,
+        ),
+        _plain("against the baseline's", [text.times(item.price.memory_ratio) for item in priced]),
+        _plain("n", [text.count(item.price.cost.n) for item in priced]),
+    )
+    return Measures(
+        title="Cost of one example",
+        caption=f"Cost of one example, by domain and system; memory by {measured_by}",
+        row_title="system",
+        names=tuple(item.row.label for item in priced),
+        notes=("",) * len(priced),
+        columns=columns,
+        groups=tuple(groups),
+    )
+
+
+def _worth(value: MetricValue) -> str:
+    return f"{text.number(value.value)} {text.interval(value.low, value.high)}"
+
+
+def _priced(summary: Summary, view: DomainView) -> Iterator[_Priced]:
+    for row, value in view.metrics[0].values:
+        price = price_of(summary, row.system, view.name)
+        if price is not None:
+            yield _Priced(row, value, price)
+
+
+def latency_table(models: Mapping[str, ModelResources]) -> Measures:
+    """Latency and throughput by model."""
+    found = [{item.quantity: item for item in model.latency} for model in models.values()]
+    whole = [latency.get("total_s") for latency in found]
+    first = [latency.get("time_to_first_token_s") for latency in found]
+    probes = [model.probe.total_s if model.probe else None for model in models.values()]
+    times = {
+        "p50": [item.p50_s if item else None for item in whole],
+        "p90": [item.p90_s if item else None for item in whole],
+        "p99": [item.p99_s if item else None for item in whole],
+        "first token p50": [item.p50_s if item else None for item in first],
+    }
+    medians = [probe.median if probe else None for probe in probes]
+    columns = (
+        _plain("answers timed", [text.count(item.n) if item else NONE for item in whole]),
+        *_sharing_a_unit(times, text.SECONDS),
+        _plain("batch rows", [text.significant(model.batch_rows_median) for model in models.values()]),
+        _in_unit("alone", medians, text.SECONDS, [f"n = {probe.n}" if probe else "" for probe in probes]),
+        _plain("tokens / busy s", [text.significant(item.completion_tokens_per_busy_s) for item in models.values()]),
+        _in_unit("busy", [model.busy_s for model in models.values()], text.SECONDS),
+    )
+    caption = "Latency and throughput; percentiles are exact, over all answers of all replicas; alone: the probes"
+    devices = [", ".join(model.devices) for model in models.values()]
+    return _of_models(models, "Latency and throughput", caption, columns, devices)
+
+
+def memory_table(models: Mapping[str, ModelResources]) -> Measures:
+    """Peak memory, loading and energy by model."""
+    memory = [model.peak_memory for model in models.values()]
+    sizes = {
+        "weights": [item.weights_bytes for item in memory],
+        "resident set": [item.resident_bytes for item in memory],
+        "torch peak": [item.torch_bytes for item in memory],
+        "GPU process": [item.gpu_process_bytes for item in memory],
+        "GPU device": [item.gpu_device_bytes for item in memory],
+        "not returned": [item.gpu_not_returned_bytes for item in memory],
+    }
+    columns = (
+        *_sharing_a_unit(sizes, text.BYTES),
+        _spread("load", [model.load_s for model in models.values()]),
+        _spread("unload", [model.unload_s for model in models.values()]),
+        _plain("replicas (lost)", [f"{model.num_replicas} ({model.num_replicas_lost})" for model in models.values()]),
+        _in_unit("GPU energy", [model.gpu_energy_j for model in models.values()], text.JOULES),
+    )
+    caption = f"Peak memory of one replica, median time to load and unload, energy; “{NONE}”: the device does not say"
+    return _of_models(models, "Memory, loading and energy", caption, columns)
+
+
+def _spread(title: str, spreads: Sequence[Spread | None]) -> Column:
+    notes = [f"max {text.seconds(item.maximum)}, n = {item.n}" if item and item.n > 1 else "" for item in spreads]
+    return _in_unit(title, [item.median if item else None for item in spreads], text.SECONDS, notes)
+
+
+def _of_models(
+    models: Mapping[str, ModelResources],
+    title: str,
+    caption: str,
+    columns: tuple[Column, ...],
+    notes: Sequence[str] | None = None,
+) -> Measures:
+    return Measures(
+        title=title,
+        caption=caption,
+        row_title="model",
+        names=tuple(models),
+        notes=tuple(notes or [""] * len(models)),
+        columns=columns,
+        groups=(Group(title="", start=0, end=len(models)),),
+    )

@@ -1,0 +1,61 @@
+"""What one example costs a system, held against what it costs the baseline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moe_ray.comparison.records import ExampleCost, Summary
+from moe_ray.comparison.systems import BASELINE
+from moe_ray.report.format import NO_BREAK, seconds, share, times
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """The cost of one example of a domain. `baseline` is None where the baseline's was not measured."""
+
+    cost: ExampleCost
+    baseline: ExampleCost | None
+
+    @property
+    def time_ratio(self) -> float | None:
+        """Busy time over the baseline's."""
+        return self.cost.busy_s / self.baseline.busy_s if self.baseline and self.baseline.busy_s else None
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """Memory held over time against the baseline's, None where the two were not measured alike."""
+        mine, other = self.cost, self.baseline
+        if other is None or mine.memory_byte_s is None or not other.memory_byte_s:
+            return None
+        return mine.memory_byte_s / other.memory_byte_s if mine.memory_kind == other.memory_kind else None
+
+
+def price_of(summary: Summary, system: str, domain: str) -> Price | None:
+    """The price of `system` on `domain`, None where it was not measured."""
+    cost = summary.cost(system, domain)
+    return Price(cost=cost, baseline=summary.cost(BASELINE, domain)) if cost is not None else None
+
+
+def price_sentence(prices: Sequence[Price], system: str) -> str:
+    """The ratios of several domains in one sentence; empty where there are none."""
+    time = [ratio for price in prices if (ratio := price.time_ratio) is not None]
+    memory = [ratio for price in prices if (ratio := price.memory_ratio) is not None]
+    if not time:
+        return ""
+    text = f"One example costs the {system} {_range(time)} the {BASELINE}'s busy time"
+    return f"{text} and {_range(memory)} its memory held over time." if memory else f"{text}."
+
+
+def _range(ratios: Sequence[float]) -> str:
+    """ "1.10 times", "0.80 to 1.10 times"."""
+    ends = dict.fromkeys(share(end) for end in (min(ratios), max(ratios)))
+    return f"{' to '.join(ends)}{NO_BREAK}times"
+
+
+def price_line(price: Price, system: str) -> str:
+    """One domain's price with its ratios and n; empty where there is nothing to hold it against."""
+    if price.baseline is None or price.time_ratio is None:
+        return ""
+    both = f"{system} {seconds(price.cost.busy_s)}, {BASELINE} {seconds(price.baseline.busy_s)}"
+    memory = f", memory over time {times(price.memory_ratio)}" if price.memory_ratio is not None else ""
+    counts = " and ".join(str(num) for num in dict.fromkeys((price.cost.n, price.baseline.n)))
+    return f"Cost of one example: {both} busy ({times(price.time_ratio)}){memory}, n{NO_BREAK}={NO_BREAK}{counts}"
