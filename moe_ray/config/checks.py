@@ -8,7 +8,7 @@ from moe_ray.config.schema import DomainConfig, ExperimentConfig
 
 PUBLISHED_TASKS = ("pubmedqa", "law_stackexchange", "mbpp")
 OWN_TASKS = ("decision", "free_text", "code")
-ENGINES = ("transformers", "scripted")
+ENGINES = ("transformers", "endpoint", "server", "scripted")
 
 _CLASS = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 

@@ -48,9 +48,9 @@ class ModelConfig(Section):
         "error",
         description="a prompt that does not fit the context: an answer with an error, or cut from the left",
     )
-    engine: str = Field("transformers", description="transformers, scripted, or module:Class")
+    engine: str = Field("transformers", description="transformers, endpoint, server, scripted, or module:Class")
     engine_settings: dict[str, Any] = Field(
-        default_factory=dict, description="settings of that engine; enter the fingerprint"
+        default_factory=dict, description="settings of that engine; those that decide the text enter the fingerprint"
     )
     trust_remote_code: bool = False
     gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1024)] = Field(

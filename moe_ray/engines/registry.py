@@ -8,16 +8,31 @@ from typing import cast
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits, Engine
-from moe_ray.engines.settings import EngineSettings, ScriptedSettings, TransformersSettings, parse_settings
+from moe_ray.engines.model_keys import require_meaning
+from moe_ray.engines.settings import (
+    EndpointSettings,
+    EngineSettings,
+    ScriptedSettings,
+    ServerSettings,
+    TransformersSettings,
+    parse_settings,
+)
 from moe_ray.errors import ConfigError
 
 ENGINE_METHODS = ("generate", "loglikelihoods", "memory", "close")
 
 _CLASSES = {
     "transformers": "moe_ray.engines.transformers_engine:TransformersEngine",
+    "endpoint": "moe_ray.engines.endpoint:EndpointEngine",
+    "server": "moe_ray.engines.server:ServerEngine",
     "scripted": "moe_ray.engines.scripted:ScriptedEngine",
 }
-_SETTINGS: dict[str, type[EngineSettings]] = {"transformers": TransformersSettings, "scripted": ScriptedSettings}
+_SETTINGS: dict[str, type[EngineSettings]] = {
+    "transformers": TransformersSettings,
+    "endpoint": EndpointSettings,
+    "server": ServerSettings,
+    "scripted": ScriptedSettings,
+}
 _MODULE_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -40,6 +55,7 @@ def validate_engine(model: ModelConfig) -> None:
     validate_engine_name(model.engine)
     if model.engine in _SETTINGS:
         parse_settings(_SETTINGS[model.engine], model)
+        require_meaning(model)
     else:
         _require_module(model.engine.partition(":")[0], model.engine)
 

@@ -26,6 +26,7 @@ from moe_ray.engines.base import (
     Timing,
 )
 from moe_ray.engines.settings import ScriptedSettings, parse_settings
+from moe_ray.engines.stops import stop_position
 from moe_ray.errors import ConfigError, ModelError
 
 VOCABULARY = (
@@ -120,8 +121,7 @@ class ScriptedEngine:
 
     def _script(self, request: GenerateRequest) -> _Script:
         text = self._reply(request)
-        stops = [text.find(stop) for stop in request.prompt.stop if stop and stop in text]
-        text = text[: min(stops, default=len(text))]
+        text = text[: stop_position(text, request.prompt.stop)]
         words = text.split()
         if len(words) <= request.max_new_tokens:
             return _Script(text=text, words=tuple(words), finish_reason="stop")

@@ -1,14 +1,26 @@
 """What `engine_settings` may say, for each engine that ships. Needs no heavy import, so that `plan` can check it."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from moe_ray.config.schema import ModelConfig
+from moe_ray.engines.server_command import require_template
 from moe_ray.errors import ConfigError
 
 MAX_MESSAGE = 300
+# Settings whose wrong values may be a secret, or a mapping that repeats the whole section.
+UNSHOWN = (("api_key_env",), ("base_url",), ("env",), ("extra_body",))
+OWN_BODY_KEYS = frozenset(
+    {
+        "model", "messages", "prompt", "stream", "stream_options", "stop", "seed", "temperature", "top_p",
+        "max_tokens", "max_completion_tokens", "n", "best_of", "echo", "logprobs", "prompt_logprobs",
+    }
+)  # fmt: skip
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SettingsT = TypeVar("SettingsT", bound="EngineSettings")
 
@@ -57,6 +69,76 @@ class ScriptedSettings(EngineSettings):
         return self
 
 
+class ApiSettings(EngineSettings):
+    """Settings of every engine that speaks the OpenAI API: how fast it may ask, and how long it waits."""
+
+    api_key_env: str | None = Field(
+        None, description="NAME of the environment variable that holds the key; the key itself is written nowhere"
+    )
+    identity: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="stands in the fingerprint for the base_url (endpoint) or for command and env (server)"
+    )
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=1024)] = 16
+    requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="requests that each replica of the model starts at most, retries included"
+    )
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        600.0, description="a request without its whole answer after so long is tried again"
+    )
+    max_retries: Annotated[int, Field(ge=0, le=100)] = 6
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="further keys of every request's body")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name_and_no_key(cls, name: str | None) -> str | None:
+        if name is not None and not _VARIABLE.fullmatch(name):
+            raise ValueError("it is the NAME of an environment variable (capitals, digits, _), never the key itself")
+        return name
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_key_of_ours(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(OWN_BODY_KEYS & extra.keys()):
+            raise ValueError(f"{', '.join(taken)} follow from the experiment and cannot be set here")
+        return extra
+
+
+class EndpointSettings(ApiSettings):
+    """Settings of the endpoint engine: a server of somebody else's."""
+
+    base_url: str = Field(description="where the API is, such as http://host:8000/v1")
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("base_url begins with http:// or https:// and names a host")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("base_url holds no user, password or query: a key belongs into api_key_env")
+        return url.rstrip("/")
+
+
+class ServerSettings(ApiSettings):
+    """Settings of the server engine: a server that the replica starts, asks and stops."""
+
+    command: str = Field(description="what starts it; {path}, {port}, {host}, {model}, {num_gpus}, ... are filled in")
+    health: Annotated[str, Field(pattern="^/")] = Field("/health", description="answers 200 once the server is ready")
+    model: str | None = Field(None, description="the model's name as the server knows it; default: its path")
+    start_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1500.0
+    # A replica's departure is waited for at most a minute.
+    stop_timeout_s: Annotated[float, Field(ge=0, le=45)] = Field(8.0, description="from SIGTERM to SIGKILL")
+    env: dict[str, str] = Field(default_factory=dict, description="added to its environment; no secrets, they are kept")
+    log_dir: Path | None = Field(None, description="where its log goes; default: server-logs in the cache folder")
+
+    @field_validator("command")
+    @classmethod
+    def _can_be_filled_in(cls, command: str) -> str:
+        require_template(command)
+        return command
+
+
 def parse_settings(kind: type[SettingsT], model: ModelConfig) -> SettingsT:
     """Return the model's `engine_settings` as `kind`; raises `ConfigError` that names the wrong setting."""
     try:
@@ -65,7 +147,9 @@ def parse_settings(kind: type[SettingsT], model: ModelConfig) -> SettingsT:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("engine_settings", *first["loc"]))
         unknown = first["type"] == "extra_forbidden"
-        problem = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["loc"][:1] not in UNSHOWN:
+            problem += f", not {first['input']!r}"
         raise ConfigError(
             "no such setting" if unknown else problem[:MAX_MESSAGE],
             where=key,

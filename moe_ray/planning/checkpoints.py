@@ -42,13 +42,22 @@ class Checkpoint:
 def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Checkpoint:
     """Return what the files of `model` say; raises `ModelError` when a local checkpoint is none.
 
-    A hub id is known by its id and revision. Its config is read from the local hub cache, or fetched; where
+    An endpoint's model is known by its name there; nothing of it is looked for here, and its size is unknown. A hub id
+    is known by its id and revision. Its config is read from the local hub cache, or fetched; where
     neither can be had the size is taken from its name ("7B"), and `size_source` says so.
     """
     files: dict[str, str] = {}
     if model.engine == "scripted":
         config, num_parameters, source, revision = None, None, "scripted", None
         content: object = Path(model.path).name if is_local_path(model.path) else model.path
+    elif model.engine == "endpoint":
+        config, num_parameters, source, revision = None, None, "unknown", None
+        content = model.path
+    elif model.engine == "server" and is_local_path(model.path) and Path(model.path).expanduser().is_file():
+        # One file that a server knows how to read, such as a GGUF.
+        file = Path(model.path).expanduser()
+        files = {file.name: hashes.sha256(file)}
+        config, num_parameters, source, revision, content = None, None, "unknown", None, files
     elif is_local_path(model.path):
         directory = Path(model.path).expanduser()
         config = _local_config(name, directory)

@@ -46,6 +46,8 @@ def estimate_memory(
         return MemoryEstimate(
             weights_bytes=pretended, cache_bytes=0, cache_bytes_per_token=0, total_bytes=pretended or None
         )
+    if model.engine == "endpoint":
+        return MemoryEstimate(weights_bytes=None, cache_bytes=0, cache_bytes_per_token=0, total_bytes=None)
     per_token = cache_bytes_per_token(checkpoint.config, model)
     row_bytes = per_token * longest_tokens
     most = int(runtime.batch_memory_gib * GIB)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from moe_ray.config.schema import ExperimentConfig
+from moe_ray.config.schema import ExperimentConfig, ModelConfig
 from moe_ray.domains.example import Example
 from moe_ray.planning.cells import Cell, CellKind, CellMaker, ModelIdentity
 from moe_ray.planning.checkpoints import Checkpoint
@@ -83,17 +83,22 @@ def place_models(
         name: estimate_memory(checkpoints[name], config.models[name], config.runtime, longest[name]) for name in models
     }
     demands = {
-        name: demand_of(
-            name,
-            config.models[name].gpus,
-            estimate.total_bytes,
-            fleet,
-            memory_fraction=config.runtime.gpu_memory_fraction,
-        )
+        name: _demand(name, config.models[name], estimate, fleet, config.runtime.gpu_memory_fraction)
         for name, estimate in estimates.items()
     }
     costs = {name: max(1.0, (checkpoints[name].num_parameters or 10**9) / 10**9) for name in models}
     return Placement(estimates=estimates, demands=demands, costs=costs)
+
+
+def _demand(name: str, model: ModelConfig, estimate: MemoryEstimate, fleet: Fleet, memory_fraction: float) -> Demand:
+    """What a copy takes; other than the rest, an endpoint's model takes no GPU here, and a server shares none."""
+    gpus = 0.0 if model.engine == "endpoint" else model.gpus
+    demand = demand_of(name, gpus, estimate.total_bytes, fleet, memory_fraction=memory_fraction)
+    if model.engine == "endpoint":
+        return Demand(gpus=0.0, reason="its endpoint does the work")
+    if model.engine == "server" and gpus == "auto" and 0 < demand.gpus < 1:
+        return Demand(gpus=1.0, reason="a whole GPU: servers take what memory there is")
+    return demand
 
 
 def _longest_tokens(cells: Sequence[Cell]) -> dict[str, int]:

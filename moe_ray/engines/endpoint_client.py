@@ -1,0 +1,218 @@
+"""Asking an HTTP API again and again until it answers: pace, retries with backoff, and what counts as an answer."""
+
+import email.utils
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import httpx2
+
+from moe_ray.engines.endpoint_replies import BrokenReplyError, Reply, error_message, read_reply
+from moe_ray.engines.settings import ApiSettings
+from moe_ray.errors import EngineLostError
+
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 30.0
+# Who asks for more patience than this has no room today; the run is resumed later.
+LONGEST_RETRY_AFTER_S = 600.0
+CONNECT_TIMEOUT_S = 10.0
+RETRIED_STATUSES = frozenset({408, 409, 425, 429})
+SERVER_ERROR = 500
+HIDDEN = "***"
+
+ResultT = TypeVar("ResultT")
+
+
+class RequestRefusedError(Exception):
+    """The API answered that it will not do this request; asking again would not help."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+
+
+class UnansweredError(EngineLostError):
+    """All tries of a request failed. `status` is the last try's, None where there was no answer at all."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _TryAgainError(Exception):
+    """One try failed in a way that may pass."""
+
+    def __init__(self, reason: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class EndpointClient:
+    """Speaks to one API. Several threads may use it at once.
+
+    Args:
+        base_url: where the API is, without a slash at its end.
+        settings: pace, patience and number of retries.
+        key: sent as a bearer token; it never appears in an error.
+        require_alive: called before a request is tried again; raises when that can be of no use.
+        is_local: the API is on this machine, and no proxy that the environment names stands between.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        settings: ApiSettings,
+        key: str | None,
+        *,
+        require_alive: Callable[[], None] = lambda: None,
+        is_local: bool = False,
+    ) -> None:
+        self.base_url = base_url
+        self._settings = settings
+        self._key = key
+        self._require_alive = require_alive
+        self._pace = _Pace(settings.requests_per_minute)
+        self._stopped = threading.Event()
+        self._http = httpx2.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_TIMEOUT_S, settings.timeout_s)),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=settings.max_concurrent_requests),
+            trust_env=not is_local,
+        )
+
+    def post(self, path: str, body: dict[str, Any]) -> Reply:
+        """Return the reply to `body`. Raises `RequestRefusedError`, or `UnansweredError` when all tries failed."""
+        return self._retried(path, lambda: self._try("POST", path, read_reply, body))
+
+    def get(self, path: str) -> Any:
+        """Return the JSON at `path`. Raises as `post` does."""
+        return self._retried(path, lambda: self._try("GET", path, lambda response, *_: _json_of(response)))
+
+    def stop(self) -> None:
+        """Let the threads that wait to try again give up."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _retried(self, path: str, attempt: Callable[[], ResultT]) -> ResultT:
+        for num_failed in itertools.count(1):
+            self._rest(self._pace.next_start_s())
+            try:
+                return attempt()
+            except _TryAgainError as trouble:
+                self._require_alive()
+                delay_s = _delay_s(num_failed, trouble.retry_after_s)
+                if num_failed > self._settings.max_retries or delay_s > LONGEST_RETRY_AFTER_S:
+                    raise self._unanswered(path, num_failed, trouble) from trouble
+                if trouble.retry_after_s is not None:
+                    self._pace.hold(delay_s)
+                self._rest(delay_s)
+        raise AssertionError("counting has no end")
+
+    def _rest(self, seconds: float) -> None:
+        if self._stopped.wait(max(0.0, seconds)):
+            raise UnansweredError("given up, because another request was")
+
+    def _unanswered(self, path: str, num_tries: int, trouble: _TryAgainError) -> UnansweredError:
+        tries = "1 try" if num_tries == 1 else f"{num_tries} tries"
+        what = f"{self.base_url}{path} gave no answer in {tries}; the last: {trouble}"
+        if trouble.retry_after_s is not None and trouble.retry_after_s > LONGEST_RETRY_AFTER_S:
+            what += f" (it asks to come back in {trouble.retry_after_s:.0f} s)"
+        return UnansweredError(what, trouble.status)
+
+    def _try(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[httpx2.Response, float, float], ResultT],
+        body: dict[str, Any] | None = None,
+    ) -> ResultT:
+        start_s = time.perf_counter()
+        try:
+            with self._http.stream(method, self.base_url + path, json=body) as response:
+                self._require_success(response)
+                return read(response, start_s, start_s + self._settings.timeout_s)
+        except httpx2.TimeoutException as error:
+            raise _TryAgainError(f"no answer within {self._settings.timeout_s:g} s ({type(error).__name__})") from error
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            raise _TryAgainError(self._hidden(f"{type(error).__name__}: {error}")) from error
+        except BrokenReplyError as error:
+            raise self._failure(error.status, str(error)) from error
+
+    def _require_success(self, response: httpx2.Response) -> None:
+        if response.is_success:
+            return
+        response.read()
+        after_s = _retry_after_s(response.headers.get("Retry-After"))
+        raise self._failure(response.status_code, error_message(response.text), after_s)
+
+    def _failure(
+        self, status: int | None, message: str, retry_after_s: float | None = None
+    ) -> RequestRefusedError | _TryAgainError:
+        message = self._hidden(message)
+        if status is not None and status < SERVER_ERROR and status not in RETRIED_STATUSES:
+            return RequestRefusedError(status, message)
+        told = message if status is None else f"{status}: {message}"
+        return _TryAgainError(told, status=status, retry_after_s=retry_after_s)
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, HIDDEN) if self._key else text
+
+
+class _Pace:
+    """When the next request may start: evenly spaced, and never before a moment that the API asked for."""
+
+    def __init__(self, requests_per_minute: float | None) -> None:
+        self._interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def next_start_s(self) -> float:
+        """Take the next start; return the seconds until then."""
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next)
+            self._next = start + self._interval_s
+            return start - now
+
+    def hold(self, seconds: float) -> None:
+        """Start nothing for `seconds`."""
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
+
+
+def _delay_s(num_failed: int, retry_after_s: float | None) -> float:
+    """Twice as long each time, less a random part that keeps requests from coming back together; at least as asked."""
+    longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(num_failed - 1, 16))
+    return max(longest_s * random.uniform(0.5, 1.0), retry_after_s or 0.0)
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Read a Retry-After header: seconds, or a date."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+
+
+def _json_of(response: httpx2.Response) -> Any:
+    response.read()
+    try:
+        return response.json()
+    except ValueError as error:
+        raise BrokenReplyError("the reply is not JSON") from error

@@ -1,0 +1,169 @@
+"""How one API wants to be asked for one model, found out with the smallest requests there are."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moe_ray.config.schema import PromptStyle
+from moe_ray.domains.example import Message, Prompt
+from moe_ray.engines.base import GenerateRequest
+from moe_ray.engines.endpoint_client import EndpointClient, RequestRefusedError, UnansweredError
+from moe_ray.engines.endpoint_replies import BrokenReplyError, Reply
+from moe_ray.engines.settings import ApiSettings
+from moe_ray.errors import ModelError
+
+NO_KEY_STATUSES = (401, 403)
+# OpenAI takes no more; what is left is cut here.
+MAX_STOPS = 4
+SEED_BITS = 31
+MAX_NAMED_MODELS = 10
+PLAIN_PROMPT = Prompt(messages=(Message(role="user", content="Hello"),))
+PATHS: dict[PromptStyle, str] = {"chat": "/chat/completions", "completion": "/completions"}
+# Best first: a stream tells when the first token came, and some APIs count tokens in a stream only when asked to.
+STREAMING: tuple[dict[str, Any], ...] = (
+    {"stream": True, "stream_options": {"include_usage": True}},
+    {"stream": True},
+    {},
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """The model's name at the API, the path for its prompt style, and the body's keys that decide streaming."""
+
+    model: str
+    style: PromptStyle
+    streaming: dict[str, Any]
+    settings: ApiSettings
+
+    @property
+    def path(self) -> str:
+        """Where to post, below the base URL."""
+        return PATHS[self.style]
+
+    def generation(self, request: GenerateRequest) -> dict[str, Any]:
+        """Return the body that draws one text."""
+        body = self.asking(request.prompt) | self.streaming
+        body |= {self.settings.max_tokens_key: request.max_new_tokens, "temperature": request.temperature}
+        if request.temperature > 0:
+            body |= {"top_p": request.top_p, "seed": request.seed % (1 << SEED_BITS)}
+        stops = [stop for stop in request.prompt.stop if stop][:MAX_STOPS]
+        return body | ({"stop": stops} if stops else {})
+
+    def asking(self, prompt: Prompt) -> dict[str, Any]:
+        """Return the keys that every body about `prompt` has."""
+        asked: dict[str, Any] = (
+            {"prompt": completion_text(prompt)}
+            if self.style == "completion"
+            else {"messages": [{"role": one.role, "content": one.content} for one in prompt.messages]}
+        )
+        return self.settings.extra_body | {"model": self.model} | asked
+
+    def plain(self) -> dict[str, Any]:
+        """Return the smallest body that any model answers: one token after a word."""
+        request = GenerateRequest(id="", prompt=PLAIN_PROMPT, max_new_tokens=1, temperature=0.0, top_p=1.0, seed=0)
+        return self.generation(request)
+
+
+def completion_text(prompt: Prompt) -> str:
+    """The whole text of the completion style."""
+    return "".join(message.content for message in prompt.messages)
+
+
+def find_dialect(
+    client: EndpointClient,
+    names: Sequence[str],
+    style: PromptStyle,
+    settings: ApiSettings,
+    listed: Sequence[str] | None,
+) -> Dialect:
+    """Return the first way in which the API answers as one of `names`, best with a count of tokens.
+
+    `listed` are the models that it says it has, None where it does not say. Raises `ModelError`.
+    """
+    refused: RequestRefusedError | None = None
+    for name in names:
+        answered, why = _ways(client, [_dialect(name, style, settings, one) for one in STREAMING])
+        refused = refused or why
+        counted = [dialect for dialect, reply in answered if reply.num_completion_tokens is not None]
+        if answered:
+            return counted[0] if counted else answered[0][0]
+    assert refused is not None
+    raise _refusal(client, names, style, refused, listed)
+
+
+def _dialect(name: str, style: PromptStyle, settings: ApiSettings, streaming: dict[str, Any]) -> Dialect:
+    return Dialect(model=name, style=style, streaming=streaming, settings=settings)
+
+
+def _ways(
+    client: EndpointClient, dialects: Iterable[Dialect]
+) -> tuple[list[tuple[Dialect, Reply]], RequestRefusedError | None]:
+    """Try `dialects` until one is answered with a count of tokens; return those that were, and the last refusal."""
+    answered: list[tuple[Dialect, Reply]] = []
+    refused = None
+    for dialect in dialects:
+        try:
+            reply = client.post(dialect.path, dialect.plain())
+        except RequestRefusedError as error:
+            refused = error
+            if error.status in NO_KEY_STATUSES:
+                break
+        except UnansweredError as error:
+            raise unreachable(client, error) from error
+        else:
+            answered.append((dialect, reply))
+            if reply.num_completion_tokens is not None:
+                break
+    return answered, refused
+
+
+def listed_models(client: EndpointClient) -> list[str] | None:
+    """Return the names that the API lists, None where it keeps no list. Raises `ModelError` when nobody answers."""
+    try:
+        payload = client.get("/models")
+    except RequestRefusedError as error:
+        if error.status in NO_KEY_STATUSES:
+            raise _wrong_key(client, error) from error
+        return None
+    except (UnansweredError, BrokenReplyError) as error:
+        raise unreachable(client, error) from error
+    data = payload.get("data") if isinstance(payload, dict) else None
+    return [str(one["id"]) for one in data if isinstance(one, dict) and "id" in one] if isinstance(data, list) else None
+
+
+def unreachable(client: EndpointClient, error: Exception) -> ModelError:
+    """Return the error of an API that does not answer at the start."""
+    return ModelError(
+        str(error), where=client.base_url, remedy="check base_url, and that the server runs and is reachable"
+    )
+
+
+def _wrong_key(client: EndpointClient, error: RequestRefusedError) -> ModelError:
+    return ModelError(
+        f"it does not let us in ({error})",
+        where=client.base_url,
+        remedy="name the environment variable that holds a valid key with engine_settings.api_key_env",
+    )
+
+
+def _refusal(
+    client: EndpointClient,
+    names: Sequence[str],
+    style: PromptStyle,
+    error: RequestRefusedError,
+    listed: Sequence[str] | None,
+) -> ModelError:
+    if error.status in NO_KEY_STATUSES:
+        return _wrong_key(client, error)
+    known = "it does not list its models" if listed is None else f"its models: {_named(listed)}"
+    return ModelError(
+        f"no answer as model {names[0]!r} in the {style} style ({error}); {known}",
+        where=client.base_url + PATHS[style],
+        remedy="check the model's name (path) and prompt_style",
+    )
+
+
+def _named(models: Sequence[str]) -> str:
+    named = ", ".join(models[:MAX_NAMED_MODELS]) or "none"
+    return named + (f" and {len(models) - MAX_NAMED_MODELS} more" if len(models) > MAX_NAMED_MODELS else "")

@@ -1,0 +1,164 @@
+"""Reading what an OpenAI-compatible API replies: JSON at once, or a stream of events."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx2
+
+MAX_MESSAGE_CHARACTERS = 300
+EVENT = "data:"
+END_OF_EVENTS = "[DONE]"
+
+ItemT = TypeVar("ItemT")
+
+
+class BrokenReplyError(Exception):
+    """A reply that came, but is not whole or not what the API promises. `status` is what it says of itself."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A whole reply. Times are in seconds from the start of the try that brought it; token counts None if not told.
+
+    `payload` is the JSON; of a stream, its last object that named a usage.
+    """
+
+    text: str
+    finish_reason: str | None
+    num_prompt_tokens: int | None
+    num_completion_tokens: int | None
+    time_to_first_token_s: float | None
+    total_s: float
+    payload: dict[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Growing:
+    pieces: list[str] = field(default_factory=list)
+    finish_reason: str | None = None
+    first_s: float | None = None
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+def read_reply(response: httpx2.Response, start_s: float, deadline_s: float) -> Reply:
+    """Read `response` to its end. `start_s` and `deadline_s` are on the performance counter.
+
+    Raises `BrokenReplyError`, and `httpx2.ReadTimeout` once the deadline has passed.
+    """
+    if response.headers.get("content-type", "").startswith("text/event-stream"):
+        return _streamed(response, start_s, deadline_s)
+    body = b"".join(_until(deadline_s, response.iter_bytes()))
+    payload = _object(body.decode("utf-8", errors="replace"))
+    _refuse_error(payload)
+    choice = _first_choice(payload)
+    if choice is None:
+        raise BrokenReplyError("the reply holds no choices")
+    return _reply([_piece(choice)], choice.get("finish_reason"), payload, None, start_s)
+
+
+def _streamed(response: httpx2.Response, start_s: float, deadline_s: float) -> Reply:
+    growing, ended = _Growing(), False
+    for line in _until(deadline_s, response.iter_lines()):
+        if not line.startswith(EVENT):
+            continue
+        data = line.removeprefix(EVENT).strip()
+        if data == END_OF_EVENTS:
+            ended = True
+            break
+        _take(growing, _object(data), time.perf_counter() - start_s)
+    if not ended and growing.finish_reason is None:
+        raise BrokenReplyError("the stream broke off")
+    return _reply(growing.pieces, growing.finish_reason, growing.last, growing.first_s, start_s)
+
+
+def _take(growing: _Growing, event: dict[str, Any], elapsed_s: float) -> None:
+    _refuse_error(event)
+    if event.get("usage"):
+        growing.last = event
+    choice = _first_choice(event)
+    if choice is None:
+        return
+    piece = _piece(choice)
+    if piece:
+        growing.first_s = elapsed_s if growing.first_s is None else growing.first_s
+        growing.pieces.append(piece)
+    growing.finish_reason = choice.get("finish_reason") or growing.finish_reason
+
+
+def _reply(
+    pieces: list[str], reason: str | None, payload: dict[str, Any], first_s: float | None, start_s: float
+) -> Reply:
+    usage = payload.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    return Reply(
+        text="".join(pieces),
+        finish_reason=reason,
+        num_prompt_tokens=counts.get("prompt_tokens"),
+        num_completion_tokens=counts.get("completion_tokens"),
+        time_to_first_token_s=first_s,
+        total_s=time.perf_counter() - start_s,
+        payload=payload,
+    )
+
+
+def _until(deadline_s: float, items: Iterator[ItemT]) -> Iterator[ItemT]:
+    """Pass `items` on until the deadline: an API that sends a byte now and then would never time out."""
+    for item in items:
+        if time.perf_counter() > deadline_s:
+            raise httpx2.ReadTimeout("the reply is not whole")
+        yield item
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise BrokenReplyError(f"the reply is not JSON: {_shortened(text)}") from error
+    if not isinstance(value, dict):
+        raise BrokenReplyError(f"the reply is no JSON object: {_shortened(text)}")
+    return value
+
+
+def _refuse_error(payload: dict[str, Any]) -> None:
+    """An API whose status went out already tells its error in the body."""
+    error = payload.get("error")
+    if error:
+        code = error.get("code") if isinstance(error, dict) else None
+        raise BrokenReplyError(error_message(json.dumps(payload)), code if isinstance(code, int) else None)
+
+
+def _first_choice(payload: dict[str, Any]) -> dict[str, Any] | None:
+    choices = payload.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+
+
+def _piece(choice: dict[str, Any]) -> str:
+    """The text of a choice, whole or a piece of it: of a completion, of a chat's message, or of a chat's stream."""
+    said = choice.get("message") or choice.get("delta")
+    text = said.get("content") if isinstance(said, dict) else choice.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def error_message(body: str) -> str:
+    """Return what an error's body says, in one line: its message and code where it is JSON, its beginning elsewhere."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return _shortened(body)
+    told = value.get("error", value.get("detail", value)) if isinstance(value, dict) else value
+    if isinstance(told, dict) and isinstance(told.get("message"), str):
+        code = told.get("code")
+        return _shortened(told["message"] + (f" ({code})" if isinstance(code, str) else ""))
+    return _shortened(told if isinstance(told, str) else json.dumps(told))
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split()) or "no reason given"
+    return line if len(line) <= MAX_MESSAGE_CHARACTERS else f"{line[: MAX_MESSAGE_CHARACTERS - 3]}..."

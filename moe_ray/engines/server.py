@@ -1,0 +1,149 @@
+"""The server engine: the replica starts a server of the model, asks it over its OpenAI-compatible API, and stops it."""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx2
+
+from moe_ray.config.paths import cache_directory
+from moe_ray.config.schema import ModelConfig
+from moe_ray.engines.base import (
+    BatchLimits,
+    EngineMemory,
+    GenerateRequest,
+    Generation,
+    Likelihood,
+    LikelihoodRequest,
+)
+from moe_ray.engines.endpoint_client import EndpointClient
+from moe_ray.engines.endpoint_dialect import Dialect, find_dialect, listed_models
+from moe_ray.engines.endpoint_model import EndpointModel
+from moe_ray.engines.secrets import api_key
+from moe_ray.engines.server_command import filled_in
+from moe_ray.engines.server_process import ServerProcess
+from moe_ray.engines.settings import ServerSettings, parse_settings
+from moe_ray.errors import EngineLostError, ModelError
+
+HOST = "127.0.0.1"
+HEALTH_POLL_S = 0.25
+HEALTH_TIMEOUT_S = 5.0
+
+
+class ServerEngine:
+    """Implements `moe_ray.engines.base.Engine`. The server sees the GPUs that the replica sees.
+
+    A server that ends before it is ready is a `ModelError`; one that ends later loses the replica, and the scheduler
+    starts another. Both tell the last lines of its log.
+    """
+
+    def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
+        del limits
+        self._config = model
+        self._settings = parse_settings(ServerSettings, model)
+        key = api_key(self._settings.api_key_env)
+        port = _free_port()
+        self._client = EndpointClient(
+            f"http://{HOST}:{port}/v1", self._settings, key, require_alive=self._require_alive, is_local=True
+        )
+        self._process = self._start(port)
+        try:
+            self._await_health(port)
+            self._model = EndpointModel(self._client, self._find_dialect())
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """Draw a text for each request; see `EndpointModel.generate`."""
+        return self._model.generate(requests)
+
+    def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
+        """Measure each request's continuations; see `EndpointModel.loglikelihoods`."""
+        return self._model.loglikelihoods(requests)
+
+    def memory(self) -> EngineMemory:
+        """Return the server's processes. What part of their memory is weights, a server does not tell."""
+        return EngineMemory(
+            device="cuda" if _num_gpus() else "cpu",
+            weights_bytes=None,
+            peak_torch_bytes=None,
+            reserved_torch_bytes=None,
+            process_ids=self._process.process_ids(),
+        )
+
+    def close(self) -> None:
+        """Stop the server with all its children."""
+        self._client.close()
+        self._process.stop()
+
+    def _start(self, port: int) -> ServerProcess:
+        model, settings = self._config, self._settings
+        values = {
+            "path": model.path,
+            "port": str(port),
+            "host": HOST,
+            "model": settings.model or model.path,
+            "dtype": model.dtype,
+            "revision": model.revision or "main",
+            "tokenizer": model.tokenizer or model.path,
+            "num_gpus": str(_num_gpus()),
+        }
+        folder = settings.log_dir or cache_directory() / "server-logs"
+        log_path = folder.expanduser() / f"{Path(model.path).name}-{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
+        return ServerProcess(filled_in(settings.command, values), log_path, settings.env, settings.stop_timeout_s)
+
+    def _await_health(self, port: int) -> None:
+        url = f"http://{HOST}:{port}{self._settings.health}"
+        deadline = time.monotonic() + self._settings.start_timeout_s
+        with httpx2.Client(trust_env=False, timeout=HEALTH_TIMEOUT_S) as http:
+            while not _is_healthy(http, url):
+                if self._process.exit_status is not None:
+                    raise self._unfit(f"the server ended (exit status {self._process.exit_status}) before it was ready")
+                if time.monotonic() > deadline:
+                    within = f"within {self._settings.start_timeout_s:g} s (start_timeout_s)"
+                    raise self._unfit(f"the server did not answer {self._settings.health} {within}")
+                time.sleep(HEALTH_POLL_S)
+
+    def _find_dialect(self) -> Dialect:
+        """Ask for the configured name; else for the path and, where that is refused, for the only model there."""
+        listed = listed_models(self._client)
+        names = [self._settings.model or self._config.path]
+        if self._settings.model is None and listed is not None and len(listed) == 1 and listed != names:
+            names += listed
+        try:
+            return find_dialect(self._client, names, self._config.prompt_style, self._settings, listed)
+        except EngineLostError as error:
+            raise self._unfit(str(error)) from error
+
+    def _require_alive(self) -> None:
+        if self._process.exit_status is not None:
+            status = self._process.exit_status
+            raise EngineLostError(f"the server ended (exit status {status}); {self._process.log_tail()}")
+
+    def _unfit(self, what: str) -> ModelError:
+        return ModelError(
+            f"{what}; {self._process.log_tail()}",
+            where=f"model {self._config.path}",
+            remedy="read the log, and try engine_settings.command by hand",
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_healthy(http: httpx2.Client, url: str) -> bool:
+    try:
+        return http.get(url).is_success
+    except httpx2.TransportError:
+        return False
+
+
+def _num_gpus() -> int:
+    """GPUs that this process was given; a replica's are always named."""
+    return len([gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu.strip()])

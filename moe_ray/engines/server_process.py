@@ -1,0 +1,117 @@
+"""A server that this process owns: started by a keeper, watched, and stopped with all that came of it."""
+
+import contextlib
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from moe_ray.errors import ConfigError, ModelError
+
+# An error is told in one line; what a server says last is why it ended.
+MAX_TAIL_CHARACTERS = 240
+# From the end of the stop's own time limit to the keeper's last word.
+KEEPER_PATIENCE_S = 10.0
+KEEPER_START_TIMEOUT_S = 60.0
+
+
+class ServerProcess:
+    """A running server. Raises `ConfigError` when its program is not there, `ModelError` when it cannot be started.
+
+    Args:
+        command: the program, looked for on PATH and beside this Python, and its arguments.
+        log_path: where its output goes.
+        env: added to this process's environment.
+        stop_timeout_s: from SIGTERM to SIGKILL.
+    """
+
+    def __init__(self, command: Sequence[str], log_path: Path, env: Mapping[str, str], stop_timeout_s: float) -> None:
+        self.log_path = log_path
+        self._stop_timeout_s = stop_timeout_s
+        self._status: str | None = None
+        environment = {**os.environ, **env}
+        program = _found(command[0], environment.get("PATH", ""))
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        keeper = [sys.executable, "-m", "moe_ray.engines.server_keeper", str(log_path), str(stop_timeout_s)]
+        self._keeper = subprocess.Popen(
+            [*keeper, program, *command[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        self._keeper.wait()
+        word, _, rest = (self._line(KEEPER_START_TIMEOUT_S) or "").partition(" ")
+        if word != "keeper":
+            self._close_pipes()
+            raise ModelError(
+                f"the server cannot be started: {rest or 'its keeper ended'}",
+                where=program,
+                remedy="check engine_settings.command",
+            )
+        self._keeper_pid = int(rest)
+
+    @property
+    def exit_status(self) -> str | None:
+        """How the server ended, None while it runs."""
+        if self._status is None and (line := self._line(0.0)) is not None:
+            self._status = line.removeprefix("exited ") or "unknown: its keeper was killed, and it too"
+        return self._status
+
+    def process_ids(self) -> tuple[int, ...]:
+        """Return the server's processes that run now, its children's too."""
+        try:
+            return tuple(process.pid for process in psutil.Process(self._keeper_pid).children(recursive=True))
+        except psutil.NoSuchProcess:
+            return ()
+
+    def log_tail(self) -> str:
+        """Return where the log is, and its last lines."""
+        with contextlib.suppress(OSError), self.log_path.open("rb") as log:
+            log.seek(max(0, self.log_path.stat().st_size - 4 * MAX_TAIL_CHARACTERS))
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+            said = " | ".join(line for line in lines if line)
+            return f"its log, {self.log_path}, ends: {said[-MAX_TAIL_CHARACTERS:] or '(empty)'}"
+        return f"its log is {self.log_path}"
+
+    def stop(self) -> None:
+        """End the server and wait until nothing of it is left."""
+        if self._keeper.stdin is None or self._keeper.stdin.closed:
+            return
+        self._keeper.stdin.close()
+        deadline = time.monotonic() + self._stop_timeout_s + KEEPER_PATIENCE_S
+        while self._line(max(0.0, deadline - time.monotonic())):
+            pass
+        self._close_pipes()
+
+    def _line(self, timeout_s: float) -> str | None:
+        """Return the keeper's next line, None when none came in time, and an empty one when the keeper is gone."""
+        assert self._keeper.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._keeper.stdout, selectors.EVENT_READ)
+            if not selector.select(timeout_s):
+                return None
+        line: bytes = self._keeper.stdout.readline()
+        return line.decode().strip()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._keeper.stdin, self._keeper.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _found(program: str, path: str) -> str:
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(program, path=os.pathsep.join([path, beside]))
+    if found is None:
+        raise ConfigError(
+            f"no program {program} here",
+            where="engine_settings.command",
+            remedy=f"install it on every node, put it on PATH or beside {sys.executable}, or write its whole path",
+        )
+    return found

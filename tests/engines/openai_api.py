@@ -1,0 +1,233 @@
+"""An OpenAI-compatible API on 127.0.0.1, with a model of closed form and faults to order.
+
+A token is a word with the space before it. The model continues any prompt with the prompt's own words, from the first
+on, again and again. The log-probability of a token at place k is -(k + its length) / 100; the first token has none.
+"""
+
+import json
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MAX_STOPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What happens instead of an answer: a status with a body, or no answer until the API closes."""
+
+    status: int = 500
+    body: str = '{"error": {"message": "out of order"}}'
+    headers: dict[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+    hangs: bool = False
+
+
+@dataclass(kw_only=True)
+class Api:
+    """What the API does, and what it was asked. Tests change it while it runs.
+
+    `faults` befall the requests to come, one each. `broken` says for a body which fault befalls it, whenever it comes.
+    """
+
+    base_url: str = ""
+    models: Sequence[str] | None = ("tiny",)
+    key: str | None = None
+    gives_usage: bool = True
+    streams: bool = True
+    knows_stream_options: bool = True
+    likelihoods: Sequence[str] = ("echo", "zero", "prompt_logprobs")
+    context_length: int = 1000
+    finish_reason: str | None = None
+    faults: deque[Fault] = field(default_factory=deque)
+    broken: Callable[[dict[str, Any]], Fault | None] = lambda body: None
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    num_at_once: int = 0
+    most_at_once: int = 0
+    closed: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def words(text: str) -> list[str]:
+    """The tokens of the closed-form model."""
+    return re.findall(r"\s*\S+", text)
+
+
+def logprob(place: int, token: str) -> float:
+    """The log-probability of the closed-form model; the place counts from 0, and the first token has none."""
+    return -(place + len(token)) / 100
+
+
+def drawn(prompt: str, num: int) -> list[str]:
+    """What the closed-form model continues `prompt` with."""
+    own = prompt.split()
+    return [" " + own[place % len(own)] for place in range(num)]
+
+
+@contextmanager
+def serving(api: Api) -> Iterator[Api]:
+    """Run the API in threads of this process."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": api}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    api.base_url = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        yield api
+    finally:
+        api.closed.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "code": code}}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    api: Api
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+    def do_GET(self) -> None:
+        self._guarded(self._list_models)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.api.lock:
+            self.api.bodies.append(body)
+            fault = self.api.faults.popleft() if self.api.faults else self.api.broken(body)
+            self.api.num_at_once += 1
+            self.api.most_at_once = max(self.api.most_at_once, self.api.num_at_once)
+        try:
+            if fault is None:
+                self._guarded(lambda: self._complete(body))
+            else:
+                self._fail(fault)
+        finally:
+            with self.api.lock:
+                self.api.num_at_once -= 1
+
+    def _guarded(self, answer: Callable[[], None]) -> None:
+        try:
+            if self.api.key is not None and self.headers.get("Authorization") != f"Bearer {self.api.key}":
+                raise _RefusedError(401, f"Incorrect API key: {self.headers.get('Authorization')}")
+            answer()
+        except _RefusedError as error:
+            self._send(error.status, json.dumps(error.body))
+
+    def _list_models(self) -> None:
+        if self.api.models is None or self.path != "/v1/models":
+            raise _RefusedError(404, "not found")
+        self._send(200, json.dumps({"data": [{"id": name} for name in self.api.models]}))
+
+    def _complete(self, body: dict[str, Any]) -> None:
+        is_chat = {"/v1/chat/completions": True, "/v1/completions": False}.get(self.path)
+        if is_chat is None:
+            raise _RefusedError(404, "not found")
+        if body["model"] not in (self.api.models or ("tiny",)):
+            raise _RefusedError(404, f"The model `{body['model']}` does not exist", "model_not_found")
+        reply = _reply(self.api, body, is_chat)
+        if body.get("stream") and self.api.streams:
+            self._send(200, _events(self.api, body, reply, is_chat), content_type="text/event-stream")
+        else:
+            self._send(200, json.dumps(reply))
+
+    def _fail(self, fault: Fault) -> None:
+        if fault.hangs:
+            self.api.closed.wait()
+        self._send(fault.status, fault.body, fault.headers, fault.content_type)
+
+    def _send(
+        self,
+        status: int,
+        body: str,
+        headers: dict[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> None:
+        try:
+            self.send_response(status)
+            for name, value in {"Content-Type": content_type, **(headers or {})}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body.encode())))
+            self.end_headers()
+            self.wfile.write(body.encode())
+        except OSError:
+            # The client has gone, which some tests are about.
+            self.close_connection = True
+
+
+def _reply(api: Api, body: dict[str, Any], is_chat: bool) -> dict[str, Any]:
+    prompt = " ".join(message["content"] for message in body["messages"]) if is_chat else body["prompt"]
+    num = body.get("max_tokens", body.get("max_completion_tokens", 16))
+    _check(api, body, prompt, num)
+    tokens = drawn(prompt, num)
+    text = "".join(tokens)
+    cuts = [text.find(stop) for stop in body.get("stop", ()) if stop in text]
+    reason = api.finish_reason or ("stop" if cuts else "length")
+    text = text[: min(cuts, default=len(text))]
+    choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
+    choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
+    if body.get("echo") and "echo" in api.likelihoods:
+        choice["logprobs"] = _echoed(words(prompt) + tokens)
+    if "prompt_logprobs" in body and "prompt_logprobs" in api.likelihoods:
+        choice["prompt_logprobs"] = _by_token_id(words(prompt))
+    usage = {"prompt_tokens": len(words(prompt)), "completion_tokens": len(tokens)}
+    return {"choices": [choice]} | ({"usage": usage} if api.gives_usage else {})
+
+
+def _check(api: Api, body: dict[str, Any], prompt: str, num: int) -> None:
+    if len(body.get("stop", ())) > MAX_STOPS:
+        raise _RefusedError(400, "too many stop sequences")
+    if body.get("stream_options") and not api.knows_stream_options:
+        raise _RefusedError(422, "Unexpected field: stream_options")
+    if body.get("echo") and num == 0 and "zero" not in api.likelihoods:
+        raise _RefusedError(400, "max_tokens must be at least 1")
+    if len(words(prompt)) + num > api.context_length:
+        message = f"This model's maximum context length is {api.context_length} tokens."
+        raise _RefusedError(400, message, "context_length_exceeded")
+
+
+def _echoed(tokens: list[str]) -> dict[str, Any]:
+    values = [None if place == 0 else logprob(place, token) for place, token in enumerate(tokens)]
+    return {"tokens": tokens, "token_logprobs": values}
+
+
+def _by_token_id(tokens: list[str]) -> list[Any]:
+    """As vLLM does: the prompt's own token first, then the likeliest one."""
+    return [
+        None
+        if place == 0
+        else {
+            str(place): {"logprob": logprob(place, token), "rank": 2, "decoded_token": token},
+            "999": {"logprob": -0.001, "rank": 1, "decoded_token": " best"},
+        }
+        for place, token in enumerate(tokens)
+    ]
+
+
+def _events(api: Api, body: dict[str, Any], reply: dict[str, Any], is_chat: bool) -> str:
+    choice = reply["choices"][0]
+    text = choice["message"]["content"] if is_chat else choice["text"]
+    pieces = [{"role": "assistant", "content": ""}] if is_chat else []
+    pieces += [{"content" if is_chat else "text": piece} for piece in words(text)]
+    events: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "finish_reason": None} | ({"delta": piece} if is_chat else piece)]}
+        for piece in pieces
+    ]
+    events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]})
+    if "usage" in reply and body.get("stream_options", {}).get("include_usage"):
+        events.append({"choices": [], "usage": reply["usage"]})
+    return "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
