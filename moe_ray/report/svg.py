@@ -1,7 +1,9 @@
 """From matplotlib figures to SVG text that follows the page's theme and repeats byte for byte."""
 
+import hashlib
 import io
 import re
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ RC_PARAMS = {
     "axes.axisbelow": True,
     "figure.dpi": 72,
     "path.simplify": False,
+    "text.parse_math": False,
 }
 
 
@@ -51,7 +54,9 @@ def svg_text(figure: "Figure", *, name: str, description: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     stream = io.StringIO()
-    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+    with mpl.rc_context(RC_PARAMS), warnings.catch_warnings():  # type: ignore[arg-type]
+        # The browser writes the letters, in fonts of its own; here they are only measured.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         FigureCanvasSVG(figure)
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _themed(_unique_ids(_inline(stream.getvalue(), description), name))
@@ -68,7 +73,8 @@ def _inline(text: str, description: str) -> str:
 
 
 def _unique_ids(text: str, name: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9]+", "-", name)
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name)
+    name = name if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', text)
     return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
