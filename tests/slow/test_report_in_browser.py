@@ -1,52 +1,214 @@
-"""The report in a real browser: the answers are read, shown and escaped, and nothing breaks on the way."""
+"""The report in a real browser: its answers, its keys, its widths, its themes, and what is left of it on paper."""
 
-import html
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+pytest.importorskip("websockets", reason="the browser is driven over a web socket")
+
+from benchmarks.chromium import CHROMIUM, Tab, opened_browser
 from moe_ray.report.write import write_report
 from moe_ray.scoring.table import write_scores
-from tests.report.synthetic import ALL_METRICS, synthetic_run
+from tests.report.synthetic import ALL_METRICS, CUT_EXAMPLE, EVIL, NUM_CUT, synthetic_run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TIMEOUT_S = 120
+WIDTHS = (400, 800, 1400)
+READY = "document.getElementById('browser')?.dataset.ready"
+FOCUSED = "document.activeElement"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
-def browse(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Open `page` in a headless browser that may talk to nobody, and wait for its scripts."""
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", *quiet]
-    command += [f"--user-data-dir={profile}", "--enable-logging=stderr", "--virtual-time-budget=20000", *options]
-    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Tab]:
+    with opened_browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run, scores = synthetic_run(tmp_path_factory.mktemp("run"), num_models=3, num_answers=60)
-    write_scores(run.scores_path, scores, ALL_METRICS)
-    write_report(run)
-    return run.report_path
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Reports by their number of models."""
+    found = {}
+    for num_models, num_answers in ((2, 10), (4, 240), (12, 144)):
+        folder = tmp_path_factory.mktemp("run")
+        run, scores = synthetic_run(folder, num_models=num_models, num_answers=num_answers)
+        write_scores(run.scores_path, scores, ALL_METRICS)
+        write_report(run)
+        found[num_models] = run.report_path
+    return found
 
 
-def test_the_answers_are_read_and_the_first_page_is_shown(page: Path, tmp_path: Path) -> None:
-    opened = browse(page, tmp_path, "--dump-dom")
-    status = re.search(r'id="answer-status"[^>]*>([^<]*)<', opened.stdout)
-    assert status is not None
-    assert re.search(r"\d", html.unescape(status[1])), f"the browser says {status[1]!r}"
-    shown = re.search(r'id="answer-list"[^>]*>(.*?)</ol>', opened.stdout, re.DOTALL)
-    assert shown is not None
-    assert shown[1].count("<li") > 0
-    errors = [line for line in opened.stderr.splitlines() if "CONSOLE" in line]
-    assert not errors
+@pytest.fixture
+def page(tab: Tab, pages: dict[int, Path]) -> Tab:
+    """The report of four models, freshly opened on a wide screen."""
+    tab.log.clear()
+    tab.look_as(1400)
+    tab.open(pages[4], until=READY)
+    return tab
 
 
-@pytest.mark.parametrize("width", [400, 800, 1400])
-def test_it_draws_at_every_width(page: Path, tmp_path: Path, width: int) -> None:
-    picture = tmp_path / "page.png"
-    browse(page, tmp_path / "profile", f"--screenshot={picture}", f"--window-size={width},2000")
-    assert picture.stat().st_size > 20_000, "an empty page would compress to almost nothing"
+def status(tab: Tab) -> str:
+    return str(tab.evaluate("document.getElementById('answer-status').textContent"))
+
+
+def press_until(tab: Tab, key: str, wanted: str, *, most: int = 200) -> None:
+    """Press `key` until the expression `wanted` is true."""
+    for _ in range(most):
+        tab.press(key)
+        if tab.evaluate(wanted):
+            return
+    raise AssertionError(f"{most} times {key} did not lead to {wanted}")
+
+
+def test_the_answers_are_read_and_shown_without_an_error(page: Tab) -> None:
+    assert status(page) == "240 answers, page 1 of 12"
+    assert page.evaluate("document.querySelectorAll('#answer-list > li').length") == 20
+    assert page.log == []
+
+
+def test_markup_in_an_answer_is_shown_as_letters_and_runs_nothing(page: Tab) -> None:
+    page.evaluate("document.querySelectorAll('#answer-list details').forEach((entry) => { entry.open = true; })")
+    page.wait_for("document.querySelectorAll('#answer-list pre').length >= 60")
+    shown = page.evaluate("[...document.querySelectorAll('#answer-list pre')].map((node) => node.textContent)")
+    assert any(text.startswith(EVIL) for text in shown)
+    assert page.evaluate("document.querySelectorAll('img').length") == 0
+    assert page.evaluate("document.title").startswith("synthetic-example")
+    assert page.log == []
+
+
+def test_a_cut_prompt_an_error_and_an_unscored_answer_say_so_where_they_are_listed(page: Tab) -> None:
+    choose = "document.getElementById('filter-problem').value = '{}';"
+    choose += "document.getElementById('filter-problem').dispatchEvent(new Event('input'))"
+    lines = "[...document.querySelectorAll('#answer-list summary')].map((node) => node.textContent)"
+    page.evaluate(choose.format("cut"))
+    page.wait_for("document.getElementById('answer-status').textContent.startsWith('4 answers')")
+    assert all(CUT_EXAMPLE in line and f"prompt cut by {NUM_CUT} tokens" in line for line in page.evaluate(lines))
+    page.evaluate(choose.format("error"))
+    page.wait_for("document.getElementById('answer-status').textContent.startsWith('9 answers')")
+    assert all("unscored" in line and "error" in line for line in page.evaluate(lines))
+
+
+@pytest.mark.parametrize("num_models", [2, 4, 12])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_never_scrolls_sideways_and_wide_tables_say_that_they_go_on(
+    tab: Tab, pages: dict[int, Path], num_models: int, width: int
+) -> None:
+    tab.look_as(width)
+    tab.open(pages[num_models], until=READY)
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    wide = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth + 1)"
+    tab.wait_for(f"{wide}.every((box) => box.previousElementSibling.className === 'hint')")
+    if width == min(WIDTHS):
+        assert tab.evaluate(f"{wide}.length") > 0
+
+
+def test_the_first_screen_says_who_wins_by_how_much_how_surely_and_at_which_cost(page: Tab) -> None:
+    inside = "[...document.querySelectorAll('{}')].every((node) => node.getBoundingClientRect().bottom <= innerHeight)"
+    for selector in (
+        ".banner",
+        "h1",
+        ".price",
+        ".verdicts > li .figures",
+        ".effect .difference",
+        ".cautions li:first-child",
+    ):
+        assert page.evaluate(f"document.querySelectorAll('{selector}').length > 0 && {inside.format(selector)}"), (
+            selector
+        )
+
+
+def test_every_control_is_reached_by_tab_and_shows_that_it_has_the_focus(page: Tab) -> None:
+    selector = 'a[href], button:not(:disabled), input, select, summary, [tabindex="0"]'
+    wanted = page.evaluate(
+        f"[...document.querySelectorAll('{selector}')].map((node, at) => {{ node.dataset.stop = at; "
+        "return node.checkVisibility() ? at : -1; }).filter((at) => at >= 0)"
+    )
+    reached = []
+    for _ in range(len(wanted)):
+        page.press("Tab")
+        at, style = page.evaluate(
+            f"[Number({FOCUSED}.dataset.stop), getComputedStyle({FOCUSED}).outlineStyle + "
+            f"getComputedStyle({FOCUSED}).outlineWidth]"
+        )
+        assert style == "solid3px", page.evaluate(f"{FOCUSED}.outerHTML.slice(0, 80)")
+        reached.append(at)
+    assert reached == wanted
+
+
+def test_the_skip_link_comes_first_shows_itself_and_leads_past_the_header(page: Tab) -> None:
+    page.press("Tab")
+    assert page.evaluate(f"{FOCUSED}.className") == "skip"
+    assert page.evaluate(f"{FOCUSED}.getBoundingClientRect().left >= 0")
+    page.press("Enter")
+    page.wait_for("location.hash === '#main'")
+    page.press("Tab")
+    assert page.evaluate(f"document.getElementById('main').contains({FOCUSED})")
+
+
+def test_the_answers_are_walked_opened_and_turned_by_keys_alone(page: Tab) -> None:
+    line = "document.querySelectorAll('#answer-list summary')"
+    press_until(page, "Tab", f"{FOCUSED} === {line}[0]")
+    page.press("ArrowDown")
+    page.press("ArrowDown")
+    page.press("ArrowUp")
+    assert page.evaluate(f"{FOCUSED} === {line}[1]")
+    page.press("End")
+    assert page.evaluate(f"{FOCUSED} === {line}[{line}.length - 1]")
+    page.press("ArrowDown")
+    assert page.evaluate(f"{FOCUSED} === {line}[{line}.length - 1]")
+    page.press("Home")
+    page.press("Enter")
+    page.wait_for(f"{line}[0].parentElement.open && {line}[0].parentElement.querySelectorAll('pre').length === 3")
+    page.press("Enter")
+    page.wait_for(f"!{line}[0].parentElement.open")
+    press_until(page, "Tab", f"{FOCUSED}.id === 'page-next'")
+    page.press("Enter")
+    page.wait_for("document.getElementById('answer-status').textContent === '240 answers, page 2 of 12'")
+    assert page.evaluate(f"{FOCUSED}.id") == "answer-status"
+
+
+def test_typing_a_text_finds_the_answers_that_have_it(page: Tab) -> None:
+    press_until(page, "Tab", f"{FOCUSED}.id === 'filter-search'")
+    for letter in CUT_EXAMPLE:
+        page.press(letter)
+    page.wait_for("document.getElementById('answer-status').textContent.startsWith('4 answers')")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "rgb(r, g, b)"."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize(("dark", "paper"), [(False, False), (True, False), (False, True), (True, True)])
+def test_the_page_is_dark_only_on_a_dark_screen(tab: Tab, pages: dict[int, Path], dark: bool, paper: bool) -> None:
+    tab.look_as(1400, dark=dark, paper=paper)
+    tab.open(pages[4], until=READY)
+    ground, ink, plot = tab.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color, "
+        "getComputedStyle(document.querySelector('.plots svg text')).fill]"
+    )
+    is_dark = dark and not paper
+    assert (luminance(ground) < 0.1) == (luminance(ink) > 0.5) == (luminance(plot) > 0.3) == is_dark
+
+
+def test_motion_is_left_out_for_those_who_ask_for_none(tab: Tab, pages: dict[int, Path]) -> None:
+    behaviour = "getComputedStyle(document.documentElement).scrollBehavior"
+    tab.look_as(1400)
+    tab.open(pages[2], until=READY)
+    assert tab.evaluate(behaviour) == "smooth"
+    tab.look_as(1400, calm=True)
+    assert tab.evaluate(behaviour) == "auto"
+
+
+def test_on_paper_no_table_is_cut_and_what_needs_a_screen_is_left_out(tab: Tab, pages: dict[int, Path]) -> None:
+    paper_px = 720
+    tab.look_as(paper_px, paper=True)
+    tab.open(pages[12], until=READY)
+    hidden = "['nav', '#browser', '.skip', '.hint'].map((name) => document.querySelector(name)).filter(Boolean)"
+    assert tab.evaluate(f"{hidden}.every((node) => !node.checkVisibility())")
+    assert tab.evaluate("document.querySelector('.only-print').checkVisibility()")
+    tables = "[...document.querySelectorAll('table')].map((table) => table.getBoundingClientRect().right)"
+    assert max(tab.evaluate(tables)) <= paper_px
+    assert tab.printed().startswith(b"%PDF")
