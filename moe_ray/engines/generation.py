@@ -132,7 +132,7 @@ class _BatchState:
 def decode_batch(loaded: LoadedModel, rows: Sequence[DecodeRow]) -> list[DrawnRow]:
     """Decode `rows` together and return them in their order, each with its own times."""
     start_s = time.perf_counter()
-    drawn = [_undrawn(row, loaded) for row in rows]
+    drawn = [undrawn(row, loaded) for row in rows]
     state = _BatchState(loaded, rows)
     live = drawn
     while live:
@@ -148,7 +148,7 @@ def decode_batch(loaded: LoadedModel, rows: Sequence[DecodeRow]) -> list[DrawnRo
     return drawn
 
 
-def _undrawn(row: DecodeRow, loaded: LoadedModel) -> DrawnRow:
+def undrawn(row: DecodeRow, loaded: LoadedModel) -> DrawnRow:
     """Begin a row. A stop string that is one token of its own (which decoding may leave out) ends it as that token."""
     request = row.request
     own_tokens = loaded.tokenizer.get_added_vocab()

@@ -37,6 +37,11 @@ class TransformersSettings(EngineSettings):
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = Field(
         None, description="attention implementation; default: what transformers chooses for the architecture"
     )
+    batching: Literal["auto", "static", "continuous"] = Field(
+        "auto",
+        description="greedy rows: static, the engine's own batches; continuous, transformers' paged cache; auto: "
+        "continuous on a GPU with flash attention. Rows above temperature 0 always run in the engine's own batches",
+    )
 
 
 class ScriptedSettings(EngineSettings):

@@ -17,6 +17,7 @@ from moe_ray.engines.base import (
     Timing,
 )
 from moe_ray.engines.batching import MemoryRule, RowSize, group_batches, run_halving
+from moe_ray.engines.continuous import choose_continuous
 from moe_ray.engines.generation import DecodeRow, DrawnRow, decode_batch
 from moe_ray.engines.likelihood import ScoredRow, ScoringRow, score_batch, scoring_rows
 from moe_ray.engines.loading import load, weights_bytes
@@ -36,7 +37,9 @@ class TransformersEngine:
     """
 
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
-        self._loaded = load(model, parse_settings(TransformersSettings, model))
+        settings = parse_settings(TransformersSettings, model)
+        self._loaded = load(model, settings)
+        self._continuous = choose_continuous(model, settings, self._loaded, limits)
         self._encoder = PromptEncoder(self._loaded, model)
         self._limits = limits
         self._rule = MemoryRule(
@@ -58,7 +61,10 @@ class TransformersEngine:
                 )
             except RowError as error:
                 results[index] = _failed_generation(error.reason, error.num_prompt_tokens)
-        for batch in self._generation_batches(rows):
+        waiting = [row for row in rows if self._continuous and row.request.temperature == 0]
+        if waiting:
+            results.update(run_halving(waiting, self._decode_continuously, _out_of_memory_generation))
+        for batch in self._generation_batches([row for row in rows if row.index not in results]):
             results.update(run_halving(batch, self._decode, _out_of_memory_generation))
         return [results[index] for index in range(len(requests))]
 
@@ -92,6 +98,7 @@ class TransformersEngine:
         return EngineMemory(
             device=",".join(devices) or str(self._loaded.device),
             weights_bytes=weights_bytes(self._loaded.model),
+            batching=f"continuous, {self._continuous.attention}" if self._continuous else "static",
             peak_torch_bytes=sum(map(torch.cuda.max_memory_allocated, devices)) if devices else None,
             reserved_torch_bytes=sum(map(torch.cuda.max_memory_reserved, devices)) if devices else None,
         )
@@ -129,6 +136,18 @@ class TransformersEngine:
     def _decode(self, rows: list[DecodeRow]) -> list[tuple[int, Generation]]:
         drawn = decode_batch(self._loaded, rows)
         return [(one.row.index, _generation(one, batch_rows=len(rows))) for one in drawn]
+
+    def _decode_continuously(self, rows: list[DecodeRow]) -> list[tuple[int, Generation]]:
+        """Return the answers of all rows but those whose logits are no numbers.
+
+        Those are left to batches of their own: under a mask, one such row spoils the rows beside it.
+        """
+        assert self._continuous is not None
+        drawn = self._continuous.decode(rows)
+        batch_rows = self._continuous.rows_at_once(rows)
+        return [
+            (one.row.index, _generation(one, batch_rows=batch_rows)) for one in drawn if one.finish_reason != "error"
+        ]
 
 
 def _generation(drawn: DrawnRow, *, batch_rows: int) -> Generation:
