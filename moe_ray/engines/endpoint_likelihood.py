@@ -2,8 +2,9 @@
 
 No tokenizer is at hand, and an API's text offsets are not to be trusted (some count a begin token's spelling). So the
 context is asked for by itself, for its number of tokens, and a continuation's tokens are those of context and
-continuation together less that many. That is the transformers engine's rule too, for a token that straddles the
-border as well: it counts with whichever side the subtraction leaves it.
+continuation together less that many, as in the transformers engine. Both give the same numbers unless a token straddles
+the border: the transformers engine then reads the context's own tokens before the rest, while an API reads the tokens
+of the whole text.
 """
 
 import math
@@ -19,7 +20,8 @@ from moe_ray.engines.endpoint_dialect import Dialect, completion_text
 from moe_ray.engines.endpoint_replies import Reply
 
 NO_LIKELIHOODS = "the endpoint gives no prompt log-probabilities"
-PROBE_TEXT = "The sky is blue, and the sea is"
+PROBE_TEXT = "The sky is blue, and the sea is "
+PROBE_CONTINUATION = "wide"
 _TOO_LONG = re.compile(r"context|too long|too large|maximum.*(length|token)", re.IGNORECASE)
 
 Ask = Callable[[str, dict[str, Any]], Reply]
@@ -121,16 +123,22 @@ def find_asking(dialect: Dialect, ask: Ask) -> Asking | None:
 
 
 def _is_proven(dialect: Dialect, way: _Way, ask: Ask) -> bool:
-    """Say whether the tokens spell the text that was sent, each but the first with a log-probability."""
+    """Say whether the tokens spell what was sent, each but the first with a log-probability.
+
+    The first may lack its spelling too (vLLM gives neither), so the text's first word is not looked for.
+    """
     prompt = Prompt(messages=(Message(role="user", content=PROBE_TEXT),))
     try:
-        spelled, reply = _spelled(dialect, way, ask, prompt, " wide" if dialect.style == "completion" else "Yes")
+        spelled, reply = _spelled(dialect, way, ask, prompt, PROBE_CONTINUATION)
     except (RequestRefusedError, _UnreadableError):
         return False
-    sent = PROBE_TEXT + " wide" if dialect.style == "completion" else "Yes"
-    text = "".join(spelled.tokens)
+    sent = PROBE_CONTINUATION if dialect.style == "chat" else PROBE_TEXT.partition(" ")[2] + PROBE_CONTINUATION
     known = [value for value in spelled.values[1:] if value is not None and value <= 0]
-    return text.endswith(sent) and len(known) == len(spelled.values) - 1 > 0 and _num_drawn(way, reply) <= way.num_drawn
+    return (
+        "".join(spelled.tokens).endswith(sent)
+        and len(known) == len(spelled.values) - 1 > 0
+        and _num_drawn(way, reply) <= way.num_drawn
+    )
 
 
 def measure(asking: Asking, ask: Ask, prompt: Prompt, num_rows: int) -> Likelihood:

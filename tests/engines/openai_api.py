@@ -28,11 +28,15 @@ class Fault:
     hangs: bool = False
 
 
+Scored = tuple[list[str], list[float | None]]
+
+
 @dataclass(kw_only=True)
 class Api:
     """What the API does, and what it was asked. Tests change it while it runs.
 
-    `faults` befall the requests to come, one each. `broken` says for a body which fault befalls it, whenever it comes.
+    `scored` gives a prompt's tokens and their log-probabilities. `faults` befall the requests to come, one each.
+    `broken` says for a body which fault befalls it, whenever it comes.
     """
 
     base_url: str = ""
@@ -42,6 +46,7 @@ class Api:
     streams: bool = True
     knows_stream_options: bool = True
     likelihoods: Sequence[str] = ("echo", "zero", "prompt_logprobs")
+    scored: Callable[[str], Scored] = lambda prompt: closed_form(prompt)
     context_length: int = 1000
     finish_reason: str | None = None
     faults: deque[Fault] = field(default_factory=deque)
@@ -61,6 +66,12 @@ def words(text: str) -> list[str]:
 def logprob(place: int, token: str) -> float:
     """The log-probability of the closed-form model; the place counts from 0, and the first token has none."""
     return -(place + len(token)) / 100
+
+
+def closed_form(prompt: str) -> Scored:
+    """The tokens of `prompt` and their log-probabilities."""
+    tokens = words(prompt)
+    return tokens, [None if place == 0 else logprob(place, token) for place, token in enumerate(tokens)]
 
 
 def drawn(prompt: str, num: int) -> list[str]:
@@ -169,8 +180,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+def templated(body: dict[str, Any]) -> str:
+    """A chat template: the messages, and the assistant's turn opened, or its message left open."""
+    turns = [f" [{message['role']}] {message['content']}" for message in body["messages"]]
+    return "".join(turns) + ("" if body.get("continue_final_message") else " [assistant] ")
+
+
 def _reply(api: Api, body: dict[str, Any], is_chat: bool) -> dict[str, Any]:
-    prompt = " ".join(message["content"] for message in body["messages"]) if is_chat else body["prompt"]
+    prompt = templated(body) if is_chat else body["prompt"]
     num = body.get("max_tokens", body.get("max_completion_tokens", 16))
     _check(api, body, prompt, num)
     tokens = drawn(prompt, num)
@@ -181,9 +198,10 @@ def _reply(api: Api, body: dict[str, Any], is_chat: bool) -> dict[str, Any]:
     choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
     choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
     if body.get("echo") and "echo" in api.likelihoods:
-        choice["logprobs"] = _echoed(words(prompt) + tokens)
+        told, values = api.scored(prompt)
+        choice["logprobs"] = {"tokens": told + tokens, "token_logprobs": values + [-1.0] * len(tokens)}
     if "prompt_logprobs" in body and "prompt_logprobs" in api.likelihoods:
-        choice["prompt_logprobs"] = _by_token_id(words(prompt))
+        choice["prompt_logprobs"] = _by_token_id(*api.scored(prompt))
     usage = {"prompt_tokens": len(words(prompt)), "completion_tokens": len(tokens)}
     return {"choices": [choice]} | ({"usage": usage} if api.gives_usage else {})
 
@@ -200,21 +218,15 @@ def _check(api: Api, body: dict[str, Any], prompt: str, num: int) -> None:
         raise _RefusedError(400, message, "context_length_exceeded")
 
 
-def _echoed(tokens: list[str]) -> dict[str, Any]:
-    values = [None if place == 0 else logprob(place, token) for place, token in enumerate(tokens)]
-    return {"tokens": tokens, "token_logprobs": values}
-
-
-def _by_token_id(tokens: list[str]) -> list[Any]:
+def _by_token_id(tokens: list[str], values: list[float | None]) -> list[Any]:
     """As vLLM does: the prompt's own token first, then the likeliest one."""
     return [
-        None
-        if place == 0
-        else {
-            str(place): {"logprob": logprob(place, token), "rank": 2, "decoded_token": token},
+        value
+        and {
+            str(place): {"logprob": value, "rank": 2, "decoded_token": token},
             "999": {"logprob": -0.001, "rank": 1, "decoded_token": " best"},
         }
-        for place, token in enumerate(tokens)
+        for place, (token, value) in enumerate(zip(tokens, values, strict=True))
     ]
 
 

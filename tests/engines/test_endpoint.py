@@ -64,7 +64,7 @@ def only(answers: list[Generation]) -> Generation:
 def test_a_text_comes_with_its_finish_reason_its_counts_and_its_times(connect: Connect, style: str) -> None:
     prompt = completion("one two three") if style == "completion" else chat("one two three")
     answer = only(connect(style=style).generate([ask(prompt, num=4)]))
-    asked = " ".join(message.content for message in prompt.messages)
+    asked = "one two three" if style == "completion" else " [system] Be brief. [user] one two three [assistant] "
     assert answer.text == "".join(drawn(asked, 4))
     assert (answer.finish_reason, answer.error) == ("length", None)
     assert (answer.num_prompt_tokens, answer.num_completion_tokens) == (len(asked.split()), 4)
