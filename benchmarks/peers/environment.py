@@ -1,0 +1,68 @@
+"""The peer's own virtual environment: lm-evaluation-harness with the versions of `constraints.txt`."""
+
+import json
+import os
+import platform
+import subprocess
+import venv as virtual_environments
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+LM_EVAL_VERSION = "0.4.13"
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+NAMED_PACKAGES = ("torch", "transformers")
+GIB = 1 << 30
+
+
+def peer_python(folder: Path) -> Path:
+    """Return the interpreter of the environment at `folder`, which is made now if it is not there.
+
+    Raises `SystemExit` when another version of lm_eval is installed there.
+    """
+    python = folder / "bin" / "python"
+    if not python.is_file():
+        print(f"making {folder}: torch, then lm_eval[hf]=={LM_EVAL_VERSION} (some minutes)", flush=True)
+        virtual_environments.create(folder, with_pip=True)
+        pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        for package in ("torch", f"lm_eval[hf]=={LM_EVAL_VERSION}"):
+            subprocess.run([*pip, "install", "-c", str(CONSTRAINTS), package], check=True)
+    found = peer_versions(python)["lm_eval"]
+    if found != LM_EVAL_VERSION:
+        raise SystemExit(f"{folder} holds lm_eval {found}; this comparison is with {LM_EVAL_VERSION}")
+    return python
+
+
+def peer_versions(python: Path) -> dict[str, str | None]:
+    """Return the versions of lm_eval and what decides its numbers; None for what is not installed."""
+    program = (
+        "import json\nfrom importlib import metadata\n"
+        "def version(name):\n"
+        "    try:\n        return metadata.version(name)\n"
+        "    except metadata.PackageNotFoundError:\n        return None\n"
+        f"print(json.dumps({{name: version(name) for name in {('lm_eval', *NAMED_PACKAGES)!r}}}))"
+    )
+    done = subprocess.run([str(python), "-c", program], check=True, capture_output=True, text=True)
+    versions: dict[str, str | None] = json.loads(done.stdout)
+    return versions
+
+
+def describe_machine(python: Path) -> str:
+    """Return the lines that say what the figures were measured on, and with which versions on either side."""
+    ours = {name: metadata.version(name) for name in (*NAMED_PACKAGES, "ray")}
+    cores, memory_gib = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / GIB
+    return (
+        f"machine  {platform.machine()}, {cores} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}, "
+        f"load {os.getloadavg()[0]:.1f}\n"
+        f"moe_ray  {_listed(ours)}\nlm_eval  {_listed(peer_versions(python))}"
+    )
+
+
+def _listed(versions: dict[str, str] | dict[str, str | None]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def offline(environment: dict[str, str]) -> dict[str, str]:
+    """Return `environment` with the hub out of reach, for either side."""
+    return {**environment, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
