@@ -1,7 +1,6 @@
 """What a checkpoint is, read from its files alone: its identity, its size, its shape. Needs no torch."""
 
 import json
-import os
 import re
 import struct
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from moe_ray.errors import ModelError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import ModelIdentity
 from moe_ray.planning.hashes import FileHashes
+from moe_ray.planning.hub import hub_answers, hub_errors
 
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py")
 MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
@@ -68,7 +68,8 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
         config, num_parameters, source, revision = _hub_facts(model)
         content = [model.path, model.revision or "main"]
     if num_parameters is None and config is not None:
-        num_parameters, source = parameters_of_config(config), "config.json"
+        num_parameters = parameters_of_config(config)
+        source = "config.json" if num_parameters is not None else "unknown"
     return Checkpoint(
         name=name,
         identity=ModelIdentity(
@@ -76,7 +77,7 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
         ),
         config=config,
         num_parameters=num_parameters,
-        size_source=source if num_parameters is not None else "unknown",
+        size_source=source,
         revision=revision,
         files_sha256=files,
     )
@@ -157,31 +158,31 @@ def _parameters_in_header(path: Path) -> int:
 
 def _hub_facts(model: ModelConfig) -> tuple[Mapping[str, Any] | None, int | None, str, str | None]:
     path = _hub_config_path(model)
-    named = _SIZE_IN_NAME.search(model.path)
-    num_by_name = int(float(named.group(1)) * 1e9) if named else None
     if path is None:
-        return None, num_by_name, "its name (config.json is out of reach)", model.revision
+        named = _SIZE_IN_NAME.search(model.path)
+        num_by_name = int(float(named.group(1)) * 1e9) if named else None
+        reach = "config.json is out of reach" if hub_answers() else "the hub cannot be reached"
+        source = f"{'its name' if named else 'unknown'}: {reach}; moe-ray models download fetches it"
+        return None, num_by_name, source, model.revision
     return json.loads(path.read_text(encoding="utf-8")), None, "config.json", path.parent.name
 
 
 def _hub_config_path(model: ModelConfig) -> Path | None:
     """Return the hub cache's config.json for this revision, fetching it if the hub answers; None if not."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
-    cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
-    if isinstance(cached, str):
-        return Path(cached)
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
-        return None
     try:
-        return Path(hf_hub_download(model.path, "config.json", revision=model.revision))
+        cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+        if isinstance(cached, str):
+            return Path(cached)
+        return Path(hf_hub_download(model.path, "config.json", revision=model.revision)) if hub_answers() else None
     except HFValidationError as error:
         raise ModelError(
             f"{model.path!r} is neither a hub id nor a path that starts with ./, ../, / or ~",
             remedy="a hub id is owner/name; write a local folder as ./name",
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+    except hub_errors():
         return None
 
 

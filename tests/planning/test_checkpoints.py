@@ -1,10 +1,14 @@
 """What is read from checkpoint files, held against the models that wrote them."""
 
 import json
+import socket
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -13,6 +17,7 @@ from moe_ray.config.schema import ModelConfig, RuntimeConfig
 from moe_ray.errors import ModelError
 from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint, parameters_of_config
 from moe_ray.planning.hashes import FileHashes
+from moe_ray.planning.hub import hub_answers
 from moe_ray.planning.memory import DEVICE_OVERHEAD_BYTES, cache_bytes_per_token, estimate_memory
 
 SHAPE: dict[str, Any] = {
@@ -155,12 +160,55 @@ def test_a_folder_that_is_no_checkpoint_says_what_is_missing(tmp_path: Path) -> 
         inspected(tmp_path)
 
 
+UNREACHABLE = "the hub cannot be reached; moe-ray models download fetches it"
+
+
+@pytest.fixture
+def hub_asked_anew() -> Iterator[None]:
+    """Whether the hub answers is remembered in a process; what one test found must not reach another."""
+    hub_answers.cache_clear()
+    yield
+    hub_answers.cache_clear()
+
+
+@pytest.mark.usefixtures("hub_asked_anew")
 def test_a_hub_id_out_of_reach_gets_its_size_from_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for path, num_parameters in [
-        ("owner/Model-7B-v1", 7 * 10**9),
-        ("owner/Model-1.5b", 15 * 10**8),
-        ("owner/Model", None),
+    for path, num_parameters, source in [
+        ("owner/Model-7B-v1", 7 * 10**9, f"its name: {UNREACHABLE}"),
+        ("owner/Model-1.5b", 15 * 10**8, f"its name: {UNREACHABLE}"),
+        ("owner/Model", None, f"unknown: {UNREACHABLE}"),
     ]:
         checkpoint = inspect_checkpoint("m", ModelConfig(path=path), FileHashes(tmp_path / "hashes"))
-        assert (checkpoint.num_parameters, checkpoint.config) == (num_parameters, None)
+        found = (checkpoint.num_parameters, checkpoint.size_source, checkpoint.config)
+        assert found == (num_parameters, source, None)
+
+
+@pytest.mark.usefixtures("hub_asked_anew")
+def test_a_hub_that_refuses_connections_is_asked_once_for_all_models(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """huggingface_hub would wait and ask again for each model, half a minute each."""
+    num_connections = 0
+    closing = socket.create_server(("127.0.0.1", 0))
+
+    def refuse() -> None:
+        nonlocal num_connections
+        while True:
+            try:
+                connection, _ = closing.accept()
+            except OSError:
+                return
+            num_connections += 1
+            connection.close()
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{closing.getsockname()[1]}")
+    for path in ("owner/Model-7B", "owner/Other-1B"):
+        checkpoint = inspect_checkpoint("m", ModelConfig(path=path), FileHashes(tmp_path / "hashes"))
+        assert checkpoint.size_source == f"its name: {UNREACHABLE}"
+    closing.shutdown(socket.SHUT_RDWR)
+    closing.close()
+    thread.join(timeout=10)
+    assert num_connections == 1
