@@ -43,6 +43,33 @@ def test_the_measure_is_that_of_the_rouge_score_package() -> None:
         assert grader.measure(example(reference=reference), answer)[0] == pytest.approx(expected, abs=1e-12)
 
 
+AWKWARD_TEXTS = (
+    "word",
+    "Word, word; WORD!",
+    "don't can't it's",
+    "under_scores and-hyphens and/slashes",
+    "3.14 is not 3 14 or 314",
+    "naïve café Straße",
+    "Größe \u4f60\u597d mixed \u0441\u043b\u043e\u0432\u043e",
+    "emoji \U0001f600 between",
+    "tabs\tand\nlines\r\nand  spaces",
+    "a a a a b a a a",
+    "b a b a b a",
+    "http://example.org/?q=1&r=2",
+    "x" * 300,
+    " ".join(f"w{number % 7}" for number in range(400)),
+    " ".join(f"w{number % 5}" for number in range(350)),
+)
+
+
+@pytest.mark.parametrize("reference", AWKWARD_TEXTS, ids=lambda text: text[:12])
+def test_awkward_texts_have_the_packages_measure_too(reference: str) -> None:
+    scorer, grader = RougeScorer(["rougeL"], use_stemmer=False), RougeLGrader()
+    for answer in (*AWKWARD_TEXTS, ""):
+        expected = scorer.score(reference, answer)["rougeL"].fmeasure
+        assert grader.measure(example(reference=reference), answer)[0] == pytest.approx(expected, abs=1e-12)
+
+
 def test_a_worked_example() -> None:
     # Common in order: a, c, d; 3 of 4 of the one and 3 of 5 of the other.
     assert f_measure(list("abcd"), list("acxdy")) == pytest.approx(2 * 0.75 * 0.6 / 1.35)
