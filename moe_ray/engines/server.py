@@ -30,6 +30,8 @@ from moe_ray.errors import EngineLostError, ModelError
 HOST = "127.0.0.1"
 HEALTH_POLL_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
+# A connection breaks a moment before its server is seen to have ended.
+NEWS_PATIENCE_S = 0.1
 
 
 class ServerEngine:
@@ -100,8 +102,8 @@ class ServerEngine:
         deadline = time.monotonic() + self._settings.start_timeout_s
         with httpx2.Client(trust_env=False, timeout=HEALTH_TIMEOUT_S) as http:
             while not _is_healthy(http, url):
-                if self._process.exit_status is not None:
-                    raise self._unfit(f"the server ended (exit status {self._process.exit_status}) before it was ready")
+                if (status := self._process.exit_status()) is not None:
+                    raise self._unfit(f"the server ended (exit status {status}) before it was ready")
                 if time.monotonic() > deadline:
                     within = f"within {self._settings.start_timeout_s:g} s (start_timeout_s)"
                     raise self._unfit(f"the server did not answer {self._settings.health} {within}")
@@ -119,8 +121,7 @@ class ServerEngine:
             raise self._unfit(str(error)) from error
 
     def _require_alive(self) -> None:
-        if self._process.exit_status is not None:
-            status = self._process.exit_status
+        if (status := self._process.exit_status(NEWS_PATIENCE_S)) is not None:
             raise EngineLostError(f"the server ended (exit status {status}); {self._process.log_tail()}")
 
     def _unfit(self, what: str) -> ModelError:

@@ -7,7 +7,8 @@ died of anything, the server gets SIGTERM, then SIGKILL. The keeper leaves its o
 actor's children with it, and the keeper must outlive its owner by the seconds that this takes. It adopts every process
 that its server's children leave behind, so none can hide from it.
 
-It writes two lines to its standard output: `keeper PID` (or `failed REASON`), and at the end `exited STATUS`.
+It writes two lines to its standard output: `keeper PID` (or `failed REASON`), and `exited STATUS` when the server has
+ended. The output closes when nothing of the server is left.
 """
 
 import contextlib
@@ -47,8 +48,8 @@ def main(log_path: str, stop_timeout_s: float, command: list[str]) -> None:
         return
     _say(f"keeper {os.getpid()}")
     status = _watch(server, children_end)
-    _end_all(stop_timeout_s)
     _say(f"exited {'by request' if status is None else status}")
+    _end_all(stop_timeout_s)
 
 
 def _started(log_path: str, command: list[str]) -> subprocess.Popen[bytes]:

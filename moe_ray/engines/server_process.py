@@ -6,6 +6,7 @@ import selectors
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ class ServerProcess:
         self.log_path = log_path
         self._stop_timeout_s = stop_timeout_s
         self._status: str | None = None
+        self._lock = threading.Lock()
         environment = {**os.environ, **env}
         program = _found(command[0], environment.get("PATH", ""))
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,12 +58,12 @@ class ServerProcess:
             )
         self._keeper_pid = int(rest)
 
-    @property
-    def exit_status(self) -> str | None:
-        """How the server ended, None while it runs."""
-        if self._status is None and (line := self._line(0.0)) is not None:
-            self._status = line.removeprefix("exited ") or "unknown: its keeper was killed, and it too"
-        return self._status
+    def exit_status(self, patience_s: float = 0.0) -> str | None:
+        """Return how the server ended, None while it runs. Waits so long for news of it; several threads may ask."""
+        with self._lock:
+            if self._status is None and (line := self._line(patience_s)) is not None:
+                self._status = line.removeprefix("exited ") or "unknown: its keeper was killed, and it too"
+            return self._status
 
     def process_ids(self) -> tuple[int, ...]:
         """Return the server's processes that run now, its children's too."""

@@ -81,9 +81,9 @@ def drawn(prompt: str, num: int) -> list[str]:
 
 
 @contextmanager
-def serving(api: Api) -> Iterator[Api]:
-    """Run the API in threads of this process."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": api}))
+def serving(api: Api, port: int = 0) -> Iterator[Api]:
+    """Run the API in threads of this process, on a free port where none is named."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"api": api}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -113,7 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
     def do_GET(self) -> None:
-        self._guarded(self._list_models)
+        if self.path == "/health":
+            self._send(200, "{}")
+        else:
+            self._guarded(self._list_models)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
