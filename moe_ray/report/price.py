@@ -55,7 +55,8 @@ def price_line(price: Price, system: str) -> str:
     """One domain's price with its ratios and n; empty where there is nothing to hold it against."""
     if price.baseline is None or price.time_ratio is None:
         return ""
-    both = f"{system} {seconds(price.cost.busy_s)}, {BASELINE} {seconds(price.baseline.busy_s)}"
+    spent, other = (seconds(cost.busy_s).replace(" ", NO_BREAK) for cost in (price.cost, price.baseline))
+    both = f"{system} {spent}, {BASELINE} {other}"
     memory = f", memory over time {times(price.memory_ratio)}" if price.memory_ratio is not None else ""
     counts = " and ".join(str(num) for num in dict.fromkeys((price.cost.n, price.baseline.n)))
-    return f"Cost of one example: {both} busy ({times(price.time_ratio)}){memory}, n{NO_BREAK}={NO_BREAK}{counts}"
+    return f"Per example: {both} busy ({times(price.time_ratio)}){memory}, n{NO_BREAK}={NO_BREAK}{counts}"

@@ -122,7 +122,7 @@ def test_prices_are_ratios_to_the_baselines_and_say_their_n() -> None:
     )
     line = price_line(price, "experts").replace(text.NO_BREAK, " ")
     busy = f"experts 2.20 s, baseline 2.00 s busy (1.10 {TIMES})"
-    assert line == f"Cost of one example: {busy}, memory over time 0.75 {TIMES}, n = 8 and 7"
+    assert line == f"Per example: {busy}, memory over time 0.75 {TIMES}, n = 8 and 7"
     other = Price(cost=cost("experts", 1.0), baseline=cost("baseline", 2.0))
     sentence = price_sentence([price, other], "experts").replace(text.NO_BREAK, " ")
     assert sentence.startswith("One example costs the experts 0.50 to 1.10 times the baseline's busy time")
