@@ -67,9 +67,10 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
     with exclusive(run), disk_errors(run.path):
         manifest = preparation.begin(experiment, prepared)
         abandoned = _fill_cells(experiment, prepared, manifest, observer)
+        run.merge_answers()
         if run.graded != preparation.grading_fingerprint(run):
             observer.stage("Grading answers")
-            score(run)
+            _grade(run)
         observer.stage("Writing the report")
         summary = report(run)
     num_missing = len(prepared.work.cells) - (manifest.sessions[-1].cells_done_after or 0)
@@ -96,7 +97,7 @@ def _fill_cells(
             GivenUp(model=entry.model, shard=entry.shard, num_cells=entry.num_cells, reason=entry.reason)
             for entry in abandoned
         ]
-        end_session(session, status, len(run.done_keys() & prepared.keys))
+        end_session(session, status, len(work.done) + run.num_committed)
         run.write_manifest(manifest)
     return abandoned
 
@@ -128,14 +129,20 @@ def _execute(
 
 def score(run: RunDirectory) -> None:
     """Grade the answers of a run directory anew. Needs its files alone: no data set, no model, no Ray."""
-    from moe_ray.scoring.grade import grade_run
+    run.manifest()  # where there is no run, say so before anything is made there
+    with exclusive(run), disk_errors(run.path):
+        run.merge_answers()
+        _grade(run)
+
+
+def _grade(run: RunDirectory) -> None:
+    from moe_ray.scoring.grade import grade_domain, merge_metrics
     from moe_ray.scoring.table import write_scores
 
-    experiment = preparation.load_run(run)
-    scores, metrics = grade_run(
-        experiment.examples, experiment.graders(), experiment.assignments, experiment.current_answers()
-    )
-    write_scores(run.scores_path, scores, metrics)
+    stored = preparation.load_run(run)
+    graders = stored.graders()
+    scores = (score for domain in stored.work(graders) for score in grade_domain(domain))
+    write_scores(run.scores_path, scores, merge_metrics(graders))
     run.mark_graded(preparation.grading_fingerprint(run))
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 import moe_ray.scoring.registry as grading
 from moe_ray.config.dump import dump_experiment
 from moe_ray.config.identity import identity
@@ -21,8 +23,9 @@ from moe_ray.planning.cells import Cell, ModelIdentity
 from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.plan import Workload, all_cells, plan_work
+from moe_ray.scoring.grade import DomainWork
 from moe_ray.scoring.score import Grader
-from moe_ray.store.answers import Answer
+from moe_ray.store.answers import GRADED_COLUMNS, Answer, from_table
 from moe_ray.store.environment import versions
 from moe_ray.store.opening import RunFacts, open_manifest
 from moe_ray.store.records import Manifest
@@ -39,10 +42,6 @@ class Prepared:
     checkpoints: Mapping[str, Checkpoint]
     run: RunDirectory
     work: Workload
-
-    @property
-    def keys(self) -> frozenset[str]:
-        return frozenset(cell.key for cell in self.work.cells)
 
     def totals(self) -> dict[str, tuple[int, int]]:
         """Cells done and in all, by model."""
@@ -218,31 +217,42 @@ def _sandbox_record(config: ExperimentConfig, prepared: Prepared) -> dict[str, A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run directory read back: enough to grade its answers again."""
+    """A run directory read back: enough to grade its answers again, a domain and a model at a time."""
 
-    folder: Path
+    run: RunDirectory
     config: ExperimentConfig
     manifest: Manifest
-    examples: Mapping[str, list[Example]]
-    answers: list[Answer]
-    grader_names: Mapping[str, Sequence[str]]
-
-    @property
-    def assignments(self) -> dict[str, list[str]]:
-        """The models to grade, by domain: those that answered there, and those that were given up."""
-        seen = {(answer.domain, answer.model) for answer in self.answers}
-        given_up = {entry.model for entry in self.manifest.given_up}
-        return {
-            domain: [m for m in self.config.models_of(domain) if (domain, m) in seen or m in given_up]
-            for domain in self.examples
-        }
 
     def graders(self) -> dict[str, Sequence[Grader]]:
         """The graders of this run, by domain."""
-        return make_all_graders(self.config, self.grader_names, self.folder)
+        names = {domain: self.manifest.domains[domain]["graders"] for domain in self.config.domains}
+        return make_all_graders(self.config, names, self.run.path)
 
-    def current_answers(self) -> list[Answer]:
-        """Answers of this experiment's cells; those of an earlier, larger or other one are left out."""
+    def work(self, graders: Mapping[str, Sequence[Grader]]) -> Iterator[DomainWork]:
+        """What is to be graded, domain by domain.
+
+        The models of a domain are those that answered there, and those that were given up. Their answers are those to
+        this experiment's cells; those of an earlier, larger or other one are left out.
+        """
+        places = self.run.answers_table(["domain", "model"]).group_by(["domain", "model"]).aggregate([])
+        answered = {(place["domain"], place["model"]) for place in places.to_pylist()}
+        given_up = {entry.model for entry in self.manifest.given_up}
+        for domain in self.config.domains:
+            models = [m for m in self.config.models_of(domain) if (domain, m) in answered or m in given_up]
+            yield self._domain_work(domain, graders[domain], models)
+
+    def _domain_work(self, domain: str, graders: Sequence[Grader], models: Sequence[str]) -> DomainWork:
+        examples = self.run.examples(domain)
+        keys = self._keys(domain, examples)
+
+        def answers_of(model: str) -> list[Answer]:
+            where = (pc.field("domain") == domain) & (pc.field("model") == model)
+            stored = from_table(self.run.answers_table(GRADED_COLUMNS, where))
+            return [answer for answer in stored if answer.key in keys]
+
+        return DomainWork(examples=examples, graders=graders, models=models, answers_of=answers_of)
+
+    def _keys(self, domain: str, examples: Sequence[Example]) -> frozenset[str]:
         identities = {
             name: ModelIdentity(
                 name=name, fingerprint=self.manifest.models[name]["fingerprint"], prompt_style=model.prompt_style
@@ -250,8 +260,7 @@ class StoredRun:
             for name, model in self.config.models.items()
         }
         pairs = wanted_pairs(self.config, None)
-        keys = {cell.key for cell in all_cells(self.config, self.examples, identities, pairs)}
-        return [answer for answer in self.answers if answer.key in keys]
+        return frozenset(cell.key for cell in all_cells(self.config, {domain: examples}, identities, pairs))
 
 
 def grading_fingerprint(run: RunDirectory) -> str:
@@ -271,13 +280,4 @@ def grading_fingerprint(run: RunDirectory) -> str:
 
 def load_run(run: RunDirectory) -> StoredRun:
     """Read a run directory back. Raises `RunDirectoryError` when it holds no run."""
-    manifest = run.manifest()
-    config = load_experiment(run.config_path).config
-    return StoredRun(
-        folder=run.path,
-        config=config,
-        manifest=manifest,
-        examples={domain: run.examples(domain) for domain in config.domains},
-        answers=run.answers(),
-        grader_names={domain: manifest.domains[domain]["graders"] for domain in config.domains},
-    )
+    return StoredRun(run=run, manifest=run.manifest(), config=load_experiment(run.config_path).config)

@@ -3,21 +3,23 @@
 Everything above works on these arrays, so that the order in which scores were computed or read never matters.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from moe_ray.scoring.score import Score
+from moe_ray.scoring.table import TEXT_COLUMNS, Scores, score_table
 
 FloatArray = npt.NDArray[np.float64]
 ObjectArray = npt.NDArray[np.object_]
+IntArray = npt.NDArray[np.intp]
 
 COLUMN_PARTS = ("values", "weights", "labels", "golds", "reasons")
 NO_SCORE = "no score for this example"
+NO_REASON = "no reason given"
 NOT_FINITE = "the score is not a finite number"
 
 
@@ -85,6 +87,9 @@ class ScoreMatrix:
 
     def over(self, domain: str, example_ids: Sequence[str]) -> "ScoreMatrix":
         """This matrix with `domain` alone, over other (sorted) examples; those it does not know are unscored."""
+        if self.example_ids.get(domain) == tuple(example_ids):
+            columns = {key: column for key, column in self.columns.items() if key.domain == domain}
+            return ScoreMatrix(example_ids={domain: tuple(example_ids)}, columns=columns)
         known = {name: at for at, name in enumerate(self.example_ids.get(domain, ()))}
         pairs = [(at, known[name]) for at, name in enumerate(example_ids) if name in known]
         to, source = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
@@ -103,38 +108,93 @@ def _moved(column: Column, to: npt.NDArray[np.intp], source: npt.NDArray[np.intp
     return result
 
 
-def score_matrix(scores: Iterable[Score]) -> ScoreMatrix:
-    """Arrange `scores` in columns. Raises `ValueError` when a cell of the matrix has two scores."""
-    grouped: dict[ColumnKey, list[Score]] = defaultdict(list)
-    ids: dict[str, set[str]] = defaultdict(set)
-    for score in scores:
-        grouped[ColumnKey(score.model, score.domain, score.metric)].append(score)
-        ids[score.domain].add(score.example_id)
-    example_ids = {domain: tuple(sorted(ids[domain])) for domain in sorted(ids)}
-    positions = {domain: {name: at for at, name in enumerate(names)} for domain, names in example_ids.items()}
-    columns = {key: _column(key, grouped[key], positions[key.domain]) for key in sorted(grouped)}
-    return ScoreMatrix(example_ids=example_ids, columns=columns)
+def score_matrix(scores: Scores) -> ScoreMatrix:
+    """Arrange `scores`, or the rows of a score table, in columns; works on whole arrays, never score by score.
+
+    Raises `ValueError` when a cell of the matrix has two scores.
+    """
+    table = score_table(scores)
+    texts = {name: coded(table.column(name)) for name in TEXT_COLUMNS}
+    numbers = {name: table.column(name).to_numpy() for name in ("value", "weight")}
+    is_given = table.column("value").is_valid().to_numpy()
+    example_ids: dict[str, tuple[str, ...]] = {}
+    columns: dict[ColumnKey, Column] = {}
+    for domain, rows in texts["domain"].groups(np.arange(table.num_rows)):
+        example_ids[domain], positions = _positions(texts["example_id"], rows)
+        for model, of_model in texts["model"].groups(rows):
+            for metric, chosen in texts["metric"].groups(of_model):
+                key = ColumnKey(model, domain, metric)
+                part = _Rows(chosen, texts, numbers["value"][chosen], numbers["weight"][chosen], is_given[chosen])
+                columns[key] = _column(key, part, positions[texts["example_id"].codes[chosen]], example_ids[domain])
+    return ScoreMatrix(example_ids=example_ids, columns={key: columns[key] for key in sorted(columns)})
 
 
-def _column(key: ColumnKey, scores: list[Score], positions: Mapping[str, int]) -> Column:
-    column = empty_column(len(positions))
-    filled = np.zeros(len(positions), dtype=bool)
-    for score in scores:
-        at = positions[score.example_id]
-        if filled[at]:
-            raise ValueError(f"two scores for {key} on example {score.example_id!r}")
-        filled[at] = True
-        _fill(column, at, score)
+class Coded(NamedTuple):
+    """A column of texts [n]: `names[codes]` are its texts. Nulls have code -1, and `names` ends with None for them."""
+
+    names: ObjectArray
+    codes: npt.NDArray[np.int32]
+
+    def texts(self, rows: IntArray) -> ObjectArray:
+        """The texts of `rows`."""
+        found: ObjectArray = self.names[self.codes[rows]]
+        return found
+
+    def groups(self, rows: IntArray) -> Iterator[tuple[str, IntArray]]:
+        """Each text of `rows`, in the order of the texts, with the rows that have it, in their order."""
+        codes = self.codes[rows]
+        ordered = rows[np.argsort(codes, kind="stable")]
+        found, counts = np.unique(codes, return_counts=True)
+        places = zip(found.tolist(), counts.tolist(), np.cumsum(counts).tolist(), strict=True)
+        parts = [(self.names[code], ordered[end - count : end]) for code, count, end in places]
+        yield from sorted(parts, key=lambda part: part[0])
+
+
+def coded(column: pa.ChunkedArray) -> Coded:
+    """A text column as codes."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    whole = encoded.unify_dictionaries().combine_chunks()
+    names = np.array([*whole.dictionary.to_pylist(), None], dtype=object)
+    return Coded(names, whole.indices.fill_null(-1).to_numpy().astype(np.int32, copy=False))
+
+
+def _positions(column: Coded, rows: IntArray) -> tuple[tuple[str, ...], IntArray]:
+    """The sorted texts of `column` in `rows`, and the place of each code's text among them."""
+    found = np.unique(column.codes[rows])
+    names = sorted(zip(column.names[found].tolist(), found.tolist(), strict=True))
+    positions = np.full(len(column.names), -1, dtype=np.intp)
+    positions[[code for _, code in names]] = np.arange(len(names))
+    return tuple(name for name, _ in names), positions
+
+
+class _Rows(NamedTuple):
+    """The rows of one column: where they are in the table, and their numbers [m]. `values` is NaN for no value."""
+
+    rows: IntArray
+    texts: Mapping[str, Coded]
+    values: FloatArray
+    weights: FloatArray
+    is_given: npt.NDArray[np.bool_]
+
+
+def _column(key: ColumnKey, part: _Rows, places: IntArray, example_ids: Sequence[str]) -> Column:
+    column = empty_column(len(example_ids))
+    twice = np.flatnonzero(np.bincount(places, minlength=len(example_ids)) > 1)
+    if len(twice):
+        raise ValueError(f"two scores for {key} on example {example_ids[twice[0]]!r}")
+    is_finite = np.isfinite(part.values)
+    column.values[places] = np.where(is_finite, part.values, np.nan)
+    column.weights[places] = part.weights
+    column.labels[places] = part.texts["label"].texts(part.rows)
+    column.golds[places] = part.texts["gold"].texts(part.rows)
+    column.reasons[places] = None
+    column.reasons[places[~is_finite]] = _reasons(part, ~is_finite)
     return column
 
 
-def _fill(column: Column, at: int, score: Score) -> None:
-    value = np.nan if score.value is None else score.value
-    column.values[at] = value if np.isfinite(value) else np.nan
-    column.weights[at] = score.weight
-    column.labels[at] = score.label
-    column.golds[at] = score.gold
-    if np.isfinite(value):
-        column.reasons[at] = None
-    else:
-        column.reasons[at] = score.reason or ("no reason given" if score.value is None else NOT_FINITE)
+def _reasons(part: _Rows, chosen: npt.NDArray[np.bool_]) -> ObjectArray:
+    """Why there is no value, for the `chosen` rows."""
+    told = part.texts["reason"].texts(part.rows[chosen])
+    default = np.where(part.is_given[chosen], NOT_FINITE, NO_REASON).astype(object)
+    reasons: ObjectArray = np.where(told.astype(bool), told, default)
+    return reasons

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from moe_ray.comparison.columns import FloatArray
+from moe_ray.comparison.columns import FloatArray, coded
 from moe_ray.comparison.records import (
     LatencyDistribution,
     LatencyQuantity,
@@ -32,6 +32,7 @@ TIMING_COLUMNS = (
     "time_to_first_token_s",
     "total_s",
 )
+MEASURED_COLUMNS = ["kind", "finish_reason", "batch_rows", "time_to_first_token_s", "total_s"]
 
 
 def model_resources(
@@ -41,10 +42,10 @@ def model_resources(
     replicas: dict[str, list[ReplicaTelemetry]] = defaultdict(list)
     for record in telemetry:
         replicas[record.model].append(record)
-    names = _strings(answers, "model")
-    answered = set(np.unique(names).tolist())
+    answered = set(pc.unique(answers.column("model")).to_pylist())
+    measured = answers.select(MEASURED_COLUMNS)
     return {
-        model: _resources(replicas[model], answers.filter(pa.array(names == model)))
+        model: _resources(replicas[model], measured.filter(pc.equal(answers.column("model"), model)))
         for model in models
         if model in answered or replicas[model]
     }
@@ -115,9 +116,9 @@ def held_memory(memory: PeakMemory) -> tuple[int, MemoryKind] | None:
 
 
 def _latencies(answers: pa.Table) -> list[LatencyDistribution]:
-    good = (_strings(answers, "kind") == "generate") & (_strings(answers, "finish_reason") != "error")
+    good = answers.filter((pc.field("kind") == "generate") & (pc.field("finish_reason") != "error"))
     quantities: tuple[LatencyQuantity, ...] = ("total_s", "time_to_first_token_s")
-    found = (latency_distribution(quantity, _floats(answers, quantity)[good]) for quantity in quantities)
+    found = (latency_distribution(quantity, _floats(good, quantity)) for quantity in quantities)
     return [distribution for distribution in found if distribution is not None]
 
 
@@ -168,36 +169,34 @@ def _probe(timings: Sequence[ProbeTiming]) -> ProbeSummary | None:
     )
 
 
-def busy_seconds_by_example(
-    answers: pa.Table, resources: Mapping[str, ModelResources]
-) -> dict[tuple[str, str], dict[str, float]]:
-    """(model, domain) -> example id -> seconds of busy slot time.
+def busy_seconds(
+    answers: pa.Table, resources: Mapping[str, ModelResources], example_ids: Mapping[str, Sequence[str]]
+) -> dict[tuple[str, str], FloatArray]:
+    """(model, domain) -> seconds of busy slot time [n] of each of the domain's `example_ids`; NaN without an answer.
 
     A model's busy time is divided over its answers in proportion to the time of their batch divided by its rows, so
     that the shares of all its answers add up to it.
     """
     share = _floats(answers, "total_s") / np.maximum(_floats(answers, "batch_rows"), 1)
-    models, domains, ids = (_strings(answers, name) for name in ("model", "domain", "example_id"))
-    result: dict[tuple[str, str], dict[str, float]] = {}
-    for model, resource in resources.items():
-        mine = models == model
-        total = math.fsum(share[mine].tolist())
-        scale = resource.busy_s / total if total else 0.0
-        for domain in np.unique(domains[mine]).tolist():
-            here = mine & (domains == domain)
-            result[model, domain] = _sums_by_name(ids[here], share[here] * scale)
+    models, domains = (coded(answers.column(name)) for name in ("model", "domain"))
+    result: dict[tuple[str, str], FloatArray] = {}
+    for model, of_model in models.groups(np.arange(answers.num_rows)):
+        total = math.fsum(share[of_model].tolist())
+        for domain, rows in domains.groups(of_model):
+            if model in resources and domain in example_ids:
+                scale = resources[model].busy_s / total if total else 0.0
+                result[model, domain] = _sums(answers.take(rows), share[rows] * scale, example_ids[domain])
     return result
 
 
-def _sums_by_name(names: npt.NDArray[np.object_], values: FloatArray) -> dict[str, float]:
-    found, inverse = np.unique(names, return_inverse=True)
-    sums = np.bincount(inverse, weights=values, minlength=len(found))
-    return dict(zip(found.tolist(), sums.tolist(), strict=True))
-
-
-def _strings(answers: pa.Table, name: str) -> npt.NDArray[np.object_]:
-    strings: npt.NDArray[np.object_] = answers.column(name).to_numpy().astype(object)
-    return strings
+def _sums(answers: pa.Table, values: FloatArray, example_ids: Sequence[str]) -> FloatArray:
+    """Sums of the `values` of each example's answers, added in an order that follows from the answers alone."""
+    ordered = answers.append_column("value", pa.array(values)).sort_by([(name, "ascending") for name in TIMING_COLUMNS])
+    places = pc.index_in(ordered.column("example_id"), pa.array(example_ids, pa.string()))
+    is_known = places.is_valid().to_numpy()
+    known, num = places.drop_null().to_numpy(), len(example_ids)
+    sums = np.bincount(known, weights=ordered.column("value").to_numpy()[is_known], minlength=num)
+    return np.where(np.bincount(known, minlength=num) > 0, sums, np.nan)
 
 
 def _floats(answers: pa.Table, name: str) -> FloatArray:

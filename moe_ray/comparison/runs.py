@@ -1,6 +1,6 @@
 """Two runs side by side: what differs in what was asked, and what differs in what came out."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from moe_ray.comparison.columns import ScoreMatrix, score_matrix
 from moe_ray.comparison.paired import benjamini_hochberg, paired_difference
@@ -8,7 +8,8 @@ from moe_ray.comparison.records import MetricInfo, MetricValue, PairedComparison
 from moe_ray.comparison.summary import comparison_record, verdict_of
 from moe_ray.comparison.systems import DomainSystem, system_column
 from moe_ray.fingerprint import canonical_json
-from moe_ray.scoring.score import Metric, Score
+from moe_ray.scoring.score import Metric
+from moe_ray.scoring.table import Scores
 from moe_ray.store.records import StoredRecord
 
 FIRST, SECOND = "first run", "second run"
@@ -48,12 +49,12 @@ class RunComparison(StoredRecord):
     only_second: list[str]
 
 
-def compare_runs(a: Summary, b: Summary, scores_a: Iterable[Score], scores_b: Iterable[Score]) -> RunComparison:
+def compare_runs(a: Summary, b: Summary, scores_a: Scores, scores_b: Scores) -> RunComparison:
     """Compare run `b` with run `a`, wherever a system, domain and metric is in both. p-values are adjusted over all."""
-    matrix_a, matrix_b = score_matrix(scores_a), score_matrix(scores_b)
+    matrices = _over_the_same_examples(score_matrix(scores_a), score_matrix(scores_b))
     second = {_place(value): value for value in b.values}
     found = [
-        ValuePair(first=value, second=second[place], change=_change(a, b, matrix_a, matrix_b, value))
+        ValuePair(first=value, second=second[place], change=_change(a, b, matrices, value))
         for value in a.values
         if (place := _place(value)) in second
     ]
@@ -74,16 +75,23 @@ def _place(value: MetricValue) -> tuple[str, str, str]:
     return value.system, value.domain, value.metric
 
 
+def _over_the_same_examples(a: ScoreMatrix, b: ScoreMatrix) -> dict[str, tuple[ScoreMatrix, ScoreMatrix]]:
+    """Both matrices over the union of their examples, by domain."""
+    shared = {domain: b.example_ids[domain] for domain in a.example_ids if domain in b.example_ids}
+    unions = {domain: sorted({*a.example_ids[domain], *ids}) for domain, ids in shared.items()}
+    return {domain: (a.over(domain, ids), b.over(domain, ids)) for domain, ids in unions.items()}
+
+
 def _change(
-    a: Summary, b: Summary, matrix_a: ScoreMatrix, matrix_b: ScoreMatrix, value: MetricValue
+    a: Summary, b: Summary, matrices: Mapping[str, tuple[ScoreMatrix, ScoreMatrix]], value: MetricValue
 ) -> PairedComparison | None:
     """The paired difference on the union of both runs' examples; an example of one run alone counts as dropped."""
     system_a, system_b = _domain_system(a, value), _domain_system(b, value)
     if system_a is None or system_b is None or a.metrics[value.metric] != b.metrics[value.metric]:
         return None
-    ids = sorted(set(matrix_a.example_ids[value.domain]) | set(matrix_b.example_ids[value.domain]))
+    matrix_a, matrix_b = matrices[value.domain]
     columns = [
-        system_column(matrix.over(value.domain, ids), system, value.domain, value.metric)
+        system_column(matrix, system, value.domain, value.metric)
         for matrix, system in ((matrix_b, system_b), (matrix_a, system_a))
     ]
     labels = {*matrix_a.gold_labels(value.domain, value.metric), *matrix_b.gold_labels(value.domain, value.metric)}

@@ -1,12 +1,15 @@
 """From scores, telemetry and answer timings to the summary of a run. Pure: files in, files out are elsewhere."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from moe_ray.comparison.columns import ScoreMatrix, score_matrix
+from moe_ray.comparison.columns import FloatArray, ScoreMatrix, score_matrix
 from moe_ray.comparison.paired import Difference, benjamini_hochberg, paired_difference
 from moe_ray.comparison.records import (
     ExampleCost,
@@ -19,19 +22,21 @@ from moe_ray.comparison.records import (
     SystemInfo,
     Verdict,
 )
-from moe_ray.comparison.resources import TIMING_COLUMNS, busy_seconds_by_example, held_memory, model_resources
+from moe_ray.comparison.resources import TIMING_COLUMNS, busy_seconds, held_memory, model_resources
 from moe_ray.comparison.statistics import aggregate
 from moe_ray.comparison.systems import BASELINE, System, standard_systems, system_column
-from moe_ray.comparison.truncation import truncated_prompts
-from moe_ray.scoring.score import Metric, Score
+from moe_ray.comparison.truncation import NUM_TRUNCATED, truncated_prompts
+from moe_ray.scoring.score import Metric
+from moe_ray.scoring.table import Scores
 from moe_ray.store.records import Manifest, ReplicaTelemetry
 
 SIGNIFICANCE = 0.05
+SUMMARY_COLUMNS = (*TIMING_COLUMNS, NUM_TRUNCATED)
 HEADLINE_METRICS = ("pass@1", "accuracy", "rouge_l")
 
 
 def summarise(
-    scores: Iterable[Score],
+    scores: Scores,
     metrics: Mapping[str, Metric],
     manifest: Manifest,
     telemetry: Sequence[ReplicaTelemetry],
@@ -48,7 +53,7 @@ def summarise(
     """
     matrix = score_matrix(scores)
     cut = truncated_prompts(answers, list(manifest.models), list(manifest.domains))
-    answers = answers.select(list(TIMING_COLUMNS)).sort_by([(name, "ascending") for name in TIMING_COLUMNS])
+    answers = answers.select(list(TIMING_COLUMNS))
     found = {domain: _ordered(metrics, matrix.metrics_of(domain)) for domain in manifest.domains}
     domain_metrics = {domain: names for domain, names in found.items() if names}
     domains = list(domain_metrics)
@@ -214,9 +219,9 @@ def _costs(
     resources: Mapping[str, ModelResources],
     answers: pa.Table,
 ) -> list[ExampleCost]:
-    seconds = busy_seconds_by_example(answers, resources)
+    seconds = busy_seconds(answers, resources, matrix.example_ids)
     found = (
-        _cost(system.name, domain, matrix.example_ids[domain], _picks(matrix, system, domain), seconds, resources)
+        _cost(system.name, domain, _picks(matrix, system, domain), seconds, resources)
         for domain in domains
         for system in systems
         if domain in system.domains()
@@ -227,35 +232,36 @@ def _costs(
 def _cost(
     system: str,
     domain: str,
-    example_ids: Sequence[str],
     picks: Sequence[str | None],
-    seconds: Mapping[tuple[str, str], Mapping[str, float]],
+    seconds: Mapping[tuple[str, str], FloatArray],
     resources: Mapping[str, ModelResources],
 ) -> ExampleCost | None:
     """Mean cost over the examples that were answered; None when none was."""
-    measured = [
-        (pick, seconds[pick, domain][example_id])
-        for pick, example_id in zip(picks, example_ids, strict=True)
-        if pick is not None and example_id in seconds.get((pick, domain), {})
-    ]
-    if not measured:
+    picked = np.array(picks, dtype=object)
+    busy_s: dict[str, list[float]] = {}
+    for model in sorted({name for name in picks if name is not None}):
+        spent = seconds.get((model, domain), np.full(len(picks), np.nan))[picked == model]
+        if not np.isnan(spent).all():
+            busy_s[model] = spent[~np.isnan(spent)].tolist()
+    if not busy_s:
         return None
-    held = {pick: held_memory(resources[pick].peak_memory) for pick in {pick for pick, _ in measured}}
+    num = sum(map(len, busy_s.values()))
+    held = {model: held_memory(resources[model].peak_memory) for model in busy_s}
     kinds = {memory[1] if memory else None for memory in held.values()}
     kind = kinds.pop() if len(kinds) == 1 else None
-    byte_s = math.fsum(busy_s * memory[0] for pick, busy_s in measured if (memory := held[pick]))
+    byte_s = math.fsum(spent * memory[0] for model in busy_s if (memory := held[model]) for spent in busy_s[model])
     return ExampleCost(
         system=system,
         domain=domain,
-        n=len(measured),
-        busy_s=math.fsum(busy_s for _, busy_s in measured) / len(measured),
-        memory_byte_s=byte_s / len(measured) if kind else None,
+        n=num,
+        busy_s=math.fsum(itertools.chain.from_iterable(busy_s.values())) / num,
+        memory_byte_s=byte_s / num if kind else None,
         memory_kind=kind,
     )
 
 
 def _run_info(manifest: Manifest, answers: pa.Table) -> RunInfo:
-    errors = answers.column("finish_reason").to_pylist().count("error")
+    errors = pc.sum(pc.equal(answers.column("finish_reason"), "error"), min_count=0).as_py()
     complete = bool(manifest.sessions) and manifest.sessions[-1].status == "complete" and not manifest.given_up
     return RunInfo(
         name=manifest.name,

@@ -1,11 +1,13 @@
 """The answers that the report carries: compressed, safe whatever a model wrote, opened a page at a time."""
 
 import base64
+import functools
 import gzip
 import hashlib
 import json
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +16,7 @@ from moe_ray.comparison.records import Summary
 from moe_ray.domains.example import Example
 from moe_ray.report.format import words
 from moe_ray.scoring.score import Score
+from moe_ray.scoring.table import Scores, score_table, scores_of_table
 
 MAX_ANSWERS = 20_000
 ANSWER_COLUMNS = (
@@ -39,29 +42,62 @@ class Texts:
         return self._places[text]
 
 
-def browser_payload(
-    summary: Summary, answers: pa.Table, examples: Mapping[str, Sequence[Example]], scores: Iterable[Score]
-) -> dict[str, Any]:
-    """What the page's script reads.
+class Chosen(NamedTuple):
+    """The examples whose answers the page carries, by domain. `num_generated` counts the answers to all examples."""
 
-    Of more than MAX_ANSWERS answers, those to a part of the examples are kept, drawn by a hash of their ids, so that
-    every model's answer to a kept example is there. `total` says how many there were.
+    examples: Mapping[str, Sequence[str]]
+    num_generated: int
+
+    @property
+    def where(self) -> pc.Expression:
+        """The rows, of answers or of scores, that are about these examples."""
+        places = [
+            (pc.field("domain") == domain) & pc.field("example_id").isin(ids) for domain, ids in self.examples.items()
+        ]
+        return functools.reduce(operator.or_, places, pc.scalar(False))
+
+
+def choose_examples(answers: pa.Table) -> Chosen:
+    """Choose what the page carries, from kind, domain and example_id of all answers.
+
+    Of more than MAX_ANSWERS generated answers, those to a part of the examples are kept, drawn by a hash of their ids,
+    so that every model's answer to a kept example is there.
     """
-    generated = answers.select(list(ANSWER_COLUMNS)).filter(pc.equal(answers.column("kind"), "generate"))
-    kept = _limited(generated).sort_by([("domain", "ascending"), ("example_id", "ascending"), ("model", "ascending")])
+    generated = answers.filter(pc.field("kind") == "generate")
+    counted = generated.group_by(["domain", "example_id"]).aggregate([([], "count_all")]).to_pylist()
+    kept: dict[str, list[str]] = {}
+    num_kept = 0
+    for row in sorted(counted, key=_hash_rank) if generated.num_rows > MAX_ANSWERS else counted:
+        num_kept += row["count_all"]
+        if num_kept > MAX_ANSWERS:
+            break
+        kept.setdefault(row["domain"], []).append(row["example_id"])
+    return Chosen({domain: sorted(kept[domain]) for domain in sorted(kept)}, generated.num_rows)
+
+
+def _hash_rank(row: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(f"{row['domain']}/{row['example_id']}".encode()).digest()
+
+
+def browser_payload(
+    summary: Summary, chosen: Chosen, answers: pa.Table, examples: Iterable[Example], scores: Scores
+) -> dict[str, Any]:
+    """What the page's script reads: of `answers`, `examples` and `scores`, what is about the chosen examples.
+
+    `answers` need ANSWER_COLUMNS. `total` says how many generated answers there were in all.
+    """
+    generated = answers.select(list(ANSWER_COLUMNS)).filter(chosen.where & (pc.field("kind") == "generate"))
+    kept = generated.sort_by([("domain", "ascending"), ("example_id", "ascending"), ("model", "ascending")])
     texts = Texts()
-    found = _scores_by_example(scores)
+    found = _scores_by_example(chosen, scores)
     rows = [_answer_row(summary, texts, found, row) for row in kept.to_pylist()]
+    shown = {(domain, example_id) for domain, ids in chosen.examples.items() for example_id in ids}
     references = {
-        f"{domain}/{example.id}": texts.place(example.reference) for domain in examples for example in examples[domain]
+        f"{example.domain}/{example.id}": texts.place(example.reference)
+        for example in examples
+        if (example.domain, example.id) in shown
     }
-    shown = {f"{row['d']}/{row['e']}" for row in rows}
-    return {
-        "total": generated.num_rows,
-        "texts": texts.texts,
-        "references": {key: place for key, place in references.items() if key in shown},
-        "answers": rows,
-    }
+    return {"total": chosen.num_generated, "texts": texts.texts, "references": references, "answers": rows}
 
 
 def encoded(payload: Mapping[str, Any]) -> str:
@@ -70,23 +106,12 @@ def encoded(payload: Mapping[str, Any]) -> str:
     return base64.b64encode(gzip.compress(text.encode(errors="surrogatepass"), compresslevel=6, mtime=0)).decode()
 
 
-def _limited(answers: pa.Table) -> pa.Table:
-    if answers.num_rows <= MAX_ANSWERS:
-        return answers
-    names = pc.binary_join_element_wise(answers.column("domain"), answers.column("example_id"), "/")
-    counts = {item["values"]: item["counts"] for item in pc.value_counts(names).to_pylist()}
-    kept, num_kept = [], 0
-    for name in sorted(counts, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        num_kept += counts[name]
-        if num_kept > MAX_ANSWERS:
-            break
-        kept.append(name)
-    return answers.filter(pc.is_in(names, pa.array(kept, pa.string())))
-
-
-def _scores_by_example(scores: Iterable[Score]) -> dict[tuple[str, str, str], list[Score]]:
+def _scores_by_example(chosen: Chosen, scores: Scores) -> dict[tuple[str, str, str], list[Score]]:
+    table = score_table(scores)
+    for name in ("domain", "example_id"):
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.string()))
     found: dict[tuple[str, str, str], list[Score]] = {}
-    for score in scores:
+    for score in scores_of_table(table.filter(chosen.where)):
         found.setdefault((score.model, score.domain, score.example_id), []).append(score)
     return found
 

@@ -1,7 +1,9 @@
 """All answers of a run to all scores: exactly one for each (model, domain, example, metric) that was asked."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from moe_ray.domains.example import Example
 from moe_ray.errors import ConfigError
@@ -10,34 +12,39 @@ from moe_ray.store.answers import Answer
 
 Item = tuple[Example, str, Sequence[Answer]]
 
+# What a grader gets at a time: enough to keep the workers of a batch grader busy, few enough to be in memory.
+MAX_ITEMS = 20_000
 
-def grade_run(
-    examples: Mapping[str, Sequence[Example]],
-    graders: Mapping[str, Sequence[Grader]],
-    assignments: Mapping[str, Sequence[str]],
-    answers: Sequence[Answer],
-) -> tuple[list[Score], dict[str, Metric]]:
-    """Return the scores, and their metrics by name.
 
-    `examples`, `graders` and `assignments` (the models that answer) are by domain. An example without an answer gets
-    scores without a value ("no answer"); answers of models, domains or examples that were not asked are left out.
-    Scores come in the order of domains, graders, models, examples and metrics.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainWork:
+    """What is to be graded in one domain. `answers_of` gives the answers of one of `models`, in any order."""
 
-    Raises `ConfigError` when two domains define one metric differently.
+    examples: Sequence[Example]
+    graders: Sequence[Grader]
+    models: Sequence[str]
+    answers_of: Callable[[str], Iterable[Answer]]
+
+
+def grade_domain(work: DomainWork) -> Iterator[Score]:
+    """Yield the scores of one domain; the answers of one model are in memory at a time.
+
+    An example without an answer gets scores without a value ("no answer"); answers to other examples are left out.
+    Scores come in the order of graders, models, examples and metrics, MAX_ITEMS examples of a model at a time.
     """
-    by_cell: defaultdict[tuple[str, str, str], list[Answer]] = defaultdict(list)
-    for answer in answers:
-        by_cell[answer.domain, answer.model, answer.example_id].append(answer)
-    scores: list[Score] = []
-    for domain, domain_examples in examples.items():
-        items = [
-            (example, model, by_cell.get((domain, model, example.id), ()))
-            for model in assignments.get(domain, ())
-            for example in domain_examples
-        ]
-        for grader in graders.get(domain, ()):
-            scores.extend(_grade(grader, items))
-    return scores, merge_metrics(graders)
+    items = _items(work)
+    while batch := list(islice(items, MAX_ITEMS)):
+        for grader in work.graders:
+            yield from _grade(grader, batch)
+
+
+def _items(work: DomainWork) -> Iterator[Item]:
+    for model in work.models:
+        by_example: defaultdict[str, list[Answer]] = defaultdict(list)
+        for answer in work.answers_of(model):
+            by_example[answer.example_id].append(answer)
+        for example in work.examples:
+            yield example, model, by_example.get(example.id, ())
 
 
 def merge_metrics(graders: Mapping[str, Sequence[Grader]]) -> dict[str, Metric]:

@@ -1,9 +1,11 @@
 """The score table: one row per (model, domain, example, metric), in Parquet, with the metrics in its schema."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
+from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ from moe_ray.errors import RunDirectoryError
 from moe_ray.scoring.score import Metric, Score
 
 METRICS_KEY = b"moe_ray.metrics"
+ROWS_AT_A_TIME = 1 << 17
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -28,26 +31,55 @@ SCORE_SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
+# As objects, or as a table of SCORE_SCHEMA, whose texts may be dictionary-encoded.
+Scores: TypeAlias = Iterable[Score] | pa.Table
+TEXT_COLUMNS = [field.name for field in SCORE_SCHEMA if pa.types.is_string(field.type)]
 
 
-def write_scores(path: Path, scores: Sequence[Score], metrics: Mapping[str, Metric]) -> None:
-    """Write the score table, whole or not at all. `metrics` go into the schema's metadata, as JSON, by name."""
+def score_table(scores: Scores) -> pa.Table:
+    """Return `scores` as a table."""
+    if isinstance(scores, pa.Table):
+        return scores
+    rows = list(scores)
+    columns = {name: [getattr(score, name) for score in rows] for name in SCORE_SCHEMA.names}
+    return pa.table(columns, schema=SCORE_SCHEMA)
+
+
+def scores_of_table(table: pa.Table) -> list[Score]:
+    """Return the rows of a score table as scores."""
+    rows = table.select([field.name for field in fields(Score)]).to_pylist()
+    return [Score(**row) for row in rows]
+
+
+def write_scores(path: Path, scores: Iterable[Score], metrics: Mapping[str, Metric]) -> None:
+    """Write the score table, whole or not at all, a part at a time as `scores` come.
+
+    `metrics` go into the schema's metadata, as JSON, by name.
+    """
     described = json.dumps({name: asdict(metric) for name, metric in metrics.items()})
-    columns = {name: [getattr(score, name) for score in scores] for name in SCORE_SCHEMA.names}
-    table = pa.table(columns, schema=SCORE_SCHEMA.with_metadata({METRICS_KEY: described.encode()}))
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    schema = SCORE_SCHEMA.with_metadata({METRICS_KEY: described.encode()})
+    write_atomically(path, lambda temporary: _write_parts(temporary, iter(scores), schema))
 
 
-def read_scores(path: Path) -> tuple[list[Score], dict[str, Metric]]:
-    """Return the scores, and the metrics by name. Raises `RunDirectoryError` when there is no readable table."""
+def _write_parts(path: Path, scores: Iterator[Score], schema: pa.Schema) -> None:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while part := list(islice(scores, ROWS_AT_A_TIME)):
+            writer.write_table(score_table(part).cast(schema))
+
+
+def read_scores(path: Path) -> tuple[pa.Table, dict[str, Metric]]:
+    """Return the score table, its texts dictionary-encoded, and the metrics by name.
+
+    Raises `RunDirectoryError` when there is no readable table.
+    """
     if not path.is_file():
         raise RunDirectoryError(
             "no scores here", where=str(path), remedy="run moe-ray evaluate (it scores answers that are there already)"
         )
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=SCORE_SCHEMA.names, read_dictionary=TEXT_COLUMNS).unify_dictionaries()
         described = json.loads(table.schema.metadata[METRICS_KEY])
-        rows = table.select([field.name for field in fields(Score)]).to_pylist()
+        table = table.select(SCORE_SCHEMA.names)
         metrics = {name: Metric(**metric) for name, metric in described.items()}
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise RunDirectoryError(
@@ -55,4 +87,4 @@ def read_scores(path: Path) -> tuple[list[Score], dict[str, Metric]]:
             where=str(path),
             remedy="delete it; scoring again makes it anew from the answers",
         ) from error
-    return [Score(**row) for row in rows], metrics
+    return table, metrics

@@ -4,7 +4,9 @@ Content columns (`CONTENT_COLUMNS`) repeat byte for byte when a run is resumed o
 Timing columns say how this computation of them went.
 """
 
+import itertools
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,6 +17,11 @@ CONTENT_COLUMNS = (
     "key", "kind", "model", "domain", "example_id", "sample_index", "messages", "settings",
     "text", "token_ids", "finish_reason", "num_prompt_tokens", "num_truncated_tokens", "num_completion_tokens",
     "loglikelihoods", "loglikelihood_tokens", "error",
+)  # fmt: skip
+# What a grader may look at. The prompt and the token ids are most of a row, and no grader's business.
+GRADED_COLUMNS = (
+    "key", "kind", "model", "domain", "example_id", "sample_index", "settings", "text", "finish_reason",
+    "num_prompt_tokens", "num_truncated_tokens", "num_completion_tokens", "loglikelihoods", "error",
 )  # fmt: skip
 
 ANSWER_SCHEMA = pa.schema(
@@ -88,6 +95,22 @@ def to_table(answers: list[Answer]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Answer]:
-    """Return the rows of `table` as answers; columns that this version does not know are ignored."""
+    """Return the rows of `table` as answers; columns that this version does not know are ignored.
+
+    A table of some of the columns gives answers that lack the others: what is a text is "" there, what is a number 0,
+    what can be null None.
+    """
     names = [field.name for field in fields(Answer)]
-    return [Answer(**row) for row in table.select(names).to_pylist()]
+    columns = [
+        table.column(name).to_pylist() if name in table.column_names else itertools.repeat(_lacking(name))
+        for name in names
+    ]
+    rows = zip(*columns, strict=False) if table.num_rows else ()
+    return [Answer(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _lacking(name: str) -> Any:
+    field = ANSWER_SCHEMA.field(name)
+    if field.nullable:
+        return None
+    return "" if pa.types.is_string(field.type) else 0

@@ -3,7 +3,7 @@
 config.yaml            the resolved experiment
 manifest.json          identities, versions, hardware, prompts, sessions
 examples/DOMAIN.jsonl  the examples, so that scoring and report need no data set
-answers/*.parquet      one file per shard, written whole, one row per cell
+answers/*.parquet      one row per cell; a file per shard, written whole, and merged when there are many
 scores/scores.parquet  the graders' verdicts; made anew from answers at any time
 telemetry/*.json       one file per replica
 summary.json           every metric per system and domain
@@ -12,13 +12,14 @@ report.html            the report
 
 import errno
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -26,10 +27,14 @@ from moe_ray.atomic import write_atomically, write_text_atomically
 from moe_ray.domains.example import Example, Message, Prompt
 from moe_ray.errors import RunDirectoryError, first_line
 from moe_ray.fingerprint import file_sha256, fingerprint
-from moe_ray.store.answers import ANSWER_SCHEMA, Answer, from_table, to_table
+from moe_ray.store.answer_files import AnswerFiles, list_answer_files, merge_small_files, read_files
+from moe_ray.store.answers import Answer, from_table, to_table
 from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)
+ResultT = TypeVar("ResultT")
+# Another process that merges files while they are read here is done with it sooner than this.
+MAX_READS = 20
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
@@ -53,6 +58,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._committed: dict[str, int] = {}
 
     @property
     def config_path(self) -> Path:
@@ -110,14 +116,18 @@ class RunDirectory:
             )
         return _read_record(self.manifest_path, Manifest)
 
-    def write_examples(self, domain: str, examples: Sequence[Example]) -> None:
+    def write_examples(self, domain: str, examples: Iterable[Example]) -> None:
         """Keep a domain's examples, one JSON object a line."""
-        lines = "".join(json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples)
-        write_text_atomically(self.path / "examples" / f"{domain}.jsonl", lines)
+        lines = (json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples)
+        write_atomically(self._examples_path(domain), lambda temporary: _write_lines(temporary, lines))
 
     def examples(self, domain: str) -> list[Example]:
         """Read a domain's examples back."""
-        path = self.path / "examples" / f"{domain}.jsonl"
+        return list(self.each_example(domain))
+
+    def each_example(self, domain: str) -> Iterator[Example]:
+        """Read a domain's examples back, one at a time."""
+        path = self._examples_path(domain)
         if not path.is_file():
             raise RunDirectoryError(
                 f"no examples of domain {domain}",
@@ -125,7 +135,11 @@ class RunDirectory:
                 remedy="run moe-ray evaluate again to finish the run",
             )
         with path.open(encoding="utf-8") as file:
-            return [_example_of_json(json.loads(line)) for line in file]
+            for line in file:
+                yield _example_of_json(json.loads(line))
+
+    def _examples_path(self, domain: str) -> Path:
+        return self.path / "examples" / f"{domain}.jsonl"
 
     def write_shard(self, answers: Sequence[Answer]) -> Path:
         """Commit a shard's answers, all of them or none."""
@@ -138,27 +152,53 @@ class RunDirectory:
         is ever there twice.
         """
         name = fingerprint(sorted(table["key"].to_pylist()))
-        path = self.path / "answers" / f"{name}.parquet"
+        path = self._answers_path / f"{name}.parquet"
         write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+        self._committed[name] = table.num_rows
         return path
 
-    def answers_table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the committed answers (or some of their columns) as one table, in the order of their keys' files."""
-        # It brings pandas along, which a command that reads no answers need not wait for.
-        import pyarrow.dataset as pads
+    @property
+    def num_committed(self) -> int:
+        """Cells that were committed through this object."""
+        return sum(self._committed.values())
 
-        files = sorted(str(path) for path in (self.path / "answers").glob("*.parquet"))
-        if not files:
-            return ANSWER_SCHEMA.empty_table().select(list(columns or ANSWER_SCHEMA.names))
+    @property
+    def _answers_path(self) -> Path:
+        return self.path / "answers"
+
+    def answers_table(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+        """Return the committed answers as one table: some of their columns or all, the rows that `where` tells or all.
+
+        Their order is that of their files, which says nothing.
+        """
+        return self._read_answers(lambda files: read_files(files.current, columns, where))
+
+    def _read_answers(self, read: Callable[[AnswerFiles], ResultT]) -> ResultT:
+        """Return what `read` makes of the answer files; again when another process merged them meanwhile."""
+        for _ in range(MAX_READS):
+            try:
+                return read(list_answer_files(self._answers_path))
+            except FileNotFoundError as error:
+                gone = error
+            except (pa.ArrowInvalid, OSError, LookupError, ValueError) as error:
+                raise self._unreadable(error) from error
+        raise self._unreadable(gone) from gone
+
+    def _unreadable(self, error: Exception) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"an answer file cannot be read: {error}",
+            where=str(self._answers_path),
+            remedy="delete that file; moe-ray evaluate computes its cells again",
+        )
+
+    def merge_answers(self) -> None:
+        """Merge the answer files when there are many small ones. The process must hold the run directory."""
         try:
-            dataset = pads.dataset(files, schema=ANSWER_SCHEMA, format="parquet")
-            return dataset.to_table(columns=list(columns or ANSWER_SCHEMA.names))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise RunDirectoryError(
-                f"an answer file cannot be read: {error}",
-                where=str(self.path / "answers"),
-                remedy="delete that file; moe-ray evaluate computes its cells again",
-            ) from error
+            merge_small_files(self._answers_path)
+        except (pa.ArrowInvalid, OSError, LookupError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                raise
+            raise self._unreadable(error) from error
 
     def answers(self) -> list[Answer]:
         """Return all committed answers."""
@@ -169,10 +209,12 @@ class RunDirectory:
         return frozenset(self.answers_table(["key"]).column("key").to_pylist())
 
     def files_fingerprint(self) -> str:
-        """Return a fingerprint of the examples and of the answers that are there; a file is named by its cells."""
+        """Return a fingerprint of the examples and of the answers that are there; a shard is named by its cells.
+
+        Merging files does not change it.
+        """
         examples = {path.name: file_sha256(path) for path in (self.path / "examples").glob("*.jsonl")}
-        answers = {path.name: path.stat().st_size for path in (self.path / "answers").glob("*.parquet")}
-        return fingerprint({"examples": examples, "answers": answers})
+        return fingerprint({"examples": examples, "answers": self._read_answers(lambda files: files.parts)})
 
     @property
     def graded(self) -> str | None:
@@ -204,6 +246,11 @@ def _read_record(path: Path, kind: type[RecordT]) -> RecordT:
             where=str(path),
             remedy="it is half-written, damaged or of another version of moe_ray; restore or delete it and run again",
         ) from error
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
 
 
 def _example_of_json(value: Mapping[str, object]) -> Example:

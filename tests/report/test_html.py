@@ -212,8 +212,10 @@ def test_the_templates_are_what_the_page_was_made_of(reported: Reported) -> None
 
 def test_of_too_many_answers_whole_examples_are_kept(reported: Reported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browser, "MAX_ANSWERS", 50)
-    examples = {domain: reported.run.examples(domain) for domain in reported.summary.domain_metrics}
-    payload = browser.browser_payload(reported.summary, reported.run.answers_table(), examples, reported.scores)
+    table = reported.run.answers_table()
+    examples = [one for domain in reported.summary.domain_metrics for one in reported.run.each_example(domain)]
+    chosen = browser.choose_examples(table)
+    payload = browser.browser_payload(reported.summary, chosen, table, examples, reported.scores)
     assert payload["total"] == 240
     assert len(payload["answers"]) == 48
     assert set(Counter((row["d"], row["e"]) for row in payload["answers"]).values()) == {4}

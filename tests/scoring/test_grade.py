@@ -1,13 +1,14 @@
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from moe_ray.domains.example import Example
 from moe_ray.errors import ConfigError
+from moe_ray.scoring import grade
 from moe_ray.scoring.bits import BitsPerByteGrader
 from moe_ray.scoring.decisions import DecisionGrader, LikelihoodDecisionGrader
-from moe_ray.scoring.grade import grade_run
+from moe_ray.scoring.grade import DomainWork, grade_domain, merge_metrics
 from moe_ray.scoring.rouge import RougeLGrader
 from moe_ray.scoring.score import Grader, Metric, Score
 from moe_ray.store.answers import Answer
@@ -17,7 +18,25 @@ from .answering import decision_example, example, generated, measured
 BIO = [decision_example("yes", f"b{number}", domain="bio") for number in range(4)]
 LAW = [example(f"l{number}", domain="law") for number in range(3)]
 EXAMPLES = {"bio": BIO, "law": LAW}
+Examples = Mapping[str, Sequence[Example]]
+Graders = Mapping[str, Sequence[Grader]]
 ASSIGNMENTS = {"bio": ["base", "bio-expert"], "law": ["base", "law-expert"]}
+
+
+def grade_all(examples: Examples, graders: Graders, answers: Sequence[Answer]) -> list[Score]:
+    """The scores of all domains, whose answers lie in one list."""
+    works = [
+        DomainWork(
+            examples=members,
+            graders=graders[domain],
+            models=ASSIGNMENTS[domain],
+            answers_of=lambda model, domain=domain: [  # type: ignore[misc]
+                answer for answer in answers if (answer.domain, answer.model) == (domain, model)
+            ],
+        )
+        for domain, members in examples.items()
+    ]
+    return [score for work in works for score in grade_domain(work)]
 
 
 def test_every_model_example_and_metric_gets_exactly_one_score() -> None:
@@ -34,7 +53,7 @@ def test_every_model_example_and_metric_gets_exactly_one_score() -> None:
         generated("yes", of=decision_example("yes", "unknown", domain="bio"), model="base"),
         generated("yes", of=example("x", domain="elsewhere"), model="base"),
     ]
-    scores, metrics = grade_run(EXAMPLES, graders, ASSIGNMENTS, answers)
+    scores, metrics = grade_all(EXAMPLES, graders, answers), merge_metrics(graders)
     names = ["accuracy", "macro_f1", "decision_parsed", "accuracy_loglik", "macro_f1_loglik", "bits_per_byte"]
     assert list(metrics) == [*names, "rouge_l"]
     expected = {
@@ -76,9 +95,37 @@ class CountingGrader:
 def test_a_batch_grader_gets_a_domains_items_at_once() -> None:
     grader = CountingGrader()
     answers = [generated("a", of=LAW[1], model="base"), generated("b", of=LAW[1], model="base", sample=1)]
-    scores, _ = grade_run({"law": LAW}, {"law": [grader]}, ASSIGNMENTS, answers)
+    scores = grade_all({"law": LAW}, {"law": [grader]}, answers)
     assert grader.num_calls == 1
     assert [score.value for score in scores] == [0.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("max_items", [1, 4, 5, 1000])
+def test_scores_are_the_same_however_many_items_a_grader_gets_at_a_time(
+    max_items: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = CountingGrader()
+    graders: dict[str, list[Grader]] = {"bio": [DecisionGrader(), counting]}
+    answers = [generated(text, of=one, model="base") for one, text in zip(BIO, ("yes", "no", "?", "yes"), strict=True)]
+    whole = grade_all({"bio": BIO}, graders, answers)
+    monkeypatch.setattr(grade, "MAX_ITEMS", max_items)
+    parts = grade_all({"bio": BIO}, graders, answers)
+    assert sorted(map(str, parts)) == sorted(map(str, whole))
+    assert counting.num_calls == 1 + -(-8 // max_items)
+
+
+def test_the_answers_of_one_model_are_asked_for_when_they_are_graded() -> None:
+    """One model's answers are in memory at a time, whatever the number of models."""
+    asked: list[str] = []
+
+    def answers_of(model: str) -> list[Answer]:
+        asked.append(model)
+        return []
+
+    work = DomainWork(examples=BIO, graders=[RougeLGrader()], models=["base", "other"], answers_of=answers_of)
+    assert asked == []
+    assert len(list(grade_domain(work))) == 8
+    assert asked == ["base", "other"]
 
 
 class WrongGrader(CountingGrader):
@@ -90,21 +137,21 @@ class WrongGrader(CountingGrader):
 
 def test_a_grader_that_gives_other_scores_than_its_metrics_is_found_out() -> None:
     with pytest.raises(ValueError, match="WrongGrader gave other scores"):
-        grade_run({"law": LAW}, {"law": [WrongGrader()]}, ASSIGNMENTS, [])
+        grade_all({"law": LAW}, {"law": [WrongGrader()]}, [])
 
 
 def test_one_metric_with_two_definitions_is_refused() -> None:
     other = CountingGrader()
     other.metrics = (Metric(name="num_answers", definition="something else"),)
     with pytest.raises(ConfigError, match="num_answers has another definition"):
-        grade_run(EXAMPLES, {"bio": [CountingGrader()], "law": [other]}, ASSIGNMENTS, [])
+        merge_metrics({"bio": [CountingGrader()], "law": [other]})
 
 
 def time_of(num_examples: int) -> float:
     examples = [decision_example("yes", str(number), domain="bio") for number in range(num_examples)]
     answers = [generated("yes", of=one, model=model) for one in examples for model in ("base", "bio-expert")]
     started = time.process_time()
-    grade_run({"bio": examples}, {"bio": [DecisionGrader()]}, ASSIGNMENTS, answers)
+    grade_all({"bio": examples}, {"bio": [DecisionGrader()]}, answers)
     return time.process_time() - started
 
 

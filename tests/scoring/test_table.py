@@ -1,12 +1,15 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+import moe_ray.scoring.table as table_module
 from moe_ray.errors import RunDirectoryError
 from moe_ray.scoring.score import Metric, Score
-from moe_ray.scoring.table import read_scores, write_scores
+from moe_ray.scoring.table import read_scores, scores_of_table, write_scores
 
 METRICS = {
     "accuracy": Metric(name="accuracy", definition="share of right ones", binary=True),
@@ -24,12 +27,34 @@ SCORES = [
 def test_scores_and_metrics_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "scores" / "scores.parquet"
     write_scores(path, SCORES, METRICS)
-    assert read_scores(path) == (SCORES, METRICS)
+    table, metrics = read_scores(path)
+    assert (scores_of_table(table), metrics) == (SCORES, METRICS)
 
 
 def test_no_scores_at_all_are_a_table_too(tmp_path: Path) -> None:
     write_scores(tmp_path / "scores.parquet", [], METRICS)
-    assert read_scores(tmp_path / "scores.parquet") == ([], METRICS)
+    table, metrics = read_scores(tmp_path / "scores.parquet")
+    assert (scores_of_table(table), metrics) == ([], METRICS)
+
+
+def test_scores_that_come_in_parts_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_module, "ROWS_AT_A_TIME", 2)
+    write_scores(tmp_path / "scores.parquet", iter(SCORES), METRICS)
+    assert pq.ParquetFile(tmp_path / "scores.parquet").num_row_groups == 2
+    assert scores_of_table(read_scores(tmp_path / "scores.parquet")[0]) == SCORES
+
+
+def test_a_grader_that_fails_midway_leaves_the_old_table(tmp_path: Path) -> None:
+    def failing() -> Iterator[Score]:
+        yield SCORES[0]
+        raise RuntimeError("the grader broke")
+
+    path = tmp_path / "scores.parquet"
+    write_scores(path, SCORES, METRICS)
+    with pytest.raises(RuntimeError, match="the grader broke"):
+        write_scores(path, failing(), METRICS)
+    assert scores_of_table(read_scores(path)[0]) == SCORES
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_pandas_and_duckdb_open_the_table_and_see_unscored_as_null(tmp_path: Path) -> None:

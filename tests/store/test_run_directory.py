@@ -8,36 +8,10 @@ import pytest
 
 from moe_ray.domains.example import Example, Message, Prompt
 from moe_ray.errors import RunDirectoryError
-from moe_ray.store.answers import Answer
+from moe_ray.store.answers import GRADED_COLUMNS, from_table
 from moe_ray.store.lock import exclusive
 from moe_ray.store.run_directory import RunDirectory, disk_errors
-
-
-def answer(key: str) -> Answer:
-    return Answer(
-        key=key,
-        kind="generate",
-        model="m",
-        domain="d",
-        example_id="e" + key,
-        sample_index=0,
-        messages="[]",
-        settings="{}",
-        text="text",
-        token_ids=[1, 2],
-        finish_reason="stop",
-        num_prompt_tokens=3,
-        num_completion_tokens=2,
-        loglikelihoods=None,
-        loglikelihood_tokens=None,
-        error=None,
-        batch_rows=1,
-        time_to_first_token_s=0.1,
-        total_s=0.2,
-        replica="r",
-        shard="s",
-        finished_at=1.0,
-    )
+from tests.store.answering import answer
 
 
 @pytest.fixture
@@ -58,6 +32,23 @@ def test_a_shard_written_twice_is_there_once(run: RunDirectory) -> None:
     run.write_shard([answer("a"), answer("b")])
     run.write_shard([answer("a"), answer("b")])
     assert run.answers_table().num_rows == 2
+
+
+def test_what_was_committed_here_is_counted_once(run: RunDirectory) -> None:
+    RunDirectory(run.path).write_shard([answer("a")])
+    assert run.num_committed == 0
+    run.write_shard([answer("b"), answer("c")])
+    run.write_shard([answer("b"), answer("c")])
+    run.write_shard([answer("d")])
+    assert run.num_committed == 3
+
+
+def test_answers_that_lack_columns_are_empty_there_and_nowhere_else(run: RunDirectory) -> None:
+    whole = answer("a")
+    run.write_shard([whole])
+    (found,) = from_table(run.answers_table(GRADED_COLUMNS))
+    assert (found.messages, found.token_ids, found.total_s) == ("", None, 0)
+    assert all(getattr(found, name) == getattr(whole, name) for name in GRADED_COLUMNS)
 
 
 def test_examples_come_back_as_they_were_written(run: RunDirectory) -> None:
