@@ -40,7 +40,8 @@ def main() -> int:
     results = Path(tempfile.mkdtemp(prefix="results-", dir=out))
     print(f"results  {results}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as temporary:
-        settings = environment.offline(private_environment(out / "home"))
+        # Ray gives its workers a low priority; lm_eval has the usual one, and so have they here.
+        settings = environment.offline(private_environment(out / "home", RAY_worker_niceness="0"))
         if arguments.part == "agreement":
             found = compare_all(results, made, python, settings, Path(temporary), arguments.examples)
             return 0 if print_agreement(found) else 1
