@@ -86,23 +86,27 @@ def _values() -> Iterator[ValueCase]:
                 yield ValueCase(family=family, setting=setting, num_examples=size, scores=scores)
 
 
+def _both(scores: Scores) -> tuple[Scores, Scores]:
+    return scores, scores
+
+
 def _pairs() -> Iterator[PairCase]:
     for family, setting, a, b, rho, sizes in (
-        ("accuracy", "50 % both", accuracy(0.5), accuracy(0.5), 0.0, (10, 50, 500)),
-        ("accuracy", "80 % both, much alike", accuracy(0.8), accuracy(0.8), 0.8, (10, 50, 500)),
-        ("accuracy", "99 % both", accuracy(0.99), accuracy(0.99), 0.5, (50, 500)),
+        ("accuracy", "50 % both", *_both(accuracy(0.5)), 0.0, (10, 50, 500)),
+        ("accuracy", "80 % both, much alike", *_both(accuracy(0.8)), 0.8, (10, 50, 500)),
+        ("accuracy", "99 % both", *_both(accuracy(0.99)), 0.5, (50, 500)),
         ("accuracy", "80 % against 70 %", accuracy(0.8), accuracy(0.7), 0.5, (50, 200, 500)),
-        ("macro-F1", "60 % both", macro_f1(0.6), macro_f1(0.6), 0.5, (20, 50, 200)),
-        ("macro-F1", "95 % both", macro_f1(0.95), macro_f1(0.95), 0.5, (20, 50, 200)),
+        ("macro-F1", "60 % both", *_both(macro_f1(0.6)), 0.5, (20, 50, 200)),
+        ("macro-F1", "95 % both", *_both(macro_f1(0.95)), 0.5, (20, 50, 200)),
         ("macro-F1", "80 % against 70 %", macro_f1(0.8), macro_f1(0.7), 0.5, (50, 200)),
         ("macro-F1", "95 % against 40 %", macro_f1(0.95), macro_f1(0.4), 0.5, (20, 50)),
-        ("ROUGE-like", "Beta(2, 5) both", rouge_like(0.0), rouge_like(0.0), 0.0, (10, 50, 200)),
-        ("ROUGE-like", "the same, much alike", rouge_like(0.0), rouge_like(0.0), 0.9, (10, 50, 200)),
-        ("ROUGE-like", "90 % zeros both", rouge_like(0.9), rouge_like(0.9), 0.8, (10, 50, 200)),
+        ("ROUGE-like", "Beta(2, 5) both", *_both(rouge_like(0.0)), 0.0, (10, 50, 200)),
+        ("ROUGE-like", "the same, much alike", *_both(rouge_like(0.0)), 0.9, (10, 50, 200)),
+        ("ROUGE-like", "90 % zeros both", *_both(rouge_like(0.9)), 0.8, (10, 50, 200)),
         ("ROUGE-like", "equal means, unlike shapes", rouge_like(0.0, 1, 9), rouge_like(0.8, 5, 5), 0.0, (10, 50, 200)),
         ("ROUGE-like", "0.29 against 0.20", rouge_like(0.0), rouge_like(0.3), 0.5, (20, 50)),
-        ("pass@1 of 5", "solved by halves, both", pass_at_1(0.3, 0.7), pass_at_1(0.3, 0.7), 0.8, (10, 50, 200)),
-        ("bits per byte", "of unlike length, both", bits_per_byte(1.0), bits_per_byte(1.0), 0.5, (10, 50, 200)),
+        ("pass@1 of 5", "solved by halves, both", *_both(pass_at_1(0.3, 0.7)), 0.8, (10, 50, 200)),
+        ("bits per byte", "of unlike length, both", *_both(bits_per_byte(1.0)), 0.5, (10, 50, 200)),
     ):
         for size in sizes:
             yield PairCase(family=family, setting=setting, num_examples=size, rho=rho, a=a, b=b)

@@ -64,8 +64,13 @@ def shares_difference_interval(num_only_a: int, num_only_b: int, num_pairs: int)
     return Interval(max(-1.0, centre - half), min(1.0, centre + half), "wilson")
 
 
-def percentile_interval(replicates: FloatArray, num_examples: int) -> Interval:
-    """The percentile bootstrap's interval, its percentiles moved outwards for few examples.
+def effective_number(weights: FloatArray) -> float:
+    """How many examples of equal weight would have a mean as uncertain as examples with `weights` [n] (Kish 1965)."""
+    return float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
+
+
+def percentile_interval(replicates: FloatArray, num_examples: float) -> Interval:
+    """The percentile bootstrap's interval, its percentiles moved outwards for few (effective) examples.
 
     With n examples the bootstrap's spread is too small by sqrt((n-1)/n), and a normal quantile stands where
     Student's belongs; the percentiles are those that make up for both (Hesterberg 2015, "expanded percentile"). One
@@ -74,7 +79,7 @@ def percentile_interval(replicates: FloatArray, num_examples: int) -> Interval:
     """
     from scipy.special import ndtr
 
-    if num_examples < 2 or not _vary(replicates):
+    if num_examples <= 1 or not _vary(replicates):
         return NO_INTERVAL
     tail = float(ndtr(-_expanded_z(num_examples)))
     return _between(replicates, tail, 1 - tail)
@@ -104,7 +109,7 @@ def _vary(replicates: FloatArray) -> bool:
     return len(finite) > 0 and float(np.ptp(finite)) > ROUNDING * float(np.abs(finite).max())
 
 
-def _expanded_z(num_examples: int) -> float:
+def _expanded_z(num_examples: float) -> float:
     from scipy.special import stdtrit
 
     return math.sqrt(num_examples / (num_examples - 1)) * float(stdtrit(num_examples - 1, (1 + CONFIDENCE) / 2))

@@ -6,7 +6,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import Column, FloatArray
-from moe_ray.comparison.intervals import NO_INTERVAL, Interval, percentile_interval, shares_difference_interval
+from moe_ray.comparison.intervals import (
+    NO_INTERVAL,
+    Interval,
+    effective_number,
+    percentile_interval,
+    shares_difference_interval,
+)
 from moe_ray.comparison.posterior import macro_f1_difference_interval
 from moe_ray.comparison.resampling import NUM_PERMUTATIONS, resampled_sums, subset_sums
 from moe_ray.comparison.statistics import is_plain_binary
@@ -67,9 +73,8 @@ def _difference_interval(rows_a: FloatArray, rows_b: FloatArray, difference: flo
         return macro_f1_difference_interval(rows_a, rows_b, difference, metric)
     sums = resampled_sums(np.concatenate([rows_a, rows_b], axis=1))
     half = rows_a.shape[1]
-    return percentile_interval(
-        values_of_sums(sums[:, :half], metric) - values_of_sums(sums[:, half:], metric), len(rows_a)
-    )
+    drawn = values_of_sums(sums[:, :half], metric) - values_of_sums(sums[:, half:], metric)
+    return percentile_interval(drawn, min(effective_number(rows[:, 1]) for rows in (rows_a, rows_b)))
 
 
 def mcnemar_p(num_only_a: int, num_only_b: int) -> float:

@@ -6,7 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import Column, FloatArray
-from moe_ray.comparison.intervals import NO_INTERVAL, Interval, corrected_interval, wilson_interval
+from moe_ray.comparison.intervals import (
+    NO_INTERVAL,
+    Interval,
+    corrected_interval,
+    effective_number,
+    percentile_interval,
+    wilson_interval,
+)
 from moe_ray.comparison.posterior import macro_f1_interval
 from moe_ray.comparison.resampling import resampled_sums
 from moe_ray.comparison.sums import count_rows, exact_sums, value_of_sums, values_of_sums
@@ -38,15 +45,25 @@ def aggregate(column: Column, metric: Metric, labels: Sequence[str] = ()) -> Agg
 
 
 def _interval(values: FloatArray, rows: FloatArray, sums: FloatArray, value: float, metric: Metric) -> Interval:
-    """`values` [n] and `rows` [n, k] belong to the scored examples, `sums` [k] are the rows'."""
+    """`values` [n] and `rows` [n, k] belong to the scored examples, `sums` [k] are the rows'.
+
+    With unequal weights, few heavy examples would decide on the correction for skewness: it is left out there.
+    """
     if metric.aggregation == "macro_f1":
         return macro_f1_interval(rows, value, metric)
     if is_plain_binary(metric, values, rows):
         return wilson_interval(int(values.sum()), len(values))
-    return corrected_interval(values_of_sums(resampled_sums(rows), metric), value, values_of_sums(sums - rows, metric))
+    replicates = values_of_sums(resampled_sums(rows), metric)
+    if not _equal_weights(rows):
+        return percentile_interval(replicates, effective_number(rows[:, 1]))
+    return corrected_interval(replicates, value, values_of_sums(sums - rows, metric))
 
 
 def is_plain_binary(metric: Metric, values: FloatArray, rows: FloatArray) -> bool:
     """Right or wrong, with equal weights: intervals and tests of counts are about nothing else."""
     right_or_wrong = metric.binary and metric.aggregation == "mean" and bool(np.isin(values, (0.0, 1.0)).all())
-    return right_or_wrong and bool((rows[:, 1] == rows[0, 1]).all())
+    return right_or_wrong and _equal_weights(rows)
+
+
+def _equal_weights(rows: FloatArray) -> bool:
+    return bool((rows[:, 1] == rows[0, 1]).all())
