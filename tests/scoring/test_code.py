@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from moe_ray.scoring.code import (
 from moe_ray.scoring.sandbox import Program, Verdict
 from moe_ray.scoring.score import Score
 from moe_ray.store.answers import Answer
+from tests.scoring.sandbox.attacks import ATTACKS
 
 CONFIG = SandboxConfig(allow_weak=True)
 REFERENCE = "def f(x):\n    return x + 1"
@@ -78,6 +80,12 @@ def test_no_program_is_none_and_not_an_exception(code: str) -> None:
 
 def test_doubtful_escapes_in_a_program_warn_nobody() -> None:
     assert parse(r"x = '\d'") is not None
+
+
+def test_no_attack_breaks_the_grader_before_it_is_run(tmp_path: Path) -> None:
+    for attack in ATTACKS:
+        code = attack.program(tmp_path).code
+        assert isinstance(normalised(extract_program(f"```python\n{code}\n```")), str)
 
 
 def test_comments_and_layout_do_not_count_for_equality() -> None:

@@ -1,26 +1,23 @@
 """No attack escapes, hangs the run, passes, or leaves something behind: in every kind of box that works here."""
 
-import os
 import tempfile
-import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from moe_ray.config.schema import SandboxConfig
 from moe_ray.errors import SandboxError
-from moe_ray.scoring.sandbox import Program, Sandbox
-from moe_ray.scoring.sandbox.program import BackendName
-from tests.scoring.sandbox.attacks import ATTACKS, TESTS, Attack
+from moe_ray.scoring.sandbox import Sandbox
+from tests.scoring.sandbox.attacks import ATTACKS
+from tests.scoring.sandbox.suite import BACKENDS, CONFIG, HONEST, run_attacks
 
-ENDLESS_TIMEOUT_S = 0.4
-CONFIG = SandboxConfig(timeout_s=5, memory_mib=256, num_workers=4, allow_weak=True)
-BACKENDS: tuple[BackendName, ...] = ("bubblewrap", "namespaces", "filters", "limits")
+ALWAYS_CLAIMED = {"time", "memory", "output"}
+EVERY = {"bubblewrap": 1, "namespaces": 3, "filters": 2, "limits": 2}
+"""Which attacks each box gets here, to save time; `python -m benchmarks.sandbox_attacks` gives each box all."""
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(params=BACKENDS)
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     try:
         return Sandbox.open(CONFIG, backend=request.param)
@@ -29,36 +26,31 @@ def sandbox(request: pytest.FixtureRequest) -> Sandbox:
 
 
 @pytest.fixture
-def outside() -> Iterator[Path]:
+def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that all may write; and a secret in the environment."""
+    monkeypatch.setenv("MOE_RAY_SECRET", "secret")
     with tempfile.TemporaryDirectory(prefix="moe-ray-outside-") as folder:
         Path(folder).chmod(0o777)
         yield Path(folder)
 
 
-def program(attack: Attack, outside: Path) -> Program:
-    code = attack.code
-    if "{" in code and any(field in code for field in ("{outside", "{home", "{pid", "{{")):
-        code = code.format(outside=str(outside), home=str(Path.home()), pid=os.getpid())
-    return Program(code=code, tests=TESTS, timeout_s=ENDLESS_TIMEOUT_S if "timeout" in attack.outcomes else None)
-
-
 def test_every_attack_fails_and_leaves_nothing(sandbox: Sandbox, outside: Path) -> None:
-    missing = set(sandbox.protections.missing)
-    attacks = [attack for attack in ATTACKS if not missing & set(attack.needs)]
-    before = {process.pid for process in psutil.process_iter()}
-    started = time.monotonic()
-
-    verdicts = sandbox.run_all([program(attack, outside) for attack in attacks])
-
-    ended = {attack.name: verdict for attack, verdict in zip(attacks, verdicts, strict=True)}
-    wrong = {attack.name: ended[attack.name] for attack in attacks if ended[attack.name].outcome not in attack.outcomes}
-    assert not wrong
-    assert time.monotonic() - started < 60
-    assert list(outside.iterdir()) == []
-    ours = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
-    assert not [p for p in ours if "sandbox.guest" in " ".join(p.info["cmdline"] or [])]
+    assert not ALWAYS_CLAIMED & set(sandbox.protections.missing)
+    findings = run_attacks(sandbox, ATTACKS[:: EVERY[sandbox.protections.backend]], outside)
+    assert findings.surprises == {}
+    assert findings.left == []
+    assert findings.still_works
+    assert max(verdict.wall_s for verdict in findings.verdicts.values()) < CONFIG.timeout_s + 1
 
 
-def test_the_box_still_works_after_the_attacks(sandbox: Sandbox) -> None:
-    honest = Program(code="def f(x): return x + 40", tests=TESTS)
-    assert [verdict.outcome for verdict in sandbox.run_all([honest] * 4)] == ["passed"] * 4
+def test_an_attack_that_works_would_be_seen(outside: Path) -> None:
+    """The attacks on what the weakest box does not claim really do get through there: they can fail elsewhere."""
+    weak = Sandbox.open(CONFIG, backend="limits")
+    names = ("reading the tests' source", "a shell", "socket AF_INET SOCK_STREAM")
+    attacks = [attack for attack in ATTACKS if attack.name in names]
+    assert [verdict.passed for verdict in weak.run_all([attack.program(outside) for attack in attacks])] == [True] * 3
+
+
+def test_attacks_have_names_of_their_own_and_an_honest_answer_would_pass_their_tests(outside: Path) -> None:
+    assert {name for name, count in Counter(attack.name for attack in ATTACKS).items() if count > 1} == set()
+    assert {attack.program(outside).tests for attack in ATTACKS} == {HONEST.tests}

@@ -73,6 +73,7 @@ HONEST: dict[str, tuple[Any, ...]] = {
     ),
     "the setup's imports": ("def f(x): return math.floor(x)", ("assert f(2.5) == math.floor(2.5)",), "import math"),
     "the program's imports": ("import math as m\ndef f(x): return m.sin(x)", ("assert m.isclose(f(1.0), m.sin(1))",)),
+    "a name that is a library's": ("def copy(a): return [*a, 1]", ("assert copy([2]) == [2, 1]",)),
     "a name that is a builtin": ("def sum(a, b): return a + b", ("assert sum(1, 2) == 3",)),
     "an exception the test expects": (
         "def f(x): raise ValueError('no')",
@@ -138,6 +139,10 @@ FORGERIES = {
         "class math:\n    isclose = lambda *a: True\ndef f(): return 9.0",
         "assert math.isclose(f(), 3.14)",
     ),
+    "math shadowed where the setup does not import it": (
+        "class math:\n    isclose = lambda *a: True\ndef f(): return 9.0",
+        "assert math.isclose(f(), 3.14)",
+    ),
     "membership": ("class E:\n    def __eq__(self, o): return True\ndef f(): return E()", "assert f() in [1, 2]"),
     "reflected membership": (
         "class E:\n    def __contains__(self, o): return True\n    def __iter__(self): return iter([])\n"
@@ -152,6 +157,12 @@ def test_an_object_that_agrees_with_everything_does_not_pass(sandbox: Sandbox, n
     code, test = FORGERIES[name]
     setup = "import math" if name == "math shadowed" else ""
     assert run(sandbox, code, test, setup=setup).outcome in ("failed", "error")
+
+
+def test_a_detail_is_one_line_that_any_file_and_terminal_takes(sandbox: Sandbox) -> None:
+    verdict = run(sandbox, "def f(): raise ValueError('\\ud800\\x1b[2J\\r\\n\\0\\u202eé')", "assert f() == 1")
+    assert verdict.detail == r"ValueError: \ud800\x1b[2J\r \x00\u202eé (test 1 of 1: assert f() == 1)"
+    assert verdict.detail.encode()
 
 
 def test_verdicts_keep_their_order_and_every_end_is_told(sandbox: Sandbox) -> None:

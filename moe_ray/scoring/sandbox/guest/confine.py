@@ -31,10 +31,11 @@ def hide_from_siblings() -> None:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
-def confine(settings: dict[str, Any], uid: int | None) -> None:
-    """Apply limits, another user (`uid`, when the process may), and the kernel's filters to this process.
+def confine(settings: dict[str, Any], uid: int | None, parent: int) -> None:
+    """Apply limits, another user (`uid`, when the process may), and the kernel's filters to this process, which ends
+    with `parent`.
 
-    Raises `OSError` when the kernel refuses one, so that nothing runs half confined.
+    Raises `OSError` when the kernel refuses one, so that nothing runs half confined, and when the parent is gone.
     """
     _limit(settings)
     if uid is not None:
@@ -45,6 +46,8 @@ def confine(settings: dict[str, Any], uid: int | None) -> None:
         return
     hide_from_siblings()
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
+    if os.getppid() != parent:  # it died before it was asked for the signal
+        raise ProcessLookupError("the warden is gone")
     if not settings["filters"]:
         return
     kernel.drop_capabilities()

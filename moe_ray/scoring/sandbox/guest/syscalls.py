@@ -2,8 +2,8 @@
 
 Denied are new processes (threads stay), other programs, sockets, signals to, tracing and scheduling of others, mounts
 and namespaces, changing the owner, mode, times or attributes of files, whatever outlives its process or escapes the
-memory limit (System V and POSIX message queues and shared memory, keys, memory files), the administration of the
-machine, and every call that is newer than this list.
+memory limit (System V and POSIX message queues and shared memory, keys, memory files), watching files, the
+administration of the machine, and every call that is newer than this list.
 """
 
 import errno
@@ -20,6 +20,7 @@ DENIED_X86_64 = (
     29, 30, 31, 68, 69, 70, 71, 64, 65, 66, 220, 240, 241, 319, 447,  # shm* msg* sem* mq_* memfd_create memfd_secret
     90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 280, 261,  # chmod chown utime
     188, 189, 190, 197, 198, 199,  # extended attributes
+    253, 254, 294,  # inotify_*
 )  # fmt: skip
 DENIED_AARCH64 = (
     198, 199, 221, 281,
@@ -33,6 +34,7 @@ DENIED_AARCH64 = (
     194, 196, 195, 186, 189, 188, 187, 190, 193, 191, 192, 180, 181, 279, 447,
     52, 53, 452, 55, 54, 88,
     5, 6, 7, 14, 15, 16,
+    26, 27,
 )  # fmt: skip
 FIRST_UNKNOWN = 463
 """Numbers from here on are of kernels newer than this list, on every machine."""

@@ -32,6 +32,7 @@ class Children:
         self.replies = os.pipe()
         self.output = os.pipe()
         self.result = os.pipe()
+        self.warden = os.getpid()
         self.player = _fork(self._be_player, settings)
         self.judge = _fork(self._be_judge, settings)
         for fd in (*self.requests, *self.replies, self.output[1], self.result[1], STDIN):
@@ -43,7 +44,7 @@ class Children:
             os.dup2(source, target)
         confine.close_all_but((self.requests[0], self.replies[1]))
         os.chdir(settings["scratch"])
-        confine.confine(settings, settings["player_uid"])
+        confine.confine(settings, settings["player_uid"], self.warden)
         play(self.requests[0], self.replies[1])
 
     def _be_judge(self, settings: dict[str, Any]) -> None:
@@ -53,7 +54,7 @@ class Children:
             os.dup2(null, target)
         confine.close_all_but((job_fd, self.requests[1], self.replies[0], self.result[1]))
         os.chdir(settings["scratch"])
-        confine.confine(settings, settings["judge_uid"])
+        confine.confine(settings, settings["judge_uid"], self.warden)
         job = wire.decode(wire.receive(job_fd), _no_object)
         os.close(job_fd)
         wire.send(self.result[1], wire.encode(judge(job, Link(self.requests[1], self.replies[0]))))

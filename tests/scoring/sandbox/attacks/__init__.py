@@ -1,0 +1,21 @@
+"""Attacks on the sandbox, as data."""
+
+from tests.scoring.sandbox.attacks.attack import Attack
+from tests.scoring.sandbox.attacks.breaking import BREAKING
+from tests.scoring.sandbox.attacks.exhausting import EXHAUSTING
+from tests.scoring.sandbox.attacks.forging import FORGING
+from tests.scoring.sandbox.attacks.imitating import IMITATING
+from tests.scoring.sandbox.attacks.outside import OUTSIDE
+from tests.scoring.sandbox.attacks.processes import PROCESSES
+
+GROUPS: dict[str, tuple[Attack, ...]] = {
+    "Running for ever, filling up": EXHAUSTING,
+    "Other processes, the kernel": PROCESSES,
+    "Files, network, what is left behind": OUTSIDE,
+    "Forging the verdict": FORGING,
+    "Looking right, looking for the tests": IMITATING,
+    "Breaking what judges": BREAKING,
+}
+ATTACKS: tuple[Attack, ...] = tuple(attack for group in GROUPS.values() for attack in group)
+
+__all__ = ["ATTACKS", "GROUPS", "Attack"]

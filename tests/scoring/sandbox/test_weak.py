@@ -1,0 +1,83 @@
+"""A machine that lacks a protection: the run says so before it starts, asks to be allowed, and writes it down."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moe_ray import preparation
+from moe_ray.cli.failures import EXIT_USAGE, reported
+from moe_ray.cli.main import app
+from moe_ray.config.load import load_experiment
+from moe_ray.scoring.sandbox import boxes, shared_sandbox
+from moe_ray.scoring.sandbox import sandbox as sandbox_module
+from moe_ray.scoring.sandbox.boxes import Box
+
+TASK = {"task_id": 1, "text": "Add one.", "code": "def f(x): return x + 1", "test_list": ["assert f(1) == 2"]}
+
+
+@pytest.fixture(autouse=True)
+def _only_limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide every kind of box but the weakest; forget sandboxes that were opened with or without them."""
+
+    def candidates(memory_bytes: int) -> Iterator[Box]:
+        return (box for box in boxes.candidates(memory_bytes) if box.backend == "limits")
+
+    monkeypatch.setattr(sandbox_module, "candidates", candidates)
+    shared_sandbox.cache_clear()
+    yield
+    shared_sandbox.cache_clear()
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(TASK) + "\n")
+    config = {
+        "name": "weak",
+        "models": {"base": {"path": "scripted/base", "engine": "scripted", "engine_settings": {"text": TASK["code"]}}},
+        "baseline": "base",
+        "domains": {"code": {"task": "mbpp", "data": {"source": "./tasks.jsonl"}, "graders": ["code"]}},
+        "likelihood": False,
+        "output": {"results_dir": str(tmp_path / "results")},
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_run_says_what_is_missing_before_it_starts(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["moe-ray", "evaluate", str(experiment)])
+    assert reported(app) == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert "no protection of network, filesystem_writes, filesystem_reads, processes" in said
+    assert "--allow-weak-sandbox" in said
+    assert not list((experiment.parent / "results").rglob("manifest*"))
+
+
+def test_a_run_that_accepts_it_has_it_in_its_manifest(experiment: Path) -> None:
+    loaded = load_experiment(experiment, ["runtime.sandbox.allow_weak=true"])
+    prepared = preparation.prepare(loaded)
+    prepared.run.prepare()
+    preparation.begin(loaded, prepared)
+    sandbox = prepared.run.manifest().sandbox
+    assert sandbox is not None
+    assert sandbox["backend"] == "limits"
+    assert {"network", "filesystem_reads", "processes"} <= set(sandbox["missing"])
+
+
+def test_the_grader_of_a_run_uses_the_sandbox_that_its_beginning_opened(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_experiment(experiment, ["runtime.sandbox.allow_weak=true"])
+    prepared = preparation.prepare(loaded)
+    prepared.run.prepare()
+    preparation.begin(loaded, prepared)
+    monkeypatch.setattr(sandbox_module, "probe", None)
+    graders = preparation.load_run(prepared.run).graders()["code"]
+    example = prepared.domains["code"].examples[0]
+    assert [score.value for score in graders[0].grade(example, "base", [])] == [None, None]
+    assert shared_sandbox(preparation.load_run(prepared.run).config.runtime.sandbox).protections.backend == "limits"
