@@ -1,14 +1,21 @@
 """How differences are drawn, how columns find their unit, and what a price is held against."""
 
+import html
+import io
+
 import pytest
+from rich.console import Console
 
 from moe_ray.comparison.records import ExampleCost, PairedComparison
 from moe_ray.report import format as text
 from moe_ray.report.effect import effects
 from moe_ray.report.measures import cost_table, latency_table, memory_table
 from moe_ray.report.price import Price, price_line, price_sentence
+from moe_ray.report.tables import summary_tables
+from moe_ray.report.verdict import headline
 from moe_ray.report.views import MetricView, domain_views
 from tests.report.conftest import Reported
+from tests.report.synthetic import METRICS
 
 MINUS, TIMES = text.MINUS, "\N{MULTIPLICATION SIGN}"
 
@@ -127,6 +134,17 @@ def test_prices_are_ratios_to_the_baselines_and_say_their_n() -> None:
     sentence = price_sentence([price, other], "experts").replace(text.NO_BREAK, " ")
     assert sentence.startswith("One example costs the experts 0.50 to 1.10 times the baseline's busy time")
     assert sentence.endswith("and 0.75 times its memory held over time.")
+
+
+def test_what_the_experts_cost_is_said_at_the_top_of_the_terminal_and_of_the_page(reported: Reported) -> None:
+    sentence = headline(reported.summary).cost
+    costs = [(reported.summary.cost("experts", name), reported.summary.cost("baseline", name)) for name in METRICS]
+    ratios = sorted(mine.busy_s / other.busy_s for mine, other in costs if mine and other)
+    assert f"{ratios[0]:.2f} to {ratios[-1]:.2f} times" in sentence.replace(text.NO_BREAK, " ")
+    stream = io.StringIO()
+    Console(width=200, file=stream).print(summary_tables(reported.summary))
+    assert stream.getvalue().splitlines()[1].strip() == sentence
+    assert sentence in html.unescape(reported.page)[: reported.page.index('class="verdicts"')]
 
 
 def test_memory_that_was_measured_otherwise_is_not_held_against_the_baselines() -> None:
