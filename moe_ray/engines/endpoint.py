@@ -12,7 +12,7 @@ from moe_ray.engines.base import (
     LikelihoodRequest,
 )
 from moe_ray.engines.endpoint_client import EndpointClient
-from moe_ray.engines.endpoint_dialect import find_dialect, listed_models
+from moe_ray.engines.endpoint_dialect import find_dialect
 from moe_ray.engines.endpoint_model import EndpointModel
 from moe_ray.engines.secrets import api_key
 from moe_ray.engines.settings import EndpointSettings, parse_settings
@@ -29,8 +29,7 @@ class EndpointEngine:
         settings = parse_settings(EndpointSettings, model)
         self._client = EndpointClient(settings.base_url, settings, api_key(settings.api_key_env))
         try:
-            listed = listed_models(self._client)
-            dialect = find_dialect(self._client, [model.path], model.prompt_style, settings, listed)
+            dialect = find_dialect(self._client, model.path, model.prompt_style, settings)
         except BaseException:
             self._client.close()
             raise

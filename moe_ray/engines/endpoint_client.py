@@ -87,11 +87,11 @@ class EndpointClient:
 
     def post(self, path: str, body: dict[str, Any]) -> Reply:
         """Return the reply to `body`. Raises `RequestRefusedError`, or `UnansweredError` when all tries failed."""
-        return self._retried(path, lambda: self._try("POST", path, read_reply, body))
+        return self._retried(path, lambda: self._try("POST", path, read_reply, body), self._settings.max_retries)
 
     def get(self, path: str) -> Any:
-        """Return the JSON at `path`. Raises as `post` does."""
-        return self._retried(path, lambda: self._try("GET", path, lambda response, *_: _json_of(response)))
+        """Return the JSON at `path`, asked for once. Raises as `post` does."""
+        return self._retried(path, lambda: self._try("GET", path, lambda response, *_: _json_of(response)), 0)
 
     def stop(self) -> None:
         """Let the threads that wait to try again give up."""
@@ -101,7 +101,7 @@ class EndpointClient:
         """Close the connections."""
         self._http.close()
 
-    def _retried(self, path: str, attempt: Callable[[], ResultT]) -> ResultT:
+    def _retried(self, path: str, attempt: Callable[[], ResultT], max_retries: int) -> ResultT:
         for num_failed in itertools.count(1):
             self._rest(self._pace.next_start_s())
             try:
@@ -109,7 +109,7 @@ class EndpointClient:
             except _TryAgainError as trouble:
                 self._require_alive()
                 delay_s = _delay_s(num_failed, trouble.retry_after_s)
-                if num_failed > self._settings.max_retries or delay_s > LONGEST_RETRY_AFTER_S:
+                if num_failed > max_retries or delay_s > LONGEST_RETRY_AFTER_S:
                     raise self._unanswered(path, num_failed, trouble) from trouble
                 if trouble.retry_after_s is not None:
                     self._pace.hold(delay_s)

@@ -8,7 +8,7 @@ from moe_ray.config.schema import PromptStyle
 from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import GenerateRequest
 from moe_ray.engines.endpoint_client import EndpointClient, RequestRefusedError, UnansweredError
-from moe_ray.engines.endpoint_replies import BrokenReplyError, Reply
+from moe_ray.engines.endpoint_replies import Reply
 from moe_ray.engines.settings import ApiSettings
 from moe_ray.errors import ModelError
 
@@ -71,25 +71,32 @@ def completion_text(prompt: Prompt) -> str:
 
 
 def find_dialect(
-    client: EndpointClient,
-    names: Sequence[str],
-    style: PromptStyle,
-    settings: ApiSettings,
-    listed: Sequence[str] | None,
+    client: EndpointClient, model: str, style: PromptStyle, settings: ApiSettings, *, or_the_only_one: bool = False
 ) -> Dialect:
-    """Return the first way in which the API answers as one of `names`, best with a count of tokens.
+    """Return the first way in which the API answers as `model`, best with a count of tokens.
 
-    `listed` are the models that it says it has, None where it does not say. Raises `ModelError`.
+    With `or_the_only_one`, an API that does not know the name but lists one model alone is asked for that one.
+    Raises `ModelError`; where the name is refused, with the names that the API lists.
     """
-    refused: RequestRefusedError | None = None
-    for name in names:
-        answered, why = _ways(client, [_dialect(name, style, settings, one) for one in STREAMING])
-        refused = refused or why
-        counted = [dialect for dialect, reply in answered if reply.num_completion_tokens is not None]
-        if answered:
-            return counted[0] if counted else answered[0][0]
+    try:
+        return _as_model(client, model, style, settings)
+    except RequestRefusedError as refused:
+        if refused.status in NO_KEY_STATUSES:
+            raise _wrong_key(client, refused) from refused
+        listed = _listed_models(client)
+        if or_the_only_one and listed is not None and len(listed) == 1 and listed != [model]:
+            return find_dialect(client, listed[0], style, settings)
+        raise _refusal(client, model, style, refused, listed) from refused
+
+
+def _as_model(client: EndpointClient, model: str, style: PromptStyle, settings: ApiSettings) -> Dialect:
+    ways = STREAMING if settings.stream else STREAMING[-1:]
+    answered, refused = _ways(client, [_dialect(model, style, settings, one) for one in ways])
+    counted = [dialect for dialect, reply in answered if reply.num_completion_tokens is not None]
+    if answered:
+        return counted[0] if counted else answered[0][0]
     assert refused is not None
-    raise _refusal(client, names, style, refused, listed)
+    raise refused
 
 
 def _dialect(name: str, style: PromptStyle, settings: ApiSettings, streaming: dict[str, Any]) -> Dialect:
@@ -110,7 +117,7 @@ def _ways(
             if error.status in NO_KEY_STATUSES:
                 break
         except UnansweredError as error:
-            raise unreachable(client, error) from error
+            raise _unreachable(client, error) from error
         else:
             answered.append((dialect, reply))
             if reply.num_completion_tokens is not None:
@@ -118,21 +125,17 @@ def _ways(
     return answered, refused
 
 
-def listed_models(client: EndpointClient) -> list[str] | None:
-    """Return the names that the API lists, None where it keeps no list. Raises `ModelError` when nobody answers."""
+def _listed_models(client: EndpointClient) -> list[str] | None:
+    """Return the names that the API lists, None where it keeps no list that can be read."""
     try:
         payload = client.get("/models")
-    except RequestRefusedError as error:
-        if error.status in NO_KEY_STATUSES:
-            raise _wrong_key(client, error) from error
+    except (RequestRefusedError, UnansweredError):
         return None
-    except (UnansweredError, BrokenReplyError) as error:
-        raise unreachable(client, error) from error
     data = payload.get("data") if isinstance(payload, dict) else None
     return [str(one["id"]) for one in data if isinstance(one, dict) and "id" in one] if isinstance(data, list) else None
 
 
-def unreachable(client: EndpointClient, error: Exception) -> ModelError:
+def _unreachable(client: EndpointClient, error: Exception) -> ModelError:
     """Return the error of an API that does not answer at the start."""
     return ModelError(
         str(error), where=client.base_url, remedy="check base_url, and that the server runs and is reachable"
@@ -148,17 +151,11 @@ def _wrong_key(client: EndpointClient, error: RequestRefusedError) -> ModelError
 
 
 def _refusal(
-    client: EndpointClient,
-    names: Sequence[str],
-    style: PromptStyle,
-    error: RequestRefusedError,
-    listed: Sequence[str] | None,
+    client: EndpointClient, model: str, style: PromptStyle, error: RequestRefusedError, listed: Sequence[str] | None
 ) -> ModelError:
-    if error.status in NO_KEY_STATUSES:
-        return _wrong_key(client, error)
     known = "it does not list its models" if listed is None else f"its models: {_named(listed)}"
     return ModelError(
-        f"no answer as model {names[0]!r} in the {style} style ({error}); {known}",
+        f"no answer as model {model!r} in the {style} style ({error}); {known}",
         where=client.base_url + PATHS[style],
         remedy="check the model's name (path) and prompt_style",
     )

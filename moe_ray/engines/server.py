@@ -19,7 +19,7 @@ from moe_ray.engines.base import (
     LikelihoodRequest,
 )
 from moe_ray.engines.endpoint_client import EndpointClient
-from moe_ray.engines.endpoint_dialect import Dialect, find_dialect, listed_models
+from moe_ray.engines.endpoint_dialect import Dialect, find_dialect
 from moe_ray.engines.endpoint_model import EndpointModel
 from moe_ray.engines.secrets import api_key
 from moe_ray.engines.server_command import filled_in
@@ -111,12 +111,15 @@ class ServerEngine:
 
     def _find_dialect(self) -> Dialect:
         """Ask for the configured name; else for the path and, where that is refused, for the only model there."""
-        listed = listed_models(self._client)
-        names = [self._settings.model or self._config.path]
-        if self._settings.model is None and listed is not None and len(listed) == 1 and listed != names:
-            names += listed
+        settings, model = self._settings, self._config
         try:
-            return find_dialect(self._client, names, self._config.prompt_style, self._settings, listed)
+            return find_dialect(
+                self._client,
+                settings.model or model.path,
+                model.prompt_style,
+                settings,
+                or_the_only_one=settings.model is None,
+            )
         except EngineLostError as error:
             raise self._unfit(str(error)) from error
 

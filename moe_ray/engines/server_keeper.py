@@ -99,7 +99,7 @@ def _watch(server: subprocess.Popen[bytes], children_end: socket.socket) -> int 
 
 def _reaped() -> dict[int, int]:
     """Take in every child that has ended, adopted ones too; return their exit statuses by process id."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

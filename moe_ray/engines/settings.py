@@ -91,6 +91,9 @@ class ApiSettings(EngineSettings):
         600.0, description="a request without its whole answer after so long is tried again"
     )
     max_retries: Annotated[int, Field(ge=0, le=100)] = 6
+    stream: bool = Field(
+        True, description="ask for streams where the API knows them: they tell when the first token came"
+    )
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     extra_body: dict[str, Any] = Field(default_factory=dict, description="further keys of every request's body")
 

@@ -135,6 +135,12 @@ def test_an_api_is_asked_in_the_best_way_that_it_knows(
     assert answer.num_completion_tokens == num_tokens
 
 
+def test_streams_can_be_declined(api: Api, connect: Connect) -> None:
+    answer = only(connect(stream=False).generate([ask("a b", num=3)]))
+    assert (answer.text, answer.num_completion_tokens, answer.timing.time_to_first_token_s) == (" a b a", 3, None)
+    assert not any("stream" in body for body in api.bodies)
+
+
 BUSY = Fault(status=429, headers={"Retry-After": "0.05"}, body='{"error": {"message": "slow down"}}')
 PASSING = {
     "busy": BUSY,
