@@ -159,10 +159,14 @@ class Scheduler:
         return self._queued_cells[model] * self._cost(model) / (self._num_replicas[model] + 1)
 
     def next_shard(self, replica: str) -> Shard | None:
-        """Hand `replica` its next shard, or None when its model's queue is dry."""
+        """Hand `replica` its next shard, or None when there is none for it now.
+
+        A shard that failed before has a replica to itself: what it ends must not be taken for another shard's fault,
+        whose result was still on its way, nor the other way round.
+        """
         entry = self._replicas[replica]
         queue = self._queues[entry.start.model]
-        if not queue:
+        if not queue or (entry.in_flight and any(map(self._attempts.has_failed, [queue[0].id, *entry.in_flight]))):
             return None
         shard = queue.popleft()
         self._queued_cells[shard.model] -= len(shard.cells)

@@ -80,7 +80,7 @@ def test_a_crashed_replica_is_replaced_and_its_shard_is_run_again(tmp_path: Path
 
 
 def test_an_example_that_always_crashes_is_given_up_alone_and_tried_again_by_a_later_run(tmp_path: Path) -> None:
-    model = scripted(crash_on=["t3"], crash_times=6, fault_dir=str(tmp_path / "faults"))
+    model = scripted(crash_on=["t3"], crash_times=7, fault_dir=str(tmp_path / "faults"))
     experiment = write_experiment(tmp_path, {"m": model, "other": scripted()}, num_examples=12)
     observer = Recorder()
     outcome = pipeline.evaluate(experiment, observer)
@@ -89,7 +89,8 @@ def test_an_example_that_always_crashes_is_given_up_alone_and_tried_again_by_a_l
     assert (given_up.model, given_up.num_cells) == ("m", 1)
     # Three times in its shard of four, then in a half of it, then alone.
     assert given_up.reason.startswith("example t3 of parity failed 5 times; the last: ")
-    assert observer.count("lost") == 5
+    # A first failure may be taken for that of one of the two other shards, whose result was on its way.
+    assert 5 <= observer.count("lost") <= 7
     assert observer.given_up == [("m", 1, given_up.reason)]
     manifest = outcome.run.manifest()
     assert [entry.reason for entry in manifest.given_up] == [given_up.reason]

@@ -108,3 +108,19 @@ def test_parts_are_halves_in_their_order_and_know_where_they_came_from() -> None
     assert (first.cells, second.cells) == (shard.cells[:3], shard.cells[3:])
     assert attempts.has_failed(first.id)
     assert attempts.has_failed(second.id)
+
+
+def test_a_shard_that_failed_has_its_replica_to_itself() -> None:
+    shards = [make_shard("m", number, 1) for number in range(3)]
+    scheduler = Machine(shards, set()).scheduler
+    (start,) = scheduler.starts()
+    assert scheduler.next_shard(start.replica) == shards[0]
+    scheduler.failed(start.replica, shards[0].id, "bad")
+    assert [scheduler.next_shard(start.replica) for _ in range(2)] == shards[1:]
+    assert scheduler.next_shard(start.replica) is None, "others are in flight"
+    for shard in shards[1:]:
+        scheduler.completed(start.replica, shard.id)
+    assert scheduler.next_shard(start.replica) == shards[0]
+    scheduler.completed(start.replica, shards[0].id)
+    assert scheduler.finished is False
+    assert scheduler.is_idle(start.replica)
