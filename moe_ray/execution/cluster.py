@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ _QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERR
 MAX_TEMP_DIR_CHARACTERS = 45
 
 
-def actor_class(kind: type, **options: Any) -> Any:
-    """Return `kind` as a Ray actor class. Ray's own annotations do not cover options that are built at run time."""
+@cache
+def actor_class(kind: type) -> Any:
+    """Return `kind` as a Ray actor class, whose `options` say the rest. Ray examines and exports each class anew."""
     remote: Any = ray.remote
-    return remote(**options)(kind)
+    return remote(kind)
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -91,8 +93,8 @@ class Cluster:
 
     def _ask(self, node: str) -> None:
         affinity = NodeAffinitySchedulingStrategy(node, soft=False)
-        agent_class = actor_class(
-            NodeAgent, num_cpus=0, max_concurrency=AGENT_THREADS, max_restarts=-1, scheduling_strategy=affinity
+        agent_class = actor_class(NodeAgent).options(
+            num_cpus=0, max_concurrency=AGENT_THREADS, max_restarts=-1, scheduling_strategy=affinity
         )
         self._agents[node] = agent_class.remote()
         self._asked[node] = self._agents[node].hardware.remote()

@@ -31,6 +31,8 @@ from moe_ray.store.run_directory import RunDirectory
 
 TICK_S = 0.5
 NODE_POLL_S = 1.0
+# A replica's telemetry is one file, made durable each time it is written; at the end it always is.
+TELEMETRY_S = 10.0
 # A placed actor is there in seconds; longer means that somebody else holds the place.
 PLACE_TIMEOUT_S = 180.0
 # The shard that is computed and one that waits at the actor, so that it never idles between two.
@@ -88,7 +90,11 @@ class Executor:
         for ref, call in self._calls.ready(0.0 if self._scheduler.finished else TICK_S):
             self._handle(ref, call)
         for call in self._calls.overdue():
-            self._call_lost(self._replicas[call.replica], call, f"no end of {call.kind} within its time limit")
+            handle = self._replicas[call.replica]
+            if call.kind == "departure":
+                self._departed(handle, None)
+            else:
+                self._lose(handle, f"no end of {call.kind} within its time limit")
         self._watch_nodes()
         self._report_abandoned()
 
@@ -154,7 +160,9 @@ class Executor:
         self._run.write_shard_table(result.table)
         handle.shards.remove(call.shard.id)
         handle.note_shard(result)
-        self._run.write_telemetry(handle.telemetry)
+        if time.monotonic() >= handle.record_due:
+            self._run.write_telemetry(handle.telemetry)
+            handle.record_due = time.monotonic() + TELEMETRY_S
         self._scheduler.completed(handle.name, call.shard.id, result.busy_s)
         num_errors = pc.sum(pc.is_valid(result.table["error"])).as_py() or 0
         if num_errors:
@@ -196,9 +204,12 @@ class Executor:
         self._depart(handle)
 
     def _call_lost(self, handle: h.ReplicaHandle, call: h.Call, reason: str) -> None:
-        """A call has no end: its actor is dead or stuck, or, for a departure, the agent that watched it is."""
+        """A call has no end: its actor is dead, or, for a departure, the agent that watched it is.
+
+        Then the node may be dead too, though Ray does not say so yet: a slot on it is not free before that is known.
+        """
         if call.kind == "departure":
-            self._departed(handle, None)
+            handle.unwatched = True
         else:
             self._lose(handle, reason)
 
@@ -239,8 +250,8 @@ class Executor:
         if time.monotonic() < self._next_node_poll:
             return
         self._next_node_poll = time.monotonic() + NODE_POLL_S
-        known = dict(self._scheduler.fleet.nodes)
-        for node in known.keys() - self._cluster.alive():
+        known, alive = dict(self._scheduler.fleet.nodes), self._cluster.alive()
+        for node in known.keys() - alive:
             self._scheduler.node_lost(node)
             self._cluster.forget(node)
             for handle in [entry for entry in self._replicas.values() if entry.start.slot.node == node]:
@@ -248,8 +259,18 @@ class Executor:
                     self._departed(handle, None)
                 else:
                     self._lose(handle, f"its node {known[node].name} is gone")
-        for fresh in self._cluster.discover(known, patience_s=0.0):
-            self._scheduler.node_joined(fresh)
+        for handle in [entry for entry in self._replicas.values() if entry.unwatched]:
+            self._watch_again(handle)
+        if alive - known.keys():
+            for fresh in self._cluster.discover(known, patience_s=0.0):
+                self._scheduler.node_joined(fresh)
+
+    def _watch_again(self, handle: h.ReplicaHandle) -> None:
+        """Ask the agent, which Ray starts again where its node lives, to watch a departure; not for ever."""
+        handle.unwatched = False
+        late = time.monotonic() > handle.unload_started + 2 * h.DEPARTURE_TIMEOUT_S
+        if late or not h.begin_departure(handle, self._calls, self._cluster.agent(handle.start.slot.node)):
+            self._departed(handle, None)
 
     def _report_abandoned(self) -> None:
         for entry in self._scheduler.abandoned[self._num_reported :]:

@@ -35,13 +35,19 @@ class Call:
 
 @dataclass(slots=True)
 class ReplicaHandle:
-    """One replica as the driver sees it."""
+    """One replica as the driver sees it.
+
+    It is `unwatched` when it is departing and nobody watches, because its node's agent went too. Its telemetry is
+    written down again from `record_due` on (monotonic clock).
+    """
 
     start: Start
     actor: Any
     telemetry: ReplicaTelemetry
     ready: bool = False
     departing: bool = False
+    unwatched: bool = False
+    record_due: float = 0.0
     shards: list[str] = field(default_factory=list)
     unload_started: float = 0.0
     energy_before_j: float | None = None
@@ -100,7 +106,7 @@ def open_replica(start: Start, node: Node, spec: ReplicaSpec, session: str) -> R
         "max_restarts": 0,
         "max_task_retries": 0,
     }
-    actor = actor_class(Replica, **options).remote(spec)
+    actor = actor_class(Replica).options(**options).remote(spec)
     telemetry = ReplicaTelemetry(
         replica=spec.replica,
         model=start.model,
