@@ -1,0 +1,96 @@
+"""Every attack on the sandbox in every kind of box that works here, as a table in Markdown.
+
+    python -m benchmarks.sandbox_attacks [--backend filters] > table.md
+
+As root the table is root's; as an ordinary user, that user's. Exits with 1 when an attack passed, ended otherwise than
+it may, or left something behind. An attack from which a box does not claim to protect is not run there.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from moe_ray.errors import SandboxError
+from moe_ray.scoring.sandbox import Sandbox
+from moe_ray.scoring.sandbox.program import BackendName
+from tests.scoring.sandbox.attacks import ATTACKS, GROUPS, Attack
+from tests.scoring.sandbox.suite import BACKENDS, CONFIG, Findings, run_attacks
+
+WORDS = {
+    "failed": "wrong answer",
+    "error": "refused or crashed",
+    "timeout": "stopped: time",
+    "memory": "stopped: memory",
+    "output_limit": "stopped: output",
+    "passed": "**PASSED**",
+    "sandbox_failed": "**the sandbox failed**",
+}
+
+
+def attacked(backend: BackendName) -> Findings | None:
+    """Run every attack in one kind of box; None when it does not work here."""
+    try:
+        sandbox = Sandbox.open(CONFIG, backend=backend)
+    except SandboxError as error:
+        sys.stderr.write(f"{backend}: {error}\n")
+        return None
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="moe-ray-outside-") as name:
+        Path(name).chmod(0o777)
+        findings = run_attacks(sandbox, ATTACKS, Path(name))
+    sys.stderr.write(f"{backend}: {len(findings.verdicts)} attacks in {time.perf_counter() - started:.1f} s\n")
+    return findings
+
+
+def row(attack: Attack, found: Sequence[Findings]) -> str:
+    """Return the line of one attack."""
+    cells = []
+    for findings in found:
+        verdict = findings.verdicts.get(attack.name)
+        lacking = ", ".join(need for need in attack.needs if need in findings.missing)
+        cells.append(WORDS[verdict.outcome] if verdict else f"not claimed ({lacking})")
+    return f"| {attack.name} | {attack.tries} | {' | '.join(cells)} |"
+
+
+def table(found: Sequence[Findings]) -> str:
+    """Return the tables of all groups."""
+    lines = []
+    for title, attacks in GROUPS.items():
+        lines += ["", f"### {title}", ""]
+        lines.append(f"| attack | what it tries | {' | '.join(findings.backend for findings in found)} |")
+        lines.append("| --- " * (2 + len(found)) + "|")
+        lines += [row(attack, found) for attack in attacks]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Return one line about this machine."""
+    user = "root" if os.geteuid() == 0 else "an ordinary user"
+    bubblewrap = "with" if shutil.which("bwrap") else "without"
+    versions = f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    return f"{versions}, as {user}, {bubblewrap} bubblewrap"
+
+
+def main() -> int:
+    """Print the table; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=BACKENDS, action="append")
+    chosen = parser.parse_args().backend or BACKENDS
+    found = [findings for backend in chosen if (findings := attacked(backend)) is not None]
+    print(f"{len(ATTACKS)} attacks. {machine()}.")
+    print(table(found))
+    wrong = [f"{findings.backend}: {name}: {end}" for findings in found for name, end in findings.surprises.items()]
+    wrong += [f"{findings.backend}: left {trace}" for findings in found for trace in findings.left]
+    wrong += [f"{findings.backend}: no longer works" for findings in found if not findings.still_works]
+    print("\n" + ("\n".join(wrong) if wrong else "Every attack ended as it may, and nothing was left behind."))
+    return 1 if wrong or not found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
