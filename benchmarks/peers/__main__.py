@@ -41,14 +41,19 @@ def main() -> int:
     print(f"results  {results}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as temporary:
         # Ray gives its workers a low priority; lm_eval has the usual one, and so have they here.
-        settings = environment.offline(private_environment(out / "home", RAY_worker_niceness="0"))
+        settings = private_environment(out / "home", RAY_worker_niceness="0")
+        setting = environment.Setting(
+            folder=results,
+            python=python,
+            environment=environment.both_sides(settings, arguments.threads),
+            temp_dir=Path(temporary),
+            num_threads=arguments.threads,
+            max_examples=arguments.examples,
+        )
         if arguments.part == "agreement":
-            found = compare_all(results, made, python, settings, Path(temporary), arguments.examples)
-            return 0 if print_agreement(found) else 1
-        chosen = (arguments.work,) if arguments.work else (ours.EARLY, ours.FULL_LENGTH)
-        for work in chosen:
-            pairs = measure(results, made, work, python, settings, Path(temporary), arguments.pairs, arguments.examples)
-            print_speed(work, pairs)
+            return 0 if print_agreement(compare_all(setting, made)) else 1
+        for work in (arguments.work,) if arguments.work else (ours.EARLY, ours.FULL_LENGTH):
+            print_speed(work, measure(setting, made, work, arguments.pairs))
     return 0
 
 
@@ -135,6 +140,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small models and few prompts: shows that it works")
     parser.add_argument("--work", choices=(ours.EARLY, ours.FULL_LENGTH), help="one of the timed works; default: both")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2, help="of the one model, on either side")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.peers import ours, theirs
 from benchmarks.peers.comparing import LikelihoodAgreement, TextAgreement, compare_likelihoods, compare_texts
+from benchmarks.peers.environment import Setting
 from benchmarks.peers.explaining import Explainer, Explanation
 from benchmarks.peers.models import Materials
 from benchmarks.peers.theirs import CHOICES, GENERATE, REFERENCE, Asked, TheirRun
@@ -83,25 +84,16 @@ def domain_tokens(experiment: LoadedExperiment, domain: str) -> int:
     return config.domains[domain].max_new_tokens or config.decoding.max_new_tokens
 
 
-def compare_all(
-    folder: Path, materials: Materials, python: Path, environment: Mapping[str, str], temp_dir: Path, limit: int | None
-) -> Iterator[DomainAgreement]:
+def compare_all(setting: Setting, materials: Materials) -> Iterator[DomainAgreement]:
     """Let both sides answer, moe_ray all models in one run and lm_eval each in its own, and compare by domain."""
-    file = ours.agreement_experiment(folder, materials)
-    run = ours.evaluate(file, folder / "our-results", environment, temp_dir, limit).run
-    asked = asked_of(ours.loaded(file, limit))
-    for model, domains in asked.items():
-        tasks = theirs.write_tasks(folder / "tasks" / model, domains)
+    file = ours.agreement_experiment(setting, materials)
+    run = ours.evaluate(setting, file, setting.folder / "our-results", setting.max_examples).run
+    for model, domains in asked_of(ours.loaded(file, setting.max_examples)).items():
+        tasks_folder, out = (setting.folder / name / model for name in ("tasks", "their-results"))
+        tasks = theirs.write_tasks(tasks_folder, domains)
         checkpoint = materials.checkpoints[model]
-        their_run = theirs.evaluate(
-            python,
-            checkpoint,
-            folder / "tasks" / model,
-            tasks,
-            folder / "their-results" / model,
-            environment,
-            is_chat=domains[0].style == "chat",
-        )
+        is_chat = domains[0].style == "chat"
+        their_run = theirs.evaluate(setting, checkpoint, tasks_folder, tasks, out, is_chat=is_chat)
         for one in domains:
             yield compare_domain(model, checkpoint, one, run, their_run)
 

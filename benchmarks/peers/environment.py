@@ -5,6 +5,8 @@ import os
 import platform
 import subprocess
 import venv as virtual_environments
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +16,18 @@ LM_EVAL_VERSION = "0.4.13"
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 NAMED_PACKAGES = ("torch", "transformers")
 GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What both sides run in: results below `folder`, lm_eval's interpreter, Ray's temporary folder, equal threads."""
+
+    folder: Path
+    python: Path
+    environment: Mapping[str, str]
+    temp_dir: Path
+    num_threads: int
+    max_examples: int | None
 
 
 def peer_python(folder: Path) -> Path:
@@ -63,6 +77,7 @@ def _listed(versions: dict[str, str] | dict[str, str | None]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def offline(environment: dict[str, str]) -> dict[str, str]:
-    """Return `environment` with the hub out of reach, for either side."""
-    return {**environment, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+def both_sides(environment: dict[str, str], num_threads: int) -> dict[str, str]:
+    """Return `environment` with the hub out of reach and so many threads for lm_eval; a replica sets its own."""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return {**environment, **offline, "OMP_NUM_THREADS": str(num_threads)}

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.peers.environment import Setting
 from benchmarks.peers.models import CODER, LONGEST_ANSWER, MEDIC, RUNNING_ON, STOPPING, Materials
 from benchmarks.tiny_experiment import evaluate_command
 from moe_ray.config.load import LoadedExperiment, load_experiment
@@ -21,14 +22,13 @@ EARLY, FULL_LENGTH, STRINGS, ABSTRACTS, DECISIONS, CODE, STORIES = (
 )  # fmt: skip
 FULL_TOKENS = 128
 BATCH_ROWS = 16
-THREADS = 2
 # Short, and made of what any tokenizer has: it ends the random texts early, often in the middle of a token.
 STOP_STRINGS = ("[DONE]", "ea")
 STORY_NAMES = ("Lily", "Tom", "Mia", "Ben", "Sue", "Max")
 STORY_ANIMALS = ("dog", "cat", "bird", "frog")
 
 
-def agreement_experiment(folder: Path, materials: Materials) -> Path:
+def agreement_experiment(setting: Setting, materials: Materials) -> Path:
     """Write the experiment whose every answer is held against the peer's; return its path.
 
     Free texts that end by the end token, by length or by a stop string; choices and references after completion and
@@ -45,20 +45,22 @@ def agreement_experiment(folder: Path, materials: Materials) -> Path:
         CODE: _published("mbpp", records / "mbpp.jsonl", CODER, 48, "{question}"),
     }
     if STORIES in materials.checkpoints:
-        domains[STORIES] = _texts(_story_beginnings(folder), STORIES, FULL_TOKENS)
+        domains[STORIES] = _texts(_story_beginnings(setting.folder), STORIES, FULL_TOKENS)
     models = {name: _model(path, styles[name]) for name, path in materials.checkpoints.items()}
-    return _write(folder / "agreement.yaml", "agreement", models, domains, likelihood=True)
+    return _write(setting, "agreement", models, domains, likelihood=True)
 
 
-def speed_experiment(folder: Path, materials: Materials, domain: str) -> Path:
+def speed_experiment(setting: Setting, materials: Materials, domain: str) -> Path:
     """Write the experiment of one model and one domain, `EARLY` or `FULL_LENGTH`, that is timed; return its path."""
     model, num_tokens = {EARLY: (STOPPING, LONGEST_ANSWER), FULL_LENGTH: (RUNNING_ON, FULL_TOKENS)}[domain]
     models = {model: _model(materials.checkpoints[model], "completion")}
     domains = {domain: _texts(materials.prompts_file, model, num_tokens)}
-    return _write(folder / f"speed-{domain}.yaml", f"speed-{domain}", models, domains, likelihood=False)
+    return _write(setting, f"speed-{domain}", models, domains, likelihood=False)
 
 
-def _write(path: Path, name: str, models: Mapping[str, Any], domains: Mapping[str, Any], *, likelihood: bool) -> Path:
+def _write(
+    setting: Setting, name: str, models: Mapping[str, Any], domains: Mapping[str, Any], *, likelihood: bool
+) -> Path:
     experiment = {
         "name": name,
         "models": dict(models),
@@ -68,13 +70,13 @@ def _write(path: Path, name: str, models: Mapping[str, Any], domains: Mapping[st
         "runtime": {
             "gpus": 0,
             "cpu_slots": 1,
-            "cpu_threads": THREADS,
+            "cpu_threads": setting.num_threads,
             "batch_size": BATCH_ROWS,
             "probe_examples": 0,
             "sandbox": {"allow_weak": True},
         },
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = setting.folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(experiment, sort_keys=False), encoding="utf-8")
     return path
 
@@ -141,20 +143,18 @@ class OurRun:
         return sum(record.num_completion_tokens for record in self.run.telemetry())
 
 
-def evaluate(
-    experiment: Path, results: Path, environment: Mapping[str, str], temp_dir: Path, max_examples: int | None = None
-) -> OurRun:
+def evaluate(setting: Setting, experiment: Path, results: Path, max_examples: int | None) -> OurRun:
     """Run `moe-ray evaluate` as a process of its own, Ray and report included.
 
     Raises `SystemExit` with the end of its output when it fails.
     """
-    command = evaluate_command(experiment, results, temp_dir=temp_dir)
+    command = evaluate_command(experiment, results, temp_dir=setting.temp_dir)
     if max_examples is not None:
         command += ["--max-examples", str(max_examples)]
     lines: list[tuple[float, str]] = []
     started = time.perf_counter()
     with subprocess.Popen(
-        command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=dict(setting.environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         lines.extend((time.perf_counter() - started, line.rstrip()) for line in process.stdout)

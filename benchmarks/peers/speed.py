@@ -2,19 +2,20 @@
 
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.peers import ours, theirs
 from benchmarks.peers.agreement import asked_of
 from benchmarks.peers.comparing import answer_length
+from benchmarks.peers.environment import Setting
 from benchmarks.peers.models import Materials
 from benchmarks.peers.ours import OurRun
 from benchmarks.peers.theirs import TheirRun
 
 TARGET_THROUGHPUT = 1.3
 TARGET_WALL = 1.0
+NUM_WARM_UP_EXAMPLES = 4
 # What the run says it is doing, and what is being waited for until it says the next of these.
 STAGES = (
     ("", "interpreter, command line"),
@@ -75,30 +76,21 @@ def stage_seconds(lines: Sequence[tuple[float, str]], wall_s: float) -> list[tup
     return [(name, end - begin) for (name, begin), end in zip(begins, ends, strict=True)]
 
 
-def measure(
-    folder: Path,
-    materials: Materials,
-    domain: str,
-    python: Path,
-    environment: Mapping[str, str],
-    temp_dir: Path,
-    num_pairs: int,
-    limit: int | None,
-) -> Iterator[Pair]:
+def measure(setting: Setting, materials: Materials, domain: str, num_pairs: int) -> Iterator[Pair]:
     """Yield pairs that take turns in going first. One pair before them, of four examples, only fills the caches."""
-    file = ours.speed_experiment(folder, materials, domain)
+    file = ours.speed_experiment(setting, materials, domain)
 
     def once(name: str, num_examples: int | None, *, ours_first: bool) -> Pair:
-        out = folder / f"{domain}-{name}"
+        out = setting.folder / f"{domain}-{name}"
         ((model, asked),) = asked_of(ours.loaded(file, num_examples)).items()
         tasks = theirs.write_tasks(out / "tasks", asked)
         checkpoint = materials.checkpoints[model]
 
         def our_side() -> OurRun:
-            return ours.evaluate(file, out / "ours", environment, temp_dir, num_examples)
+            return ours.evaluate(setting, file, out / "ours", num_examples)
 
         def their_side() -> TheirRun:
-            return theirs.evaluate(python, checkpoint, out / "tasks", tasks, out / "theirs", environment, is_chat=False)
+            return theirs.evaluate(setting, checkpoint, out / "tasks", tasks, out / "theirs", is_chat=False)
 
         if ours_first:
             our_run, their_run = our_side(), their_side()
@@ -106,9 +98,9 @@ def measure(
             their_run, our_run = their_side(), our_side()
         return _pair(our_run, their_run, materials.end_token_id)
 
-    once("warm-up", 4, ours_first=True)
+    once("warm-up", NUM_WARM_UP_EXAMPLES, ours_first=True)
     for number in range(num_pairs):
-        yield once(f"pair-{number + 1}", limit, ours_first=number % 2 == 0)
+        yield once(f"pair-{number + 1}", setting.max_examples, ours_first=number % 2 == 0)
 
 
 def _pair(our_run: OurRun, their_run: TheirRun, end_token_id: int) -> Pair:

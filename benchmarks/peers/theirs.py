@@ -7,13 +7,14 @@ is all that follows: chat template, special tokens, batches, decoding, ends, log
 import json
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.peers.environment import Setting
 from benchmarks.peers.ours import BATCH_ROWS
 from moe_ray.config.schema import PromptStyle
 from moe_ray.domains.example import Example
@@ -169,14 +170,7 @@ _PARTS = {GENERATE: _generate_part, CHOICES: _choices_part, REFERENCE: _referenc
 
 
 def evaluate(
-    python: Path,
-    checkpoint: Path,
-    tasks_folder: Path,
-    tasks: Sequence[str],
-    out: Path,
-    environment: Mapping[str, str],
-    *,
-    is_chat: bool,
+    setting: Setting, checkpoint: Path, tasks_folder: Path, tasks: Sequence[str], out: Path, *, is_chat: bool
 ) -> TheirRun:
     """Run `lm_eval run --model hf` on `tasks` as a process of its own, on the CPU in float32.
 
@@ -185,7 +179,7 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     record = out / "record.json"
     command = [
-        *(str(python), str(RECORDER), str(record), "run", "--model", "hf"),
+        *(str(setting.python), str(RECORDER), str(record), "run", "--model", "hf"),
         *("--model_args", f"pretrained={checkpoint.resolve()},dtype=float32"),
         *("--tasks", ",".join(tasks), "--include_path", str(tasks_folder), "--device", "cpu"),
         *("--batch_size", str(BATCH_ROWS), "--output_path", str(out), "--log_samples", "--confirm_run_unsafe_code"),
@@ -193,7 +187,7 @@ def evaluate(
     ]
     started = time.perf_counter()
     done = subprocess.run(
-        command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command, env=dict(setting.environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     wall_s = time.perf_counter() - started
     if done.returncode != 0:
