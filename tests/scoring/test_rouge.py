@@ -1,4 +1,6 @@
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -68,6 +70,15 @@ def test_awkward_texts_have_the_packages_measure_too(reference: str) -> None:
     for answer in (*AWKWARD_TEXTS, ""):
         expected = scorer.score(reference, answer)["rougeL"].fmeasure
         assert grader.measure(example(reference=reference), answer)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_grading_does_not_wait_for_the_stemmers_packages() -> None:
+    code = (
+        "import sys\nfrom moe_ray.scoring.rouge import rouge_tokens\nassert rouge_tokens('A b') == ['a', 'b']\n"
+        "print([name for name in ('nltk', 'sklearn', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_worked_example() -> None:
