@@ -22,7 +22,7 @@ LAYERS = (
     ("scoring", "execution"),
     ("comparison",),
     ("report",),
-    ("microworld",),
+    ("microworld", "downloads"),
     ("preparation",),
     ("pipeline",),
     ("cli",),

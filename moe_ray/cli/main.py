@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+models_app = typer.Typer(help="Fetch models.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
 
 
 def _version(wanted: bool) -> None:
@@ -134,6 +136,21 @@ def data_prepare(
     from moe_ray.cli.setup import prepare_data
 
     prepare_data(o.load(file, o.Changes(set_ or [])), out)
+
+
+@models_app.command("download")
+def models_download(
+    file: o.ExperimentFile,
+    to: Annotated[
+        Path | None, typer.Option(help="A folder for them, one below it for each; default: the hub cache.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="One model of the file.")] = None,
+    set_: o.Set = None,
+) -> None:
+    """Fetch an experiment's models from the hub, and tell the commit of each; the same command resumes."""
+    from moe_ray.cli.models import download_models
+
+    download_models(o.load(file, o.Changes(set_ or [])), to, only)
 
 
 def run() -> None:

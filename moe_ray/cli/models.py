@@ -1,0 +1,85 @@
+"""`moe-ray models download`: an experiment's models, from the hub to this machine."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from moe_ray.config.load import LoadedExperiment
+from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.downloads.download import Job, make_job, require_space, run_job
+from moe_ray.downloads.repository import ENGINES_WITHOUT_FILES, Repository, look_up, repositories_of
+from moe_ray.errors import ConfigError, UserError
+from moe_ray.report.format import plural, size
+
+
+def download_models(experiment: LoadedExperiment, to: Path | None, only: str | None) -> None:
+    """Fetch the models of `experiment` that are on the hub, to the hub cache or to folders below `to`.
+
+    Raises `UserError` before anything is fetched when a model cannot be had or a disk is too small.
+    """
+    models = experiment.config.models
+    if only is not None and only not in models:
+        raise ConfigError(f"no model {only!r}", where="--only", remedy=f"choose one of {', '.join(models)}")
+    console = Console(soft_wrap=True, highlight=False)
+    for name, model in models.items():
+        if only in (None, name):
+            _tell_what_is_not_fetched(console, name, model)
+    try:
+        jobs = [_job(repository, to) for repository in repositories_of(experiment.config, only)]
+        require_space(jobs)
+        _run(console, jobs, to)
+    except UserError as error:
+        if error.where and error.where.startswith("models."):
+            error.where = experiment.where(error.where)
+        raise
+
+
+def _tell_what_is_not_fetched(console: Console, name: str, model: ModelConfig) -> None:
+    if model.engine in ENGINES_WITHOUT_FILES:
+        console.print(f"{name}: engine {model.engine}, nothing to fetch", markup=False)
+    elif is_local_path(model.path):
+        there = Path(model.path).expanduser().exists()
+        console.print(
+            f"{name}: {model.path} is {'here already' if there else 'a local path, but not there'}", markup=False
+        )
+
+
+def _job(repository: Repository, to: Path | None) -> Job:
+    name = repository.model if repository.role == "path" else f"{repository.model}-{repository.role}"
+    return make_job(look_up(repository), None if to is None else to / name)
+
+
+def _run(console: Console, jobs: Sequence[Job], to: Path | None) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    try:
+        with Progress(
+            *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console, transient=True
+        ) as progress:
+            for job in jobs:
+                total = sum(file.num_bytes for file in job.snapshot.files)
+                task = progress.add_task(
+                    job.snapshot.repository.repo, total=total, completed=total - job.num_bytes_missing
+                )
+                fetched = job.num_bytes_missing
+                folder = run_job(job, partial(progress.advance, task))
+                _tell(console, job, folder, fetched, to)
+    except KeyboardInterrupt:
+        console.print("\nInterrupted. What came is kept; the same command goes on.", markup=False)
+        raise
+
+
+def _tell(console: Console, job: Job, folder: Path, fetched: int, to: Path | None) -> None:
+    repository, files = job.snapshot.repository, job.snapshot.files
+    total = size(sum(file.num_bytes for file in files))
+    news = f"{size(fetched)} fetched" if fetched else "all of it here already"
+    console.print(f"{repository.key}: {repository.repo}, {plural(len(files), 'file')}, {total}, {news}", markup=False)
+    console.print(f"  in {folder}", markup=False)
+    if to is not None:
+        console.print(
+            f"  {repository.role}: {folder.absolute()}  # {repository.repo} at {job.snapshot.commit}", markup=False
+        )
+    elif repository.role == "path":
+        console.print(f"  revision: {job.snapshot.commit}", markup=False)

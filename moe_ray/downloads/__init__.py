@@ -1,0 +1,1 @@
+"""Fetching an experiment's models from the model hub."""
