@@ -332,6 +332,7 @@ def test_how_fast_and_with_which_key_is_no_identity() -> None:
     EndpointSettings(base_url=ADDRESS, **SLOWER)
     assert identity_of(**SLOWER) == identity_of()
     assert identity_of(extra_body={"top_k": 1}) != identity_of()
+    assert identity_of(stream=False) != identity_of(), "an API may stream another text than it sends whole"
 
 
 def test_an_address_is_an_identity_until_a_name_stands_in_its_place() -> None:
