@@ -67,9 +67,9 @@ class Measured:
     def committed(self, model: str, num_cells: int, num_tokens: int) -> None:  # noqa: ARG002
         self.num_cells += num_cells
         self.last_commit_at = time.time()
+        self.costs.append((self.num_cells, time.process_time()))
         if self.last_commit_at > self.told_at + REPORTS_EVERY_S:
             self.told_at = self.last_commit_at
-            self.costs.append((self.num_cells, time.process_time()))
             print(self.num_cells, flush=True)
 
     def abandoned(self, model: str, num_cells: int, reason: str) -> None:

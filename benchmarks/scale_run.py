@@ -195,6 +195,7 @@ def figures_of(
     available = available_slot_seconds(changes, began["at"], measured["last_commit_at"])
     starts = [at - measured["starting"][name] for name, at in measured["ready"].items()]
     committed, cpu_s = next((num, cpu) for num, cpu in measured["costs"] if num >= WORKING_FROM * measured["num_cells"])
+    _, last_cpu_s = measured["costs"][-1]
     return Figures(
         num_cells=setting.num_models * -(-setting.num_cells // setting.num_models),
         num_once=pc.count_distinct(keys).as_py() if len(keys) == pc.count_distinct(keys).as_py() else -1,
@@ -206,8 +207,8 @@ def figures_of(
         start_s=sum(starts) / len(starts),
         num_lost=measured["num_lost"],
         prepare_cpu_s=began["cpu_s"] - stages["Reading data and checkpoints"]["cpu_s"],
-        answer_cpu_s=ended["cpu_s"] - began["cpu_s"],
-        working_cpu_ms_per_cell=1000 * (ended["cpu_s"] - cpu_s) / max(1, measured["num_cells"] - committed),
+        answer_cpu_s=last_cpu_s - began["cpu_s"],
+        working_cpu_ms_per_cell=1000 * (last_cpu_s - cpu_s) / max(1, measured["num_cells"] - committed),
         peak_bytes=ended["peak_bytes"],
     )
 
