@@ -147,11 +147,12 @@ def _grade(run: RunDirectory) -> None:
 
 
 def compare(first: RunDirectory, second: RunDirectory) -> RunComparison:
-    """Hold two reported runs against each other."""
-    from moe_ray.scoring.table import read_scores
+    """Hold two scored runs against each other. Writes nothing."""
+    from moe_ray.report.write import scores_of_run, summary_of
 
-    scores = [read_scores(run.scores_path)[0] for run in (first, second)]
-    return compare_runs(report(first), report(second), *scores)
+    (scores_a, metrics_a), (scores_b, metrics_b) = scores_of_run(first), scores_of_run(second)
+    summary_a, summary_b = summary_of(first, scores_a, metrics_a), summary_of(second, scores_b, metrics_b)
+    return compare_runs(summary_a, summary_b, scores_a, scores_b)
 
 
 def report(run: RunDirectory) -> Summary:

@@ -19,6 +19,7 @@ from moe_ray.scoring.score import Score
 from moe_ray.scoring.table import Scores, score_table, scores_of_table
 
 MAX_ANSWERS = 20_000
+CHOICE_COLUMNS = ("kind", "domain", "example_id")
 ANSWER_COLUMNS = (
     "kind", "model", "domain", "example_id", "sample_index", "messages", "text", "finish_reason", "error",
     "num_truncated_tokens", "num_completion_tokens", "batch_rows", "total_s",
@@ -58,7 +59,7 @@ class Chosen(NamedTuple):
 
 
 def choose_examples(answers: pa.Table) -> Chosen:
-    """Choose what the page carries, from kind, domain and example_id of all answers.
+    """Choose what the page carries, from CHOICE_COLUMNS of all answers.
 
     Of more than MAX_ANSWERS generated answers, those to a part of the examples are kept, drawn by a hash of their ids,
     so that every model's answer to a kept example is there.

@@ -1,11 +1,14 @@
 """From a run directory to summary.json and report.html. Needs no model, no Ray, no data set."""
 
 from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
 
 from moe_ray.atomic import write_text_atomically
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.summary import SUMMARY_COLUMNS, summarise
-from moe_ray.report.browser import ANSWER_COLUMNS, browser_payload, choose_examples
+from moe_ray.report.browser import ANSWER_COLUMNS, CHOICE_COLUMNS, browser_payload, choose_examples
 from moe_ray.report.html import render_report
 from moe_ray.scoring.score import Metric
 from moe_ray.scoring.table import Scores, read_scores
@@ -17,19 +20,32 @@ def write_report(run: RunDirectory) -> Summary:
 
     Raises `RunDirectoryError` when there is no run, or no scores yet.
     """
+    return report_of(run, *scores_of_run(run))
+
+
+def scores_of_run(run: RunDirectory) -> tuple[pa.Table, dict[str, Metric]]:
+    """Read the scores of a run; see `read_scores`."""
     run.manifest()  # where there is no run at all, say so rather than that it has no scores
-    scores, metrics = read_scores(run.scores_path)
-    return report_of(run, scores, metrics)
+    return read_scores(run.scores_path)
+
+
+def summary_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric]) -> Summary:
+    """Summarise `scores` that are at hand already; writes nothing."""
+    return summarise(scores, metrics, run.manifest(), run.telemetry(), run.answers_table(SUMMARY_COLUMNS))
 
 
 def report_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric]) -> Summary:
     """Write the report of `scores` that are at hand already."""
-    manifest, answers = run.manifest(), run.answers_table(SUMMARY_COLUMNS)
-    summary = summarise(scores, metrics, manifest, run.telemetry(), answers)
-    chosen = choose_examples(answers)
-    shown = run.answers_table(ANSWER_COLUMNS, chosen.where)
-    examples = (example for domain in summary.domain_metrics for example in run.each_example(domain))
-    payload = browser_payload(summary, chosen, shown, examples, scores)
-    write_text_atomically(run.report_path, render_report(summary, manifest, payload))
+    summary = summary_of(run, scores, metrics)
+    payload = _payload(run, summary, scores)
+    write_text_atomically(run.report_path, render_report(summary, run.manifest(), payload))
     write_text_atomically(run.summary_path, summary.model_dump_json(indent=2) + "\n")
     return summary
+
+
+def _payload(run: RunDirectory, summary: Summary, scores: Scores) -> dict[str, Any]:
+    """What the page carries of the answers. The texts of the others are never in memory together."""
+    chosen = choose_examples(run.answers_table(CHOICE_COLUMNS))
+    shown = run.answers_table(ANSWER_COLUMNS, chosen.where)
+    examples = (example for domain in summary.domain_metrics for example in run.each_example(domain))
+    return browser_payload(summary, chosen, shown, examples, scores)

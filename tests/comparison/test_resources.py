@@ -1,6 +1,8 @@
 """What models cost: percentiles are of the union, figures that nobody measured stay unknown."""
 
 import math
+import random
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +10,8 @@ import pytest
 
 from moe_ray.comparison.resources import (
     BINS_PER_DECADE,
+    TIMING_COLUMNS,
+    busy_seconds,
     latency_distribution,
     log_histogram,
     merge_histograms,
@@ -97,3 +101,46 @@ def test_the_probe_is_kept_apart_from_latency_in_batches() -> None:
     assert found.probe.completion_tokens_per_s == pytest.approx(10.0)
     assert found.probe.time_to_first_token_s is None
     assert math.isclose(found.latency[0].p50_s, 9.0)
+
+
+def plain_busy_seconds(rows: list[dict[str, Any]], model: str, domain: str, busy_s: float) -> dict[str, float]:
+    """Example id -> its share of `busy_s`, added row by row in the order of the rows' content."""
+    mine = [row for row in rows if row["model"] == model]
+    share = [row["total_s"] / row["batch_rows"] for row in mine]
+    scale = busy_s / math.fsum(share)
+    found: dict[str, float] = {}
+    for row in sorted(mine, key=lambda row: [(row[name] is None, row[name]) for name in TIMING_COLUMNS]):
+        if row["domain"] == domain:
+            spent = row["total_s"] / row["batch_rows"] * scale
+            found[row["example_id"]] = found.get(row["example_id"], 0.0) + spent
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_busy_time_is_divided_as_a_plain_loop_does_it_to_the_last_bit_in_any_order_of_rows(seed: int) -> None:
+    rng = random.Random(seed)
+    names = [f"e{at}" for at in range(9)]
+    rows: list[dict[str, Any]] = [
+        {
+            "model": rng.choice("ab"),
+            "domain": rng.choice("xy"),
+            "example_id": rng.choice(names),
+            "kind": rng.choice(("generate", "likelihood")),
+            "finish_reason": rng.choice(("stop", "length", "error")),
+            "batch_rows": rng.choice((1, 2, 8)),
+            "time_to_first_token_s": rng.choice((None, 0.1, 0.25)),
+            "total_s": rng.lognormvariate(0, 2),
+        }
+        for _ in range(300)
+    ]
+    replicas = [replica("r", model=model, busy_s=busy_s) for model, busy_s in (("a", 7.0), ("b", 0.3))]
+    ids = {"x": names[1:], "y": [*names, "never answered"]}
+    for _ in range(3):
+        rng.shuffle(rows)
+        table = pa.Table.from_pylist(rows)
+        found = busy_seconds(table, model_resources(["a", "b"], replicas, table), ids)
+        assert sorted(found) == [(model, domain) for model in "ab" for domain in "xy"]
+        for (model, domain), seconds in found.items():
+            plain = plain_busy_seconds(rows, model, domain, {"a": 7.0, "b": 0.3}[model])
+            expected = [plain.get(name, math.nan) for name in ids[domain]]
+            assert seconds.tobytes() == np.array(expected).tobytes()
