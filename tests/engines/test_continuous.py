@@ -15,7 +15,10 @@ import transformers
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits, GenerateRequest, Generation
+from moe_ray.engines.continuous import choose_continuous
 from moe_ray.engines.identity import text_settings
+from moe_ray.engines.loading import load
+from moe_ray.engines.settings import TransformersSettings
 from moe_ray.errors import ModelError
 from moe_ray.planning.checkpoints import inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
@@ -270,3 +273,35 @@ def test_batching_is_no_identity(checkpoint: Checkpoints, tmp_path: Path) -> Non
     models = [ModelConfig(path=str(checkpoint("llama")), engine_settings=one) for one in settings]
     hashes = FileHashes(tmp_path / "hashes.cache")
     assert len({inspect_checkpoint("m", model, hashes).identity.fingerprint for model in models}) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "has_flash", "settings", "expected"),
+    [
+        ("cuda", torch.bfloat16, True, {}, "flash_attention_2"),
+        ("cuda", torch.bfloat16, True, {"batching": "static"}, None),
+        ("cuda", torch.bfloat16, True, {"attention": "sdpa"}, None),
+        ("cuda", torch.bfloat16, False, {}, None),
+        ("cuda", torch.bfloat16, False, {"batching": "continuous"}, "sdpa"),
+        ("cuda", torch.float32, True, {}, None),
+        ("cpu", torch.bfloat16, True, {}, None),
+        ("cpu", torch.bfloat16, True, {"batching": "continuous"}, "sdpa"),
+    ],
+)
+def test_auto_is_continuous_on_a_gpu_with_flash_attention_alone(
+    device: str,
+    dtype: torch.dtype,
+    has_flash: bool,
+    settings: dict[str, Any],
+    expected: str | None,
+    checkpoint: Checkpoints,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The choice alone, on a loaded model that is said to be elsewhere."""
+    monkeypatch.setattr("moe_ray.engines.continuous.is_flash_attn_2_available", lambda: has_flash)
+    monkeypatch.setattr("moe_ray.engines.continuous.is_flash_attn_3_available", lambda: False)
+    config = ModelConfig(path=str(checkpoint("llama")), dtype=str(dtype).removeprefix("torch."), gpus=0)
+    wanted = TransformersSettings(**settings)
+    loaded = replace(load(config, wanted), device=torch.device(device))
+    chosen = choose_continuous(config, wanted, loaded, ROOMY)
+    assert (chosen.attention if chosen else None) == expected
