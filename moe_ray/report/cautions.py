@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from moe_ray.comparison.records import Summary
-from moe_ray.report.format import count, plural
+from moe_ray.report.format import count, plural, words
 
 Place = tuple[str, str]  # model, domain
 Level = Literal["warning", "note"]
 SYNTHETIC = "Synthetic data"
 MAX_PLACES = 12
 DIGITS = re.compile(r"\d+")
+FEW_EXAMPLES = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Unscored(NamedTuple):
 def cautions(summary: Summary) -> list[Caution]:
     """Everything to be said first, warnings before notes."""
     found = [*_synthetic(summary), *_incomplete(summary), *_unscored(summary)]
-    found += [*_truncated(summary), *_sandbox(summary), *_notes(summary)]
+    found += [*_truncated(summary), *_few_examples(summary), *_sandbox(summary), *_notes(summary)]
     return sorted(found, key=lambda caution: caution.level == "note")
 
 
@@ -113,6 +114,17 @@ def _truncated(summary: Summary) -> Iterator[Caution]:
         verb = "was" if total == 1 else "were"
         text = f"{plural(total, 'prompt')} {verb} cut from the left, by up to {plural(longest, 'token')}"
         yield Caution(level="warning", title="Truncated", text=f"{text} ({_tally(counts)}).")
+
+
+def _few_examples(summary: Summary) -> Iterator[Caution]:
+    """Bootstrap intervals that stand on so few examples that simulation found them too narrow (docs/statistics.md)."""
+    few = [item for item in summary.values if item.interval == "bootstrap" and item.n < FEW_EXAMPLES]
+    if few:
+        metrics = ", ".join(dict.fromkeys(f"{item.domain} {words(item.metric)}" for item in few))
+        text = (
+            f"intervals from fewer than {FEW_EXAMPLES} examples can be too narrow: they covered the truth in 85 to 95 %"
+        )
+        yield Caution(level="warning", title="Few examples", text=f"{text} of simulations, not in 95 % ({metrics}).")
 
 
 def _tally(counts: Mapping[Place, int]) -> str:

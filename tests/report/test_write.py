@@ -161,6 +161,22 @@ def test_cautions_put_synthetic_data_first_and_notes_last(reported: Reported) ->
     assert "biomed-expert: biomedical 1, legal 1, code 1; legal-expert:" in unscored.text
 
 
+def test_intervals_from_few_examples_are_warned_of_where_a_bootstrap_made_them(reported: Reported) -> None:
+    def on_ten(value: MetricValue) -> MetricValue:
+        return value.model_copy(update={"n": 10}) if value.domain == "legal" else value
+
+    def few(summary: Summary) -> list[str]:
+        return [caution.text for caution in cautions(summary) if caution.title == "Few examples"]
+
+    def on(value: MetricValue, num: int) -> MetricValue:
+        return value.model_copy(update={"n": num})
+
+    many = reported.summary.model_copy(update={"values": [on(value, 30) for value in reported.summary.values]})
+    assert few(many) == []
+    (text,) = few(many.model_copy(update={"values": [on_ten(value) for value in many.values]}))
+    assert text.endswith("(legal ROUGE-L, legal bits per byte).")
+
+
 def test_reasons_that_differ_in_numbers_alone_are_one_caution(reported: Reported) -> None:
     def renumbered(value: MetricValue) -> MetricValue:
         number = sum(map(ord, value.domain))
