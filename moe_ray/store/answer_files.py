@@ -76,7 +76,9 @@ def merge_small_files(folder: Path) -> int:
     if len(small) < MIN_FILES_TO_MERGE:
         return 0
     for group in _groups(small):
-        _merge(folder, group)
+        # One file alone would be written over itself.
+        if len(group) > 1:
+            _merge(folder, group)
     return len(small)
 
 

@@ -85,6 +85,21 @@ def test_no_merge_holds_more_than_its_limit(run: RunDirectory, monkeypatch: pyte
     assert content(run).equals(before)
 
 
+@pytest.mark.parametrize("limit", [1, 8_000, 16_000, 1 << 20])
+def test_merging_many_times_loses_nothing_whatever_fits_a_merge(
+    run: RunDirectory, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a merged file would be merged with nothing but itself."""
+    monkeypatch.setattr(answer_files, "MERGED_BYTES", limit)
+    for number in range(4):
+        before, fingerprint = content(run), run.files_fingerprint()
+        for _ in range(3):
+            run.merge_answers()
+            assert content(run).equals(before)
+            assert run.files_fingerprint() == fingerprint
+        run.write_shard([answer(f"new {number}")])
+
+
 def test_merged_files_and_new_shards_merge_further(run: RunDirectory) -> None:
     fingerprints = set()
     for number in range(4):
