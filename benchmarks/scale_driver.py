@@ -39,7 +39,7 @@ class Stage:
 
 @dataclass
 class Measured:
-    """An observer that keeps when things happened (Unix times). `costs`: cells committed, and CPU seconds by then."""
+    """An observer that keeps when things happened (Unix times). `costs`: cells committed, CPU s, peak bytes."""
 
     stages: list[Stage] = field(default_factory=list)
     starting: dict[str, float] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Measured:
     num_given_up: int = 0
     num_cells: int = 0
     last_commit_at: float = 0.0
-    costs: list[tuple[int, float]] = field(default_factory=list)
+    costs: list[tuple[int, float, int]] = field(default_factory=list)
     told_at: float = 0.0
 
     def stage(self, text: str) -> None:
@@ -67,7 +67,7 @@ class Measured:
     def committed(self, model: str, num_cells: int, num_tokens: int) -> None:  # noqa: ARG002
         self.num_cells += num_cells
         self.last_commit_at = time.time()
-        self.costs.append((self.num_cells, time.process_time()))
+        self.costs.append((self.num_cells, time.process_time(), peak_memory_bytes()))
         if self.last_commit_at > self.told_at + REPORTS_EVERY_S:
             self.told_at = self.last_commit_at
             print(self.num_cells, flush=True)

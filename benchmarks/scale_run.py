@@ -11,6 +11,8 @@ The ideal is what the slots that were there could have done: the pretended secon
 to end over all slots, each counted from when Ray knew its node to when the node was killed. The second ratio counts
 as work too what no scheduler can save: each replica's start (its process, its imports, its load), as measured.
 
+The driver's memory is told at the last commit and at the end, when the store has merged the shards' files.
+
 `--pure` drives the scheduler alone, without Ray, to see what it costs by itself.
 """
 
@@ -41,7 +43,8 @@ MAX_TOKENS = 24
 SLOWEST = 10.0
 NUM_PROMPT_WORDS = 60
 TARGET_SHARE = 0.95
-TARGET_BYTES = 1 << 30
+MIB = 1 << 20
+TARGET_BYTES = 1024 * MIB
 # Nodes are lost between these parts of the work, each replaced a tenth of it later.
 FIRST_LOSS, LAST_LOSS, REGAINED_AFTER = 0.25, 0.6, 0.1
 # What the driver costs is taken from here on, when most processes are there.
@@ -167,6 +170,7 @@ class Figures:
     prepare_cpu_s: float
     answer_cpu_s: float
     working_cpu_ms_per_cell: float
+    working_peak_bytes: int
     peak_bytes: int
 
     @property
@@ -194,8 +198,10 @@ def figures_of(
     work_s = work_seconds(run, setting)
     available = available_slot_seconds(changes, began["at"], measured["last_commit_at"])
     starts = [at - measured["starting"][name] for name, at in measured["ready"].items()]
-    committed, cpu_s = next((num, cpu) for num, cpu in measured["costs"] if num >= WORKING_FROM * measured["num_cells"])
-    _, last_cpu_s = measured["costs"][-1]
+    committed, cpu_s = next(
+        (num, cpu) for num, cpu, _ in measured["costs"] if num >= WORKING_FROM * measured["num_cells"]
+    )
+    _, last_cpu_s, peak_bytes = measured["costs"][-1]
     return Figures(
         num_cells=setting.num_models * -(-setting.num_cells // setting.num_models),
         num_once=pc.count_distinct(keys).as_py() if len(keys) == pc.count_distinct(keys).as_py() else -1,
@@ -209,6 +215,7 @@ def figures_of(
         prepare_cpu_s=began["cpu_s"] - stages["Reading data and checkpoints"]["cpu_s"],
         answer_cpu_s=last_cpu_s - began["cpu_s"],
         working_cpu_ms_per_cell=1000 * (last_cpu_s - cpu_s) / max(1, measured["num_cells"] - committed),
+        working_peak_bytes=peak_bytes,
         peak_bytes=ended["peak_bytes"],
     )
 
@@ -238,7 +245,7 @@ def measure(setting: Setting, profile: Path | None) -> Figures:
 
 HEADER = (
     "   cells  once     wall s  ideal s  of ideal  with starts  starts  s each  lost  cells/s"
-    "  CPU ms/cell  working  prepare s  peak MiB"
+    "  CPU ms/cell  working  prepare s  peak MiB  at end"
 )
 
 
@@ -248,7 +255,7 @@ def print_row(found: Figures) -> None:
         f"  {found.ideal_s / found.wall_s:8.3f}  {found.share_with_starts:11.3f}  {found.num_starts:6}"
         f"  {found.start_s:6.2f}  {found.num_lost:4}  {found.num_cells / found.wall_s:7.0f}"
         f"  {1000 * found.answer_cpu_s / found.num_cells:11.3f}  {found.working_cpu_ms_per_cell:7.3f}"
-        f"  {found.prepare_cpu_s:9.2f}  {found.peak_bytes / (1 << 20):8.0f}",
+        f"  {found.prepare_cpu_s:9.2f}  {found.working_peak_bytes / MIB:8.0f}  {found.peak_bytes / MIB:6.0f}",
         flush=True,
     )
 
