@@ -4,7 +4,7 @@
     python -m benchmarks.peers speed --out OUT [--venv VENV] [--work early-stops|full-length] [--pairs 5]
 
 OUT keeps what is made (models, lm_eval's own environment unless VENV names one, both sides' results). The first run
-trains two experts of the micro-world, makes two random Llamas of about 30 million parameters, and chooses prompts by
+trains the micro-world's generalist, makes two random Llamas of about 30 million parameters, and chooses prompts by
 the lengths of their answers. WEIGHTS is a folder with llama2.c's stories260K.bin and tok512.bin: a model that others
 trained, in addition. `agreement` exits with 1 when an answer, a log-likelihood or a score differs by more than it may;
 `speed` prints whether its targets were met. See docs/peers.md.

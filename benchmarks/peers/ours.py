@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from benchmarks.peers.environment import Setting
-from benchmarks.peers.models import CODER, LONGEST_ANSWER, MEDIC, RUNNING_ON, STOPPING, Materials
+from benchmarks.peers.models import GENERALIST, LONGEST_ANSWER, RUNNING_ON, STOPPING, Materials
 from benchmarks.tiny_experiment import evaluate_command
 from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.store.run_directory import RunDirectory
@@ -22,8 +22,8 @@ EARLY, FULL_LENGTH, STRINGS, ABSTRACTS, DECISIONS, CODE, STORIES = (
 )  # fmt: skip
 FULL_TOKENS = 128
 BATCH_ROWS = 16
-# Short, and made of what any tokenizer has: it ends the random texts early, often in the middle of a token.
-STOP_STRINGS = ("[DONE]", "ea")
+# The second ends the random texts early, often in the middle of a token or across two.
+STOP_STRINGS = ("[DONE]", "ku")
 STORY_NAMES = ("Lily", "Tom", "Mia", "Ben", "Sue", "Max")
 STORY_ANIMALS = ("dog", "cat", "bird", "frog")
 
@@ -32,17 +32,17 @@ def agreement_experiment(setting: Setting, materials: Materials) -> Path:
     """Write the experiment whose every answer is held against the peer's; return its path.
 
     Free texts that end by the end token, by length or by a stop string; choices and references after completion and
-    chat prompts; MBPP's and PubMedQA's formats with trained experts. Each model answers its own domains.
+    chat prompts; MBPP's and PubMedQA's formats with a trained model. Each model answers its own domains.
     """
-    styles = {STOPPING: "completion", RUNNING_ON: "completion", CODER: "chat", MEDIC: "chat", STORIES: "completion"}
+    styles = {STOPPING: "completion", RUNNING_ON: "completion", GENERALIST: "chat", STORIES: "completion"}
     records = materials.test_records
     domains = {
         EARLY: _texts(materials.prompts_file, STOPPING, LONGEST_ANSWER),
         FULL_LENGTH: _texts(materials.prompts_file, RUNNING_ON, FULL_TOKENS),
         STRINGS: _texts(materials.prompts_file, RUNNING_ON, FULL_TOKENS, stop=STOP_STRINGS),
         ABSTRACTS: _published("pubmedqa", records / "pubmedqa.json", STOPPING, 16),
-        DECISIONS: _published("pubmedqa", records / "pubmedqa.json", MEDIC, 24, "{question}\n{context}"),
-        CODE: _published("mbpp", records / "mbpp.jsonl", CODER, 48, "{question}"),
+        DECISIONS: _published("pubmedqa", records / "pubmedqa.json", GENERALIST, 24, "{question}\n{context}"),
+        CODE: _published("mbpp", records / "mbpp.jsonl", GENERALIST, 48, "{question}"),
     }
     if STORIES in materials.checkpoints:
         domains[STORIES] = _texts(_story_beginnings(setting.folder), STORIES, FULL_TOKENS)

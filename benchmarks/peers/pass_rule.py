@@ -3,7 +3,7 @@
 lm_eval's own MBPP task hands the program and its tests to the `code_eval` metric, which is fetched from the hub. The
 rule is the same here, without a network: the first fenced block if there is one, else the text; then its tests, run
 with it in a fresh interpreter, all of which must hold within the time limit. It is no sandbox: the programs are those
-of the micro-world.
+of the micro-world's generalist.
 """
 
 import re
