@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.server_command import names
+from moe_ray.engines.server.command import names
 from moe_ray.errors import ConfigError
 
 DECIDED_BY_THE_ENDPOINT = ("revision", "tokenizer", "dtype", "quantization", "overflow", "trust_remote_code")

@@ -22,9 +22,9 @@ from moe_ray.errors import ConfigError
 ENGINE_METHODS = ("generate", "loglikelihoods", "memory", "close")
 
 _CLASSES = {
-    "transformers": "moe_ray.engines.transformers_engine:TransformersEngine",
-    "endpoint": "moe_ray.engines.endpoint:EndpointEngine",
-    "server": "moe_ray.engines.server:ServerEngine",
+    "transformers": "moe_ray.engines.transformers.engine:TransformersEngine",
+    "endpoint": "moe_ray.engines.endpoint.engine:EndpointEngine",
+    "server": "moe_ray.engines.server.engine:ServerEngine",
     "scripted": "moe_ray.engines.scripted:ScriptedEngine",
 }
 _SETTINGS: dict[str, type[EngineSettings]] = {

@@ -8,7 +8,7 @@ from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import BatchLimits, GenerateRequest, LikelihoodRequest
 
 if TYPE_CHECKING:
-    from moe_ray.engines.transformers_engine import TransformersEngine
+    from moe_ray.engines.transformers.engine import TransformersEngine
 
 ROOMY = BatchLimits(max_rows=8, cache_memory_bytes=1 << 30)
 ONE_ROW = BatchLimits(max_rows=1, cache_memory_bytes=1 << 30)
@@ -53,6 +53,6 @@ def measure(prompt: Prompt, id: str = "1") -> LikelihoodRequest:
 
 def engine(directory: Path, limits: BatchLimits = ROOMY, **fields: Any) -> "TransformersEngine":
     """Load a checkpoint in the completion style."""
-    from moe_ray.engines.transformers_engine import TransformersEngine
+    from moe_ray.engines.transformers.engine import TransformersEngine
 
     return TransformersEngine(ModelConfig(**{"path": str(directory), "prompt_style": "completion", **fields}), limits)

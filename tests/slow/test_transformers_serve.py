@@ -9,9 +9,9 @@ from transformers.utils.import_utils import is_serve_available
 
 from moe_ray.config.schema import ModelConfig, PromptStyle
 from moe_ray.domains.example import Message, Prompt
-from moe_ray.engines.endpoint import EndpointEngine
-from moe_ray.engines.server import ServerEngine
-from moe_ray.engines.transformers_engine import TransformersEngine
+from moe_ray.engines.endpoint.engine import EndpointEngine
+from moe_ray.engines.server.engine import ServerEngine
+from moe_ray.engines.transformers.engine import TransformersEngine
 from tests.engines.asking import ROOMY, TEXTS, ask, completion, measure
 from tests.engines.tiny import make_tiny_checkpoint
 

@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.engines import endpoint_client
+from moe_ray.engines.endpoint import client
 from moe_ray.engines.identity import text_settings
 from moe_ray.engines.registry import validate_engine
-from moe_ray.engines.server import ServerEngine
-from moe_ray.engines.server_command import filled_in
+from moe_ray.engines.server.command import filled_in
+from moe_ray.engines.server.engine import ServerEngine
 from moe_ray.errors import ConfigError, EngineLostError, ModelError
 from moe_ray.execution.processes import peak_resident_bytes
 from tests.engines.asking import ROOMY, ask, completion, measure
@@ -28,7 +28,7 @@ SERVE = f"{shlex.quote(sys.executable)} -m tests.engines.tiny_server --port {{po
 OWNER = """
 import sys, json
 from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.server import ServerEngine
+from moe_ray.engines.server.engine import ServerEngine
 engine = ServerEngine(ModelConfig.model_validate_json(sys.argv[1]), None)
 print(json.dumps([engine._process._keeper_pid, *engine.memory().process_ids]), flush=True)
 sys.stdin.readline()
@@ -70,7 +70,7 @@ def _runs(pid: int) -> bool:
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the backoff out of the tests' time, and proxies out of their way."""
-    monkeypatch.setattr(endpoint_client, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
 
 

@@ -11,9 +11,9 @@ import transformers
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.domains.example import Message, Prompt
-from moe_ray.engines import endpoint_client
 from moe_ray.engines.base import Likelihood
-from moe_ray.engines.endpoint import EndpointEngine
+from moe_ray.engines.endpoint import client
+from moe_ray.engines.endpoint.engine import EndpointEngine
 from moe_ray.errors import EngineLostError
 from tests.engines.asking import ROOMY, completion, engine, measure
 from tests.engines.openai_api import Api, Fault, Scored, logprob, serving, words
@@ -25,7 +25,7 @@ PROMPT = completion("Is it so? Answer:", choices=(" yes", " no way"), reference=
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setattr(endpoint_client, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
     with serving(Api()) as running:
         yield running
 

@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from moe_ray.config.schema import ModelConfig, is_local_path
-from moe_ray.engines.batching import is_out_of_memory
-from moe_ray.engines.model_facts import cache_bytes_per_token, context_length, rope_switch_length
 from moe_ray.engines.settings import TransformersSettings
+from moe_ray.engines.transformers.batching import is_out_of_memory
+from moe_ray.engines.transformers.model_facts import cache_bytes_per_token, context_length, rope_switch_length
 from moe_ray.errors import ModelError
 
 CHECK_REMEDY = "check the path, the revision and that the download is complete"

@@ -8,12 +8,12 @@ import pytest
 
 from moe_ray.config.schema import DecodingConfig, ModelConfig
 from moe_ray.domains.example import Message, Prompt
-from moe_ray.engines import endpoint_client
 from moe_ray.engines.base import Generation
-from moe_ray.engines.endpoint import EndpointEngine
+from moe_ray.engines.endpoint import client
+from moe_ray.engines.endpoint.engine import EndpointEngine
+from moe_ray.engines.endpoint.secrets import secrets_of
 from moe_ray.engines.identity import text_settings
 from moe_ray.engines.registry import validate_engine
-from moe_ray.engines.secrets import secrets_of
 from moe_ray.engines.settings import EndpointSettings
 from moe_ray.errors import ConfigError, EngineLostError, ModelError
 from moe_ray.execution.replica import ReplicaSpec
@@ -26,8 +26,8 @@ Connect = Callable[..., EndpointEngine]
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the backoff out of the tests' time."""
-    monkeypatch.setattr(endpoint_client, "FIRST_DELAY_S", 0.001)
-    monkeypatch.setattr(endpoint_client, "LONGEST_DELAY_S", 0.002)
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(client, "LONGEST_DELAY_S", 0.002)
 
 
 @pytest.fixture
@@ -245,20 +245,20 @@ def test_an_answer_that_was_cut_for_another_reason_is_an_error(api: Api, connect
 
 def test_requests_a_minute_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock that the pace itself reads: the starts that it hands out, without waiting for them."""
-    pace = endpoint_client._Pace(30)
-    monkeypatch.setattr("moe_ray.engines.endpoint_client.time.monotonic", lambda: 100.0)
+    pace = client._Pace(30)
+    monkeypatch.setattr("moe_ray.engines.endpoint.client.time.monotonic", lambda: 100.0)
     assert [pace.next_start_s() for _ in range(4)] == [0.0, 2.0, 4.0, 6.0]
     pace.hold(60.0)
     assert [pace.next_start_s() for _ in range(2)] == [60.0, 62.0]
 
 
 def test_waiting_grows_and_honours_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_client, "FIRST_DELAY_S", 0.5)
-    monkeypatch.setattr(endpoint_client, "LONGEST_DELAY_S", 30.0)
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.5)
+    monkeypatch.setattr(client, "LONGEST_DELAY_S", 30.0)
     for num_failed, most_s in [(1, 0.5), (2, 1.0), (5, 8.0), (50, 30.0)]:
-        delays = [endpoint_client._delay_s(num_failed, None) for _ in range(50)]
+        delays = [client._delay_s(num_failed, None) for _ in range(50)]
         assert most_s / 2 <= min(delays) < max(delays) <= most_s
-    assert endpoint_client._delay_s(1, 20.0) == 20.0
+    assert client._delay_s(1, 20.0) == 20.0
 
 
 SECRET = "sk-secret-0123456789"

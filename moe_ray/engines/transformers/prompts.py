@@ -7,7 +7,7 @@ import jinja2
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.domains.example import Message, Prompt
-from moe_ray.engines.loading import LoadedModel
+from moe_ray.engines.transformers.loading import LoadedModel
 
 TEMPLATE_DATE = "26 Jul 2024"
 

@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from moe_ray.engines.base import FinishReason, GenerateRequest, Generation, Likelihood, LikelihoodRequest, Timing
-from moe_ray.engines.endpoint_client import SERVER_ERROR, EndpointClient, RequestRefusedError, UnansweredError
-from moe_ray.engines.endpoint_dialect import Dialect
-from moe_ray.engines.endpoint_likelihood import NO_LIKELIHOODS, Asking, find_asking, measure
-from moe_ray.engines.endpoint_replies import Reply
+from moe_ray.engines.endpoint.client import SERVER_ERROR, EndpointClient, RequestRefusedError, UnansweredError
+from moe_ray.engines.endpoint.dialect import Dialect
+from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Asking, find_asking, measure
+from moe_ray.engines.endpoint.replies import Reply
 from moe_ray.engines.stops import stop_position
 from moe_ray.errors import EngineLostError
 

@@ -7,8 +7,8 @@ from typing import Any
 from moe_ray.config.schema import PromptStyle
 from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import GenerateRequest
-from moe_ray.engines.endpoint_client import EndpointClient, RequestRefusedError, UnansweredError
-from moe_ray.engines.endpoint_replies import Reply
+from moe_ray.engines.endpoint.client import EndpointClient, RequestRefusedError, UnansweredError
+from moe_ray.engines.endpoint.replies import Reply
 from moe_ray.engines.settings import ApiSettings
 from moe_ray.errors import ModelError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moe_ray.engines.base import BatchLimits
-from moe_ray.engines.batching import MemoryRule, RowSize, group_batches, is_out_of_memory, run_halving
+from moe_ray.engines.transformers.batching import MemoryRule, RowSize, group_batches, is_out_of_memory, run_halving
 
 RULE = MemoryRule(cache_bytes_per_token=10, logits_bytes_per_position=100)
 Row = tuple[str, int]

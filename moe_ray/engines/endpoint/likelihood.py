@@ -15,9 +15,9 @@ from typing import Any
 
 from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import Likelihood, Timing
-from moe_ray.engines.endpoint_client import RequestRefusedError
-from moe_ray.engines.endpoint_dialect import Dialect, completion_text
-from moe_ray.engines.endpoint_replies import Reply
+from moe_ray.engines.endpoint.client import RequestRefusedError
+from moe_ray.engines.endpoint.dialect import Dialect, completion_text
+from moe_ray.engines.endpoint.replies import Reply
 
 NO_LIKELIHOODS = "the endpoint gives no prompt log-probabilities"
 PROBE_TEXT = "The sky is blue, and the sea is "

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from moe_ray.engines.base import FinishReason, GenerateRequest
-from moe_ray.engines.loading import LoadedModel
-from moe_ray.engines.sampling import NO_TOKEN, choose_tokens, uniforms
+from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.engines.transformers.sampling import NO_TOKEN, choose_tokens, uniforms
 
 STOP_TAIL_TOKENS = 8
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from moe_ray.engines.generation import left_padded, optional_arguments
-from moe_ray.engines.loading import LoadedModel
-from moe_ray.engines.prompts import EncodedPair
+from moe_ray.engines.transformers.generation import left_padded, optional_arguments
+from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.engines.transformers.prompts import EncodedPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from moe_ray.engines.endpoint_replies import BrokenReplyError, Reply, error_message, read_reply
+from moe_ray.engines.endpoint.replies import BrokenReplyError, Reply, error_message, read_reply
 from moe_ray.engines.settings import ApiSettings
 from moe_ray.errors import EngineLostError
 

@@ -15,15 +15,15 @@ import transformers
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits, GenerateRequest, Generation
-from moe_ray.engines.continuous import choose_continuous
 from moe_ray.engines.identity import text_settings
-from moe_ray.engines.loading import load
 from moe_ray.engines.settings import TransformersSettings
+from moe_ray.engines.transformers.continuous import choose_continuous
+from moe_ray.engines.transformers.loading import load
 from moe_ray.errors import ModelError
 from moe_ray.planning.checkpoints import inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
 from tests.engines.asking import ONE_ROW, ROOMY, TEXTS, ask, ask_all, completion, engine, measure
-from tests.engines.test_generation import ARCHITECTURES, with_end_tokens
+from tests.engines.transformers.test_generation import ARCHITECTURES, with_end_tokens
 from tests.engines.tiny import Architecture, make_tokenizer
 
 Checkpoints = Callable[[Architecture], Path]
@@ -298,8 +298,8 @@ def test_auto_is_continuous_on_a_gpu_with_flash_attention_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The choice alone, on a loaded model that is said to be elsewhere."""
-    monkeypatch.setattr("moe_ray.engines.continuous.is_flash_attn_2_available", lambda: has_flash)
-    monkeypatch.setattr("moe_ray.engines.continuous.is_flash_attn_3_available", lambda: False)
+    monkeypatch.setattr("moe_ray.engines.transformers.continuous.is_flash_attn_2_available", lambda: has_flash)
+    monkeypatch.setattr("moe_ray.engines.transformers.continuous.is_flash_attn_3_available", lambda: False)
     config = ModelConfig(path=str(checkpoint("llama")), dtype=str(dtype).removeprefix("torch."), gpus=0)
     wanted = TransformersSettings(**settings)
     loaded = replace(load(config, wanted), device=torch.device(device))

@@ -11,10 +11,10 @@ from moe_ray.engines.base import (
     Likelihood,
     LikelihoodRequest,
 )
-from moe_ray.engines.endpoint_client import EndpointClient
-from moe_ray.engines.endpoint_dialect import find_dialect
-from moe_ray.engines.endpoint_model import EndpointModel
-from moe_ray.engines.secrets import api_key
+from moe_ray.engines.endpoint.client import EndpointClient
+from moe_ray.engines.endpoint.dialect import find_dialect
+from moe_ray.engines.endpoint.model import EndpointModel
+from moe_ray.engines.endpoint.secrets import api_key
 from moe_ray.engines.settings import EndpointSettings, parse_settings
 
 
