@@ -10,6 +10,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ DOMAINS = ("decisions", "texts")
 ANSWERS_PER_EXAMPLE = 2 * len(MODELS)
 SHARD_SIZE = 32
 BATCH_ROWS = 16
-NUM_SENTENCES = 4000
+NUM_SENTENCES = 2000
 NUM_WORDS = 3000
 ERROR_SHARE = 0.005
 
@@ -58,10 +59,16 @@ class Language:
         return " ".join(rng.choices(self._sentences, k=num_sentences))
 
 
+@lru_cache(maxsize=1)
+def the_language() -> Language:
+    """The one language of all made-up runs."""
+    return Language()
+
+
 def write_experiment(folder: Path, num_answers: int) -> Path:
     """Write the data and the experiment file; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    language, num_examples = Language(), num_examples_for(num_answers)
+    language, num_examples = the_language(), num_examples_for(num_answers)
     for domain in DOMAINS:
         with (folder / f"{domain}.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in _records(domain, num_examples, language))
@@ -127,7 +134,7 @@ def fill_store(experiment: LoadedExperiment, num_processes: int) -> RunDirectory
 
 
 def _write_shards(run: RunDirectory, shards: Sequence[Shard]) -> None:
-    language = Language()
+    language = the_language()
     for shard in shards:
         rng = random.Random(shard.id)
         run.write_shard([_answer(cell, shard, language, rng) for cell in shard.cells])
