@@ -11,17 +11,20 @@ import yaml
 from benchmarks.peers import pass_rule
 from benchmarks.peers.comparing import (
     EQUAL_SHARE,
+    Difference,
     TextAgreement,
     answer_length,
     compare_likelihoods,
     compare_texts,
     difference,
 )
+from benchmarks.peers.explaining import Explainer, Explanation
 from benchmarks.peers.lengths import choose, reference_lengths
 from benchmarks.peers.speed import Pair, Side, median_stages, stage_seconds
 from benchmarks.peers.theirs import CHOICES, GENERATE, REFERENCE, Asked, Spoken, TheirRun, write_tasks
 from moe_ray.domains.example import Example, Message, Prompt
 from moe_ray.store.answers import Answer
+from tests.engines.tiny import make_tiny_checkpoint
 from tests.scoring.answering import generated
 
 END, PADDING = 1, 2
@@ -208,3 +211,27 @@ def test_logs_are_read_with_the_token_ids_of_the_same_request(tmp_path: Path) ->
     run = TheirRun(folder=tmp_path, record={"rows": rows}, wall_s=1.0)
     assert run.spoken("short") == {"e1": theirs("a", 7)}
     assert run.spoken("long") == {"e1": theirs("a b", 7, 8)}
+
+
+def test_a_difference_is_a_tie_only_where_the_models_own_logits_are_next_to_each_other(tmp_path: Path) -> None:
+    """The gap is read after the prompt, with its begin token, and the tokens that both sides agree on."""
+    import torch
+    import transformers
+
+    checkpoint = make_tiny_checkpoint(tmp_path, "llama")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*tokenizer("the court is")["input_ids"], 7, 8]])).logits[0, -1]
+    ordered = logits.argsort(descending=True).tolist()
+    answer, explainer = ours("a", 7, 8, ordered[0], 9), Explainer(checkpoint)
+
+    def explained(other: int | None) -> Explanation:
+        found = Difference(example_id="e1", kind="tokens", position=2, tokens=(ordered[0], other))
+        return explainer.explain(found, "the court is", answer)
+
+    assert explained(ordered[1]).gap_logits == pytest.approx(float(logits[ordered[0]] - logits[ordered[1]]), abs=1e-4)
+    assert not explained(ordered[-1]).is_rounding
+    assert explained(ordered[0]).is_rounding
+    assert explained(None).gap_logits is None
+    assert not explained(None).is_rounding
