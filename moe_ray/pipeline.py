@@ -13,7 +13,7 @@ from moe_ray.planning.fleet import Fleet
 from moe_ray.planning.plan import Placement, Workload, place_models
 from moe_ray.planning.scheduler import Abandoned
 from moe_ray.planning.simulate import Simulation, simulate
-from moe_ray.preparation import Prepared
+from moe_ray.preparation import Prepared, StoredRun
 from moe_ray.store.lock import exclusive
 from moe_ray.store.opening import begin_session, end_session
 from moe_ray.store.records import GivenUp, Manifest
@@ -70,7 +70,7 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
         run.merge_answers()
         if run.graded != preparation.grading_fingerprint(run):
             observer.stage("Grading answers")
-            _grade(run)
+            _grade(preparation.load_run(run))
         observer.stage("Writing the report")
         summary = report(run)
     num_missing = len(prepared.work.cells) - (manifest.sessions[-1].cells_done_after or 0)
@@ -118,7 +118,7 @@ def _execute(
         observer.work(prepared.totals())
         observer.stage("Answering")
         job = Job(
-            config=experiment.config,
+            config=preparation.pinned(experiment.config, prepared.checkpoints),
             work=prepared.work,
             placement=placement,
             session=session.session,
@@ -127,20 +127,26 @@ def _execute(
         return Executor(job, cluster, fleet, prepared.run, observer).execute()
 
 
-def score(run: RunDirectory) -> None:
-    """Grade the answers of a run directory anew. Needs its files alone: no data set, no model, no Ray."""
-    run.manifest()  # where there is no run, say so before anything is made there
+def score(run: RunDirectory, *, allow_weak_sandbox: bool = False) -> None:
+    """Grade the answers of a run directory anew. Needs its files alone: no data set, no model, no Ray.
+
+    Raises `SandboxError` when generated programs would run without a protection that this machine lacks, unless
+    `allow_weak_sandbox`; the manifest tells which protections held.
+    """
+    manifest = run.manifest()  # where there is no run, say so before anything is made there
     with exclusive(run), disk_errors(run.path):
+        stored = preparation.load_run(run, allow_weak_sandbox=allow_weak_sandbox)
+        manifest.sandbox = preparation.sandbox_record(stored.config, stored.grader_names)
+        run.write_manifest(manifest)
         run.merge_answers()
-        _grade(run)
+        _grade(stored)
 
 
-def _grade(run: RunDirectory) -> None:
+def _grade(stored: StoredRun) -> None:
     from moe_ray.scoring.grade import grade_domain, merge_metrics
     from moe_ray.scoring.table import write_scores
 
-    stored = preparation.load_run(run)
-    graders = stored.graders()
+    run, graders = stored.run, stored.graders()
     scores = (score for domain in stored.work(graders) for score in grade_domain(domain))
     write_scores(run.scores_path, scores, merge_metrics(graders))
     run.mark_graded(preparation.grading_fingerprint(run))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:
             for name, domain in prepared.domains.items()
         },
         prompts={name: _prompt_record(config, name, domain.examples) for name, domain in prepared.domains.items()},
-        sandbox=_sandbox_record(config, prepared),
+        sandbox=sandbox_record(config, {name: domain.graders for name, domain in prepared.domains.items()}),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -175,12 +176,25 @@ def _prompt_record(config: ExperimentConfig, domain: str, examples: Sequence[Exa
 def probe_cells(config: ExperimentConfig, prepared: Prepared) -> dict[str, list[Cell]]:
     """Return the cells of the batch-size-1 probe, by model; none for a model that was probed in an earlier session."""
     probed = {record.model for record in prepared.run.telemetry() if record.probe}
-    chosen: dict[str, list[Cell]] = {}
-    for cell in sorted(prepared.work.cells, key=lambda cell: fingerprint(cell.example_id)):
-        of_model = chosen.setdefault(cell.model, [])
-        if cell.kind == "generate" and cell.sample_index == 0 and len(of_model) < config.runtime.probe_examples:
-            of_model.append(cell)
-    return {model: cells for model, cells in chosen.items() if model not in probed}
+    by_model: dict[str, list[Cell]] = {}
+    for cell in prepared.work.cells:
+        if cell.kind == "generate" and cell.sample_index == 0 and cell.model not in probed:
+            by_model.setdefault(cell.model, []).append(cell)
+    number = config.runtime.probe_examples
+    return {
+        model: nsmallest(number, cells, key=lambda cell: fingerprint(cell.example_id))
+        for model, cells in by_model.items()
+    }
+
+
+def pinned(config: ExperimentConfig, checkpoints: Mapping[str, Checkpoint]) -> ExperimentConfig:
+    """Return `config` with each hub model at the commit that was inspected: its branch may move before it is loaded."""
+    commits = {name: checkpoints[name].revision for name, m in config.models.items() if m.engine == "transformers"}
+    models = {
+        name: model.model_copy(update={"revision": commits[name]}) if commits.get(name) else model
+        for name, model in config.models.items()
+    }
+    return config.model_copy(update={"models": models})
 
 
 def hardware_record(hardware: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,9 +220,12 @@ def make_all_graders(
     }
 
 
-def _sandbox_record(config: ExperimentConfig, prepared: Prepared) -> dict[str, Any] | None:
-    """Open the sandbox before any model works, if a grader will need it: what it lacks is an error now, not later."""
-    if not any("code" in domain.graders for domain in prepared.domains.values()):
+def sandbox_record(config: ExperimentConfig, graders: Mapping[str, Sequence[str]]) -> dict[str, Any] | None:
+    """Open the sandbox if one of the `graders` (names, by domain) will need it, and say which protections it has.
+
+    Raises `SandboxError` when one is lacking that the experiment did not give up: before any model works, not later.
+    """
+    if not any("code" in names for names in graders.values()):
         return None
     from moe_ray.scoring.sandbox import shared_sandbox
 
@@ -223,10 +240,14 @@ class StoredRun:
     config: ExperimentConfig
     manifest: Manifest
 
+    @property
+    def grader_names(self) -> dict[str, list[str]]:
+        """Names of the graders, by domain."""
+        return {domain: self.manifest.domains[domain]["graders"] for domain in self.config.domains}
+
     def graders(self) -> dict[str, Sequence[Grader]]:
         """The graders of this run, by domain."""
-        names = {domain: self.manifest.domains[domain]["graders"] for domain in self.config.domains}
-        return make_all_graders(self.config, names, self.run.path)
+        return make_all_graders(self.config, self.grader_names, self.run.path)
 
     def work(self, graders: Mapping[str, Sequence[Grader]]) -> Iterator[DomainWork]:
         """What is to be graded, domain by domain.
@@ -278,6 +299,7 @@ def grading_fingerprint(run: RunDirectory) -> str:
     )
 
 
-def load_run(run: RunDirectory) -> StoredRun:
+def load_run(run: RunDirectory, *, allow_weak_sandbox: bool = False) -> StoredRun:
     """Read a run directory back. Raises `RunDirectoryError` when it holds no run."""
-    return StoredRun(run=run, manifest=run.manifest(), config=load_experiment(run.config_path).config)
+    changes = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
+    return StoredRun(run=run, manifest=run.manifest(), config=load_experiment(run.config_path, changes).config)

@@ -77,9 +77,7 @@ def evaluate(
     max_new_tokens: o.MaxNewTokens = None,
     max_examples: o.MaxExamples = None,
     only: o.Only = None,
-    allow_weak_sandbox: Annotated[
-        bool, typer.Option(help="Run generated code though this machine lacks a protection.")
-    ] = False,
+    allow_weak_sandbox: o.AllowWeakSandbox = False,
 ) -> None:
     """Run an experiment, or resume it, and write its report."""
     from moe_ray.cli.evaluate import evaluate_experiment
@@ -90,11 +88,11 @@ def evaluate(
 
 
 @app.command()
-def score(run: o.RunPath) -> None:
+def score(run: o.RunPath, allow_weak_sandbox: o.AllowWeakSandbox = False) -> None:
     """Grade a run's answers again. Needs no model."""
     from moe_ray.cli.results import score_run
 
-    score_run(run)
+    score_run(run, allow_weak_sandbox=allow_weak_sandbox)
 
 
 @app.command()

@@ -9,10 +9,9 @@ from moe_ray.report.tables import print_summary, run_comparison_tables
 from moe_ray.store.run_directory import RunDirectory
 
 
-def score_run(path: Path) -> None:
+def score_run(path: Path, *, allow_weak_sandbox: bool) -> None:
     """Grade the answers of a run again, and write its report."""
-    run = RunDirectory(path)
-    pipeline.score(run)
+    pipeline.score(RunDirectory(path), allow_weak_sandbox=allow_weak_sandbox)
     report_run(path)
 
 

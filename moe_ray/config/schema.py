@@ -156,7 +156,9 @@ class RuntimeConfig(Section):
         description="memory that the cache of one batch may take; smaller batches are made of long prompts",
     )
     shard_size: Annotated[int, Field(ge=1)] = 32
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="times that a lost shard is run in all")
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(
+        3, description="times that a lost shard is run whole; then in halves, to find the example at fault"
+    )
     start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     shard_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9

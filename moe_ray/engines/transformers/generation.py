@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from moe_ray.engines.base import FinishReason, GenerateRequest
+from moe_ray.engines.stops import stop_position
 from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.engines.transformers.sampling import NO_TOKEN, choose_tokens, uniforms
 
@@ -69,12 +70,8 @@ class DrawnRow:
 
     def _finish(self, reason: FinishReason) -> None:
         text = self._decoded(self.token_ids)
-        self.text = text[: self._stop_position(text)]
+        self.text = text[: stop_position(text, self.row.request.prompt.stop)]
         self.finish_reason = reason
-
-    def _stop_position(self, text: str) -> int | None:
-        found = [text.find(stop) for stop in self.row.request.prompt.stop if stop and stop in text]
-        return min(found, default=None)
 
     def _spelled_a_stop(self) -> bool:
         """Decode what a new stop string can lie in (each token spells a byte or more), and all only if it is there."""
@@ -82,9 +79,9 @@ class DrawnRow:
         if not stops:
             return False
         num_tokens = max(len(stop.encode()) for stop in stops) + STOP_TAIL_TOKENS
-        if self._stop_position(self._decoded(self.token_ids[-num_tokens:])) is None:
+        if stop_position(self._decoded(self.token_ids[-num_tokens:]), stops) is None:
             return False
-        return self._stop_position(self._decoded(self.token_ids)) is not None
+        return stop_position(self._decoded(self.token_ids), stops) is not None
 
     def _decoded(self, token_ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moe_ray import preparation
+from moe_ray import pipeline, preparation
 from moe_ray.cli.failures import EXIT_USAGE, reported
 from moe_ray.cli.main import app
 from moe_ray.config.load import load_experiment
@@ -18,14 +18,19 @@ from moe_ray.scoring.sandbox.boxes import Box
 TASK = {"task_id": 1, "text": "Add one.", "code": "def f(x): return x + 1", "test_list": ["assert f(1) == 2"]}
 
 
-@pytest.fixture(autouse=True)
-def _only_limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hide every kind of box but the weakest; forget sandboxes that were opened with or without them."""
+def _hide_all_but_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide every kind of box but the weakest."""
 
     def candidates(memory_bytes: int) -> Iterator[Box]:
         return (box for box in boxes.candidates(memory_bytes) if box.backend == "limits")
 
     monkeypatch.setattr(sandbox_module, "candidates", candidates)
+
+
+@pytest.fixture(autouse=True)
+def _only_limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have only the weakest box here; forget sandboxes that were opened with or without others."""
+    _hide_all_but_limits(monkeypatch)
     shared_sandbox.cache_clear()
     yield
     shared_sandbox.cache_clear()
@@ -81,3 +86,25 @@ def test_the_grader_of_a_run_uses_the_sandbox_that_its_beginning_opened(
     example = prepared.domains["code"].examples[0]
     assert [score.value for score in graders[0].grade(example, "base", [])] == [None, None]
     assert shared_sandbox(preparation.load_run(prepared.run).config.runtime.sandbox).protections.backend == "limits"
+
+
+def test_answers_that_a_stronger_machine_made_are_graded_here_only_when_that_is_accepted(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_experiment(experiment)
+    monkeypatch.setattr(preparation, "sandbox_record", lambda *_: {"backend": "bubblewrap", "missing": []})
+    prepared = preparation.prepare(loaded)
+    prepared.run.prepare()
+    preparation.begin(loaded, prepared)
+    monkeypatch.undo()
+    _hide_all_but_limits(monkeypatch)
+
+    monkeypatch.setattr("sys.argv", ["moe-ray", "score", str(prepared.run.path)])
+    assert reported(app) == EXIT_USAGE
+    assert "--allow-weak-sandbox" in capsys.readouterr().err
+    assert (prepared.run.manifest().sandbox or {})["backend"] == "bubblewrap"
+    assert not prepared.run.scores_path.exists()
+
+    pipeline.score(prepared.run, allow_weak_sandbox=True)
+    assert (prepared.run.manifest().sandbox or {})["backend"] == "limits"
+    assert prepared.run.scores_path.exists()
