@@ -23,8 +23,8 @@ from moe_ray.errors import ModelError
 from moe_ray.planning.checkpoints import inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
 from tests.engines.asking import ONE_ROW, ROOMY, TEXTS, ask, ask_all, completion, engine, measure
-from tests.engines.transformers.test_generation import ARCHITECTURES, with_end_tokens
 from tests.engines.tiny import Architecture, make_tokenizer
+from tests.engines.transformers.test_generation import ARCHITECTURES, with_end_tokens
 
 Checkpoints = Callable[[Architecture], Path]
 PAGED: tuple[Architecture, ...] = tuple(name for name in ARCHITECTURES if name != "gemma2")
