@@ -70,7 +70,14 @@ def wait(condition: Callable[[], bool]) -> bool:
 def below(known: set[int]) -> list[psutil.Process]:
     """Return the living processes below this one, orphans too (inside `heir()`), without those of `known`."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if child.pid not in known and child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in children if child.pid not in known and is_alive(child)]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the listing and the question
+        return False
 
 
 def bury(known: set[int]) -> None:
