@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from moe_ray.comparison.columns import FloatArray
 from moe_ray.comparison.intervals import CONFIDENCE, Interval
-from moe_ray.comparison.resampling import CHUNK_ELEMENTS, NUM_RESAMPLES, generator
+from moe_ray.comparison.resampling import CHUNK_ELEMENTS, NUM_RESAMPLES, generator, summable
 from moe_ray.comparison.sums import label_rows, values_of_sums
 from moe_ray.scoring.score import Metric
 
@@ -92,5 +92,6 @@ def _drawn_sums(rng: np.random.Generator, rows: FloatArray, weights: FloatArray)
     size = max(1, CHUNK_ELEMENTS // NUM_RESAMPLES)
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
-        sums += rng.standard_gamma(weights[part], size=(NUM_RESAMPLES, len(weights[part]))) @ rows[part]
+        drawn = rng.standard_gamma(weights[part], size=(NUM_RESAMPLES, len(weights[part])))
+        sums += summable(drawn, drawn.max() * rows[part].sum(axis=0).max()) @ rows[part]
     return sums

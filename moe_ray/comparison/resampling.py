@@ -16,6 +16,9 @@ NUM_RESAMPLES = 2000
 NUM_PERMUTATIONS = 9999
 MAX_UNITS = 5000
 CHUNK_ELEMENTS = 4 * 10**6
+# One less than a float's, because rounding may exceed the bound.
+SUM_BITS = 52
+SMALLEST_FLOAT = 5e-324
 
 
 def resampled_sums(rows: FloatArray) -> FloatArray:
@@ -41,10 +44,26 @@ def generator(purpose: str, num_examples: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
+def summable(values: FloatArray, bound: npt.ArrayLike) -> FloatArray:
+    """Return `values` [n, k] rounded to multiples of a power of two, so that sums of them up to `bound` ([k] or one for
+    all) are exact.
+
+    A matrix product adds in an order that the processor and the number of threads decide; exact sums are the same in
+    every order. What is rounded away is below 2e-16 of the bound.
+    """
+    _, exponent = np.frexp(bound)
+    step = np.maximum(np.ldexp(1.0, exponent - SUM_BITS), SMALLEST_FLOAT)
+    rounded: FloatArray = np.rint(values / step) * step
+    return rounded
+
+
 def _units(rows: FloatArray) -> FloatArray:
-    """What is resampled: the rows themselves, or the sums of MAX_UNITS random blocks of them."""
-    if len(rows) <= MAX_UNITS:
-        return rows
+    """What is resampled: the rows themselves, or the sums of MAX_UNITS random blocks of them; their sums are exact."""
+    units = rows if len(rows) <= MAX_UNITS else _blocks(rows)
+    return summable(units, len(units) * np.abs(units).max(axis=0))
+
+
+def _blocks(rows: FloatArray) -> FloatArray:
     shuffled = rows[generator("blocks", len(rows)).permutation(len(rows))]
     starts = np.arange(MAX_UNITS) * len(rows) // MAX_UNITS
     units: FloatArray = np.add.reduceat(shuffled, starts, axis=0)
