@@ -146,8 +146,7 @@ class Scheduler:
         What is not known of a model yet is taken from the slowest of the others; where nothing is known, it would be.
         """
         load_s = self._pace[model].load_s or max((pace.load_s or 0.0 for pace in self._pace.values()), default=0.0)
-        paces = [self._pace[model]] if self._pace[model].cost_done else list(self._pace.values())
-        seconds_per_cost = max((pace.busy_s / pace.cost_done for pace in paces if pace.cost_done), default=None)
+        seconds_per_cost = self._seconds_per_cost(model)
         if seconds_per_cost is None:
             return True
         return self._queued_cells[model] * self._cost(model) * seconds_per_cost / num_replicas > load_s
@@ -155,23 +154,36 @@ class Scheduler:
     def _cost(self, model: str) -> float:
         return self._costs.get(model, 1.0)
 
+    def _seconds_per_cost(self, model: str) -> float | None:
+        """What a cell of cost 1 takes: as measured, else as with the slowest other model; None before any is done."""
+        paces = [self._pace[model]] if self._pace[model].cost_done else list(self._pace.values())
+        return max((pace.busy_s / pace.cost_done for pace in paces if pace.cost_done), default=None)
+
     def _work_per_slot(self, model: str) -> float:
-        return self._queued_cells[model] * self._cost(model) / (self._num_replicas[model] + 1)
+        """Seconds that the queue would keep one more copy busy, or cells times cost before anything was measured."""
+        seconds_per_cost = self._seconds_per_cost(model) or 1.0
+        return self._queued_cells[model] * self._cost(model) * seconds_per_cost / (self._num_replicas[model] + 1)
 
     def next_shard(self, replica: str) -> Shard | None:
         """Hand `replica` its next shard, or None when there is none for it now.
 
-        A shard that failed before has a replica to itself: what it ends must not be taken for another shard's fault,
-        whose result was still on its way, nor the other way round.
+        While the copies of its model outnumber the shards that are left, a replica gets no second one to keep in stock:
+        the last shards go to whoever is free first. A shard that failed before has a replica to itself: what it ends
+        must not be taken for another shard's fault, whose result was still on its way, nor the other way round.
         """
         entry = self._replicas[replica]
         queue = self._queues[entry.start.model]
-        if not queue or (entry.in_flight and any(map(self._attempts.has_failed, [queue[0].id, *entry.in_flight]))):
+        if not queue or (entry.in_flight and not self._may_stock(entry, queue)):
             return None
         shard = queue.popleft()
         self._queued_cells[shard.model] -= len(shard.cells)
         entry.in_flight[shard.id] = shard
         return shard
+
+    def _may_stock(self, entry: _Replica, queue: deque[Shard]) -> bool:
+        if len(queue) < self._num_replicas[entry.start.model]:
+            return False
+        return not any(map(self._attempts.has_failed, [queue[0].id, *entry.in_flight]))
 
     def is_idle(self, replica: str) -> bool:
         """True when `replica` has nothing in flight and nothing is queued for its model: its slot may swap."""

@@ -347,3 +347,34 @@ def test_a_second_copy_is_loaded_for_work_that_takes_longer() -> None:
 def test_two_copies_of_a_model_never_share_a_gpu_though_they_would_fit() -> None:
     starts = scheduler_of([gpu_node("n", 2)], {"small": 0.25}, num_shards=20).starts()
     assert sorted(start.slot.gpu_indices for start in starts) == [(0,), (1,)]
+
+
+def test_the_last_shards_go_to_whoever_is_free_first() -> None:
+    scheduler = scheduler_of([cpu_node("n", slots=2)], {"m": 0}, num_shards=5)
+    first, second = (start.replica for start in scheduler.starts())
+    held = [scheduler.next_shard(replica) for replica in (first, second, first)]
+    assert None not in held, "two copies, and at least as many shards are left: one works, one waits"
+    assert scheduler.next_shard(second) is not None, "as many are left as there are copies"
+    assert scheduler.next_shard(first) is None, "the last one waits for no busy copy"
+    for shard in (held[0], held[2]):
+        assert shard is not None
+        scheduler.completed(first, shard.id)
+    assert scheduler.next_shard(first) is not None
+
+
+def test_a_single_copy_always_has_a_shard_in_stock() -> None:
+    scheduler = scheduler_of([cpu_node("n")], {"m": 0}, num_shards=3)
+    (start,) = scheduler.starts()
+    assert [scheduler.next_shard(start.replica) is not None for _ in range(3)] == [True, True, True]
+
+
+def test_a_free_slot_goes_to_the_model_whose_queue_takes_longest_as_measured() -> None:
+    scheduler = scheduler_of([cpu_node("n", slots=3)], {"quick": 0, "slow": 0, "brief": 0}, num_shards=40)
+    replicas = {start.model: start.replica for start in scheduler.starts()}
+    for model, busy_s, num_shards in (("quick", 1.0, 5), ("slow", 10.0, 10), ("brief", 1.0, 40)):
+        for _ in range(num_shards):
+            shard = scheduler.next_shard(replicas[model])
+            assert shard is not None
+            scheduler.completed(replicas[model], shard.id, busy_s)
+    scheduler.retired(replicas["brief"])
+    assert [start.model for start in scheduler.starts()] == ["slow"], "30 shards of 10 s, against 35 of 1 s"
