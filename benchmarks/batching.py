@@ -11,7 +11,6 @@ given, or that copying memory here reaches. Exits with 1 when less than 99 % of 
 
 import argparse
 import math
-import os
 import platform
 import random
 import statistics
@@ -24,10 +23,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import transformers
 
+from benchmarks.machine import machine_line
 from moe_ray.config.schema import ModelConfig
 from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import BatchLimits, GenerateRequest
@@ -279,9 +278,7 @@ def main() -> int:
 def describe(loaded: LoadedModel) -> None:
     """Print the machine, the versions and the model."""
     where = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else platform.machine()
-    cores, gib = os.cpu_count(), psutil.virtual_memory().total / GIB
-    print(f"{where}, {cores} cores ({torch.get_num_threads()} threads), {gib:.0f} GiB")
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}")
+    print(f"{where}, {machine_line('torch', 'transformers')}, {torch.get_num_threads()} threads")
     num_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     print(f"{type(loaded.model).__name__}, {num_parameters / 1e6:.0f}M parameters, {loaded.model.dtype}")
 

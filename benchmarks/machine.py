@@ -3,7 +3,8 @@
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
+
+from moe_ray.execution.processes import peak_resident_bytes
 
 
 def machine_line(*packages: str) -> str:
@@ -14,9 +15,5 @@ def machine_line(*packages: str) -> str:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident memory of this process so far.
-
-    Read from the kernel's table: ru_maxrss of a process that was forked is its parent's, where that is larger.
-    """
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+    """The largest resident memory of this process so far."""
+    return peak_resident_bytes(os.getpid())

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.machine import machine_line
 from moe_ray.errors import SandboxError
 from moe_ray.scoring.sandbox import Sandbox
 from moe_ray.scoring.sandbox.program import BackendName
@@ -73,8 +74,7 @@ def machine() -> str:
     """Return one line about this machine."""
     user = "root" if os.geteuid() == 0 else "an ordinary user"
     bubblewrap = "with" if shutil.which("bwrap") else "without"
-    versions = f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores"
-    return f"{versions}, as {user}, {bubblewrap} bubblewrap"
+    return f"{machine_line()}, Linux {platform.release()}, as {user}, {bubblewrap} bubblewrap"
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine_line
 from benchmarks.sandbox_references import broken
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.scoring.sandbox import Program, Sandbox
@@ -252,7 +253,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sandbox-evalplus-") as name:
         python = arguments.python or install(Path(name) / "venv")
         sandbox = Sandbox.open(SandboxConfig(num_workers=arguments.workers, allow_weak=True))
-        print(f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}; {EVALPLUS}")
+        print(f"{machine_line()}, Linux {platform.release()}; {EVALPLUS}")
         print(f"{arguments.workers} workers, at most {TIMEOUT_S:g} s each; {sandbox.protections.backend}")
         with evalplus(python, arguments.workers) as peer:
             per_s, num_apart = compare_speed(sandbox, peer, solutions, arguments.pairs)

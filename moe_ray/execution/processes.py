@@ -6,7 +6,10 @@ _KIB = 1024
 
 
 def peak_resident_bytes(pid: int) -> int:
-    """Return the most memory that process `pid` had resident so far; 0 for one that is gone or going."""
+    """Return the most memory that process `pid` had resident so far; 0 for one that is gone or going.
+
+    Read from the kernel's table: ru_maxrss of a process that was forked is its parent's, where that is larger.
+    """
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
