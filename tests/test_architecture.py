@@ -19,7 +19,7 @@ LAYERS = (
     ("engines",),
     ("planning",),
     ("store",),
-    ("scoring", "execution"),
+    ("scoring", "execution", "routing"),
     ("comparison",),
     ("report",),
     ("microworld", "downloads"),
@@ -30,8 +30,8 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT = {
     "ray": {"execution"},
-    "torch": {"engines", "microworld"},
-    "transformers": {"engines", "microworld"},
+    "torch": {"engines", "microworld", "routing"},
+    "transformers": {"engines", "microworld", "routing"},
 }
 
 

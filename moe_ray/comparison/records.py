@@ -5,6 +5,7 @@ from typing import Any, Literal
 from moe_ray.comparison.intervals import IntervalMethod
 from moe_ray.comparison.paired import Test
 from moe_ray.comparison.systems import SystemKind
+from moe_ray.routing.results import Calibration, RouterTestResults
 from moe_ray.scoring.score import Aggregation
 from moe_ray.store.records import GivenUp, SessionRecord, StoredRecord
 
@@ -129,7 +130,11 @@ class ModelResources(StoredRecord):
 
 
 class ExampleCost(StoredRecord):
-    """What one example of a domain costs a system: time on a slot, and memory held for that time."""
+    """What one example of a domain costs a system: time on a slot, and memory held for that time.
+
+    `router_s` is the part of `busy_s` that the router takes; None for systems without one. `resident_bytes` is the
+    memory of all models that the system may pick on any domain, kept loaded together; None where one is not measured.
+    """
 
     system: str
     domain: str
@@ -137,6 +142,8 @@ class ExampleCost(StoredRecord):
     busy_s: float
     memory_byte_s: float | None
     memory_kind: MemoryKind | None
+    router_s: float | None = None
+    resident_bytes: int | None = None
 
 
 class TruncatedPrompts(StoredRecord):
@@ -147,6 +154,96 @@ class TruncatedPrompts(StoredRecord):
     num_answers: int
     num_truncated: int
     max_truncated_tokens: int
+
+
+class RoutingAccuracy(StoredRecord):
+    """The router on one domain's examples, or on all (domain None). Interval: 95 %, Wilson.
+
+    `num_foreign` of the n fell below the threshold; the accuracy is that of the most probable domain on all n.
+    """
+
+    domain: str | None
+    n: int
+    num_right: int
+    accuracy: float
+    low: float
+    high: float
+    num_foreign: int
+
+
+class Regret(StoredRecord):
+    """What a system loses to the oracle on one domain's headline metric, over the n examples that all have scored.
+
+    Means per example; positive is a loss, whichever way the metric is better. `regret` is exactly the sum of its parts:
+    `wrong_domain` (the router chose another domain's expert), `sent_to_baseline` (it called the query foreign) and
+    `right_expert_worse` (the domain's own expert was worse than the best answer). A part is negative where the mistake
+    helped.
+    """
+
+    system: str
+    domain: str
+    metric: str
+    n: int
+    n_dropped: int
+    oracle: float
+    value: float
+    regret: float
+    wrong_domain: float
+    sent_to_baseline: float
+    right_expert_worse: float
+
+
+class SweepPoint(StoredRecord):
+    """The cascade at one threshold. `value`: mean of the domains' headline metrics.
+
+    `strong_share`: share of the examples that the strong end answers. `recovered`: the performance gap recovered, PGR.
+    `busy_s` and `memory_byte_s` are means per example, the router's own time included; None where not measured.
+    """
+
+    threshold: float
+    baseline_share: float
+    strong_share: float
+    value: float
+    recovered: float | None
+    busy_s: float | None
+    memory_byte_s: float | None
+
+
+class Sweep(StoredRecord):
+    """The cascade over all thresholds, from "the router always" to "the baseline always".
+
+    `strong` is the end of the curve with the better value: "routed" or "baseline"; None where both are equal. `apgr`:
+    mean of PGR over the share of strong calls. `cpt`: share of strong calls needed for a PGR of at least the key (in
+    percent); None where no threshold reaches it.
+    """
+
+    strong: Literal["routed", "baseline"] | None
+    metrics: dict[str, str]
+    n: int
+    n_dropped: int
+    points: list[SweepPoint]
+    apgr: float | None
+    cpt: dict[int, float | None]
+
+
+class RoutingSummary(StoredRecord):
+    """What the router did in this run, and what its mistakes cost.
+
+    `confusion[i][j]`: examples of domain i for which domain j was most probable, in the order of `domains`.
+    `oracle_is_whole`: every model has answered every example; otherwise the oracle picks among the answers there are.
+    """
+
+    router: dict[str, Any]
+    domains: list[str]
+    threshold: float
+    accuracy: list[RoutingAccuracy]
+    confusion: list[list[int]]
+    calibration: Calibration
+    test_results: RouterTestResults | None
+    route_s: float
+    oracle_is_whole: bool
+    regret: list[Regret]
+    sweep: Sweep | None
 
 
 class RunInfo(StoredRecord):
@@ -184,6 +281,7 @@ class Summary(StoredRecord):
     models: dict[str, ModelResources]
     costs: list[ExampleCost]
     truncated_prompts: list[TruncatedPrompts]
+    routing: RoutingSummary | None = None
 
     def value(self, system: str, domain: str, metric: str) -> MetricValue | None:
         """The value of one metric, None when that system does not answer that domain."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from moe_ray.config.problems import Problem, suggestion
-from moe_ray.config.schema import DomainConfig, ExperimentConfig
+from moe_ray.config.schema import OTHER, DomainConfig, ExperimentConfig, RouterConfig
 
 PUBLISHED_TASKS = ("pubmedqa", "law_stackexchange", "mbpp")
 OWN_TASKS = ("decision", "free_text", "code")
@@ -15,7 +15,7 @@ _CLASS = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
 def cross_problems(config: ExperimentConfig) -> list[Problem]:
     """Return what is wrong between keys that are each right in themselves."""
-    problems = [*_model_names(config), *_engines(config), *_tasks(config)]
+    problems = [*_model_names(config), *_engines(config), *_tasks(config), *_router(config)]
     return problems or [*_unanswered(config), *_unused(config)]
 
 
@@ -72,3 +72,42 @@ def _unused(config: ExperimentConfig) -> Iterator[Problem]:
         if name not in used:
             remedy = "make it the baseline or a domain's expert, write matrix: full, or remove it"
             yield Problem(path=("models", name), what="this model answers no domain", remedy=remedy)
+
+
+def _router(config: ExperimentConfig) -> Iterator[Problem]:
+    router = config.router
+    if router is None:
+        return
+    if len(config.domains) < 2:
+        what = f"a router chooses between domains, and there is {len(config.domains)}"
+        yield Problem(path=("router",), what=what, remedy="add a domain, or remove the section router")
+    if OTHER in config.domains:
+        what = f"beside a router, no domain may be named {OTHER}: it stands for queries of no domain"
+        yield Problem(path=("domains", OTHER), what=what, remedy="give the domain another name")
+    for name in router.data:
+        if name not in config.domains:
+            what = f"no domain is named {name}{suggestion(name, config.domains)}"
+            yield Problem(path=("router", "data", name), what=what, remedy=f"domains: {', '.join(config.domains)}")
+    yield from _router_keys(router)
+    if router.foreign.score == "other_probability" and not any(texts.use == "train" for texts in router.other):
+        what = "other_probability needs queries of no domain to learn from"
+        yield Problem(path=("router", "foreign", "score"), what=what, remedy="name some under router.other")
+
+
+def _router_keys(router: RouterConfig) -> Iterator[Problem]:
+    """Keys that the kind of router, or its other keys, leave without a meaning."""
+    given = [name for name in ("base_model", "from_scratch", "architecture", "tokenizer") if getattr(router, name)]
+    if router.path is not None and given:
+        what = f"a router that is trained already (path) takes no {given[0]}"
+        yield Problem(path=("router", given[0]), what=what, remedy="remove one of the two")
+    allowed = {"transformer": given, "embedding": ["base_model"], "tfidf": []}[router.kind]
+    for name in given:
+        if name not in allowed:
+            what = f"kind {router.kind} takes no {name}"
+            yield Problem(path=("router", name), what=what, remedy="remove it, or choose another kind")
+    if router.architecture is not None and (router.base_model or router.from_scratch):
+        what = "architecture stands in place of a base model"
+        yield Problem(path=("router", "architecture"), what=what, remedy="remove it, or base_model and from_scratch")
+    if router.architecture is None and router.tokenizer is not None:
+        what = "tokenizer goes with architecture; a base model brings its own"
+        yield Problem(path=("router", "tokenizer"), what=what, remedy="remove it, or give an architecture")

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 
 from moe_ray.config.schema import (
     LOCAL_PATH_PREFIXES,
+    DataConfig,
     DomainConfig,
     ExperimentConfig,
     ModelConfig,
+    RouterConfig,
     Section,
     is_local_path,
 )
@@ -38,7 +40,8 @@ def resolve(config: ExperimentConfig, base_of: BaseOf) -> ExperimentConfig:
     """The same, with a base for each key: what was typed on a command line has another than the file."""
     models = {name: _model(model, ("models", name), base_of) for name, model in config.models.items()}
     domains = {name: _domain(domain, ("domains", name), base_of) for name, domain in config.domains.items()}
-    return _with(config, {"models": models, "domains": domains})
+    router = config.router and _router(config.router, base_of)
+    return _with(config, {"models": models, "domains": domains, "router": router})
 
 
 def _model(model: ModelConfig, key: KeyPath, base_of: BaseOf) -> ModelConfig:
@@ -52,12 +55,31 @@ def _model(model: ModelConfig, key: KeyPath, base_of: BaseOf) -> ModelConfig:
 
 
 def _domain(domain: DomainConfig, key: KeyPath, base_of: BaseOf) -> DomainConfig:
-    data, key = domain.data, (*key, "data")
+    graders = domain.graders and tuple(_grader(name, (*key, "graders"), base_of) for name in domain.graders)
+    return _with(domain, {"data": _data(domain.data, (*key, "data"), base_of), "graders": graders})
+
+
+def _data(data: DataConfig, key: KeyPath, base_of: BaseOf) -> DataConfig:
     changes = {"source": _local(data.source, (*key, "source"), base_of)}
     if data.ids_file is not None:
         changes["ids_file"] = _absolute(data.ids_file, base_of((*key, "ids_file")))
-    graders = domain.graders and tuple(_grader(name, (*key[:-1], "graders"), base_of) for name in domain.graders)
-    return _with(domain, {"data": _with(data, changes), "graders": graders})
+    return _with(data, changes)
+
+
+def _router(router: RouterConfig, base_of: BaseOf) -> RouterConfig:
+    """The router's own directory is always local: no hub has a router with its thresholds."""
+    given = {name: getattr(router, name) for name in ("base_model", "tokenizer")}
+    changes: dict[str, Any] = {
+        name: _local(value, ("router", name), base_of) for name, value in given.items() if value is not None
+    }
+    if router.path is not None:
+        changes["path"] = _absolute(router.path, base_of(("router", "path")))
+    changes["data"] = {name: _data(data, ("router", "data", name), base_of) for name, data in router.data.items()}
+    changes["other"] = tuple(
+        _with(texts, {"source": _local(texts.source, ("router", "other", str(at), "source"), base_of)})
+        for at, texts in enumerate(router.other)
+    )
+    return _with(router, changes)
 
 
 def _grader(name: str, key: KeyPath, base_of: BaseOf) -> str:

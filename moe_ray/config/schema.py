@@ -16,6 +16,8 @@ Quantization = Literal["none", "8bit", "4bit"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 JsonScalar = str | int | float | bool | None
 
+OTHER = "other"  # the router's label for queries that belong to no domain
+
 LOCAL_PATH_PREFIXES = ("./", "../", "/", "~")
 LOCAL_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
@@ -173,6 +175,91 @@ class OutputConfig(Section):
     results_dir: Path = Field(Path("results"), description="the run directory is results_dir/NAME")
 
 
+class OtherTextsConfig(Section):
+    """Queries that belong to no domain."""
+
+    source: str = Field(min_length=1, description="hub id, or a local .json, .jsonl, .csv or .parquet file")
+    column: str = Field("text", description="the column that holds the query")
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    use: Literal["train", "test"] = Field(
+        "train", description="train: split as the domains' texts are; test: never trained on, only tested against"
+    )
+    max_texts: Annotated[int, Field(ge=1)] | None = Field(None, description="limit, drawn by a hash of the texts")
+
+
+class RouterTrainingConfig(Section):
+    """How a router is trained. Where a kind has another best value, the default here is None."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(None, description="at most; default: the kind's own")
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="default: the kind's own")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    patience: Annotated[int, Field(ge=1)] = Field(
+        2, description="epochs without a better macro-F1 on the validation texts before training ends"
+    )
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = Field(256, description="tokens of a text that are read")
+    hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((256,), description="of the gating network")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of the gating network")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class ForeignConfig(Section):
+    """How the router tells a query that belongs to no domain. The baseline answers it."""
+
+    score: Literal["auto", "max_probability", "energy", "mahalanobis", "other_probability"] = Field(
+        "auto", description="auto: what tells the validation texts of `other` apart best; without such texts, energy"
+    )
+    keep: Annotated[float, Field(gt=0.5, le=1)] = Field(
+        0.95, description="share of the domains' validation texts that stay above the threshold"
+    )
+
+
+class RouterConfig(Section):
+    """The router: text -> probabilities over domains."""
+
+    kind: Literal["transformer", "tfidf", "embedding"] = Field(
+        "transformer",
+        description="transformer: an encoder with a classification head; tfidf: word statistics and logistic "
+        "regression; embedding: a small gating network on a causal model's mean input embeddings",
+    )
+    path: str | None = Field(None, description="a trained router's directory: nothing is trained")
+    base_model: str | None = Field(
+        None,
+        description="hub id or local path; default: distilbert-base-uncased, and the baseline's for embedding",
+    )
+    revision: str | None = None
+    from_scratch: bool = Field(False, description="take the base model's architecture and tokenizer, not its weights")
+    architecture: dict[str, Any] | None = Field(
+        None, description="transformers configuration in place of a base model: {model_type: distilbert, dim: 64, ...}"
+    )
+    tokenizer: str | None = Field(
+        None, description="tokenizer for `architecture`; default: a WordPiece vocabulary learned from the texts"
+    )
+    query: Literal["question", "prompt"] = Field(
+        "question", description="question: as a user types it, without the context; prompt: all that a model is asked"
+    )
+    data: dict[Name, DataConfig] = Field(
+        default_factory=dict, description="records to train on, by domain, in its task's format; default: the domain's"
+    )
+    other: tuple[OtherTextsConfig, ...] = Field((), description="queries that belong to no domain")
+    max_texts_per_domain: Annotated[int, Field(ge=1)] | None = Field(None, description="drawn by a hash of the ids")
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share of the texts kept for testing")
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="share of the training texts kept for early stopping, temperature and threshold"
+    )
+    balance: Literal["none", "weighted", "downsample"] = Field(
+        "weighted", description="weighted: the loss weighs labels evenly; downsample: as many texts as the rarest has"
+    )
+    training: RouterTrainingConfig = RouterTrainingConfig()
+    foreign: ForeignConfig = ForeignConfig()
+    gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "auto", description="GPUs to train and route on: auto takes one where there is one, 0 is the CPU"
+    )
+
+
 class ExperimentConfig(Section):
     """One experiment: models, domains, decoding, and how to run them."""
 
@@ -187,6 +274,7 @@ class ExperimentConfig(Section):
     )
     likelihood: bool = Field(True, description="also measure log-likelihoods of the choices and of the reference")
     decoding: DecodingConfig = DecodingConfig()
+    router: RouterConfig | None = Field(None, description="trained, or loaded, as a part of the run")
     runtime: RuntimeConfig = RuntimeConfig()
     output: OutputConfig = OutputConfig()
 

@@ -98,5 +98,6 @@ class Manifest(StoredRecord):
     experts: dict[str, str]
     notes: list[str] = Field(default_factory=list)
     sandbox: dict[str, Any] | None = None
+    router: dict[str, Any] | None = None
     sessions: list[SessionRecord] = Field(default_factory=list)
     given_up: list[GivenUp] = Field(default_factory=list)

@@ -14,8 +14,8 @@ EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 
 def schema_keys(kind: Any = ExperimentConfig) -> set[str]:
     """Return all keys that an experiment file may hold, at any depth."""
-    if get_origin(kind) is dict:
-        kind = get_args(kind)[1]
+    if get_origin(kind) is not None:
+        return set().union(*(schema_keys(part) for part in get_args(kind)))
     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return set()
     return set(kind.model_fields).union(*(schema_keys(field.annotation) for field in kind.model_fields.values()))

@@ -1,0 +1,1 @@
+"""The router: text -> probabilities over domains. Data, training, calibration, and what it does with a query."""
