@@ -16,6 +16,11 @@ SystemKind = Literal["model", "policy"]
 
 BASELINE = "baseline"
 EXPERTS = "experts"
+ROUTED = "routed"
+CASCADE = "cascade"
+ORACLE = "oracle"
+RANDOM = "random"
+BEST_SINGLE = "best_single"
 NO_PICK = "the system picks no model here"
 
 
