@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moe_ray import preparation
+from moe_ray import preparation, stored_run
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.runs import RunComparison, compare_runs
 from moe_ray.config.load import LoadedExperiment
@@ -13,11 +13,12 @@ from moe_ray.planning.fleet import Fleet
 from moe_ray.planning.plan import Placement, Workload, place_models
 from moe_ray.planning.scheduler import Abandoned
 from moe_ray.planning.simulate import Simulation, simulate
-from moe_ray.preparation import Prepared, StoredRun
+from moe_ray.preparation import Prepared
 from moe_ray.store.lock import exclusive
 from moe_ray.store.opening import begin_session, end_session
 from moe_ray.store.records import GivenUp, Manifest
 from moe_ray.store.run_directory import RunDirectory, disk_errors
+from moe_ray.stored_run import StoredRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +69,9 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
         manifest = preparation.begin(experiment, prepared)
         abandoned = _fill_cells(experiment, prepared, manifest, observer)
         run.merge_answers()
-        if run.graded != preparation.grading_fingerprint(run):
+        if run.graded != stored_run.grading_fingerprint(run):
             observer.stage("Grading answers")
-            _grade(preparation.load_run(run))
+            _grade(stored_run.load_run(run))
         observer.stage("Writing the report")
         summary = report(run)
     num_missing = len(prepared.work.cells) - (manifest.sessions[-1].cells_done_after or 0)
@@ -135,7 +136,7 @@ def score(run: RunDirectory, *, allow_weak_sandbox: bool = False) -> None:
     """
     manifest = run.manifest()  # where there is no run, say so before anything is made there
     with exclusive(run), disk_errors(run.path):
-        stored = preparation.load_run(run, allow_weak_sandbox=allow_weak_sandbox)
+        stored = stored_run.load_run(run, allow_weak_sandbox=allow_weak_sandbox)
         manifest.sandbox = preparation.sandbox_record(stored.config, stored.grader_names)
         run.write_manifest(manifest)
         run.merge_answers()
@@ -149,7 +150,7 @@ def _grade(stored: StoredRun) -> None:
     run, graders = stored.run, stored.graders()
     scores = (score for domain in stored.work(graders) for score in grade_domain(domain))
     write_scores(run.scores_path, scores, merge_metrics(graders))
-    run.mark_graded(preparation.grading_fingerprint(run))
+    run.mark_graded(stored_run.grading_fingerprint(run))
 
 
 def compare(first: RunDirectory, second: RunDirectory) -> RunComparison:

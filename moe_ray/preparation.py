@@ -1,18 +1,16 @@
-"""What a run needs before it can begin, and what a finished one needs to be read again."""
+"""What a run needs before it can begin."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 import moe_ray.scoring.registry as grading
 from moe_ray.config.dump import dump_experiment
 from moe_ray.config.identity import identity
-from moe_ray.config.load import LoadedExperiment, load_experiment
+from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import ExperimentConfig, ModelConfig, PromptStyle
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import LoadedDomain, load_domain
@@ -20,16 +18,15 @@ from moe_ray.engines.identity import text_settings
 from moe_ray.engines.registry import validate_engine
 from moe_ray.errors import ConfigError, UserError
 from moe_ray.fingerprint import fingerprint
-from moe_ray.planning.cells import Cell, ModelIdentity
+from moe_ray.planning.cells import Cell
 from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
-from moe_ray.planning.plan import Workload, all_cells, plan_work
-from moe_ray.scoring.grade import DomainWork
+from moe_ray.planning.plan import Workload, all_cells, plan_work, single_cells
+from moe_ray.routing.asked import asked_by_routing
 from moe_ray.scoring.score import Grader
-from moe_ray.store.answers import GRADED_COLUMNS, Answer, from_table
-from moe_ray.store.environment import versions
 from moe_ray.store.opening import RunFacts, open_manifest
 from moe_ray.store.records import Manifest
+from moe_ray.store.routes import Routes
 from moe_ray.store.run_directory import RunDirectory
 
 BASELINE, EXPERTS = "baseline", "experts"
@@ -37,12 +34,21 @@ BASELINE, EXPERTS = "baseline", "experts"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """An experiment with its data, its checkpoints, its run directory and the work that is left."""
+    """An experiment with its data, its checkpoints, its run directory and the work that is left.
+
+    `cells` are the matrix's; `work` has those that the router asks for beside them.
+    """
 
     domains: Mapping[str, LoadedDomain]
     checkpoints: Mapping[str, Checkpoint]
     run: RunDirectory
+    cells: tuple[Cell, ...]
     work: Workload
+
+    @property
+    def examples(self) -> dict[str, tuple[Example, ...]]:
+        """The examples of the run, by domain."""
+        return {name: domain.examples for name, domain in self.domains.items()}
 
     def totals(self) -> dict[str, tuple[int, int]]:
         """Cells done and in all, by model."""
@@ -58,17 +64,17 @@ def prepare(experiment: LoadedExperiment, *, only: str | None = None) -> Prepare
 
     `only` limits the work to "baseline", "experts" or one domain. Raises the `UserError` of what is wrong.
     """
-    with _located(experiment):
+    with located(experiment):
         return _prepare(experiment, only)
 
 
 @contextmanager
-def _located(experiment: LoadedExperiment) -> Iterator[None]:
+def located(experiment: LoadedExperiment) -> Iterator[None]:
     """Put the file and the line on an error that names a key of the experiment."""
     try:
         yield
     except UserError as error:
-        if error.where and error.where.startswith(("models.", "domains.", "runtime.")):
+        if error.where and error.where.startswith(("models.", "domains.", "router.", "runtime.")):
             error.where = experiment.where(error.where)
         raise
 
@@ -87,8 +93,23 @@ def _prepare(experiment: LoadedExperiment, only: str | None) -> Prepared:
     run = RunDirectory(config.output.results_dir / config.name)
     examples = {name: domain.examples for name, domain in domains.items()}
     identities = {name: checkpoint.identity for name, checkpoint in checkpoints.items()}
-    work = plan_work(config, all_cells(config, examples, identities, wanted), run.done_keys())
-    return Prepared(domains=domains, checkpoints=checkpoints, run=run, work=work)
+    cells = tuple(all_cells(config, examples, identities, wanted))
+    work = plan_work(config, cells, run.done_keys())
+    prepared = Prepared(domains=domains, checkpoints=checkpoints, run=run, cells=cells, work=work)
+    routes = run.routes() if config.router else None
+    return prepared if routes is None else with_routes(config, prepared, routes, only)
+
+
+def with_routes(config: ExperimentConfig, prepared: Prepared, routes: Routes, only: str | None) -> Prepared:
+    """Return `prepared` with the cells that `routes` asks for beside the matrix's, as far as `only` lets them."""
+    asked = {
+        (domain, model): ids
+        for (domain, model), ids in asked_by_routing(config, routes).items()
+        if only in (None, EXPERTS, domain)
+    }
+    identities = {name: checkpoint.identity for name, checkpoint in prepared.checkpoints.items()}
+    added = single_cells(config, prepared.examples, identities, asked)
+    return replace(prepared, work=plan_work(config, prepared.cells, prepared.run.done_keys(), added=added))
 
 
 def _validate_engine(name: str, model: ModelConfig) -> None:
@@ -230,76 +251,3 @@ def sandbox_record(config: ExperimentConfig, graders: Mapping[str, Sequence[str]
     from moe_ray.scoring.sandbox import shared_sandbox
 
     return shared_sandbox(config.runtime.sandbox).describe()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredRun:
-    """A run directory read back: enough to grade its answers again, a domain and a model at a time."""
-
-    run: RunDirectory
-    config: ExperimentConfig
-    manifest: Manifest
-
-    @property
-    def grader_names(self) -> dict[str, list[str]]:
-        """Names of the graders, by domain."""
-        return {domain: self.manifest.domains[domain]["graders"] for domain in self.config.domains}
-
-    def graders(self) -> dict[str, Sequence[Grader]]:
-        """The graders of this run, by domain."""
-        return make_all_graders(self.config, self.grader_names, self.run.path)
-
-    def work(self, graders: Mapping[str, Sequence[Grader]]) -> Iterator[DomainWork]:
-        """What is to be graded, domain by domain.
-
-        The models of a domain are those that answered there, and those that were given up. Their answers are those to
-        this experiment's cells; those of an earlier, larger or other one are left out.
-        """
-        places = self.run.answers_table(["domain", "model"]).group_by(["domain", "model"]).aggregate([])
-        answered = {(place["domain"], place["model"]) for place in places.to_pylist()}
-        given_up = {entry.model for entry in self.manifest.given_up}
-        for domain in self.config.domains:
-            models = [m for m in self.config.models_of(domain) if (domain, m) in answered or m in given_up]
-            yield self._domain_work(domain, graders[domain], models)
-
-    def _domain_work(self, domain: str, graders: Sequence[Grader], models: Sequence[str]) -> DomainWork:
-        examples = self.run.examples(domain)
-        keys = self._keys(domain, examples)
-
-        def answers_of(model: str) -> list[Answer]:
-            where = (pc.field("domain") == domain) & (pc.field("model") == model)
-            stored = from_table(self.run.answers_table(GRADED_COLUMNS, where))
-            return [answer for answer in stored if answer.key in keys]
-
-        return DomainWork(examples=examples, graders=graders, models=models, answers_of=answers_of)
-
-    def _keys(self, domain: str, examples: Sequence[Example]) -> frozenset[str]:
-        identities = {
-            name: ModelIdentity(
-                name=name, fingerprint=self.manifest.models[name]["fingerprint"], prompt_style=model.prompt_style
-            )
-            for name, model in self.config.models.items()
-        }
-        pairs = wanted_pairs(self.config, None)
-        return frozenset(cell.key for cell in all_cells(self.config, {domain: examples}, identities, pairs))
-
-
-def grading_fingerprint(run: RunDirectory) -> str:
-    """Return a fingerprint of all that the scores follow from: files, experiment, what was given up, software."""
-    manifest, config = run.manifest(), load_experiment(run.config_path).config
-    return fingerprint(
-        {
-            "files": run.files_fingerprint(),
-            "experiment": config.model_dump(mode="json", exclude={"runtime", "output"}),
-            "sandbox": config.runtime.sandbox.model_dump(mode="json", exclude={"num_workers"}),
-            "graders": {domain: manifest.domains[domain]["graders"] for domain in config.domains},
-            "given_up": sorted({entry.model for entry in manifest.given_up}),
-            "versions": versions(),
-        }
-    )
-
-
-def load_run(run: RunDirectory, *, allow_weak_sandbox: bool = False) -> StoredRun:
-    """Read a run directory back. Raises `RunDirectoryError` when it holds no run."""
-    changes = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
-    return StoredRun(run=run, manifest=run.manifest(), config=load_experiment(run.config_path, changes).config)

@@ -24,6 +24,7 @@ LAYERS = (
     ("report",),
     ("microworld", "downloads"),
     ("preparation",),
+    ("stored_run",),
     ("pipeline",),
     ("cli",),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import synthetic_store
-from moe_ray import pipeline, preparation
+from moe_ray import pipeline, preparation, stored_run
 from moe_ray.errors import RunDirectoryError
 from moe_ray.scoring import grade
 from moe_ray.scoring.table import read_scores, scores_of_table
@@ -58,7 +58,7 @@ def test_nothing_is_left_to_do_and_nothing_to_grade_when_the_files_were_merged(
 ) -> None:
     merge(copied, monkeypatch)
     assert len(copied.done_keys()) == copied.manifest().sessions[-1].cells_done_after
-    assert copied.graded == preparation.grading_fingerprint(copied)
+    assert copied.graded == stored_run.grading_fingerprint(copied)
 
 
 def test_grading_few_at_a_time_gives_the_same_scores(

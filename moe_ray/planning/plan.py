@@ -15,6 +15,9 @@ from moe_ray.planning.shards import Shard, make_shards, missing_shards
 # Characters of text in a token, for estimates only. English prose has about 4 with the usual vocabularies.
 CHARACTERS_PER_TOKEN = 3.5
 
+# (domain, model) -> ids of the examples that the model is asked though the matrix does not assign it that domain.
+Asked = Mapping[tuple[str, str], Collection[str]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -53,21 +56,45 @@ def all_cells(
     """Return the cells of the `wanted` (domain, model) pairs: the matrix models x examples, or a part of it."""
     cells: list[Cell] = []
     for domain, members in examples.items():
-        maker = CellMaker(
-            config.decoding,
-            max_new_tokens=config.domains[domain].max_new_tokens or config.decoding.max_new_tokens,
-            likelihood=config.likelihood,
-        )
         answering = [models[model] for model in config.models_of(domain) if (domain, model) in wanted]
-        cells += maker.cells(members, answering)
+        cells += _maker(config, domain).cells(members, answering)
     return cells
 
 
-def plan_work(config: ExperimentConfig, cells: Sequence[Cell], done: Collection[str]) -> Workload:
-    """Return the workload: all cells, and the shards of those that are not `done`."""
-    shards = missing_shards(make_shards(cells, config.runtime.shard_size), done)
-    keys = frozenset(cell.key for cell in cells)
-    return Workload(cells=tuple(cells), done=keys.intersection(done), shards=tuple(shards))
+def _maker(config: ExperimentConfig, domain: str) -> CellMaker:
+    return CellMaker(
+        config.decoding,
+        max_new_tokens=config.domains[domain].max_new_tokens or config.decoding.max_new_tokens,
+        likelihood=config.likelihood,
+    )
+
+
+def single_cells(
+    config: ExperimentConfig,
+    examples: Mapping[str, Sequence[Example]],
+    models: Mapping[str, ModelIdentity],
+    asked: Asked,
+) -> list[Cell]:
+    """Return the cells of the examples that `asked` names one by one; those that `examples` lacks are left out."""
+    cells: list[Cell] = []
+    for (domain, model), ids in asked.items():
+        members = [example for example in examples.get(domain, ()) if example.id in ids]
+        cells += _maker(config, domain).cells(members, [models[model]])
+    return cells
+
+
+def plan_work(
+    config: ExperimentConfig, cells: Sequence[Cell], done: Collection[str], *, added: Sequence[Cell] = ()
+) -> Workload:
+    """Return the workload: all cells, and the shards of those that are not `done`.
+
+    `added` cells are in shards of their own, so that the shards of `cells` are the same with and without them.
+    """
+    size = config.runtime.shard_size
+    shards = missing_shards([*make_shards(cells, size), *make_shards(added, size)], done)
+    whole = (*cells, *added)
+    keys = frozenset(cell.key for cell in whole)
+    return Workload(cells=whole, done=keys.intersection(done), shards=tuple(shards))
 
 
 def place_models(

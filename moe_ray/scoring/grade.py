@@ -1,8 +1,8 @@
 """All answers of a run to all scores: exactly one for each (model, domain, example, metric) that was asked."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 from moe_ray.domains.example import Example
@@ -18,12 +18,16 @@ MAX_ITEMS = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainWork:
-    """What is to be graded in one domain. `answers_of` gives the answers of one of `models`, in any order."""
+    """What is to be graded in one domain. `answers_of` gives the answers of one of `models`, in any order.
+
+    A model among `asked` was asked those examples (ids) only; the others were asked all of them.
+    """
 
     examples: Sequence[Example]
     graders: Sequence[Grader]
     models: Sequence[str]
     answers_of: Callable[[str], Iterable[Answer]]
+    asked: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 def grade_domain(work: DomainWork) -> Iterator[Score]:
@@ -43,8 +47,10 @@ def _items(work: DomainWork) -> Iterator[Item]:
         by_example: defaultdict[str, list[Answer]] = defaultdict(list)
         for answer in work.answers_of(model):
             by_example[answer.example_id].append(answer)
+        asked = work.asked.get(model)
         for example in work.examples:
-            yield example, model, by_example.get(example.id, ())
+            if asked is None or example.id in asked:
+                yield example, model, by_example.get(example.id, ())
 
 
 def merge_metrics(graders: Mapping[str, Sequence[Grader]]) -> dict[str, Metric]:

@@ -1,10 +1,12 @@
 """Where the router sent each example of a run: routes.parquet, one row an example."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -45,3 +47,48 @@ class Routes:
     def is_foreign(self) -> npt.NDArray[np.bool_]:
         """True [n] where the score is below the threshold."""
         return np.asarray(self.scores < self.threshold, dtype=np.bool_)
+
+
+ROUTE_SCHEMA = pa.schema(
+    [
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("chosen", pa.string(), nullable=False),
+        pa.field("is_foreign", pa.bool_(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("probabilities", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+_ABOUT = b"moe_ray"
+
+
+def routes_to_table(routes: Routes) -> pa.Table:
+    """Routes as a table that pandas and DuckDB open: `chosen` and `is_foreign` are written out for them."""
+    columns = {
+        "domain": list(routes.example_domains),
+        "example_id": list(routes.example_ids),
+        "chosen": [routes.domains[at] for at in routes.chosen],
+        "is_foreign": routes.is_foreign,
+        "score": routes.scores,
+        "seconds": routes.seconds,
+        "probabilities": list(routes.probabilities),
+    }
+    about = {"router": routes.router, "domains": list(routes.domains), "threshold": routes.threshold}
+    return pa.table(columns, schema=ROUTE_SCHEMA.with_metadata({_ABOUT: json.dumps(about)}))
+
+
+def routes_of_table(table: pa.Table) -> Routes:
+    """The routes of a table that `routes_to_table` made. Raises `LookupError` or `ValueError` for another."""
+    about = json.loads(table.schema.metadata[_ABOUT])
+    flat = table.column("probabilities").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return Routes(
+        router=about["router"],
+        domains=tuple(about["domains"]),
+        threshold=about["threshold"],
+        example_domains=tuple(table.column("domain").to_pylist()),
+        example_ids=tuple(table.column("example_id").to_pylist()),
+        probabilities=flat.reshape(table.num_rows, len(about["domains"])),
+        scores=table.column("score").to_numpy(),
+        seconds=table.column("seconds").to_numpy(),
+    )

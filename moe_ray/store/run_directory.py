@@ -6,6 +6,8 @@ examples/DOMAIN.jsonl  the examples, so that scoring and report need no data set
 answers/*.parquet      one row per cell; a file per shard, written whole, and merged when there are many
 scores/scores.parquet  the graders' verdicts; made anew from answers at any time
 telemetry/*.json       one file per replica
+routers/*/             routers that were trained here
+routes.parquet         where the router sent each example
 summary.json           every metric per system and domain
 report.html            the report
 """
@@ -30,6 +32,7 @@ from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.store.answer_files import AnswerFiles, list_answer_files, merge_small_files, read_files
 from moe_ray.store.answers import Answer, from_table, to_table
 from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
+from moe_ray.store.routes import Routes, routes_of_table, routes_to_table
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)
 ResultT = TypeVar("ResultT")
@@ -79,6 +82,14 @@ class RunDirectory:
     @property
     def manifest_path(self) -> Path:
         return self.path / "manifest.json"
+
+    @property
+    def routers_path(self) -> Path:
+        return self.path / "routers"
+
+    @property
+    def routes_path(self) -> Path:
+        return self.path / "routes.parquet"
 
     @property
     def exists(self) -> bool:
@@ -208,13 +219,32 @@ class RunDirectory:
         """Return the keys of the cells that are committed."""
         return frozenset(self.answers_table(["key"]).column("key").to_pylist())
 
-    def files_fingerprint(self) -> str:
-        """Return a fingerprint of the examples and of the answers that are there; a shard is named by its cells.
+    def write_routes(self, routes: Routes) -> None:
+        """Keep where the router sent each example."""
+        table = routes_to_table(routes)
+        write_atomically(self.routes_path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
-        Merging files does not change it.
+    def routes(self) -> Routes | None:
+        """Read the routes back; None when no router was asked. Raises `RunDirectoryError` for a damaged file."""
+        if not self.routes_path.is_file():
+            return None
+        try:
+            return routes_of_table(pq.read_table(self.routes_path))
+        except (pa.ArrowInvalid, OSError, LookupError, TypeError, ValueError) as error:
+            raise RunDirectoryError(
+                f"cannot be read: {first_line(error)}",
+                where=str(self.routes_path),
+                remedy="delete it; moe-ray evaluate asks the router again",
+            ) from error
+
+    def files_fingerprint(self) -> str:
+        """Return a fingerprint of the examples, the routes and the answers that are there.
+
+        A shard is named by its cells; merging files does not change the fingerprint.
         """
-        examples = {path.name: file_sha256(path) for path in (self.path / "examples").glob("*.jsonl")}
-        return fingerprint({"examples": examples, "answers": self._read_answers(lambda files: files.parts)})
+        files = [*(self.path / "examples").glob("*.jsonl"), *self.path.glob(self.routes_path.name)]
+        contents = {path.name: file_sha256(path) for path in files}
+        return fingerprint({"examples": contents, "answers": self._read_answers(lambda files: files.parts)})
 
     @property
     def graded(self) -> str | None:

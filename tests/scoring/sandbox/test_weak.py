@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moe_ray import pipeline, preparation
+from moe_ray import pipeline, preparation, stored_run
 from moe_ray.cli.failures import EXIT_USAGE, reported
 from moe_ray.cli.main import app
 from moe_ray.config.load import load_experiment
@@ -82,10 +82,10 @@ def test_the_grader_of_a_run_uses_the_sandbox_that_its_beginning_opened(
     prepared.run.prepare()
     preparation.begin(loaded, prepared)
     monkeypatch.setattr(sandbox_module, "probe", None)
-    graders = preparation.load_run(prepared.run).graders()["code"]
+    graders = stored_run.load_run(prepared.run).graders()["code"]
     example = prepared.domains["code"].examples[0]
     assert [score.value for score in graders[0].grade(example, "base", [])] == [None, None]
-    assert shared_sandbox(preparation.load_run(prepared.run).config.runtime.sandbox).protections.backend == "limits"
+    assert shared_sandbox(stored_run.load_run(prepared.run).config.runtime.sandbox).protections.backend == "limits"
 
 
 def test_answers_that_a_stronger_machine_made_are_graded_here_only_when_that_is_accepted(
