@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files and directories that are there whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,38 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_directory_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with an empty directory beside `path`, make its files durable, and put it in the place of `path`.
+
+    What was at `path` is replaced whole. Two names cannot change hands in one step: a crash between the two renames
+    leaves the old directory under the name `.NAME.PID.old` and nothing at `path`, never a mixture.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        write(temporary)
+        _sync_tree(temporary)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync_directory(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_dir():
+            _sync_directory(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_directory(directory)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -6,11 +6,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import FloatArray
+from moe_ray.proportions import CONFIDENCE, Z_95, wilson_bounds
 
 IntervalMethod = Literal["wilson", "bootstrap", "dirichlet"]
 
-CONFIDENCE = 0.95
-Z_95 = 1.959963984540054
 ROUNDING = 1e-12
 
 
@@ -26,30 +25,8 @@ NO_INTERVAL = Interval(None, None, None)
 
 
 def wilson_interval(num_right: int, num_scored: int) -> Interval:
-    """Wilson's score interval for a proportion, mended near 0 and 1; `num_scored` is at least 1.
-
-    Where one, two or three are right (or wrong), Wilson's bound towards 0 (or 1) is too near: the interval of 1 in 10
-    misses a truth of 0.01. There it is the bound of a Poisson count, if that is farther (Brown, Cai and
-    DasGupta 2001, "modified Wilson").
-    """
-    share = num_right / num_scored
-    spread = Z_95**2 / num_scored
-    centre = (share + spread / 2) / (1 + spread)
-    half = Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / num_scored + spread / (4 * num_scored))
-    low = min(centre - half, _least_share(num_right, num_scored))
-    high = max(centre + half, 1 - _least_share(num_scored - num_right, num_scored))
-    return Interval(max(0.0, low), min(1.0, high), "wilson")
-
-
-def _least_share(count: int, num_scored: int) -> float:
-    """The lower bound that a count near 0 gives to its share; 1, thus no bound, for a larger count."""
-    from scipy.special import gammaincinv
-
-    if count == 0:
-        return 0.0
-    if count > (2 if num_scored <= 50 else 3):
-        return 1.0
-    return float(gammaincinv(count, 1 - CONFIDENCE)) / num_scored
+    """Wilson's interval, as `wilson_bounds` tells it."""
+    return Interval(*wilson_bounds(num_right, num_scored), "wilson")
 
 
 def shares_difference_interval(num_only_a: int, num_only_b: int, num_pairs: int) -> Interval:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moe_ray.comparison.columns import FloatArray
-from moe_ray.comparison.intervals import CONFIDENCE, Interval
+from moe_ray.comparison.intervals import Interval
 from moe_ray.comparison.resampling import CHUNK_ELEMENTS, NUM_RESAMPLES, generator, summable
 from moe_ray.comparison.sums import label_rows, values_of_sums
+from moe_ray.proportions import CONFIDENCE
 from moe_ray.scoring.score import Metric
 
 PRIOR_WEIGHT = 0.5
