@@ -17,8 +17,9 @@ from moe_ray.report.cautions import SYNTHETIC, cautions
 from moe_ray.report.measures import cost_table, latency_table, memory_table
 from moe_ray.report.plots import cost_plot, quality_plot
 from moe_ray.report.resource_plots import resource_plots
+from moe_ray.report.svg import CSS_COLOURS, theme_colour
 from moe_ray.report.verdict import headline
-from moe_ray.report.views import MetricView, SystemRow, domain_views, winner_of
+from moe_ray.report.views import MetricView, SystemRow, domain_views, series_of, winner_of
 from moe_ray.store.records import Manifest
 
 TEST_NAMES = {"mcnemar_exact": "McNemar, exact", "paired_permutation": "paired permutation", None: text.NONE}
@@ -59,10 +60,11 @@ def render_report(summary: Summary, manifest: Manifest, payload: Mapping[str, An
 
 
 def _summary_parts(summary: Summary) -> dict[str, Any]:
-    views, found = domain_views(summary), cautions(summary)
+    views, found, conclusion = domain_views(summary), cautions(summary), headline(summary)
     return {
         "run": summary.run,
-        "headline": headline(summary),
+        "headline": conclusion,
+        "won_colour": CSS_COLOURS[theme_colour(series_of(summary).get(conclusion.system, 1))],
         "synthetic": [caution for caution in found if caution.title == SYNTHETIC],
         "warnings": [caution for caution in found if caution.level == "warning" and caution.title != SYNTHETIC],
         "notes": [caution for caution in found if caution.level == "note"],

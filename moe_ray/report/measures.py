@@ -1,6 +1,6 @@
 """Tables of what was measured: each column in one unit, so that its numbers line up."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,8 +57,14 @@ def _sharing_a_unit(values: Mapping[str, Values], units: Sequence[Unit], notes: 
         at += len(column)
 
 
-def _plain(title: str, cells: Sequence[str]) -> Column:
-    return Column(title=title, cells=tuple(cells))
+def _where_known(title: str, values: Values, units: Sequence[Unit]) -> list[Column]:
+    """The column, unless no row has a value."""
+    return [_in_unit(title, values, units)] if any(value is not None for value in values) else []
+
+
+def plain(title: str, cells: Iterable[str], notes: Iterable[str] = ()) -> Column:
+    """A column of texts."""
+    return Column(title=title, cells=tuple(cells), notes=tuple(notes))
 
 
 class _Priced(NamedTuple):
@@ -76,25 +82,30 @@ def cost_table(summary: Summary, views: Sequence[DomainView]) -> Measures:
         start = len(priced)
         priced += _priced(summary, view)
         groups.append(Group(title=f"{text.words(view.name)}, {view.metrics[0].title}", start=start, end=len(priced)))
-    kinds = [text.words(item.price.cost.memory_kind or NONE) for item in priced]
+    costs = [item.price.cost for item in priced]
+    kinds = [text.words(cost.memory_kind or NONE) for cost in costs]
     has_one_kind = len(set(kinds)) == 1
     measured_by = kinds[0] if has_one_kind else "what stands beneath"
     columns = (
-        _plain("quality and 95 % interval", [_worth(item.value) for item in priced]),
-        _in_unit("busy time", [item.price.cost.busy_s for item in priced], text.SECONDS),
-        _plain("against the baseline's", [text.times(item.price.time_ratio) for item in priced]),
+        plain("quality and 95 % interval", [_worth(item.value) for item in priced]),
+        _in_unit("busy time", [cost.busy_s for cost in costs], text.SECONDS),
+        plain("against the baseline's", [text.times(item.price.time_ratio) for item in priced]),
         _in_unit(
             "memory held",
-            [item.price.cost.memory_byte_s for item in priced],
+            [cost.memory_byte_s for cost in costs],
             text.BYTE_SECONDS,
             [] if has_one_kind else kinds,
         ),
-        _plain("against the baseline's", [text.times(item.price.memory_ratio) for item in priced]),
-        _plain("n", [text.count(item.price.cost.n) for item in priced]),
+        plain("against the baseline's", [text.times(item.price.memory_ratio) for item in priced]),
+        *_where_known("the router's part", [cost.router_s for cost in costs], text.SECONDS),
+        *_where_known("kept loaded", [cost.resident_bytes for cost in costs], text.BYTES),
+        plain("n", [text.count(cost.n) for cost in costs]),
     )
+    loaded = any(cost.resident_bytes is not None for cost in costs)
+    kept = "; kept loaded: all models that the system may pick on any domain, together" if loaded else ""
     return Measures(
         title="Cost of one example",
-        caption=f"Cost of one example, by domain and system; memory by {measured_by}",
+        caption=f"Cost of one example, by domain and system; memory by {measured_by}{kept}",
         row_title="system",
         names=tuple(item.row.label for item in priced),
         notes=("",) * len(priced),
@@ -128,11 +139,11 @@ def latency_table(models: Mapping[str, ModelResources]) -> Measures:
     }
     medians = [probe.median if probe else None for probe in probes]
     columns = (
-        _plain("answers timed", [text.count(item.n) if item else NONE for item in whole]),
+        plain("answers timed", [text.count(item.n) if item else NONE for item in whole]),
         *_sharing_a_unit(times, text.SECONDS),
-        _plain("batch rows", [text.significant(model.batch_rows_median) for model in models.values()]),
+        plain("batch rows", [text.significant(model.batch_rows_median) for model in models.values()]),
         _in_unit("alone", medians, text.SECONDS, [f"n = {probe.n}" if probe else "" for probe in probes]),
-        _plain("tokens / busy s", [text.significant(item.completion_tokens_per_busy_s) for item in models.values()]),
+        plain("tokens / busy s", [text.significant(item.completion_tokens_per_busy_s) for item in models.values()]),
         _in_unit("busy", [model.busy_s for model in models.values()], text.SECONDS),
     )
     caption = "Latency and throughput; percentiles are exact, over all answers of all replicas; alone: the probes"
@@ -155,7 +166,7 @@ def memory_table(models: Mapping[str, ModelResources]) -> Measures:
         *_sharing_a_unit(sizes, text.BYTES),
         _spread("load", [model.load_s for model in models.values()]),
         _spread("unload", [model.unload_s for model in models.values()]),
-        _plain("replicas (lost)", [f"{model.num_replicas} ({model.num_replicas_lost})" for model in models.values()]),
+        plain("replicas (lost)", [f"{model.num_replicas} ({model.num_replicas_lost})" for model in models.values()]),
         _in_unit("GPU energy", [model.gpu_energy_j for model in models.values()], text.JOULES),
     )
     caption = f"Peak memory of one replica, median time to load and unload, energy; “{NONE}”: the device does not say"

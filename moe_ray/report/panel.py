@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_ray.report.svg import MUTED, PAPER, RC_PARAMS, RULE, marker, svg_text, theme_colour
 
@@ -32,13 +32,22 @@ class Plot:
 
 
 class Row(NamedTuple):
-    """A line of a row plot: a mark, and a span from low to high."""
+    """A line of a row plot: a mark, hollow for a bound, and a span from low to high."""
 
     label: str
     value: float | None
     low: float | None
     high: float | None
     series: int
+    is_bound: bool = False
+
+
+def mark_style(row: Row) -> dict[str, Any]:
+    """Colour and shape of a row's mark; rims part a full mark from what lies beneath it."""
+    colour = theme_colour(row.series)
+    rim: dict[str, Any] = {"markeredgecolor": colour, "markeredgewidth": 2.0} if row.is_bound else {}
+    face = PAPER if row.is_bound else colour
+    return {"marker": marker(row.series), "markerfacecolor": face, "markeredgecolor": PAPER, "linestyle": ""} | rim
 
 
 def short(label: str) -> str:
@@ -101,7 +110,7 @@ def draw_marks(axes: "Axes", rows: Sequence[Row]) -> None:
         colour = theme_colour(row.series)
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [at, at], color=colour, linewidth=3, solid_capstyle="butt")
-        axes.plot([row.value], [at], marker=marker(row.series), color=colour, markersize=8.5, markeredgecolor=PAPER)
+        axes.plot([row.value], [at], markersize=8.5, **mark_style(row))
 
 
 def legend_above(axes: "Axes", *, num_columns: int) -> None:

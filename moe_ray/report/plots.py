@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from moe_ray.comparison.records import Summary
-from moe_ray.report.format import NO_BREAK, interval, number, seconds
-from moe_ray.report.panel import Plot, Row, draw_marks, few_ticks, legend_above, panel, rows_panel, short
-from moe_ray.report.svg import PAPER, RC_PARAMS, RULE, marker, svg_text, theme_colour
-from moe_ray.report.views import DomainView, MetricView
+from moe_ray.comparison.records import MetricValue, Summary
+from moe_ray.report.format import NO_BREAK, interval, listed, number, seconds
+from moe_ray.report.panel import Plot, Row, draw_marks, few_ticks, legend_above, mark_style, panel, rows_panel, short
+from moe_ray.report.svg import RC_PARAMS, RULE, svg_text, theme_colour
+from moe_ray.report.views import DomainView, MetricView, SystemRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +28,10 @@ class Point(NamedTuple):
 
 def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     """A mark with its 95 % interval for each system."""
-    rows = [Row(row.system, value.value, value.low, value.high, row.series) for row, value in metric.values]
+    rows = [_mark(row, value) for row, value in metric.values]
     counts = _counts([value.n for _, value in metric.values])
-    caption = f"{metric.title} on {view.name}, {metric.better}; bars are 95{NO_BREAK}% intervals, {counts} examples."
+    bars = f"bars are 95{NO_BREAK}% intervals, {counts} examples.{hollow(rows)}"
+    caption = f"{metric.title} on {view.name}, {metric.better}; {bars}"
     described = "; ".join(f"{row.label} {number(row.value)} {interval(row.low, row.high)}" for row in rows)
 
     def draw(axes: "Axes", rows: Sequence[Row]) -> None:
@@ -43,6 +44,16 @@ def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     return Plot(
         title=metric.title, caption=caption, svg=rows_panel(rows, draw, name=name, text=f"{caption} {described}")
     )
+
+
+def _mark(row: SystemRow, value: MetricValue) -> Row:
+    return Row(row.title, value.value, value.low, value.high, row.series, bool(row.bound))
+
+
+def hollow(rows: Sequence[Row]) -> str:
+    """What hollow marks are, where there are any; with a space before."""
+    names = listed([row.label for row in rows if row.is_bound])
+    return f" Hollow: {names}, which nobody would run." if names else ""
 
 
 def _counts(counts: Sequence[int]) -> str:
@@ -66,7 +77,7 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
     """Quality of the domain's first metric against what one example costs."""
     metric = view.metrics[0]
     points = [
-        Point(Row(row.system, value.value, value.low, value.high, row.series), value.value, cost.busy_s)
+        Point(_mark(row, value), value.value, cost.busy_s)
         for row, value in metric.values
         if (cost := summary.cost(row.system, view.name)) is not None and value.value is not None
     ]
@@ -75,7 +86,8 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
     described = "; ".join(f"{row.label} {seconds(busy_s)}, {number(quality)}" for row, quality, busy_s in points)
     against = f"{metric.title} ({metric.better}) against busy seconds of one slot for each example"
     counts = _counts([value.n for _, value in metric.values])
-    caption = f"{against}; bars are 95{NO_BREAK}% intervals, {counts} examples."
+    bounds = hollow([point.row for point in points])
+    caption = f"{against}; bars are 95{NO_BREAK}% intervals, {counts} examples.{bounds}"
     import matplotlib as mpl
 
     longest = max(len(point.row.label) for point in points)
@@ -98,9 +110,8 @@ def _draw_points(axes: "Axes", points: Sequence[Point]) -> None:
     """Later marks are smaller, so that one at the same place as an earlier one leaves its rim to be seen."""
     for at, (row, quality, busy_s) in enumerate(points):
         share = at / len(points)
-        style: dict[str, Any] = {"color": theme_colour(row.series), "marker": marker(row.series), "linestyle": ""}
-        style["markeredgecolor"] = PAPER
+        style, colour = mark_style(row), theme_colour(row.series)
         if row.low is not None and row.high is not None:
-            axes.plot([busy_s] * 2, [row.low, row.high], color=style["color"], linewidth=3.5 - 2 * share, zorder=2)
+            axes.plot([busy_s] * 2, [row.low, row.high], color=colour, linewidth=3.5 - 2 * share, zorder=2)
         axes.plot([busy_s], [quality], markersize=13 - 4.5 * share, zorder=3, **style)
         axes.plot([], [], markersize=8.5, label=short(row.label), **style)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from moe_ray.comparison.records import ExampleCost, Summary
 from moe_ray.comparison.systems import BASELINE
-from moe_ray.report.format import NO_BREAK, seconds, share, times
+from moe_ray.report.format import NO_BREAK, seconds, share, size, times
+from moe_ray.report.views import spoken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +37,30 @@ def price_of(summary: Summary, system: str, domain: str) -> Price | None:
 
 
 def price_sentence(prices: Sequence[Price], system: str) -> str:
-    """The ratios of several domains in one sentence; empty where there are none."""
+    """The ratios of several domains in words, and what the models hold where they stay loaded; empty without any."""
     time = [ratio for price in prices if (ratio := price.time_ratio) is not None]
     memory = [ratio for price in prices if (ratio := price.memory_ratio) is not None]
     if not time:
         return ""
-    text = f"One example costs the {system} {_range(time)} the {BASELINE}'s busy time"
-    return f"{text} and {_range(memory)} its memory held over time." if memory else f"{text}."
+    text = f"One example costs the {spoken(system)} {_range(time)} the {BASELINE}'s busy time{_routing_time(prices)}"
+    over_time = f" and {_range(memory)} its memory held over time" if memory else ""
+    return f"{text}{over_time}.{_kept_loaded(prices)}"
+
+
+def _routing_time(prices: Sequence[Price]) -> str:
+    """What of the busy time is the router's, at most."""
+    spent = [price.cost.router_s for price in prices if price.cost.router_s is not None]
+    return f", at most {seconds(max(spent)).replace(' ', NO_BREAK)} of it the router's," if spent else ""
+
+
+def _kept_loaded(prices: Sequence[Price]) -> str:
+    """Memory of all models that the system may pick, against the baseline's."""
+    pairs = [(price.cost.resident_bytes, price.baseline.resident_bytes) for price in prices if price.baseline]
+    both = [(mine, other) for mine, other in pairs if mine is not None and other is not None]
+    if not both:
+        return ""
+    mine, other = (size(max(sizes)).replace(" ", NO_BREAK) for sizes in zip(*both, strict=True))
+    return f" Kept loaded together, its models hold {mine}, the {BASELINE}'s {other}."
 
 
 def _range(ratios: Sequence[float]) -> str:

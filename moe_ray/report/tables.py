@@ -33,8 +33,7 @@ def summary_tables(summary: Summary) -> Group:
     """Everything that `moe-ray report` prints."""
     found = headline(summary)
     parts: list[RenderableType] = [Text(found.sentence, style="bold")]
-    if found.cost:
-        parts.append(Text(found.cost))
+    parts.extend(Text(line) for line in (found.also, found.cost) if line)
     parts.extend(Text(f"{verdict.domain}: {verdict.others}") for verdict in found.domains if verdict.others)
     parts.append(Text())
     for caution in cautions(summary):

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moe_ray.comparison.records import PairedComparison, Summary
-from moe_ray.comparison.systems import BASELINE, EXPERTS
+from moe_ray.comparison.systems import BASELINE, CASCADE, EXPERTS, ROUTED
 from moe_ray.report.effect import Effect, effects
 from moe_ray.report.format import NO_BREAK, interval, listed, number, p_phrase, plural, words
 from moe_ray.report.price import Price, price_line, price_of, price_sentence
-from moe_ray.report.views import DomainView, MetricView, domain_views
+from moe_ray.report.views import SUBJECTS, DomainView, MetricView, domain_views, spoken
+
+OTHER_WAYS = {
+    CASCADE: f"the {CASCADE} (what the router calls foreign goes to the {BASELINE})",
+    EXPERTS: "the gold domains' experts (a router without a mistake)",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +37,41 @@ class DomainVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """The one sentence, what that costs (empty where it was not measured), and a verdict for each domain."""
+    """The one sentence about `system`, what it costs, and a verdict for each domain.
 
+    `also` says how the other ways of using the same experts fare, `cost` what was measured; both may be empty.
+    """
+
+    system: str
     sentence: str
+    also: str
     cost: str
     domains: tuple[DomainVerdict, ...]
 
 
-def headline(summary: Summary, system: str = EXPERTS) -> Headline:
-    """Conclude from each domain's first metric, and name it."""
+def headline(summary: Summary, system: str | None = None) -> Headline:
+    """Conclude from each domain's first metric, and name it; by default about the experts, behind the router if any."""
     views = domain_views(summary)
+    system = system or _leading(summary)
+    verdicts, prices = _verdicts(summary, views, system)
+    return Headline(
+        system=system,
+        sentence=_lead(verdicts, system),
+        also=_also(summary, views, verdicts) if system == ROUTED else "",
+        cost=price_sentence(prices, system),
+        domains=verdicts,
+    )
+
+
+def _leading(summary: Summary) -> str:
+    is_routed = summary.routing is not None and any(item.name == ROUTED for item in summary.systems)
+    return ROUTED if is_routed else EXPERTS
+
+
+def _verdicts(
+    summary: Summary, views: Sequence[DomainView], system: str
+) -> tuple[tuple[DomainVerdict, ...], list[Price]]:
+    """A verdict for each domain, and the prices of those that were compared."""
     compared = [(view, _tested(view.metrics[0], system)) for view in views]
     drawn = iter(effects([(comparison, view.metrics[0]) for view, comparison in compared if comparison is not None]))
     verdicts = tuple(
@@ -51,22 +81,38 @@ def headline(summary: Summary, system: str = EXPERTS) -> Headline:
         for view, comparison in compared
     )
     prices = [price for view, found in compared if found and (price := price_of(summary, system, view.name))]
-    return Headline(sentence=_lead(verdicts, system), cost=price_sentence(prices, system), domains=verdicts)
+    return verdicts, prices
+
+
+def _also(summary: Summary, views: Sequence[DomainView], verdicts: Sequence[DomainVerdict]) -> str:
+    """Whether the cascade, and a router without a mistake, fare otherwise than the routed experts."""
+    same: list[str] = []
+    other: list[str] = []
+    for system, name in OTHER_WAYS.items():
+        found, _ = _verdicts(summary, views, system)
+        if any(verdict.figures for verdict in found):
+            alike = [verdict.winner for verdict in found] == [verdict.winner for verdict in verdicts]
+            (same if alike else other).append(name if alike else f"For {name}: {_lead(found, system)}")
+    return " ".join([f"The same holds for {listed(same)}."] * bool(same) + other)
 
 
 def _lead(verdicts: tuple[DomainVerdict, ...], system: str) -> str:
     tested = [verdict for verdict in verdicts if verdict.figures]
     if not tested:
-        return f"This run does not compare the {system} with the {BASELINE}."
+        return f"This run does not compare the {spoken(system)} with the {BASELINE}."
     by = f"by {listed(list(dict.fromkeys(verdict.metric for verdict in tested)))}"
     winners = {verdict.winner for verdict in tested}
     if winners == {system}:
-        return f"The {system} beat the {BASELINE} {_in_all(len(tested))}, {by}."
+        return f"The {_beats(system)} the {BASELINE} {_in_all(len(tested))}, {by}."
     if winners == {BASELINE}:
-        return f"The {BASELINE} beats the {system} {_in_all(len(tested))}, {by}."
+        return f"The {BASELINE} beats the {spoken(system)} {_in_all(len(tested))}, {by}."
     if winners == {None}:
-        return f"No difference between the {system} and the {BASELINE} was shown {_in_any(len(tested))}, {by}."
+        return f"No difference between the {spoken(system)} and the {BASELINE} was shown {_in_any(len(tested))}, {by}."
     return _mixed(tested, system)
+
+
+def _beats(system: str) -> str:
+    return f"{spoken(system)} {'beat' if system in SUBJECTS else 'beats'}"
 
 
 def _in_all(num_domains: int) -> str:
@@ -81,8 +127,8 @@ def _in_any(num_domains: int) -> str:
 
 def _mixed(tested: Sequence[DomainVerdict], system: str) -> str:
     claims = {
-        system: f"the {system} beat the {BASELINE} in",
-        BASELINE: f"the {BASELINE} beats the {system} in",
+        system: f"the {_beats(system)} the {BASELINE} in",
+        BASELINE: f"the {BASELINE} beats the {spoken(system)} in",
         None: "no difference was shown in",
     }
     parts = []
@@ -140,13 +186,14 @@ def _winner(comparison: PairedComparison) -> str | None:
 
 
 def _sentence(comparison: PairedComparison, metric: MetricView, winner: str | None) -> str:
+    a, b = spoken(comparison.system_a), spoken(comparison.system_b)
     values = f"{metric.title} {number(comparison.value_a)} against {number(comparison.value_b)}"
     if winner is None:
-        return f"No difference shown between the {comparison.system_a} and the {comparison.system_b}: {values}."
-    loser = comparison.system_b if winner == comparison.system_a else comparison.system_a
+        return f"No difference shown between the {a} and the {b}: {values}."
+    loser = b if winner == comparison.system_a else a
     if winner == comparison.system_b:
         values = f"{metric.title} {number(comparison.value_b)} against {number(comparison.value_a)}"
-    return f"The {winner} {'beat' if winner == EXPERTS else 'beats'} the {loser}: {values}."
+    return f"The {_beats(winner)} the {loser}: {values}."
 
 
 def _others(metrics: Sequence[MetricView], system: str, winner: str | None) -> str:
@@ -159,7 +206,10 @@ def _others(metrics: Sequence[MetricView], system: str, winner: str | None) -> s
             better.setdefault(other, []).append(metric.title)
     if not better:
         return ""
-    claims = (f"the {name} {'are' if name == EXPERTS else 'is'} better by {listed(by)}" for name, by in better.items())
+    claims = (
+        f"the {spoken(name)} {'are' if name in SUBJECTS else 'is'} better by {listed(by)}"
+        for name, by in better.items()
+    )
     return f"Yet {', and '.join(claims)}."
 
 

@@ -3,26 +3,37 @@
 from dataclasses import dataclass
 
 from moe_ray.comparison.records import MetricValue, PairedComparison, Summary, SystemInfo
-from moe_ray.comparison.systems import BASELINE
+from moe_ray.comparison.systems import BASELINE, EXPERTS, ORACLE, RANDOM, ROUTED
 from moe_ray.report.format import words
+
+BOUNDS = {ORACLE: "upper bound", RANDOM: "floor"}
+# Policies that are spoken of as several.
+SUBJECTS = {EXPERTS: "experts", ROUTED: "routed experts"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemRow:
     """One system on one domain. `model` is set where a single model answers all of the domain.
 
-    `series` is its place in the page's colours and marks.
+    `series` is its place in the page's colours and marks. `bound` says what a policy bounds that nobody would run.
     """
 
     system: str
     model: str | None
     is_policy: bool
     series: int
+    bound: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name as it is written: a policy's in words, a model's as it is."""
+        return words(self.system) if self.is_policy else self.system
 
     @property
     def label(self) -> str:
-        """Name and, for a policy, who answers."""
-        return f"{self.system} ({self.model})" if self.is_policy and self.model else self.system
+        """Name and, for a policy, what it bounds and who answers."""
+        about = ", ".join(part for part in (self.bound, self.model) if part) if self.is_policy else ""
+        return f"{self.title} ({about})" if about else self.title
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +87,23 @@ def series_of(summary: Summary) -> dict[str, int]:
 
 
 def system_rows(summary: Summary, domain: str) -> tuple[SystemRow, ...]:
-    """Systems to show on `domain`, policies first. A model alone is left out where a policy is just that model."""
+    """Systems to show on `domain`: policies, then bounds, then models alone.
+
+    A model alone is left out where a policy is just that model.
+    """
     series = series_of(summary)
     rows = [_row(system, domain, series[system.name]) for system in summary.systems if domain in system.picks]
-    covered = {row.model for row in rows if row.is_policy and row.model}
-    return tuple(row for row in rows if row.is_policy or row.model not in covered)
+    covered = {row.model for row in rows if row.is_policy and not row.bound}
+    shown = (row for row in rows if row.is_policy or row.model not in covered)
+    return tuple(sorted(shown, key=lambda row: (not row.is_policy, bool(row.bound))))
 
 
 def _row(system: SystemInfo, domain: str, series: int) -> SystemRow:
     models = list(system.picks[domain])
     model = models[0] if len(models) == 1 else None
-    return SystemRow(system=system.name, model=model, is_policy=system.kind == "policy", series=series)
+    is_policy = system.kind == "policy"
+    bound = BOUNDS.get(system.name, "") if is_policy else ""
+    return SystemRow(system=system.name, model=model, is_policy=is_policy, series=series, bound=bound)
 
 
 def _metric(summary: Summary, domain: str, name: str, rows: tuple[SystemRow, ...]) -> MetricView:
@@ -103,7 +120,16 @@ def _metric(summary: Summary, domain: str, name: str, rows: tuple[SystemRow, ...
     )
 
 
+def spoken(system: str) -> str:
+    """A policy's name as the subject of a sentence."""
+    return SUBJECTS.get(system, words(system))
+
+
 def winner_of(comparison: PairedComparison) -> str:
     """Who is better, or that nobody was shown to be."""
-    winners = {"a_better": comparison.system_a, "b_better": comparison.system_b, "not_tested": "not tested"}
+    winners = {
+        "a_better": words(comparison.system_a),
+        "b_better": words(comparison.system_b),
+        "not_tested": "not tested",
+    }
     return winners.get(comparison.verdict, "not shown")
