@@ -1,0 +1,59 @@
+"""What became of the records that a router's texts were made from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from moe_ray.routing.texts import LabelledText, RouterTexts
+
+Reason = Literal[
+    "empty", "of the run", "nearly of the run", "two labels", "duplicate", "near duplicate", "over the limit"
+]
+
+REASONS: Mapping[Reason, str] = {
+    "empty": "nothing but space",
+    "of the run": "an example that the run evaluates, or the same text",
+    "nearly of the run": "nearly the text of such an example",
+    "two labels": "the same text bears another label elsewhere",
+    "duplicate": "the same text is there already",
+    "near duplicate": "nearly the same text is there already",
+    "over the limit": "more than max_texts_per_domain, or max_texts of its set",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceReport:
+    """One source of texts. `dropped` counts, by reason, the records that gave no text: with `num_kept`, all of them."""
+
+    name: str
+    label: str
+    use: Literal["train", "test"]
+    num_records: int
+    num_kept: int
+    dropped: Mapping[Reason, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataReport:
+    """All sources of a router's texts. `num_unbalanced`: texts that balance "downsample" left out, by label."""
+
+    sources: tuple[SourceReport, ...]
+    num_unbalanced: Mapping[str, int]
+
+
+def split_counts(texts: RouterTexts) -> dict[str, dict[str, int]]:
+    """Return the number of texts by label, then by split; the foreign sets stand under their names, in split "test"."""
+    counts: dict[str, dict[str, int]] = {label: {} for label in (*texts.labels, *texts.foreign)}
+    for split, group in splits_of(texts):
+        for label in texts.labels:
+            counts[label][split] = sum(text.label == label for text in group)
+    for name, group in texts.foreign.items():
+        counts[name] = {"test": len(group)}
+    return counts
+
+
+def splits_of(texts: RouterTexts) -> Iterator[tuple[str, Sequence[LabelledText]]]:
+    """Yield the three splits with their names."""
+    yield "train", texts.train
+    yield "validation", texts.validation
+    yield "test", texts.test

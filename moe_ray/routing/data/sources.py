@@ -1,0 +1,109 @@
+"""Where a router's texts come from: the records of its domains, and queries that belong to none."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from moe_ray.config.schema import OTHER, DataConfig, DomainConfig, OtherTextsConfig, RouterConfig, is_local_path
+from moe_ray.domains.base import Record
+from moe_ray.domains.example import Example
+from moe_ray.domains.loading import load_domain
+from moe_ray.domains.sources import read_source
+from moe_ray.domains.templates import as_text
+from moe_ray.errors import DataError, UserError
+from moe_ray.fingerprint import fingerprint
+from moe_ray.routing.data.cleaning import Candidate, TextSource
+from moe_ray.routing.data.similarity import normal_form, without_affixes
+from moe_ray.routing.texts import LabelledText, query_of
+
+_MAX_NAME = 48
+_NUM_HEX_OF_TEXT_ID = 16
+
+
+def domain_source(
+    name: str, domain: DomainConfig, router: RouterConfig, run_examples: Sequence[Example], base_dir: Path
+) -> tuple[TextSource, list[str]]:
+    """Return the texts of a domain, and the forms of the queries that the run asks of it.
+
+    Under `query: prompt` what all prompts of the domain share, its template, is left out of the forms: otherwise all of
+    them would be alike. Raises what `load_domain` raises.
+    """
+    data = router.data.get(name)
+    examples = _all_examples(name, domain, data, base_dir)
+    queries = [query_of(example, router.query) for example in (*run_examples, *examples)]
+    forms = [normal_form(query) for query in queries]
+    if router.query == "prompt":
+        forms = without_affixes(forms)
+    run_ids = {example.id for example in run_examples}
+    source = set_name(data or domain.data)
+    candidates = [
+        Candidate(
+            text=LabelledText(id=f"{name}/{example.id}", text=query, label=name, source=source),
+            form=form,
+            is_of_run=example.id in run_ids,
+        )
+        for example, query, form in zip(examples, queries[len(run_examples) :], forms[len(run_examples) :], strict=True)
+    ]
+    made = TextSource(name=name, label=name, use="train", limit=router.max_texts_per_domain, candidates=candidates)
+    return made, forms[: len(run_examples)]
+
+
+def _all_examples(name: str, domain: DomainConfig, data: DataConfig | None, base_dir: Path) -> tuple[Example, ...]:
+    """Return every example of the router's own data of a domain, or of the domain's whole data."""
+    whole = domain.data.model_copy(update={"ids_file": None})
+    config = domain.model_copy(update={"max_examples": None, "data": data or whole})
+    try:
+        return load_domain(name, config, base_dir).examples
+    except UserError as error:
+        if data is not None and error.where == f"domains.{name}.data":
+            error.where = f"router.data.{name}"
+        raise
+
+
+def other_sources(router: RouterConfig, base_dir: Path) -> Iterator[TextSource]:
+    """Yield the sets of queries that belong to no domain. Raises `DataError` for a set without its column."""
+    taken: set[str] = set()
+    for at, texts in enumerate(router.other):
+        name = _free_name(set_name(texts), taken)
+        taken.add(name)
+        yield _other_source(name, texts, f"router.other.{at}", base_dir)
+
+
+def _other_source(name: str, texts: OtherTextsConfig, where: str, base_dir: Path) -> TextSource:
+    data = DataConfig(source=texts.source, subset=texts.subset, split=texts.split, revision=texts.revision)
+    candidates = []
+    for record in read_source(data, base_dir).records:
+        text = _query_in(record, texts.column, where)
+        text_id = f"{OTHER}/{name}/{fingerprint(text, num_hex=_NUM_HEX_OF_TEXT_ID)}"
+        labelled = LabelledText(id=text_id, text=text, label=OTHER, source=name)
+        candidates.append(Candidate(text=labelled, form=normal_form(text)))
+    return TextSource(name=name, label=OTHER, use=texts.use, limit=texts.max_texts, candidates=candidates)
+
+
+def _query_in(record: Record, column: str, where: str) -> str:
+    if column not in record:
+        raise DataError(
+            f"a record has no column {column}",
+            where=f"{where}.column",
+            remedy=f"name the column that holds the query; this record has {', '.join(record)}",
+        )
+    value = record[column]
+    if isinstance(value, list | tuple | Mapping):
+        raise DataError(
+            f"column {column} holds {type(value).__name__}, not a text",
+            where=f"{where}.column",
+            remedy="name a column with one query in each record",
+        )
+    return as_text(value).strip()
+
+
+def set_name(data: DataConfig | OtherTextsConfig) -> str:
+    """Return a short name of a data set, fit for a file's name: a local file's without its ending, or the hub's."""
+    path = PurePosixPath(data.source)
+    name = path.stem if is_local_path(data.source) else "-".join(filter(None, (path.name, data.subset)))
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:_MAX_NAME] or "set"
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    names = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
+    return next(free for free in names if free not in taken)
