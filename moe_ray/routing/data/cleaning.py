@@ -12,8 +12,10 @@ from typing import Literal
 
 from moe_ray.domains.sampling import hash_rank
 from moe_ray.routing.data.report import Reason, SourceReport
-from moe_ray.routing.data.similarity import NearIndex
+from moe_ray.routing.data.similarity import NearIndex, shingles
 from moe_ray.routing.texts import LabelledText
+
+_NUM_SAMPLED = 5000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +54,13 @@ def clean(sources: Sequence[TextSource], run_forms: Iterable[str]) -> list[Clean
 
     The result is in the order of `sources`. Of equal texts with two labels none is kept.
     """
-    sieve = _Sieve(sources, run_forms)
     ordered = sorted(
         ((source.use == "test", hash_rank(candidate.text.id), at, candidate) for at, source in enumerate(sources)
          for candidate in source.candidates),
         key=lambda entry: entry[:3],
     )  # fmt: skip
+    sample = [shingles(candidate.form) for *_, candidate in ordered[:_NUM_SAMPLED]]
+    sieve = _Sieve(sources, run_forms, NearIndex(sample))
     kept: list[list[LabelledText]] = [[] for _ in sources]
     dropped: list[Counter[Reason]] = [Counter() for _ in sources]
     for _, _, at, candidate in ordered:
@@ -85,13 +88,13 @@ def _clean_source(source: TextSource, texts: Sequence[LabelledText], dropped: Co
 class _Sieve:
     """Keeps what it let pass, and lets nothing pass that is like it."""
 
-    def __init__(self, sources: Sequence[TextSource], run_forms: Iterable[str]) -> None:
+    def __init__(self, sources: Sequence[TextSource], run_forms: Iterable[str], near: NearIndex) -> None:
         self._run_forms = frozenset(run_forms)
         self._labels = _labels_by_form(sources)
         self._kept: set[str] = set()
-        self._near = NearIndex()
-        for form in sorted(self._run_forms):
-            self._near.add(form, self._near.sketch(form))
+        self._near = near
+        for form in self._run_forms:
+            self._near.add(form, shingles(form))
 
     def reason_to_drop(self, candidate: Candidate, *, is_foreign: bool, is_full: bool) -> Reason | None:
         """Say why a text is not kept; None, and it is kept. Cheap reasons go before dear ones."""
@@ -111,10 +114,10 @@ class _Sieve:
         return "duplicate" if form in self._kept else None
 
     def _near_reason(self, form: str) -> Reason | None:
-        sketch = self._near.sketch(form)
-        if near := self._near.near(sketch):
+        own = shingles(form)
+        if near := self._near.near(own):
             return "near duplicate" if self._run_forms.isdisjoint(near) else "nearly of the run"
-        self._near.add(form, sketch)
+        self._near.add(form, own)
         self._kept.add(form)
         return None
 

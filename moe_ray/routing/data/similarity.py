@@ -1,31 +1,25 @@
 """When two texts are the same, and when nearly so.
 
 The same: equal after Unicode NFKC, case folding, and with every run of white space as one space. Nearly the same: of
-the word 3-shingles that either has, both have `NEAR_JACCARD` or more. MinHash finds the pairs that may be, and the
-exact Jaccard similarity decides.
+the word 3-shingles that either has, both have `NEAR_PERCENT` or more (their Jaccard similarity).
 """
 
 import re
 import unicodedata
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from hashlib import blake2b
 from itertools import takewhile
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-NEAR_JACCARD = 0.7
+NEAR_PERCENT = 70
 SHINGLE_WORDS = 3
-
-# A pair of Jaccard similarity s is no candidate with probability (1 - s**ROWS)**BANDS: 2e-8 at 0.7.
-BANDS, ROWS = 42, 3
 
 # Scripts that put no space between words (kana and Han; Thai and Lao; Myanmar; Khmer): each character is a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]|[^\W_]+")
 _HASH_BYTES = 8
-_LOW_32_BITS = 0xFFFFFFFF
 
 Shingles = npt.NDArray[np.uint64]
 
@@ -46,10 +40,13 @@ def shingles(form: str) -> Shingles:
     return np.array(sorted({_hash(" ".join(words[at : at + SHINGLE_WORDS])) for at in starts}), dtype=np.uint64)
 
 
-def jaccard(first: Shingles, second: Shingles) -> float:
-    """Return the share of the shingles of either that both have."""
+def are_near(first: Shingles, second: Shingles) -> bool:
+    """Say whether both have `NEAR_PERCENT` of the shingles that either has: a Jaccard similarity of 0.7."""
+    smaller, larger = sorted((first.size, second.size))
+    if smaller < _num_needed(larger):
+        return False
     num_common = np.intersect1d(first, second, assume_unique=True).size
-    return num_common / (first.size + second.size - num_common)
+    return num_common >= _num_needed(smaller + larger - num_common)
 
 
 def without_affixes(forms: Sequence[str]) -> list[str]:
@@ -68,40 +65,42 @@ def without_affixes(forms: Sequence[str]) -> list[str]:
     ]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sketch:
-    """What an index compares of a form."""
-
-    shingles: Shingles
-    minhash: Any
-
-
 class NearIndex:
-    """Forms that were added, found again by forms that are nearly the same."""
+    """Texts that were added, found again by texts that are nearly the same: all such, and no others.
 
-    def __init__(self) -> None:
-        # Imported here: it loads scipy, which commands that need no near duplicates shall not wait for.
-        from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
+    Two sets that have `NEAR_PERCENT` of their elements in common share one of the few that come first in either, in
+    whatever order all elements stand (prefix filtering: Bayardo, Ma and Srikant 2007). Rarest first, almost no others
+    share one; how common a shingle is, `sample` says.
+    """
 
-        self._blank = MinHash(num_perm=BANDS * ROWS, hashfunc=_low_bits)
-        self._index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
+    def __init__(self, sample: Iterable[Shingles]) -> None:
+        together = np.concatenate([np.empty(0, dtype=np.uint64), *sample])
+        self._known, self._counts = np.unique(together, return_counts=True)
+        self._keys_by_shingle: defaultdict[int, list[Hashable]] = defaultdict(list)
         self._shingles: dict[Hashable, Shingles] = {}
 
-    def sketch(self, form: str) -> Sketch:
-        """Return the sketch of a normal form."""
-        own, minhash = shingles(form), self._blank.copy()
-        minhash.update_batch(own.tolist())
-        return Sketch(own, minhash)
+    def near(self, own: Shingles) -> list[Hashable]:
+        """Return the keys of the added texts that are nearly the same, in the order in which they were added."""
+        keys = dict.fromkeys(key for each in self._rarest(own) for key in self._keys_by_shingle.get(each, ()))
+        return [key for key in keys if are_near(own, self._shingles[key])]
 
-    def near(self, sketch: Sketch) -> list[Hashable]:
-        """Return the keys of the added forms that are nearly the same, in no order that counts."""
-        keys = self._index.query(sketch.minhash)
-        return [key for key in keys if jaccard(sketch.shingles, self._shingles[key]) >= NEAR_JACCARD]
+    def add(self, key: Hashable, own: Shingles) -> None:
+        """Take a text in, under a key that is new."""
+        self._shingles[key] = own
+        for each in self._rarest(own):
+            self._keys_by_shingle[each].append(key)
 
-    def add(self, key: Hashable, sketch: Sketch) -> None:
-        """Take a form in, under a key that is new."""
-        self._index.insert(key, sketch.minhash)
-        self._shingles[key] = sketch.shingles
+    def _rarest(self, own: Shingles) -> list[int]:
+        num_rarest = own.size - _num_needed(own.size) + 1
+        at = np.searchsorted(self._known, own).clip(max=max(0, self._known.size - 1))
+        counts = np.where(self._known[at] == own, self._counts[at], 0) if self._known.size else np.zeros(own.size)
+        rarest: list[int] = own[np.lexsort((own, counts))[:num_rarest]].tolist()
+        return rarest
+
+
+def _num_needed(num_in_all: int) -> int:
+    """Return the least number that is `NEAR_PERCENT` of `num_in_all`."""
+    return -(-NEAR_PERCENT * num_in_all // 100)
 
 
 def _num_common(words: list[list[str]]) -> int:
@@ -112,7 +111,3 @@ def _num_common(words: list[list[str]]) -> int:
 
 def _hash(shingle: str) -> int:
     return int.from_bytes(blake2b(shingle.encode(errors="replace"), digest_size=_HASH_BYTES).digest())
-
-
-def _low_bits(value: int) -> int:
-    return value & _LOW_32_BITS
