@@ -1,0 +1,92 @@
+"""How good a router is, on texts that nothing of it has seen before."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from moe_ray.config.schema import OTHER
+from moe_ray.proportions import wilson_bounds
+from moe_ray.routing.calibration import FloatArray, calibration, softmax
+from moe_ray.routing.confusion import confusion_matrix, label_results, macro_f1
+from moe_ray.routing.foreign import ScoreName, auroc, fpr95
+from moe_ray.routing.results import ForeignResult, RouterTestResults
+from moe_ray.routing.router import Router
+from moe_ray.routing.texts import LabelledText, RouterTexts, codes
+
+Scores = Mapping[ScoreName, FloatArray]
+
+
+def evaluate(
+    router: Router,
+    texts: RouterTexts,
+    *,
+    train_s: float = 0.0,
+    validation_foreign: Sequence[ForeignResult] = (),
+) -> RouterTestResults:
+    """Test `router` on the test texts and the foreign sets of `texts`, whose labels are the router's.
+
+    There is at least one test text of a domain. Every foreign score that the router can compute is measured; those
+    test texts that bear the label `OTHER` are a foreign set of that name.
+    """
+    started_s = time.perf_counter()
+    outputs = router.outputs([text.text for text in texts.test])
+    seconds = time.perf_counter() - started_s
+    gold = np.array(codes(texts.test, router.labels))
+    confusion = confusion_matrix(gold, outputs.logits.argmax(axis=1), len(router.labels))
+    num_right = int(np.trace(confusion))
+    low, high = wilson_bounds(num_right, len(gold))
+    is_own = router.own[gold]
+    scores = router.scorer.all_scores(outputs)
+    own, other = ({name: values[mask] for name, values in scores.items()} for mask in (is_own, ~is_own))
+    return RouterTestResults(
+        labels=list(router.labels),
+        num_train=len(texts.train),
+        num_validation=len(texts.validation),
+        n=len(gold),
+        accuracy=num_right / len(gold),
+        accuracy_low=low,
+        accuracy_high=high,
+        macro_f1=macro_f1(confusion),
+        per_label=label_results(router.labels, confusion),
+        confusion=confusion.tolist(),
+        temperature=router.record.temperature,
+        before_scaling=calibration(softmax(outputs.logits), gold),
+        after_scaling=calibration(softmax(outputs.logits, router.record.temperature), gold),
+        foreign_score=router.record.foreign_score,
+        threshold=router.threshold,
+        own_kept=float((own[router.record.foreign_score] >= router.threshold).mean()),
+        validation_foreign=list(validation_foreign),
+        foreign=_foreign(router, own, other, texts.foreign),
+        train_s=train_s,
+        seconds_per_text=seconds / len(gold),
+    )
+
+
+def _foreign(
+    router: Router, own: Scores, other: Scores, sets: Mapping[str, Sequence[LabelledText]]
+) -> list[ForeignResult]:
+    kept = {router.record.foreign_score: router.threshold}
+    scores = {
+        name: router.scorer.all_scores(router.outputs([text.text for text in texts]))
+        for name, texts in sets.items()
+        if texts
+    }
+    if len(other[router.record.foreign_score]):
+        scores = {OTHER: other, **scores}
+    return [result for name, values in scores.items() for result in foreign_results(name, own, values, kept)]
+
+
+def foreign_results(name: str, own: Scores, foreign: Scores, kept: Mapping[ScoreName, float]) -> list[ForeignResult]:
+    """How well each score tells the set `name` from the own texts. `kept`: the router's score, with its threshold."""
+    return [
+        ForeignResult(
+            set=name,
+            score=score,
+            n=len(foreign[score]),
+            auroc=auroc(own[score], foreign[score]),
+            fpr95=fpr95(own[score], foreign[score]),
+            kept=float((foreign[score] >= kept[score]).mean()) if score in kept else None,
+        )
+        for score in own
+    ]

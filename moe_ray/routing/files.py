@@ -1,0 +1,150 @@
+"""A router's directory: the classifier's own files, and beside them what makes a router of it.
+
+router.json        kind, labels, temperature, foreign score and threshold, settings, fingerprints of texts and weights
+foreign.npz        the domains' means, for the score `mahalanobis` alone
+test_results.json  what was measured of it, where somebody did
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import ValidationError
+
+from moe_ray.errors import ModelError, RunDirectoryError, first_line
+from moe_ray.fingerprint import file_sha256, fingerprint
+from moe_ray.routing.foreign import Mahalanobis, ScoreName
+from moe_ray.routing.registry import CLASSIFIERS
+from moe_ray.routing.results import RouterTestResults
+from moe_ray.store.records import StoredRecord
+from moe_ray.store.run_directory import RunDirectory
+
+ROUTER_FILE = "router.json"
+FOREIGN_FILE = "foreign.npz"
+TEST_RESULTS_FILE = "test_results.json"
+TRAINING_FILE = "training.json"  # a classifier's diary, which decides nothing
+FORMAT = 1
+COPY_AGAIN = "copy the router's whole directory again, or train it again"
+
+RecordT = TypeVar("RecordT", bound=StoredRecord)
+
+
+class RouterRecord(StoredRecord):
+    """router.json. `texts` is the fingerprint of what it learned from, `weights` that of the files beside this one.
+
+    `settings` is the experiment's section `router` as it was trained with.
+    """
+
+    format: Literal[1] = 1
+    moe_ray_version: str
+    kind: str
+    labels: list[str]
+    temperature: float
+    foreign_score: ScoreName
+    threshold: float
+    query: Literal["question", "prompt"]
+    settings: dict[str, Any]
+    texts: str
+    weights: str | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Names what decides the routes; None before a router is saved. Settings do not enter: the weights do."""
+        names = ("kind", "labels", "temperature", "foreign_score", "threshold", "query", "weights")
+        return fingerprint({name: getattr(self, name) for name in names}) if self.weights else None
+
+
+def find_router(path: Path) -> Path:
+    """The router's directory that `path` names: itself, or the one that a run trained or loaded.
+
+    Raises `ModelError` when there is neither, and `RunDirectoryError` for a run without a router.
+    """
+    if (path / ROUTER_FILE).is_file():
+        return path
+    run = RunDirectory(path)
+    if not run.exists:
+        what = "no router here: router.json is missing" if path.exists() else "no such directory"
+        raise ModelError(what, where=str(path), remedy="name a trained router's directory, or a run's that has one")
+    router = run.manifest().router
+    if not router or "path" not in router:
+        raise RunDirectoryError(
+            "this run has no router",
+            where=str(path),
+            remedy="give its experiment a section router and run it again, or name a router's directory",
+        )
+    return path / str(router["path"])
+
+
+def write_json(path: Path, record: StoredRecord) -> None:
+    """Write a record as indented JSON."""
+    path.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(directory: Path) -> RouterRecord:
+    """Read router.json. Raises `ModelError` where it is missing, damaged, of another version or of an unknown kind."""
+    path = directory / ROUTER_FILE
+    value = _read_json(path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        found = value.get("format") if isinstance(value, dict) else None
+        raise ModelError(
+            f"a router of format {found!r}; this moe_ray reads format {FORMAT}",
+            where=str(path),
+            remedy="use the moe_ray that wrote it, or train it again",
+        )
+    record = _validated(path, value, RouterRecord)
+    if record.kind not in CLASSIFIERS:
+        raise ModelError(
+            f"no kind of router is called {record.kind!r}",
+            where=str(path),
+            remedy=f"kinds are {', '.join(CLASSIFIERS)}; use the moe_ray that wrote it, or train it again",
+        )
+    return record
+
+
+def read_test_results(directory: Path) -> RouterTestResults | None:
+    """Read test_results.json; None where there is none."""
+    path = directory / TEST_RESULTS_FILE
+    return _validated(path, _read_json(path), RouterTestResults) if path.is_file() else None
+
+
+def weights_fingerprint(directory: Path) -> str:
+    """Fingerprint of the files that decide what a router says, router.json and measurements left out."""
+    left_out = {ROUTER_FILE, TEST_RESULTS_FILE, TRAINING_FILE}
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name not in left_out]
+    return fingerprint({str(path.relative_to(directory)): file_sha256(path) for path in files})
+
+
+def write_mahalanobis(directory: Path, fitted: Mahalanobis) -> None:
+    np.savez(directory / FOREIGN_FILE, means=fitted.means, whitening=fitted.whitening)
+
+
+def read_mahalanobis(directory: Path) -> Mahalanobis:
+    """Read foreign.npz. Raises `ModelError` where it is missing or damaged."""
+    path = directory / FOREIGN_FILE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Mahalanobis(means=arrays["means"], whitening=arrays["whitening"])
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _validated(path: Path, value: object, kind: type[RecordT]) -> RecordT:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"this part of a router is missing or damaged: {first_line(error)}", where=str(path), remedy=COPY_AGAIN
+    )

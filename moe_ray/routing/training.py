@@ -1,0 +1,176 @@
+"""Train a router: fit the classifier, then set temperature and threshold on validation, then test once."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+import moe_ray
+from moe_ray.config.schema import OTHER, RouterConfig
+from moe_ray.domains.sampling import hash_rank
+from moe_ray.errors import ConfigError, DataError
+from moe_ray.fingerprint import fingerprint
+from moe_ray.routing.calibration import FloatArray, fit_temperature
+from moe_ray.routing.classifier import ClassifierOutputs, Report, TextClassifier
+from moe_ray.routing.evaluation import evaluate, foreign_results
+from moe_ray.routing.files import RouterRecord
+from moe_ray.routing.foreign import BoolArray, ForeignScorer, Mahalanobis, ScoreName, auroc, threshold_keeping
+from moe_ray.routing.registry import classifier_class
+from moe_ray.routing.results import ForeignResult, RouterTestResults
+from moe_ray.routing.router import Router, readable
+from moe_ray.routing.texts import LabelledText, RouterTexts, codes
+
+# Of each domain, for the means and the spread that Mahalanobis distances are measured in: enough for a shrunk
+# covariance, and it spares a second pass of a large encoder over all training texts.
+MAX_MAHALANOBIS_TEXTS = 1000
+DEFAULT_SCORE: ScoreName = "energy"
+
+
+class Foreignness(NamedTuple):
+    """How the router tells foreign queries, and by which measurement that was chosen."""
+
+    scorer: ForeignScorer
+    score: ScoreName
+    threshold: float
+    measured: list[ForeignResult]
+
+
+def fit_router(
+    config: RouterConfig, texts: RouterTexts, *, device: str, report: Report
+) -> tuple[Router, RouterTestResults]:
+    """Train the kind of router that `config` names on "cpu" or "cuda", and test it.
+
+    The router holds its test results, and `save` writes them beside it. Raises `DataError` where the texts cannot
+    train or test a router, and what the classifier's `train` raises.
+    """
+    _require_learnable(texts)
+    texts = _readable(texts)
+    started_s = time.monotonic()
+    classifier = classifier_class(config.kind).train(
+        config, texts.labels, texts.train, texts.validation, device=device, report=report
+    )
+    train_s = time.monotonic() - started_s
+    outputs = classifier.outputs([text.text for text in texts.validation])
+    gold = np.array(codes(texts.validation, texts.labels))
+    own = np.array([label != OTHER for label in texts.labels])
+    scorer = ForeignScorer(
+        own=own,
+        temperature=fit_temperature(outputs.logits, gold),
+        mahalanobis=_fit_mahalanobis(classifier, texts, own),
+    )
+    foreign = _foreignness(config, scorer, outputs, own[gold])
+    router = Router(
+        classifier=classifier, record=_record(config, texts, foreign), mahalanobis=foreign.scorer.mahalanobis
+    )
+    results = evaluate(router, texts, train_s=train_s, validation_foreign=foreign.measured)
+    kept = router.mahalanobis if foreign.score == "mahalanobis" else None
+    return replace(router, mahalanobis=kept, test_results=results), results
+
+
+def _require_learnable(texts: RouterTexts) -> None:
+    """Raise `DataError` unless there is something to tell apart, to learn from, to calibrate and to test with."""
+    labels = texts.labels
+    counts = {part: Counter(text.label for text in getattr(texts, part)) for part in ("train", "validation", "test")}
+    shown = {part: _shown(labels, count) for part, count in counts.items()}
+    unknown = sorted(set().union(*counts.values()) - set(labels))
+    if unknown:
+        raise _data_error(f"texts are labelled {', '.join(unknown)}; the labels are {', '.join(labels)}")
+    if len(labels) < 2:
+        raise _data_error(f"a router tells labels apart, and all texts are of one: {shown['train']}")
+    missing = [label for label in labels if not counts["train"][label]]
+    if missing:
+        raise _data_error(f"no training text of {', '.join(missing)}; there are {shown['train']}")
+    if counts["validation"].total() < len(labels):
+        raise _data_error(f"fewer validation texts than labels: {shown['validation']}")
+    for part in ("validation", "test"):
+        if not any(counts[part][domain] for domain in texts.domains):
+            raise _data_error(f"no {part} text of any domain: {shown[part]}")
+
+
+def _shown(labels: Sequence[str], counts: Counter[str]) -> str:
+    return ", ".join(f"{counts[label]} of {label}" for label in labels)
+
+
+def _data_error(what: str) -> DataError:
+    return DataError(
+        what,
+        where="router.data",
+        remedy="give every domain more texts (router.data.DOMAIN), or larger test_fraction and validation_fraction",
+    )
+
+
+def _readable(texts: RouterTexts) -> RouterTexts:
+    """The texts as the trained router will read them."""
+    return replace(
+        texts,
+        train=_all_readable(texts.train),
+        validation=_all_readable(texts.validation),
+        test=_all_readable(texts.test),
+        foreign={name: _all_readable(part) for name, part in texts.foreign.items()},
+    )
+
+
+def _all_readable(texts: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
+    return tuple(replace(text, text=readable(text.text)) for text in texts)
+
+
+def _fit_mahalanobis(classifier: TextClassifier, texts: RouterTexts, own: BoolArray) -> Mahalanobis:
+    drawn = [
+        text
+        for domain in texts.domains
+        for text in sorted((text for text in texts.train if text.label == domain), key=lambda text: hash_rank(text.id))[
+            :MAX_MAHALANOBIS_TEXTS
+        ]
+    ]
+    features = classifier.outputs([text.text for text in drawn]).features
+    return Mahalanobis.fit(features, np.array(codes(drawn, texts.labels)), own)
+
+
+def _foreignness(
+    config: RouterConfig, scorer: ForeignScorer, outputs: ClassifierOutputs, is_own: BoolArray
+) -> Foreignness:
+    """Choose score and threshold by the outputs of the n validation texts; `is_own` [n]: those of a domain."""
+    scores = scorer.all_scores(outputs)
+    own, other = ({name: values[mask] for name, values in scores.items()} for mask in (is_own, ~is_own))
+    score = _chosen_score(config, own, other)
+    threshold = threshold_keeping(own[score], config.foreign.keep)
+    measured = foreign_results(OTHER, own, other, {score: threshold}) if not is_own.all() else []
+    return Foreignness(scorer, score, threshold, measured)
+
+
+def _chosen_score(
+    config: RouterConfig, own: Mapping[ScoreName, FloatArray], other: Mapping[ScoreName, FloatArray]
+) -> ScoreName:
+    wanted = config.foreign.score
+    if wanted == "auto":
+        return max(own, key=lambda name: auroc(own[name], other[name])) if len(other[DEFAULT_SCORE]) else DEFAULT_SCORE
+    if wanted not in own:
+        raise ConfigError(
+            f"{wanted} needs queries of no domain to learn from",
+            where="router.foreign.score",
+            remedy="name some under router.other, or choose another score",
+        )
+    return wanted
+
+
+def _record(config: RouterConfig, texts: RouterTexts, foreign: Foreignness) -> RouterRecord:
+    return RouterRecord(
+        moe_ray_version=moe_ray.__version__,
+        kind=config.kind,
+        labels=list(texts.labels),
+        temperature=foreign.scorer.temperature,
+        foreign_score=foreign.score,
+        threshold=foreign.threshold,
+        query=config.query,
+        settings=config.model_dump(mode="json"),
+        texts=_texts_fingerprint(texts),
+    )
+
+
+def _texts_fingerprint(texts: RouterTexts) -> str:
+    parts = {"train": texts.train, "validation": texts.validation}
+    learned = {name: [(text.id, text.text, text.label) for text in part] for name, part in parts.items()}
+    return fingerprint({"labels": texts.labels, **learned})
