@@ -80,7 +80,7 @@ def _clean_source(source: TextSource, texts: Sequence[LabelledText], dropped: Co
         use=source.use,
         num_records=len(source.candidates),
         num_kept=len(texts),
-        dropped=dropped,
+        dropped=dict(dropped),
     )
     return CleanSource(texts=tuple(texts), report=report)
 

@@ -1,8 +1,8 @@
 """What became of the records that a router's texts were made from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from moe_ray.routing.texts import LabelledText, RouterTexts
 
@@ -39,6 +39,10 @@ class DataReport:
 
     sources: tuple[SourceReport, ...]
     num_unbalanced: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
 
 
 def split_counts(texts: RouterTexts) -> dict[str, dict[str, int]]:
