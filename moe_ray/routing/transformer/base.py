@@ -1,0 +1,193 @@
+"""What a transformer router starts from: a pretrained encoder, its architecture alone, or one described in full."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from moe_ray.config.schema import RouterConfig, is_local_path
+from moe_ray.engines.transformers.loading import HUB_REMEDY
+from moe_ray.errors import ConfigError, ModelError, first_line
+from moe_ray.planning.hub import hub_answers
+from moe_ray.routing.transformer.architecture import configure, is_encoder
+from moe_ray.routing.transformer.wordpiece import MAX_TOKENS, learn_tokenizer
+
+DEFAULT_BASE = "distilbert-base-uncased"
+LOCAL_REMEDY = "name the directory that holds config.json, the tokenizer's files and, unless from_scratch, the weights"
+OFFLINE_REMEDY = f"{HUB_REMEDY}; without any weights, describe a model with router.architecture"
+NUM_NAMED_KEYS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseModel:
+    """A sequence-classification model on the CPU in float32, with its tokenizer, that reads `max_tokens` at most.
+
+    With `pretrained` all but the head comes from a checkpoint, else every weight is random.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    max_tokens: int
+    pretrained: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A hub id or a local directory, and the key of the experiment that names it."""
+
+    name: str
+    revision: str | None
+    key: str
+
+    def refused(self, what: str, remedy: str | None = None) -> ModelError:
+        at = f" at revision {self.revision}" if self.revision else ""
+        remedy = remedy or (LOCAL_REMEDY if is_local_path(self.name) else OFFLINE_REMEDY)
+        return ModelError(what, where=f"{self.key}: {self.name}{at}", remedy=remedy)
+
+    def read(self, reader: Any, **settings: Any) -> Any:
+        """Call `reader.from_pretrained`. Without a network, what the hub's cache holds is taken."""
+        local = is_local_path(self.name)
+        if local and not (Path(self.name).expanduser() / "config.json").is_file():
+            raise self.refused("no such directory, or no config.json in it")
+        try:
+            return reader.from_pretrained(
+                str(Path(self.name).expanduser()) if local else self.name,
+                revision=self.revision,
+                local_files_only=not local and not hub_answers(),
+                **settings,
+            )
+        except Exception as error:
+            # Parsers, safetensors and the hub raise anything; the cause is kept.
+            raise self.refused(f"cannot be loaded: {first_line(error)}") from error
+
+
+def make_base(config: RouterConfig, labels: Sequence[str], texts: Sequence[str]) -> BaseModel:
+    """Return the model to train, whose logits are of `labels` in their order. Random weights follow torch's seed.
+
+    `texts` are those that a vocabulary is learned from where the experiment names none. Raises `ModelError` for a
+    base model that cannot be had or is no encoder, `ConfigError` for settings that contradict each other.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    _require_one_base(config)
+    if config.architecture is not None:
+        return _described(config, config.architecture, labels, texts)
+    source = _Source(name=config.base_model or DEFAULT_BASE, revision=config.revision, key="router.base_model")
+    model_config = source.read(transformers.AutoConfig)
+    if not is_encoder(type(model_config)) or getattr(model_config, "is_decoder", False):
+        raise source.refused(
+            f"{model_config.model_type} is no encoder that transformers can classify with",
+            f"name an encoder, such as {DEFAULT_BASE}; a causal model serves router.kind: embedding",
+        )
+    tokenizer = _tokenizer(source)
+    _name_labels(model_config, labels)
+    model = _untrained(model_config, source.key) if config.from_scratch else _pretrained(source, model_config)
+    num_rows = model.get_input_embeddings().weight.shape[0]
+    if max(tokenizer.get_vocab().values()) >= num_rows:
+        raise source.refused(f"its tokenizer has {len(tokenizer)} tokens, its model {num_rows}")
+    return _limited(config, source.name, model, tokenizer, pretrained=not config.from_scratch)
+
+
+def _require_one_base(config: RouterConfig) -> None:
+    clashing = config.base_model or config.revision or config.from_scratch
+    if config.architecture is not None and clashing:
+        raise ConfigError(
+            "architecture stands in place of base_model, revision and from_scratch",
+            where="router.architecture",
+            remedy="remove one or the other",
+        )
+    if config.architecture is None and config.tokenizer is not None:
+        raise ConfigError(
+            "a base model is read with its own tokenizer",
+            where="router.tokenizer",
+            remedy="remove tokenizer, or describe the model with architecture",
+        )
+
+
+def _described(
+    config: RouterConfig, architecture: dict[str, Any], labels: Sequence[str], texts: Sequence[str]
+) -> BaseModel:
+    if config.tokenizer is None:
+        asked = architecture.get("vocab_size")
+        tokenizer = learn_tokenizer(texts, asked if isinstance(asked, int) else MAX_TOKENS)
+    else:
+        tokenizer = _tokenizer(_Source(name=config.tokenizer, revision=None, key="router.tokenizer"))
+    model_config = configure(architecture, tokenizer)
+    _name_labels(model_config, labels)
+    model = _untrained(model_config, "router.architecture")
+    return _limited(config, f"a {model_config.model_type} from its description", model, tokenizer, pretrained=False)
+
+
+def _tokenizer(source: _Source) -> Any:
+    tokenizer = source.read(transformers.AutoTokenizer)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise source.refused("no usable tokenizer: its vocabulary is empty", "put the tokenizer's files beside it")
+    if tokenizer.pad_token is None:
+        # Padding is masked, so that any token serves.
+        known = (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
+        tokenizer.pad_token = next(token for token in known if token is not None)
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+def _name_labels(model_config: Any, labels: Sequence[str]) -> None:
+    model_config.id2label = dict(enumerate(labels))
+    model_config.label2id = {label: at for at, label in enumerate(labels)}
+    model_config.problem_type = "single_label_classification"
+
+
+def _untrained(model_config: Any, key: str) -> Any:
+    try:
+        return transformers.AutoModelForSequenceClassification.from_config(model_config, dtype=torch.float32)
+    except Exception as error:
+        # Each architecture has its own checks; the cause is kept.
+        raise ConfigError(
+            f"no model can be made of this configuration: {first_line(error)}",
+            where=key,
+            remedy="see that its sizes fit together, such as a hidden size that the number of heads divides",
+        ) from error
+
+
+def _pretrained(source: _Source, model_config: Any) -> Any:
+    model, info = source.read(
+        transformers.AutoModelForSequenceClassification,
+        config=model_config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that a head of other labels is replaced; the rest is refused below
+    )
+    names = [*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])]
+    lacking = sorted(
+        name for name in names if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name
+    )
+    if lacking:
+        named = ", ".join(lacking[:NUM_NAMED_KEYS]) + (", ..." if len(lacking) > NUM_NAMED_KEYS else "")
+        raise source.refused(f"{len(lacking)} weights are missing from the checkpoint ({named})")
+    return model
+
+
+def _limited(config: RouterConfig, name: str, model: Any, tokenizer: Any, *, pretrained: bool) -> BaseModel:
+    """Set how many tokens of a text are read: what was asked, or by default no more than the model can."""
+    asked, limit = config.training.max_tokens, min(tokenizer.model_max_length, _num_positions(model))
+    if asked > limit and "max_tokens" in config.training.model_fields_set:
+        raise ConfigError(
+            f"{asked}, but the model reads {limit} tokens at most",
+            where="router.training.max_tokens",
+            remedy=f"set max_tokens to at most {limit}",
+        )
+    tokenizer.model_max_length = min(asked, limit)
+    return BaseModel(
+        name=name, model=model, tokenizer=tokenizer, max_tokens=tokenizer.model_max_length, pretrained=pretrained
+    )
+
+
+def _num_positions(model: Any) -> int:
+    """Tokens that the model has positions for. RoBERTa's kind counts positions from the one after its padding's."""
+    named = getattr(model.config, "max_position_embeddings", None) or 0
+    tables = [part for path, part in model.named_modules() if path.endswith("position_embeddings")]
+    offset = next((table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None), 0)
+    return named - offset if named > 0 else 2**31

@@ -1,0 +1,134 @@
+"""The text classifier that a transformer router stands on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import transformers
+from pydantic import ValidationError
+
+from moe_ray.config.schema import RouterConfig
+from moe_ray.errors import CapacityError, ModelError, first_line
+from moe_ray.routing.classifier import ClassifierOutputs, Report
+from moe_ray.routing.files import COPY_AGAIN, TRAINING_FILE, write_json
+from moe_ray.routing.texts import LabelledText
+from moe_ray.routing.transformer.base import make_base
+from moe_ray.routing.transformer.fitting import fit
+from moe_ray.routing.transformer.forward import EagerForward
+from moe_ray.routing.transformer.history import TrainingHistory
+from moe_ray.routing.transformer.reading import TextReader, pad
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", TRAINING_FILE)
+BATCH_ROWS = 32
+WINDOW_TEXTS = 4096  # sorted by length at a time, so that a million texts are never all in memory as tokens
+
+
+class TransformerClassifier:
+    """Implements `moe_ray.routing.classifier.TextClassifier` with an encoder and its classification head.
+
+    `labels` are in the order of the logits. `history` tells how it was trained.
+    """
+
+    kind: ClassVar[str] = "transformer"
+
+    def __init__(self, model: Any, tokenizer: Any, history: TrainingHistory, *, device: str) -> None:
+        """Take a transformers sequence-classification model, which reads `tokenizer.model_max_length` tokens."""
+        self.labels = tuple(model.config.id2label[at] for at in range(model.config.num_labels))
+        self.history = history
+        self._model = model.to(_available(device))
+        self._tokenizer = tokenizer
+        self._reader = TextReader(tokenizer)
+        self._forward = EagerForward(self._model)
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def train(
+        cls,
+        config: RouterConfig,
+        labels: Sequence[str],
+        train: Sequence[LabelledText],
+        validation: Sequence[LabelledText],
+        *,
+        device: str,
+        report: Report,
+    ) -> Self:
+        """Fine-tune, or train from random weights; see `TextClassifier.train`."""
+        _available(device)
+        transformers.set_seed(config.training.seed)
+        base = make_base(config, labels, [text.text for text in train])
+        history = fit(base, config, labels, train, validation, device=device, report=report)
+        return cls(base.model, base.tokenizer, history, device=device)
+
+    def outputs(self, texts: Sequence[str]) -> ClassifierOutputs:
+        """Logits and features of `texts`; see `TextClassifier.outputs`. Features are what enters the head's last layer.
+
+        Which texts stand together in a batch moves the last digits at most.
+        """
+        logits = np.zeros((len(texts), self.num_labels))
+        features = np.zeros((len(texts), self._forward.num_features))
+        for start in range(0, len(texts), WINDOW_TEXTS):
+            rows = self._reader.read(texts[start : start + WINDOW_TEXTS])
+            by_length = sorted(range(len(rows)), key=lambda at: len(rows[at]))
+            for first in range(0, len(rows), BATCH_ROWS):
+                places = by_length[first : first + BATCH_ROWS]
+                found = self._forward(pad([rows[at] for at in places], self._reader.pad_token_id))
+                into = start + np.array(places)
+                logits[into], features[into] = found.logits, found.features
+        return ClassifierOutputs(logits=logits, features=features)
+
+    def save(self, directory: Path) -> None:
+        """Write a plain transformers checkpoint, and beside it training.json."""
+        self._model.save_pretrained(directory)
+        self._tokenizer.save_pretrained(directory)
+        write_json(directory / TRAINING_FILE, self.history)
+
+    @classmethod
+    def load(cls, directory: Path, *, device: str) -> Self:
+        """Read a saved classifier back; its logits are the same to the last bit. See `TextClassifier.load`."""
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        for name in FILES:
+            if not (directory / name).is_file():
+                raise _damaged(directory / name, "no such file")
+        try:
+            history = TrainingHistory.model_validate_json((directory / TRAINING_FILE).read_bytes())
+        except ValidationError as error:
+            raise _damaged(directory / TRAINING_FILE, first_line(error)) from error
+        tokenizer = _read(transformers.AutoTokenizer, directory, "tokenizer.json")
+        model_config = _read(transformers.AutoConfig, directory, "config.json")
+        model, info = _read(
+            transformers.AutoModelForSequenceClassification,
+            directory,
+            "model.safetensors",
+            config=model_config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named in the info, and refused below with the missing
+        )
+        lacking = sorted([*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])])
+        if lacking:
+            raise _damaged(directory / "model.safetensors", f"it lacks {len(lacking)} weights, {lacking[0]} first")
+        return cls(model, tokenizer, history, device=device)
+
+
+def _available(device: str) -> str:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CapacityError("torch sees no GPU here", where="router.gpus", remedy="set gpus: 0 to use the CPU")
+    return device
+
+
+def _read(reader: Any, directory: Path, file_name: str, **settings: Any) -> Any:
+    try:
+        return reader.from_pretrained(directory, local_files_only=True, **settings)
+    except Exception as error:
+        # Parsers and safetensors raise anything; the cause is kept.
+        raise _damaged(directory / file_name, first_line(error)) from error
+
+
+def _damaged(path: Path, what: str) -> ModelError:
+    return ModelError(f"this part of a router is missing or damaged: {what}", where=str(path), remedy=COPY_AGAIN)

@@ -1,0 +1,180 @@
+"""Training a sequence-classification model with transformers' Trainer."""
+
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from transformers.trainer_callback import PrinterCallback
+
+from moe_ray.config.schema import RouterConfig
+from moe_ray.routing.classifier import Report
+from moe_ray.routing.confusion import confusion_matrix, macro_f1
+from moe_ray.routing.texts import LabelledText, codes
+from moe_ray.routing.transformer.base import BaseModel
+from moe_ray.routing.transformer.history import TrainingHistory, TrainingSettings
+from moe_ray.routing.transformer.length_batches import LengthBatches
+from moe_ray.routing.transformer.reading import TextReader, TokenIds, pad
+from moe_ray.routing.transformer.watch import EpochWatch
+
+# A pretrained encoder is fitted in a few passes, and forgets with more; random weights take as many as still help.
+PRETRAINED_EPOCHS, SCRATCH_EPOCHS = 3, 20
+PRETRAINED_RATE = 5e-5
+# Adam's best rate falls with a layer's width: 1e-4 at DistilBERT's 768, and no more than 1e-3 in narrow models.
+SCRATCH_RATE_TIMES_WIDTH, MAX_SCRATCH_RATE = 0.0768, 1e-3
+EVALUATION_ROWS = 32
+LOGS_PER_EPOCH = 20
+
+Row = tuple[TokenIds, int]
+
+
+def fit(
+    base: BaseModel,
+    config: RouterConfig,
+    labels: Sequence[str],
+    train: Sequence[LabelledText],
+    validation: Sequence[LabelledText],
+    *,
+    device: str,
+    report: Report,
+) -> TrainingHistory:
+    """Train `base.model` in place, to the weights of its best epoch. Leaves no file behind.
+
+    Every label has a training text, and there is some validation text.
+    """
+    settings = _settings(base, config, labels, train, device)
+    watch = EpochWatch(settings.patience, report)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="moe-ray-router-") as folder:
+        trainer = RouterTrainer(
+            model=base.model,
+            args=_arguments(settings, len(train), folder),
+            data_collator=lambda rows: _collated(rows, base.tokenizer.pad_token_id),
+            train_dataset=_rows(base, labels, train),
+            eval_dataset=sorted(_rows(base, labels, validation), key=lambda row: len(row[0])),
+            compute_loss_func=LabelLoss(list(settings.label_weights.values())),
+            compute_metrics=lambda outcome: _measured(outcome, len(labels)),
+            callbacks=[watch],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # ends mixed precision
+    watch.restore_best(base.model)
+    return TrainingHistory(
+        settings=settings,
+        epochs=watch.epochs,
+        best_epoch=watch.best_epoch,
+        stopped_early=len(watch.epochs) < settings.max_epochs,
+        train_s=time.perf_counter() - started,
+    )
+
+
+class RouterTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
+    """A `Trainer` whose batches hold texts of like length."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        lengths = [len(token_ids) for token_ids, _ in self.train_dataset]
+        batches = LengthBatches(lengths, self.args.per_device_train_batch_size, self.args.seed)
+        return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+
+
+class LabelLoss:
+    """Cross-entropy, in nats: the mean over a batch's texts, each times the weight of its label if there are weights.
+
+    It is not divided by the weights of the batch, as torch's own would be: that would undo them in every batch of one
+    label, and batches of like length are often nearly of one.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = torch.tensor(weights) if weights else None
+
+    def __call__(self, outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Return the loss of a batch."""
+        losses = functional.cross_entropy(outputs["logits"].float(), labels, reduction="none")
+        if self._weights is not None:
+            losses = losses * self._weights.to(labels.device)[labels]
+        return losses.mean()
+
+
+def label_weights(labels: Sequence[str], train: Sequence[LabelledText]) -> dict[str, float]:
+    """Weights by which every label counts the same in all, and a text 1 on average."""
+    counts = Counter(text.label for text in train)
+    return {label: len(train) / (len(labels) * counts[label]) for label in labels}
+
+
+def _settings(
+    base: BaseModel, config: RouterConfig, labels: Sequence[str], train: Sequence[LabelledText], device: str
+) -> TrainingSettings:
+    training = config.training
+    max_epochs = training.epochs or (PRETRAINED_EPOCHS if base.pretrained else SCRATCH_EPOCHS)
+    num_steps = max_epochs * math.ceil(len(train) / training.batch_size)
+    scratch_rate = min(MAX_SCRATCH_RATE, SCRATCH_RATE_TIMES_WIDTH / base.model.config.hidden_size)
+    return TrainingSettings(
+        base=base.name,
+        pretrained=base.pretrained,
+        num_parameters=base.model.num_parameters(),
+        device=device,
+        precision=_precision(device),
+        max_epochs=max_epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate or (PRETRAINED_RATE if base.pretrained else scratch_rate),
+        weight_decay=training.weight_decay,
+        num_warmup_steps=round(training.warmup_fraction * num_steps),
+        patience=training.patience,
+        max_tokens=base.max_tokens,
+        seed=training.seed,
+        label_weights=label_weights(labels, train) if config.balance == "weighted" else {},
+    )
+
+
+def _precision(device: str) -> str:
+    if device == "cpu":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
+def _arguments(settings: TrainingSettings, num_train: int, folder: str) -> Any:
+    arguments = transformers.TrainingArguments(
+        output_dir=folder,
+        use_cpu=settings.device == "cpu",
+        num_train_epochs=settings.max_epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=EVALUATION_ROWS,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.num_warmup_steps,
+        seed=settings.seed,
+        bf16=settings.precision == "bfloat16",
+        fp16=settings.precision == "float16",
+        eval_strategy="epoch",
+        logging_steps=max(1, num_train // settings.batch_size // LOGS_PER_EPOCH),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        remove_unused_columns=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else the Trainer spreads each batch over all GPUs that it sees
+    return arguments
+
+
+def _rows(base: BaseModel, labels: Sequence[str], texts: Sequence[LabelledText]) -> list[Row]:
+    token_ids = TextReader(base.tokenizer).read([text.text for text in texts])
+    return list(zip(token_ids, codes(texts, labels), strict=True))
+
+
+def _collated(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
+    batch = pad([token_ids for token_ids, _ in rows], pad_token_id)
+    return {**batch, "labels": torch.tensor([label for _, label in rows])}
+
+
+def _measured(outcome: Any, num_labels: int) -> dict[str, float]:
+    predicted = np.asarray(outcome.predictions).argmax(axis=1)
+    return {"macro_f1": macro_f1(confusion_matrix(np.asarray(outcome.label_ids), predicted, num_labels))}
