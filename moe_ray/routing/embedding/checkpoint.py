@@ -1,0 +1,164 @@
+"""The input embeddings and the tokenizer of a causal model, without the rest of it."""
+
+import json
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from transformers.utils.hub import cached_file
+
+from moe_ray.config.schema import is_local_path
+from moe_ray.engines.transformers.loading import CHECK_REMEDY, HUB_REMEDY, TOKENIZER_REMEDY
+from moe_ray.errors import ModelError, first_line
+from moe_ray.planning.hub import hub_answers
+
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InputEmbeddings:
+    """A tokenizer, and `matrix` [vocabulary, H] with a row for each of its tokens, in the checkpoint's own dtype."""
+
+    tokenizer: Any
+    matrix: torch.Tensor
+
+
+def read_input_embeddings(source: str, revision: str | None, *, where: str) -> InputEmbeddings:
+    """Read the tokenizer and the one tensor of the checkpoint `source`, a local folder or a hub id.
+
+    Of weights in several files, only the one that holds the tensor is read, and only it is fetched from the hub.
+    `where` is the key that names the checkpoint. Raises `ModelError`.
+    """
+    return _Checkpoint(source, revision, where).read()
+
+
+class _Checkpoint:
+    def __init__(self, source: str, revision: str | None, where: str) -> None:
+        self._is_local = is_local_path(source)
+        self._source = str(Path(source).expanduser()) if self._is_local else source
+        self._revision = revision
+        self._where = where
+
+    def read(self) -> InputEmbeddings:
+        transformers.utils.logging.disable_progress_bar()
+        self._require_directory()
+        tokenizer = self._tokenizer()
+        names, shape = self._declared()
+        matrix = self._matrix(names)
+        if tuple(matrix.shape) != shape or not matrix.is_floating_point():
+            found = f"{list(matrix.shape)} in {str(matrix.dtype).removeprefix('torch.')}"
+            raise self._refused(f"its input embeddings are {found}, where config.json says {list(shape)}")
+        highest = max(tokenizer.get_vocab().values(), default=-1)
+        if not 0 <= highest < shape[0]:
+            what = f"its tokenizer numbers tokens up to {highest}, and it has input embeddings for {shape[0]}"
+            raise self._refused(what, TOKENIZER_REMEDY)
+        return InputEmbeddings(tokenizer=tokenizer, matrix=matrix)
+
+    def _require_directory(self) -> None:
+        if self._is_local and not (Path(self._source) / "config.json").is_file():
+            what = "config.json is missing" if Path(self._source).is_dir() else "no such directory"
+            raise self._refused(what, "name the directory that holds config.json, the weights and the tokenizer")
+
+    def _tokenizer(self) -> Any:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                self._source, trust_remote_code=False, **self._origin()
+            )
+        except Exception as error:
+            # Parsers and the hub raise anything; the cause is kept.
+            raise self._refused(f"no usable tokenizer: {first_line(error)}", TOKENIZER_REMEDY) from error
+        tokenizer.truncation_side = "right"  # of a long text the beginning counts, whatever the model was used for
+        return tokenizer
+
+    def _declared(self) -> tuple[list[str], tuple[int, ...]]:
+        """The input embeddings' names (an output layer that is tied to them bears them too) and their shape."""
+        try:
+            config = transformers.AutoConfig.from_pretrained(self._source, trust_remote_code=False, **self._origin())
+            with torch.device("meta"):
+                model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except Exception as error:
+            # Configurations and their models raise anything; the cause is kept.
+            raise self._refused(f"no causal model: {first_line(error)}") from error
+        weight = model.get_input_embeddings().weight
+        parameters = model.named_parameters(remove_duplicate=False)
+        return [name for name, parameter in parameters if parameter is weight], tuple(weight.shape)
+
+    def _matrix(self, names: Sequence[str]) -> torch.Tensor:
+        try:
+            for file in (SAFETENSORS, PICKLE):
+                files = self._files_of_tensors(file)
+                name = _matching(names, files)
+                if name is not None:
+                    return self._tensor(name, files[name])
+        except Exception as error:
+            # safetensors, pickle and the hub raise anything; the cause is kept.
+            raise self._refused(f"its weights cannot be read: {first_line(error)}") from error
+        raise self._refused(f"no weights here named {' or '.join(names)}")
+
+    def _files_of_tensors(self, file: str) -> Mapping[str, str]:
+        """The weights' file that holds each tensor, of one format; none where the checkpoint is not in it."""
+        path = self._fetched(file)
+        if path is not None:
+            return dict.fromkeys(_names(path), file)
+        index = self._fetched(f"{file}.index.json")
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index else {}
+
+    def _tensor(self, name: str, file: str) -> torch.Tensor:
+        path = self._fetched(file)
+        if path is None:
+            raise FileNotFoundError(f"{file} is missing")
+        return _tensor_in(path, name)
+
+    def _fetched(self, file: str) -> Path | None:
+        path = cached_file(self._source, file, _raise_exceptions_for_missing_entries=False, **self._origin())
+        return Path(path) if path else None
+
+    def _origin(self) -> dict[str, Any]:
+        return {"revision": self._revision, "local_files_only": self._is_local or not hub_answers()}
+
+    def _refused(self, what: str, remedy: str | None = None) -> ModelError:
+        at = f" at revision {self._revision}" if self._revision else ""
+        remedy = remedy or (CHECK_REMEDY if self._is_local else HUB_REMEDY)
+        return ModelError(f"{self._source}{at}: {what}", where=self._where, remedy=remedy)
+
+
+def _matching(names: Sequence[str], stored: Collection[str]) -> str | None:
+    """The first of `names` that is stored: as it is, or with a prefix of the model more or less than expected.
+
+    Checkpoints differ there: GPT-2's hold `wte.weight` for `transformer.wte.weight`, those with a vision tower hold
+    `language_model.model.embed_tokens.weight` for `model.language_model.embed_tokens.weight`.
+    """
+    for name in names:
+        tail = ".".join(name.split(".")[-2:])
+        near = [key for key in stored if name.endswith(f".{key}") or key.endswith(f".{tail}")]
+        if name in stored or len(near) == 1:
+            return name if name in stored else near[0]
+    return None
+
+
+def _names(path: Path) -> list[str]:
+    if path.suffix == ".bin":
+        return list(_unpickled(path))
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def _tensor_in(path: Path, name: str) -> torch.Tensor:
+    """Read one tensor of a weights' file into memory of its own, so that the rest of the file can go."""
+    if path.suffix == ".bin":
+        return _unpickled(path)[name].clone()
+    with safe_open(path, framework="pt") as file:
+        tensor: torch.Tensor = file.get_tensor(name)
+    return tensor
+
+
+def _unpickled(path: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of a pickle, which may hold nothing else; they stay on disk where its format lets them."""
+    is_zip = zipfile.is_zipfile(path)
+    tensors: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    return tensors

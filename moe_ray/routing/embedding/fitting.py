@@ -1,0 +1,167 @@
+"""Fits a gating network to features that were made once, so that an epoch takes next to no time."""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from moe_ray.routing.classifier import Report, TrainingProgress
+from moe_ray.routing.confusion import confusion_matrix, macro_f1
+from moe_ray.routing.embedding.gating import GatingNetwork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """The network's shape, and how it is fitted. `patience`: epochs without a better macro-F1 before it ends."""
+
+    hidden_sizes: tuple[int, ...]
+    dropout: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_fraction: float
+    patience: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledFeatures:
+    """Features [n, H] and the place of each row's label [n], both on one device."""
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """Mean loss of an epoch's batches, and macro-F1 and mean loss on the validation rows after it."""
+
+    loss: float
+    macro_f1: float
+    validation_loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fitted:
+    """A network in evaluation mode with the weights of `best_epoch`, counted from 1, and what each epoch reached."""
+
+    network: GatingNetwork
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+
+
+def balanced_weights(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+    """Weights [num_labels] that give every label the same part in the loss; each of them has some row."""
+    return len(labels) / (num_labels * torch.bincount(labels, minlength=num_labels).float())
+
+
+def fit(
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    num_outputs: int,
+    settings: FitSettings,
+    *,
+    label_weights: torch.Tensor | None = None,
+    report: Report,
+) -> Fitted:
+    """Fit a new network with AdamW, at a learning rate that rises linearly and then falls linearly to zero.
+
+    Its best epoch has the highest macro-F1 on `validation`, and of equal ones the lowest loss there. The same
+    arguments give the same weights on the same machine; torch's own random state is left as it was.
+    """
+    with _seeded(settings.seed, train.features.device):
+        fitting = _Fitting(train, validation, num_outputs, settings, label_weights)
+        return fitting.run(report)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+class _Fitting:
+    def __init__(
+        self,
+        train: LabelledFeatures,
+        validation: LabelledFeatures,
+        num_outputs: int,
+        settings: FitSettings,
+        label_weights: torch.Tensor | None,
+    ) -> None:
+        num_inputs = train.features.shape[1]
+        network = GatingNetwork(
+            num_inputs, num_outputs, hidden_sizes=settings.hidden_sizes, dropout=settings.dropout
+        ).to(train.features.device)
+        network.standardise(train.features)
+        self._network = network
+        self._train, self._validation = train, validation
+        self._settings = settings
+        self._loss = nn.CrossEntropyLoss(weight=label_weights)
+        self._steps_per_epoch = math.ceil(len(train.labels) / settings.batch_size)
+        self._num_steps = settings.epochs * self._steps_per_epoch
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+
+    def run(self, report: Report) -> Fitted:
+        epochs: list[Epoch] = []
+        best, best_weights = 0, copy.deepcopy(self._network.state_dict())
+        last_rise = 0  # the epoch that last raised the macro-F1: an equal one with less loss earns no patience
+        while len(epochs) < self._settings.epochs and len(epochs) - last_rise < self._settings.patience:
+            epochs.append(self._epoch())
+            if len(epochs) == 1 or epochs[-1].macro_f1 > epochs[best - 1].macro_f1:
+                last_rise = len(epochs)
+            if len(epochs) == 1 or _merit(epochs[-1]) > _merit(epochs[best - 1]):
+                best, best_weights = len(epochs), copy.deepcopy(self._network.state_dict())
+            report(self._progress(epochs))
+        self._network.load_state_dict(best_weights)
+        return Fitted(network=self._network.eval(), epochs=tuple(epochs), best_epoch=best)
+
+    def _epoch(self) -> Epoch:
+        self._network.train()
+        order = torch.randperm(len(self._train.labels)).to(self._train.labels.device)
+        losses = [self._step(rows) for rows in torch.split(order, self._settings.batch_size)]
+        self._network.eval()
+        with torch.inference_mode():
+            logits = self._network(self._validation.features)
+            validation_loss = self._loss(logits, self._validation.labels).item()
+        gold, predicted = (part.cpu().numpy() for part in (self._validation.labels, logits.argmax(dim=1)))
+        return Epoch(
+            loss=torch.stack(losses).mean().item(),
+            macro_f1=macro_f1(confusion_matrix(gold, predicted, logits.shape[1])),
+            validation_loss=validation_loss,
+        )
+
+    def _step(self, rows: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = self._loss(self._network(self._train.features[rows]), self._train.labels[rows])
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self._scheduler.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _rate(self, step: int) -> float:
+        """The share of the peak learning rate at `step`, counted from 0."""
+        num_rising = max(1.0, self._settings.warmup_fraction * self._num_steps)
+        return min((step + 1) / num_rising, (self._num_steps - step) / max(1.0, self._num_steps - num_rising))
+
+    def _progress(self, epochs: list[Epoch]) -> TrainingProgress:
+        return TrainingProgress(
+            step=len(epochs) * self._steps_per_epoch,
+            num_steps=self._num_steps,
+            epoch=float(len(epochs)),
+            loss=epochs[-1].loss,
+            macro_f1=epochs[-1].macro_f1,
+        )
+
+
+def _merit(epoch: Epoch) -> tuple[float, float]:
+    return epoch.macro_f1, -epoch.validation_loss

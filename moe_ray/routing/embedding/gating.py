@@ -1,0 +1,111 @@
+"""A small network that decides by the mean of a text's input embeddings, and that mean.
+
+Shapes: B texts, T tokens, H the embedding's size, N outputs.
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from moe_ray.errors import ModelError, first_line
+
+SHAPE_FILE = "gating.json"
+WEIGHTS_FILE = "gating.safetensors"
+# A feature that never varied would be divided by zero; one that hardly did, by its own rounding.
+MIN_SPREAD_SHARE = 1e-4
+
+
+def mean_embeddings(
+    embedding: torch.Tensor | nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> torch.Tensor:
+    """Return the mean input embedding of each row's non-padding tokens, in float32 [B, H]; zeros where there are none.
+
+    `embedding` is the matrix [vocabulary, H], or a model's own module, which may also scale what it looks up.
+    `input_ids` and `attention_mask` are [B, T]: what stands where the mask is 0 counts for nothing.
+    """
+    if isinstance(embedding, torch.Tensor):
+        looked_up = nn.functional.embedding(input_ids, embedding)
+    else:
+        looked_up = embedding(input_ids)
+    counted = attention_mask.bool().unsqueeze(-1)
+    sums = looked_up.float().masked_fill(~counted, 0.0).sum(dim=1)
+    return sums / counted.sum(dim=1).clamp(min=1)
+
+
+class GatingNetwork(nn.Module):
+    """An MLP on standardised inputs: linear, ReLU and dropout for each hidden size, then a linear layer to N logits.
+
+    Without hidden sizes it is one linear layer. Standardising is part of it and saved with it; it does nothing until
+    `standardise` was called.
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, hidden_sizes: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.num_inputs, self.num_outputs = num_inputs, num_outputs
+        self.hidden_sizes, self.dropout = tuple(hidden_sizes), dropout
+        self.register_buffer("mean", torch.zeros(num_inputs))
+        self.register_buffer("scale", torch.ones(num_inputs))
+        sizes = (num_inputs, *self.hidden_sizes)
+        self.hidden = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout))
+                for before, after in pairwise(sizes)
+            )
+        )
+        self.output = nn.Linear(sizes[-1], num_outputs)
+
+    def standardise(self, inputs: torch.Tensor) -> None:
+        """Let inputs be shifted and scaled from now on, so that these [B, H] get mean 0 and spread 1."""
+        spread = inputs.std(dim=0, correction=0)
+        self.mean.copy_(inputs.mean(dim=0))
+        self.scale.copy_(torch.where(spread > MIN_SPREAD_SHARE * spread.max(), spread, torch.ones_like(spread)))
+
+    def last_hidden(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return what the last layer sees of inputs [B, H]."""
+        hidden: torch.Tensor = self.hidden((inputs - self.mean) / self.scale)
+        return hidden
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits [B, N] of inputs [B, H]."""
+        logits: torch.Tensor = self.output(self.last_hidden(inputs))
+        return logits
+
+    def save(self, directory: Path) -> None:
+        """Write gating.json and gating.safetensors into an existing directory."""
+        shape = {
+            "num_inputs": self.num_inputs,
+            "num_outputs": self.num_outputs,
+            "hidden_sizes": self.hidden_sizes,
+            "dropout": self.dropout,
+        }
+        (directory / SHAPE_FILE).write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, directory / WEIGHTS_FILE)
+
+    @classmethod
+    def load(cls, directory: Path, *, device: str = "cpu") -> Self:
+        """Read a saved network back, in evaluation mode. Raises `ModelError` naming the missing or damaged file."""
+        path = directory / SHAPE_FILE
+        try:
+            network = cls(**json.loads(path.read_text(encoding="utf-8")))
+            path = directory / WEIGHTS_FILE
+            network.load_state_dict(load_file(path))
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise damaged(path, error) from error
+        return network.to(device).eval()
+
+
+def damaged(path: Path, error: Exception) -> ModelError:
+    """Return the error for a saved file that is missing or cannot be read."""
+    return ModelError(
+        f"missing or damaged: {first_line(error)}", where=str(path), remedy="copy its whole directory again"
+    )

@@ -1,0 +1,56 @@
+"""Texts to the token ids whose embeddings are averaged, and those to batches."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+# Tokens of prose have four or five characters, runs of spaces a few dozen: what is cut away would hardly ever be read.
+CHARACTERS_PER_TOKEN = 32
+MAX_BATCH_NUMBERS = 1 << 23  # that are looked up at once: 32 MiB in float32
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """Return the first `max_tokens` tokens of each text; none of an empty one.
+
+    No special tokens are put in front or behind: the mean is of the text alone. Half a surrogate pair, which is no
+    character, is read as a question mark.
+    """
+    if not texts:
+        return []
+    cut = [
+        text[: max_tokens * CHARACTERS_PER_TOKEN].encode("utf-8", errors="replace").decode("utf-8") for text in texts
+    ]
+    encoded = tokenizer(
+        cut,
+        add_special_tokens=False,
+        truncation=True,
+        max_length=max_tokens,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
+
+
+def batches_by_length(lengths: Sequence[int], num_features: int) -> Iterator[list[int]]:
+    """Yield the places of rows from the shortest to the longest, in batches whose embeddings fit a fixed memory."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * max(1, lengths[place]) * num_features > MAX_BATCH_NUMBERS:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and attention mask [num_rows, longest row], padded on the right with 0, which is masked."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[at, : len(row)] = 1
+    return ids, mask
