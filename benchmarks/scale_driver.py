@@ -56,6 +56,8 @@ class Measured:
         if text == "Grading answers":
             raise AnswersAreThere
 
+    def training(self, step: int, num_steps: int, detail: str) -> None: ...
+
     def work(self, totals: Mapping[str, tuple[int, int]]) -> None: ...
 
     def replica(self, replica: str, model: str, state: str, detail: str) -> None:  # noqa: ARG002

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moe_ray import preparation, stored_run
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.runs import RunComparison, compare_runs
 from moe_ray.config.load import LoadedExperiment
+from moe_ray.execution.joining import Join, joining
 from moe_ray.execution.observer import RunObserver
 from moe_ray.planning.checkpoints import Checkpoint
 from moe_ray.planning.fleet import Fleet
@@ -20,6 +23,11 @@ from moe_ray.store.records import GivenUp, Manifest
 from moe_ray.store.run_directory import RunDirectory, disk_errors
 from moe_ray.stored_run import StoredRun
 
+if TYPE_CHECKING:
+    from moe_ray.execution.cluster import Cluster
+    from moe_ray.router_stage.stage import WantedRouter
+    from moe_ray.routing.results import RouterTestResults
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
@@ -30,6 +38,7 @@ class RunPlan:
     placement: Placement
     fleet: Fleet
     simulation: Simulation
+    router: "WantedRouter | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,17 @@ def plan(experiment: LoadedExperiment, fleet: Fleet, *, only: str | None = None)
         placement=placement,
         fleet=fleet,
         simulation=simulation,
+        router=_wanted_router(experiment, prepared),
     )
+
+
+def _wanted_router(experiment: LoadedExperiment, prepared: Prepared) -> "WantedRouter | None":
+    if experiment.config.router is None:
+        return None
+    from moe_ray.router_stage.stage import wanted_router
+
+    with preparation.located(experiment):
+        return wanted_router(experiment, prepared.examples, prepared.run)
 
 
 def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str | None = None) -> Outcome:
@@ -67,28 +86,30 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
     run.prepare()
     with exclusive(run), disk_errors(run.path):
         manifest = preparation.begin(experiment, prepared)
-        abandoned = _fill_cells(experiment, prepared, manifest, observer)
+        work, abandoned = _work(experiment, prepared, manifest, observer, only)
         run.merge_answers()
         if run.graded != stored_run.grading_fingerprint(run):
             observer.stage("Grading answers")
             _grade(stored_run.load_run(run))
         observer.stage("Writing the report")
         summary = report(run)
-    num_missing = len(prepared.work.cells) - (manifest.sessions[-1].cells_done_after or 0)
+    num_missing = len(work.cells) - (manifest.sessions[-1].cells_done_after or 0)
     return Outcome(run=run, summary=summary, num_missing=num_missing, abandoned=tuple(abandoned))
 
 
-def _fill_cells(
-    experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, observer: RunObserver
-) -> list[Abandoned]:
-    """Compute what the store lacks, as one session of the run."""
-    run, work = prepared.run, prepared.work
-    session = begin_session(manifest, len(work.done))
+def _work(
+    experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, observer: RunObserver, only: str | None
+) -> tuple[Workload, list[Abandoned]]:
+    """Ask the router, if there is one, and compute what the store lacks, as one session of the run."""
+    run = prepared.run
+    session = begin_session(manifest, len(prepared.work.done))
     run.write_manifest(manifest)
     status, abandoned = "failed", list[Abandoned]()
     try:
-        if work.shards:
-            abandoned = _execute(experiment, prepared, manifest, observer)
+        with joining(experiment.config.runtime, observer) as join:
+            prepared = _route(experiment, prepared, manifest, join, observer, only)
+            if prepared.work.shards:
+                abandoned = _fill_cells(experiment, prepared, manifest, join(), observer)
         status = "incomplete" if abandoned else "complete"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -98,34 +119,57 @@ def _fill_cells(
             GivenUp(model=entry.model, shard=entry.shard, num_cells=entry.num_cells, reason=entry.reason)
             for entry in abandoned
         ]
-        end_session(session, status, len(work.done) + run.num_committed)
+        end_session(session, status, len(prepared.work.done) + run.num_committed)
         run.write_manifest(manifest)
-    return abandoned
+    return prepared.work, abandoned
 
 
-def _execute(
-    experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, observer: RunObserver
+def _route(
+    experiment: LoadedExperiment,
+    prepared: Prepared,
+    manifest: Manifest,
+    join: Join,
+    observer: RunObserver,
+    only: str | None,
+) -> Prepared:
+    """Train or load the router, ask it for every example, and add the cells that its choices need."""
+    if experiment.config.router is None:
+        return prepared
+    from moe_ray.router_stage.stage import current_routes
+
+    routes = current_routes(experiment, prepared, manifest, join, observer)
+    return preparation.with_routes(experiment.config, prepared, routes, only)
+
+
+def _fill_cells(
+    experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, cluster: "Cluster", observer: RunObserver
 ) -> list[Abandoned]:
-    from moe_ray.execution.cluster import connect, fleet_of
+    """Compute what the store lacks."""
+    from moe_ray.execution.cluster import fleet_of
     from moe_ray.execution.executor import Executor, Job
 
-    observer.stage("Joining Ray")
-    with connect(experiment.config.runtime) as cluster:
-        fleet = fleet_of(cluster)
-        placement = place_models(experiment.config, prepared.work, prepared.checkpoints, fleet)
-        session = manifest.sessions[-1]
-        session.hardware = preparation.hardware_record(cluster.hardware)
-        prepared.run.write_manifest(manifest)
-        observer.work(prepared.totals())
-        observer.stage("Answering")
-        job = Job(
-            config=preparation.pinned(experiment.config, prepared.checkpoints),
-            work=prepared.work,
-            placement=placement,
-            session=session.session,
-            probes=preparation.probe_cells(experiment.config, prepared),
-        )
-        return Executor(job, cluster, fleet, prepared.run, observer).execute()
+    fleet = fleet_of(cluster)
+    placement = place_models(experiment.config, prepared.work, prepared.checkpoints, fleet)
+    session = manifest.sessions[-1]
+    session.hardware = preparation.hardware_record(cluster.hardware)
+    prepared.run.write_manifest(manifest)
+    observer.work(prepared.totals())
+    observer.stage("Answering")
+    job = Job(
+        config=preparation.pinned(experiment.config, prepared.checkpoints),
+        work=prepared.work,
+        placement=placement,
+        session=session.session,
+        probes=preparation.probe_cells(experiment.config, prepared),
+    )
+    return Executor(job, cluster, fleet, prepared.run, observer).execute()
+
+
+def train_router(experiment: LoadedExperiment, observer: RunObserver) -> "tuple[Path, RouterTestResults | None]":
+    """Train the router that `experiment` wants, unless it is there. Returns its directory, and how good it is."""
+    from moe_ray.router_stage.stage import trained_router
+
+    return trained_router(experiment, observer)
 
 
 def score(run: RunDirectory, *, allow_weak_sandbox: bool = False) -> None:

@@ -24,7 +24,7 @@ LAYERS = (
     ("report",),
     ("microworld", "downloads"),
     ("preparation",),
-    ("stored_run",),
+    ("stored_run", "router_stage"),
     ("pipeline",),
     ("cli",),
 )

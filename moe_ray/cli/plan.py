@@ -1,6 +1,7 @@
 """`moe-ray plan`: what a run would do, as tables."""
 
 import os
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,9 @@ from moe_ray.planning.fleet import Fleet, Node, cpu_slots, simulated_fleet
 from moe_ray.planning.memory import GIB
 from moe_ray.planning.simulate import Simulation
 
+if TYPE_CHECKING:
+    from moe_ray.router_stage.stage import WantedRouter
+
 MAX_STAYS_SHOWN = 40
 
 
@@ -22,6 +26,8 @@ def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | No
     planned = pipeline.plan(experiment, fleet, only=only)
     console = Console(highlight=False)
     console.print(_work_table(planned))
+    if planned.router is not None:
+        console.print(_router_line(planned.router), markup=False, soft_wrap=True)
     if not planned.work.shards:
         console.print("Nothing is left to compute; moe-ray evaluate would grade and report.")
         return
@@ -44,6 +50,18 @@ def _this_machine(runtime: RuntimeConfig) -> Fleet:
         gpu_bytes = gpu_bytes[: runtime.gpus]
     slots = cpu_slots(runtime, num_cpus)
     return Fleet((Node(id="here", name="here", num_cpus=num_cpus, cpu_slots=slots, gpu_bytes=gpu_bytes),))
+
+
+def _router_line(router: "WantedRouter") -> str:
+    if router.is_there:
+        return f"Router: {router.config.kind}, trained already, in {router.directory}."
+    assert router.data is not None
+    texts = router.data.texts
+    return (
+        f"Router: {router.config.kind}, to be trained first, on {len(texts.train):,} texts "
+        f"({', '.join(texts.labels)}; {len(texts.validation):,} for validation, {len(texts.test):,} for testing). "
+        "Each example that it sends to another domain's expert may need one more answer than is listed here."
+    )
 
 
 def _work_table(planned: pipeline.RunPlan) -> Table:

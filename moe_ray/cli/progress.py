@@ -8,6 +8,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+ROUTER = "router"
+
 
 class ProgressDisplay:
     """Draws bars on a terminal; elsewhere (a job's log) prints a line for each event and each tenth of the work."""
@@ -41,6 +43,13 @@ class ProgressDisplay:
 
     def stage(self, text: str) -> None:
         self._say(text)
+
+    def training(self, step: int, num_steps: int, detail: str) -> None:
+        if ROUTER not in self._bars:
+            self._bars[ROUTER] = self._progress.add_task(ROUTER, total=num_steps, rate="", state="")
+        self._progress.update(self._bars[ROUTER], completed=step, total=num_steps, rate=detail)
+        if not self._live and detail:
+            self._say(f"{ROUTER}: step {step} of at most {num_steps}, {detail}")
 
     def work(self, totals: Mapping[str, tuple[int, int]]) -> None:
         width = max(map(len, totals), default=0)

@@ -10,6 +10,9 @@ class RunObserver(Protocol):
     def stage(self, text: str) -> None:
         """A new part of the run begins."""
 
+    def training(self, step: int, num_steps: int, detail: str) -> None:
+        """The router's training has done `step` of at most `num_steps`."""
+
     def work(self, totals: Mapping[str, tuple[int, int]]) -> None:
         """The cells done and in all, by model."""
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe_ray.atomic import write_text_atomically
-from moe_ray.microworld import biomedical, legal, programs
+from moe_ray.microworld import biomedical, chatter, legal, programs
 from moe_ray.microworld.worlds import SIZES, SYNTHETIC, Record, Split, WorldSize
 
 DOMAIN_FILES = {"biomedical": "pubmedqa.json", "legal": "law_stackexchange.jsonl", "code": "mbpp.jsonl"}
+NUM_CHATTER = 200
 
 
 def generate_world(size: WorldSize) -> dict[str, Split]:
@@ -22,11 +23,13 @@ def generate_world(size: WorldSize) -> dict[str, Split]:
 
 
 def write_world(directory: Path, size: WorldSize) -> dict[str, Split]:
-    """Write `directory`/{train,test}/FILE for every domain, and a note that all of it is synthetic."""
+    """Write `directory`/{train,test}/FILE for every domain, queries of no domain, and a note that all is synthetic."""
     world = generate_world(size)
     for domain, split in world.items():
         for part, records in (("train", split.train), ("test", split.test)):
             write_text_atomically(directory / part / DOMAIN_FILES[domain], _published(domain, records))
+    for name, texts in (("small_talk", chatter.small_talk(NUM_CHATTER)), ("errands", chatter.errands(NUM_CHATTER))):
+        write_text_atomically(directory / "other" / f"{name}.jsonl", _lines(texts))
     write_text_atomically(directory / "SYNTHETIC.md", f"{SYNTHETIC}.\n")
     return world
 
@@ -35,4 +38,8 @@ def _published(domain: str, records: Sequence[Record]) -> str:
     if domain == "biomedical":
         keyed = {record["pmid"]: {key: value for key, value in record.items() if key != "pmid"} for record in records}
         return json.dumps(keyed, indent=1) + "\n"
+    return _lines(records)
+
+
+def _lines(records: Sequence[Record]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)

@@ -61,7 +61,7 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     elif is_local_path(model.path):
         directory = Path(model.path).expanduser()
         config = _local_config(name, directory)
-        files = {path.name: hashes.sha256(path) for path in _identity_files(directory)}
+        files = {path.name: hashes.sha256(path) for path in identity_files(directory)}
         num_parameters, source = _count_parameters(directory), "safetensors headers"
         content, revision = files, None
     else:
@@ -88,7 +88,7 @@ def _model_fingerprint(model: ModelConfig, content: object, hashes: FileHashes) 
     if model.tokenizer is not None and is_local_path(model.tokenizer):
         directory = Path(model.tokenizer).expanduser()
         tokenizer = (
-            {path.name: hashes.sha256(path) for path in _identity_files(directory)} if directory.is_dir() else None
+            {path.name: hashes.sha256(path) for path in identity_files(directory)} if directory.is_dir() else None
         )
     return fingerprint(
         {
@@ -127,7 +127,7 @@ def _local_config(name: str, directory: Path) -> Mapping[str, Any]:
     return config
 
 
-def _identity_files(directory: Path) -> list[Path]:
+def identity_files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("*") if path.is_file() and path.suffix in IDENTITY_SUFFIXES)
 
 

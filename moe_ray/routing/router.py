@@ -105,13 +105,7 @@ class Router:
 
     def require_domains(self, domains: Sequence[str], *, where: str | None = None) -> None:
         """Raise `ModelError`, with both lists, unless the router knows exactly these domains, in whatever order."""
-        if set(domains) != set(self.domains):
-            raise ModelError(
-                f"the router chooses between {', '.join(self.domains)}; the experiment's domains are "
-                f"{', '.join(domains)}",
-                where=where,
-                remedy="name a router that was trained for these domains, or remove path, so that one is trained",
-            )
+        require_domains(self.domains, domains, where=where)
 
     def predict_proba(self, texts: Sequence[str]) -> FloatArray:
         """Probabilities [num_texts, num_domains], in the order of `domains`; a row lacks that of `OTHER` to 1."""
@@ -195,6 +189,16 @@ class Router:
             record=record,
             mahalanobis=read_mahalanobis(directory) if record.foreign_score == "mahalanobis" else None,
             test_results=read_test_results(directory),
+        )
+
+
+def require_domains(known: Sequence[str], wanted: Sequence[str], *, where: str | None = None) -> None:
+    """Raise `ModelError`, with both lists, unless a router that knows some domains knows exactly the wanted ones."""
+    if set(wanted) != set(known):
+        raise ModelError(
+            f"the router chooses between {', '.join(known)}; the experiment's domains are {', '.join(wanted)}",
+            where=where,
+            remedy="name a router that was trained for these domains, or remove path, so that one is trained",
         )
 
 

@@ -52,6 +52,7 @@ def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) 
         experts={name: domain.expert for name, domain in config.domains.items() if domain.expert},
         notes=list(facts.notes),
         sandbox=dict(facts.sandbox) if facts.sandbox else None,
+        router=old.router if old and config.router else None,
         sessions=old.sessions if old else [],
         given_up=[],
     )

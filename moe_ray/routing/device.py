@@ -1,0 +1,16 @@
+"""Where a router computes."""
+
+
+def choose_device(num_threads: int) -> str:
+    """Return "cuda" when a GPU is visible; else "cpu", for which torch gets `num_threads`."""
+    import torch
+
+    torch.set_num_threads(num_threads)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def peak_torch_bytes(device: str) -> int | None:
+    """Most memory that torch's tensors took on the GPU so far; None on a CPU."""
+    import torch
+
+    return int(torch.cuda.max_memory_allocated()) if device == "cuda" else None
