@@ -115,6 +115,18 @@ def compare(
 
 
 @app.command()
+def route(
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts; - reads them from stdin, one a line.")],
+    router: Annotated[Path, typer.Option(help="A router's directory, or a run's that has one.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Say where a trained router sends texts: probabilities, verdict, time."""
+    from moe_ray.cli.route import route_texts
+
+    route_texts(texts, router, as_json=as_json)
+
+
+@app.command()
 def demo(
     results_dir: Annotated[Path, typer.Option(help="Where the demo's data and results go.")] = Path("results"),
 ) -> None:

@@ -74,9 +74,9 @@ class TfidfClassifier:
         See `TextClassifier.train`. It runs on the CPU whatever `device` is.
         """
         max_words = config.training.max_tokens
-        terms, idfs = _fitted_terms([_beginning(text.text, max_words) for text in train])
-        unfit = cls(terms, idfs, np.zeros((len(labels), sum(map(len, terms)))), np.zeros(len(labels)), max_words)
-        counted, held_out = (unfit._counted([text.text for text in texts]) for texts in (train, validation))
+        terms, idfs, counted = _fitted([_beginning(text.text, max_words) for text in train])
+        unfit = cls(terms, idfs, np.zeros((len(labels), counted.shape[1])), np.zeros(len(labels)), max_words)
+        held_out = unfit._counted([text.text for text in validation])
         gold, held_out_gold = (np.array(codes(texts, labels)) for texts in (train, validation))
         best, best_f1 = (unfit._coefficients, unfit._intercepts), -1.0
         for step, weights in enumerate(_fits(counted, gold, weighted=config.balance == "weighted"), start=1):
@@ -132,21 +132,23 @@ def _beginning(text: str, max_words: int) -> str:
     return " ".join(text.split(None, max_words)[:max_words])
 
 
-def _fitted_terms(texts: Sequence[str]) -> tuple[list[list[str]], list[FloatArray]]:
-    """What each analyzer counts in `texts`, and the weight of each such term."""
+def _fitted(texts: Sequence[str]) -> tuple[list[list[str]], list[FloatArray], Any]:
+    """What each analyzer counts in `texts`, the weight of each such term, and `texts` as weighted counts."""
+    from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     least = 1 if len(texts) < FEW_TEXTS else 2
+    vectorizers = [TfidfVectorizer(sublinear_tf=True, min_df=least, **analyzer) for analyzer in ANALYZERS]
     try:
-        fitted = [TfidfVectorizer(min_df=least, **analyzer).fit(texts) for analyzer in ANALYZERS]
+        counted = hstack([vectorizer.fit_transform(texts) for vectorizer in vectorizers], format="csr")
     except ValueError as error:  # scikit-learn's way to say that it found no terms
         raise DataError(
             f"nothing can be learned from the {len(texts)} training texts: {error}",
             where="router.data",
             remedy="check that the texts are queries in words",
         ) from error
-    terms = [vectorizer.get_feature_names_out().tolist() for vectorizer in fitted]
-    return terms, [np.asarray(vectorizer.idf_, dtype=np.float64) for vectorizer in fitted]
+    terms = [vectorizer.get_feature_names_out().tolist() for vectorizer in vectorizers]
+    return terms, [np.asarray(vectorizer.idf_, dtype=np.float64) for vectorizer in vectorizers], counted
 
 
 def _restored(analyzer: dict[str, Any], terms: Sequence[str], idf: FloatArray) -> Any:

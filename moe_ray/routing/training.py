@@ -12,9 +12,9 @@ import moe_ray
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.domains.sampling import hash_rank
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.fingerprint import fingerprint
 from moe_ray.routing.calibration import FloatArray, fit_temperature
 from moe_ray.routing.classifier import ClassifierOutputs, Report, TextClassifier
+from moe_ray.routing.data.files import texts_fingerprint
 from moe_ray.routing.evaluation import evaluate, foreign_results
 from moe_ray.routing.files import RouterRecord
 from moe_ray.routing.foreign import BoolArray, ForeignScorer, Mahalanobis, ScoreName, auroc, threshold_keeping
@@ -47,7 +47,7 @@ def fit_router(
     train or test a router, and what the classifier's `train` raises.
     """
     _require_learnable(texts)
-    texts = _readable(texts)
+    learned_from, texts = texts_fingerprint(texts), _readable(texts)
     started_s = time.monotonic()
     classifier = classifier_class(config.kind).train(
         config, texts.labels, texts.train, texts.validation, device=device, report=report
@@ -62,9 +62,8 @@ def fit_router(
         mahalanobis=_fit_mahalanobis(classifier, texts, own),
     )
     foreign = _foreignness(config, scorer, outputs, own[gold])
-    router = Router(
-        classifier=classifier, record=_record(config, texts, foreign), mahalanobis=foreign.scorer.mahalanobis
-    )
+    record = _record(config, texts.labels, learned_from, foreign)
+    router = Router(classifier=classifier, record=record, mahalanobis=scorer.mahalanobis)
     results = evaluate(router, texts, train_s=train_s, validation_foreign=foreign.measured)
     kept = router.mahalanobis if foreign.score == "mahalanobis" else None
     return replace(router, mahalanobis=kept, test_results=results), results
@@ -118,13 +117,9 @@ def _all_readable(texts: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
 
 
 def _fit_mahalanobis(classifier: TextClassifier, texts: RouterTexts, own: BoolArray) -> Mahalanobis:
-    drawn = [
-        text
-        for domain in texts.domains
-        for text in sorted((text for text in texts.train if text.label == domain), key=lambda text: hash_rank(text.id))[
-            :MAX_MAHALANOBIS_TEXTS
-        ]
-    ]
+    ranked = sorted(texts.train, key=lambda text: hash_rank(text.id))
+    by_domain = [[text for text in ranked if text.label == domain] for domain in texts.domains]
+    drawn = [text for of_domain in by_domain for text in of_domain[:MAX_MAHALANOBIS_TEXTS]]
     features = classifier.outputs([text.text for text in drawn]).features
     return Mahalanobis.fit(features, np.array(codes(drawn, texts.labels)), own)
 
@@ -156,21 +151,15 @@ def _chosen_score(
     return wanted
 
 
-def _record(config: RouterConfig, texts: RouterTexts, foreign: Foreignness) -> RouterRecord:
+def _record(config: RouterConfig, labels: Sequence[str], learned_from: str, foreign: Foreignness) -> RouterRecord:
     return RouterRecord(
         moe_ray_version=moe_ray.__version__,
         kind=config.kind,
-        labels=list(texts.labels),
+        labels=list(labels),
         temperature=foreign.scorer.temperature,
         foreign_score=foreign.score,
         threshold=foreign.threshold,
         query=config.query,
         settings=config.model_dump(mode="json"),
-        texts=_texts_fingerprint(texts),
+        texts=learned_from,
     )
-
-
-def _texts_fingerprint(texts: RouterTexts) -> str:
-    parts = {"train": texts.train, "validation": texts.validation}
-    learned = {name: [(text.id, text.text, text.label) for text in part] for name, part in parts.items()}
-    return fingerprint({"labels": texts.labels, **learned})
