@@ -23,6 +23,8 @@ data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True, rich_mar
 app.add_typer(data_app, name="data")
 models_app = typer.Typer(help="Fetch models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+router_app = typer.Typer(help="Make the router's texts.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(router_app, name="router")
 
 
 def _version(wanted: bool) -> None:
@@ -161,6 +163,20 @@ def models_download(
     from moe_ray.cli.models import download_models
 
     download_models(o.load(file, o.Changes(set_ or [])), to, only)
+
+
+@router_app.command("data")
+def router_data(
+    file: o.ExperimentFile,
+    out: Annotated[Path, typer.Option(help="Folder for the texts; one that this command wrote is replaced.")] = Path(
+        "prepared/router"
+    ),
+    set_: o.Set = None,
+) -> None:
+    """Write the texts that the router is trained and tested on, without duplicates, and each domain's examples."""
+    from moe_ray.cli.router_data import write_router_data
+
+    write_router_data(o.load(file, o.Changes(set_ or [])), out)
 
 
 def run() -> None:

@@ -9,6 +9,7 @@ same prompts.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from moe_ray.atomic import write_text_atomically
 from moe_ray.config.schema import DomainConfig
@@ -40,9 +41,15 @@ class PreparedDomain:
 
 
 def prepare_domain(
-    name: str, config: DomainConfig, base_dir: Path, out_dir: Path, *, limit: int = MAX_PREPARED
+    name: str,
+    config: DomainConfig,
+    base_dir: Path,
+    out_dir: Path,
+    *,
+    limit: int = MAX_PREPARED,
+    suffix: Literal[".jsonl", ".json"] = ".jsonl",
 ) -> PreparedDomain:
-    """Write the records of a domain that its limit (and `limit`) draws to `out_dir`/NAME.jsonl.
+    """Write the records of a domain that its limit (and `limit`) draws to `out_dir`/NAME.jsonl, or .json: one list.
 
     Raises what `load_domain` raises, and `ConfigError` for a `module:Class` task that is no `RecordTask`: which records
     its examples come from, only that class knows.
@@ -66,8 +73,9 @@ def prepare_domain(
             task.example(example_id, record)
     supporting = task.supporting_records()
     records = [*supporting, *(record for _, record in drawn.pairs)]
-    path = out_dir / f"{name}.jsonl"
-    _write(path, "".join(json.dumps(record, default=str) + "\n" for record in records))
+    path = out_dir / f"{name}{suffix}"
+    lines = [json.dumps(record, default=str) for record in records]
+    _write(path, "[\n" + ",\n".join(lines) + "\n]\n" if suffix == ".json" else "".join(f"{line}\n" for line in lines))
     return PreparedDomain(
         path=path,
         num_examples=len(drawn.pairs),

@@ -60,6 +60,15 @@ def test_the_authors_format_is_prepared_with_its_ids(tmp_path: Path) -> None:
     assert load_domain("b", again, tmp_path).examples == load_domain("b", config, tmp_path).examples
 
 
+def test_one_list_holds_the_same_records_as_a_line_each(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "records.jsonl", [mbpp_task(number) for number in range(1, 31)])
+    config = DomainConfig.model_validate({"task": "mbpp", "data": {"source": "./records.jsonl"}, "max_examples": 5})
+    lines = prepare_domain("code", config, tmp_path, tmp_path)
+    whole = prepare_domain("code", config, tmp_path, tmp_path, suffix=".json")
+    assert whole.path.name == "code.json"
+    assert json.loads(whole.path.read_text()) == [json.loads(line) for line in lines.path.read_text().splitlines()]
+
+
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "records.jsonl", [hub_pubmedqa()])
     (tmp_path / "file").write_text("")

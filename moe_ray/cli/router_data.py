@@ -1,0 +1,98 @@
+"""`moe-ray router data`: the router's texts and the experts' examples, as files, and tables of what they are."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from moe_ray.atomic import write_directory_atomically
+from moe_ray.config.load import LoadedExperiment
+from moe_ray.domains.loading import load_domain
+from moe_ray.domains.prepare import prepare_domain
+from moe_ray.errors import DataError
+from moe_ray.report.format import NONE, plural
+from moe_ray.routing.data.files import FOREIGN_DIR, REPORT_FILE, TEST_FILE, TRAIN_FILE, write_texts_files
+from moe_ray.routing.data.read import RouterData, read_texts
+from moe_ray.routing.data.report import REASONS, DataReport, split_counts, splits_of
+from moe_ray.routing.texts import RouterTexts
+
+EXPERT_DIR = "expert_eval"
+_OWN_NAMES = frozenset({TRAIN_FILE, TEST_FILE, REPORT_FILE, FOREIGN_DIR, EXPERT_DIR})
+
+
+def write_router_data(experiment: LoadedExperiment, out: Path) -> None:
+    """Write the texts of the experiment's router, and the examples that its run evaluates, below `out`.
+
+    `out` appears whole or not at all. Raises what `read_texts` and `prepare_domain` raise, and `DataError` when `out`
+    holds anything that this command does not write.
+    """
+    _require_replaceable(out)
+    domains = experiment.config.domains
+    run_examples = {name: load_domain(name, domain, experiment.base_dir).examples for name, domain in domains.items()}
+    data = read_texts(experiment, run_examples)
+
+    def write(directory: Path) -> None:
+        write_texts_files(directory, data.texts, data.report)
+        for name, domain in domains.items():
+            prepare_domain(name, domain, experiment.base_dir, directory / EXPERT_DIR, suffix=".json")
+
+    try:
+        write_directory_atomically(out, write)
+    except OSError as error:
+        raise DataError(
+            f"cannot be written: {error.strerror or error}", where=str(out), remedy="choose another folder"
+        ) from error
+    _tell(data, out)
+
+
+def _require_replaceable(out: Path) -> None:
+    """Raise `DataError` when writing `out` anew would remove something that this command does not write."""
+    if not out.exists():
+        return
+    foreign = sorted({path.name for path in out.iterdir()} - _OWN_NAMES) if out.is_dir() else [out.name]
+    if foreign:
+        raise DataError(
+            f"holds {foreign[0]}, which this command does not write and will not remove",
+            where=str(out),
+            remedy="name another folder with --out",
+        )
+
+
+def _tell(data: RouterData, out: Path) -> None:
+    console = Console(highlight=False)
+    console.print(_splits_table(data.texts))
+    console.print(_sources_table(data.report))
+    for reason, meaning in REASONS.items():
+        if any(source.dropped.get(reason) for source in data.report.sources):
+            console.print(f"  {reason}: {meaning}", markup=False, soft_wrap=True)
+    if num_unbalanced := sum(data.report.num_unbalanced.values()):
+        console.print(f"Balance left out {plural(num_unbalanced, 'text')} of the larger labels.", markup=False)
+    console.print(f"\nWrote {out}", markup=False, soft_wrap=True)
+
+
+def _splits_table(texts: RouterTexts) -> Table:
+    splits = [name for name, _ in splits_of(texts)]
+    table = Table(title="The router's texts", title_justify="left")
+    table.add_column("label")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name, counts in split_counts(texts).items():
+        heading = name if name in texts.labels else f"{name} (foreign)"
+        table.add_row(heading, *(_count(counts.get(split)) for split in splits))
+    return table
+
+
+def _sources_table(report: DataReport) -> Table:
+    table = Table(title="What became of the records", title_justify="left")
+    table.add_column("source")
+    table.add_column("records", justify="right")
+    table.add_column("kept", justify="right")
+    table.add_column("left out")
+    for source in report.sources:
+        left_out = [f"{source.dropped[reason]:,} {reason}" for reason in REASONS if source.dropped.get(reason)]
+        table.add_row(source.name, _count(source.num_records), _count(source.num_kept), ", ".join(left_out) or NONE)
+    return table
+
+
+def _count(number: int | None) -> str:
+    return NONE if number is None else f"{number:,}"
