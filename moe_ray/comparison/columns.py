@@ -16,6 +16,7 @@ from moe_ray.scoring.table import TEXT_COLUMNS, Scores, score_table
 FloatArray = npt.NDArray[np.float64]
 ObjectArray = npt.NDArray[np.object_]
 IntArray = npt.NDArray[np.intp]
+BoolArray = npt.NDArray[np.bool_]
 
 COLUMN_PARTS = ("values", "weights", "labels", "golds", "reasons")
 NO_SCORE = "no score for this example"
@@ -46,7 +47,7 @@ class Column:
     reasons: ObjectArray
 
     @property
-    def scored(self) -> npt.NDArray[np.bool_]:
+    def scored(self) -> BoolArray:
         """True [n] where there is a value."""
         return ~np.isnan(self.values)
 
@@ -174,7 +175,7 @@ class _Rows(NamedTuple):
     texts: Mapping[str, Coded]
     values: FloatArray
     weights: FloatArray
-    is_given: npt.NDArray[np.bool_]
+    is_given: BoolArray
 
 
 def _column(key: ColumnKey, part: _Rows, places: IntArray, example_ids: Sequence[str]) -> Column:
@@ -192,7 +193,7 @@ def _column(key: ColumnKey, part: _Rows, places: IntArray, example_ids: Sequence
     return column
 
 
-def _reasons(part: _Rows, chosen: npt.NDArray[np.bool_]) -> ObjectArray:
+def _reasons(part: _Rows, chosen: BoolArray) -> ObjectArray:
     """Why there is no value, for the `chosen` rows."""
     told = part.texts["reason"].texts(part.rows[chosen])
     default = np.where(part.is_given[chosen], NOT_FINITE, NO_REASON).astype(object)

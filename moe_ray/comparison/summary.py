@@ -1,34 +1,35 @@
 """From scores, telemetry and answer timings to the summary of a run. Pure: files in, files out are elsewhere."""
 
-import itertools
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe_ray.comparison.columns import FloatArray, ScoreMatrix, score_matrix
+from moe_ray.comparison.columns import ScoreMatrix, score_matrix
+from moe_ray.comparison.costs import cell_costs, example_costs
 from moe_ray.comparison.paired import Difference, benjamini_hochberg, paired_difference
 from moe_ray.comparison.records import (
-    ExampleCost,
     MetricInfo,
     MetricValue,
-    ModelResources,
     PairedComparison,
     RunInfo,
     Summary,
     SystemInfo,
     Verdict,
 )
-from moe_ray.comparison.resources import TIMING_COLUMNS, busy_seconds, held_memory, model_resources
+from moe_ray.comparison.reference_systems import best_single_system, oracle_system, random_system
+from moe_ray.comparison.resources import TIMING_COLUMNS, model_resources
+from moe_ray.comparison.routed_systems import RoutedExamples, cascade_system, routed_examples, routed_system
+from moe_ray.comparison.routing_summary import routing_summary
+from moe_ray.comparison.run_matrix import RunMatrix
 from moe_ray.comparison.statistics import aggregate
-from moe_ray.comparison.systems import BASELINE, System, standard_systems, system_column
+from moe_ray.comparison.systems import BASELINE, REFERENCES, System, picked_by, standard_systems, system_column
 from moe_ray.comparison.truncation import NUM_TRUNCATED, truncated_prompts
 from moe_ray.scoring.score import Metric
 from moe_ray.scoring.table import Scores
 from moe_ray.store.records import Manifest, ReplicaTelemetry
+from moe_ray.store.routes import Routes
 
 SIGNIFICANCE = 0.05
 SUMMARY_COLUMNS = (*TIMING_COLUMNS, NUM_TRUNCATED)
@@ -44,12 +45,13 @@ def summarise(
     *,
     systems: Sequence[System] | None = None,
     against: str = BASELINE,
+    routes: Routes | None = None,
 ) -> Summary:
     """Summarise a run.
 
     `answers` needs `TIMING_COLUMNS` only; without `NUM_TRUNCATED` it is unknown which prompts were cut. `systems`
-    defaults to the standard ones; every policy among them is compared with the system named `against`, where there
-    is one.
+    defaults to the standard ones, with those behind the router where there are `routes`; every policy among them but
+    the `REFERENCES` is compared with the system named `against`, where there is one.
     """
     matrix = score_matrix(scores)
     cut = truncated_prompts(answers, list(manifest.models), list(manifest.domains))
@@ -57,8 +59,17 @@ def summarise(
     found = {domain: _ordered(metrics, matrix.metrics_of(domain)) for domain in manifest.domains}
     domain_metrics = {domain: names for domain, names in found.items() if names}
     domains = list(domain_metrics)
-    chosen = list(systems) if systems is not None else _standard(matrix, manifest, domains)
+    run = RunMatrix(
+        scores=matrix,
+        headlines={domain: metrics[names[0]] for domain, names in domain_metrics.items()},
+        models=list(manifest.models),
+        baseline=manifest.baseline,
+        experts=manifest.experts,
+    )
+    asked = {} if routes is None else routed_examples(run, routes)
+    chosen = list(systems) if systems is not None else _standard(run, routes, asked)
     resources = model_resources(list(manifest.models), telemetry, answers)
+    cells = cell_costs(answers, resources, matrix.example_ids)
     return Summary(
         run=_run_info(manifest, answers),
         metrics={name: metric_info(metric) for name, metric in metrics.items()},
@@ -67,8 +78,9 @@ def summarise(
         values=_values(matrix, chosen, domain_metrics, metrics),
         comparisons=compare_systems(matrix, chosen, domain_metrics, metrics, against),
         models=resources,
-        costs=_costs(matrix, chosen, domains, resources, answers),
+        costs=example_costs(matrix, chosen, domains, cells),
         truncated_prompts=cut,
+        routing=None if routes is None else routing_summary(manifest, run, chosen, routes, asked, cells),
     )
 
 
@@ -79,14 +91,20 @@ def _ordered(metrics: Iterable[str], present: frozenset[str]) -> list[str]:
     return sorted(names, key=lambda name: name != first)
 
 
-def _standard(matrix: ScoreMatrix, manifest: Manifest, domains: Sequence[str]) -> list[System]:
-    return standard_systems(
-        matrix,
-        domains=domains,
-        models=list(manifest.models),
-        baseline=manifest.baseline,
-        experts=manifest.experts,
+def _standard(run: RunMatrix, routes: Routes | None, asked: Mapping[str, RoutedExamples]) -> list[System]:
+    """The standard systems, those behind the router, what those are measured by, and the models alone."""
+    found = standard_systems(
+        run.scores, domains=list(run.headlines), models=run.models, baseline=run.baseline, experts=run.experts
     )
+    behind: list[System | None] = []
+    if routes is not None and asked:
+        behind.append(routed_system(run, asked))
+        behind.append(cascade_system(run, asked, run.baseline, routes.threshold) if run.baseline else None)
+    if routes is not None or run.is_full:
+        behind += [oracle_system(run), random_system(run), best_single_system(run)]
+    policies = [system for system in found if system.kind == "policy"]
+    alone = [system for system in found if system.kind == "model"]
+    return [*policies, *(system for system in behind if system is not None), *alone]
 
 
 def metric_info(metric: Metric) -> MetricInfo:
@@ -102,15 +120,13 @@ def metric_info(metric: Metric) -> MetricInfo:
 
 def _system_info(matrix: ScoreMatrix, system: System, domains: Sequence[str]) -> SystemInfo:
     picks = {
-        domain: dict(sorted(Counter(name for name in _picks(matrix, system, domain) if name is not None).items()))
+        domain: {
+            model: int(where.sum()) for model, where in picked_by(system.picks(domain, matrix.example_ids[domain]))
+        }
         for domain in domains
         if domain in system.domains()
     }
     return SystemInfo(name=system.name, kind=system.kind, definition=system.definition, picks=picks)
-
-
-def _picks(matrix: ScoreMatrix, system: System, domain: str) -> Sequence[str | None]:
-    return system.picks(domain, matrix.example_ids[domain])
 
 
 def _values(
@@ -154,14 +170,14 @@ def compare_systems(
     metrics: Mapping[str, Metric],
     against: str,
 ) -> list[PairedComparison]:
-    """Every policy minus the system `against`, by domain and metric; p-values adjusted over all of them."""
+    """Every policy but the `REFERENCES` minus the system `against`; p-values adjusted over all of them."""
     other = next((system for system in systems if system.name == against), None)
     if other is None:
         return []
     found = [
         _comparison(matrix, system, other, domain, metrics[name])
         for system in systems
-        if system.kind == "policy" and system is not other
+        if system.kind == "policy" and system is not other and system.name not in REFERENCES
         for domain, names in domain_metrics.items()
         for name in names
         if domain in system.domains() and domain in other.domains()
@@ -210,54 +226,6 @@ def verdict_of(difference: float | None, p_adjusted: float | None, *, higher_is_
     if p_adjusted >= SIGNIFICANCE or difference == 0:
         return "no_difference_shown"
     return "a_better" if (difference > 0) == higher_is_better else "b_better"
-
-
-def _costs(
-    matrix: ScoreMatrix,
-    systems: Sequence[System],
-    domains: Sequence[str],
-    resources: Mapping[str, ModelResources],
-    answers: pa.Table,
-) -> list[ExampleCost]:
-    seconds = busy_seconds(answers, resources, matrix.example_ids)
-    found = (
-        _cost(system.name, domain, _picks(matrix, system, domain), seconds, resources)
-        for domain in domains
-        for system in systems
-        if domain in system.domains()
-    )
-    return [cost for cost in found if cost is not None]
-
-
-def _cost(
-    system: str,
-    domain: str,
-    picks: Sequence[str | None],
-    seconds: Mapping[tuple[str, str], FloatArray],
-    resources: Mapping[str, ModelResources],
-) -> ExampleCost | None:
-    """Mean cost over the examples that were answered; None when none was."""
-    picked = np.array(picks, dtype=object)
-    busy_s: dict[str, list[float]] = {}
-    for model in sorted({name for name in picks if name is not None}):
-        spent = seconds.get((model, domain), np.full(len(picks), np.nan))[picked == model]
-        if not np.isnan(spent).all():
-            busy_s[model] = spent[~np.isnan(spent)].tolist()
-    if not busy_s:
-        return None
-    num = sum(map(len, busy_s.values()))
-    held = {model: held_memory(resources[model].peak_memory) for model in busy_s}
-    kinds = {memory[1] if memory else None for memory in held.values()}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    byte_s = math.fsum(spent * memory[0] for model in busy_s if (memory := held[model]) for spent in busy_s[model])
-    return ExampleCost(
-        system=system,
-        domain=domain,
-        n=num,
-        busy_s=math.fsum(itertools.chain.from_iterable(busy_s.values())) / num,
-        memory_byte_s=byte_s / num if kind else None,
-        memory_kind=kind,
-    )
 
 
 def _run_info(manifest: Manifest, answers: pa.Table) -> RunInfo:
