@@ -17,9 +17,11 @@ from moe_ray.report.cautions import SYNTHETIC, cautions
 from moe_ray.report.measures import cost_table, latency_table, memory_table
 from moe_ray.report.plots import cost_plot, quality_plot
 from moe_ray.report.resource_plots import resource_plots
-from moe_ray.report.svg import CSS_COLOURS, theme_colour
+from moe_ray.report.routing import routing_view
+from moe_ray.report.routing_plots import own_test_plots, regret_plots, routing_plots
+from moe_ray.report.sweep_plots import sweep_plots
 from moe_ray.report.verdict import headline
-from moe_ray.report.views import MetricView, SystemRow, domain_views, series_of, winner_of
+from moe_ray.report.views import MetricView, SystemRow, domain_views, winner_of
 from moe_ray.store.records import Manifest
 
 TEST_NAMES = {"mcnemar_exact": "McNemar, exact", "paired_permutation": "paired permutation", None: text.NONE}
@@ -60,11 +62,10 @@ def render_report(summary: Summary, manifest: Manifest, payload: Mapping[str, An
 
 
 def _summary_parts(summary: Summary) -> dict[str, Any]:
-    views, found, conclusion = domain_views(summary), cautions(summary), headline(summary)
+    views, found = domain_views(summary), cautions(summary)
     return {
         "run": summary.run,
-        "headline": conclusion,
-        "won_colour": CSS_COLOURS[theme_colour(series_of(summary).get(conclusion.system, 1))],
+        "headline": headline(summary),
         "synthetic": [caution for caution in found if caution.title == SYNTHETIC],
         "warnings": [caution for caution in found if caution.level == "warning" and caution.title != SYNTHETIC],
         "notes": [caution for caution in found if caution.level == "note"],
@@ -77,6 +78,11 @@ def _summary_parts(summary: Summary) -> dict[str, Any]:
         "quality_plots": {view.name: [quality_plot(view, metric) for metric in view.metrics] for view in views},
         "cost_plots": [plot for view in views if (plot := cost_plot(summary, view)) is not None],
         "cost_table": cost_table(summary, views),
+        "routing": routing_view(summary),
+        "routing_plots": routing_plots(summary),
+        "sweep_plots": sweep_plots(summary),
+        "regret_plots": regret_plots(summary),
+        "test_plots": own_test_plots(summary),
         "resource_plots": list(resource_plots(summary)),
         "model_tables": [latency_table(summary.models), memory_table(summary.models)],
     }

@@ -67,6 +67,28 @@ def plain(title: str, cells: Iterable[str], notes: Iterable[str] = ()) -> Column
     return Column(title=title, cells=tuple(cells), notes=tuple(notes))
 
 
+def table(
+    title: str,
+    caption: str,
+    row_title: str,
+    names: Sequence[str],
+    columns: Sequence[Column],
+    *,
+    notes: Sequence[str] = (),
+    groups: Sequence[Group] = (),
+) -> Measures:
+    """A table of `columns`; without `groups`, of one without a title."""
+    return Measures(
+        title=title,
+        caption=caption,
+        row_title=row_title,
+        names=tuple(names),
+        notes=tuple(notes) or ("",) * len(names),
+        columns=tuple(columns),
+        groups=tuple(groups) or (Group(title="", start=0, end=len(names)),),
+    )
+
+
 class _Priced(NamedTuple):
     """A system on a domain: what it is worth there, and what it costs."""
 
@@ -103,15 +125,9 @@ def cost_table(summary: Summary, views: Sequence[DomainView]) -> Measures:
     )
     loaded = any(cost.resident_bytes is not None for cost in costs)
     kept = "; kept loaded: all models that the system may pick on any domain, together" if loaded else ""
-    return Measures(
-        title="Cost of one example",
-        caption=f"Cost of one example, by domain and system; memory by {measured_by}{kept}",
-        row_title="system",
-        names=tuple(item.row.label for item in priced),
-        notes=("",) * len(priced),
-        columns=columns,
-        groups=tuple(groups),
-    )
+    names = [item.row.label for item in priced]
+    caption = f"Cost of one example, by domain and system; memory by {measured_by}{kept}"
+    return table("Cost of one example", caption, "system", names, columns, groups=groups)
 
 
 def _worth(value: MetricValue) -> str:
@@ -148,7 +164,7 @@ def latency_table(models: Mapping[str, ModelResources]) -> Measures:
     )
     caption = "Latency and throughput; percentiles are exact, over all answers of all replicas; alone: the probes"
     devices = [", ".join(model.devices) for model in models.values()]
-    return _of_models(models, "Latency and throughput", caption, columns, devices)
+    return table("Latency and throughput", caption, "model", list(models), columns, notes=devices)
 
 
 def memory_table(models: Mapping[str, ModelResources]) -> Measures:
@@ -170,27 +186,9 @@ def memory_table(models: Mapping[str, ModelResources]) -> Measures:
         _in_unit("GPU energy", [model.gpu_energy_j for model in models.values()], text.JOULES),
     )
     caption = f"Peak memory of one replica, median time to load and unload, energy; “{NONE}”: the device does not say"
-    return _of_models(models, "Memory, loading and energy", caption, columns)
+    return table("Memory, loading and energy", caption, "model", list(models), columns)
 
 
 def _spread(title: str, spreads: Sequence[Spread | None]) -> Column:
     notes = [f"max {text.seconds(item.maximum)}, n = {item.n}" if item and item.n > 1 else "" for item in spreads]
     return _in_unit(title, [item.median if item else None for item in spreads], text.SECONDS, notes)
-
-
-def _of_models(
-    models: Mapping[str, ModelResources],
-    title: str,
-    caption: str,
-    columns: tuple[Column, ...],
-    notes: Sequence[str] | None = None,
-) -> Measures:
-    return Measures(
-        title=title,
-        caption=caption,
-        row_title="model",
-        names=tuple(models),
-        notes=tuple(notes or [""] * len(models)),
-        columns=columns,
-        groups=(Group(title="", start=0, end=len(models)),),
-    )

@@ -20,6 +20,7 @@ MAX_CHARS = 46
 MAX_TICK_STEPS = 6
 PX_PER_INCH = 72
 LEGEND_FONT_SIZE = 10
+LEGEND_ROW_PX = 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +51,10 @@ def mark_style(row: Row) -> dict[str, Any]:
     return {"marker": marker(row.series), "markerfacecolor": face, "markeredgecolor": PAPER, "linestyle": ""} | rim
 
 
-def short(label: str) -> str:
-    """A label that fits the panel's width: its beginning and its end. Tables hold the whole name."""
-    half = MAX_CHARS // 2
-    return label if len(label) <= MAX_CHARS else f"{label[: half - 1]}…{label[-half:]}"
+def short(label: str, most: int = MAX_CHARS) -> str:
+    """A label that fits the panel's width, or `most` letters: its beginning and its end. Tables hold the whole name."""
+    half = most // 2
+    return label if len(label) <= most else f"{label[: half - 1]}…{label[-half:]}"
 
 
 def panel(height_px: float) -> tuple["Figure", "Axes"]:
@@ -68,13 +69,23 @@ def panel(height_px: float) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def rows_panel(rows: Sequence[Row], draw: Callable[["Axes", Sequence[Row]], None], *, name: str, text: str) -> str:
-    """One line for each row, its label at the left, or above where one is long; `draw` fills it. Returns the SVG."""
+def rows_panel(
+    rows: Sequence[Row],
+    draw: Callable[["Axes", Sequence[Row]], None],
+    *,
+    name: str,
+    text: str,
+    legend_px: float = 0,
+) -> str:
+    """One line for each row, its label at the left, or above where one is long; `draw` fills it. Returns the SVG.
+
+    `legend_px` is the height of what stands above the rows.
+    """
     import matplotlib as mpl
 
     is_long = any(len(row.label) > LABEL_CHARS for row in rows)
     with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
-        figure, axes = panel(FRAME_PX + (LONG_ROW_PX if is_long else ROW_PX) * len(rows))
+        figure, axes = panel(FRAME_PX + legend_px + (LONG_ROW_PX if is_long else ROW_PX) * len(rows))
         axes.set_yticks(range(len(rows)), [] if is_long else [row.label for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.85 if is_long else -0.6)
         if is_long:

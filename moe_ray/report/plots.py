@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from moe_ray.comparison.records import MetricValue, Summary
 from moe_ray.report.format import NO_BREAK, interval, listed, number, seconds
-from moe_ray.report.panel import Plot, Row, draw_marks, few_ticks, legend_above, mark_style, panel, rows_panel, short
+from moe_ray.report.panel import (
+    LEGEND_ROW_PX,
+    Plot,
+    Row,
+    draw_marks,
+    few_ticks,
+    legend_above,
+    mark_style,
+    panel,
+    rows_panel,
+    short,
+)
 from moe_ray.report.svg import RC_PARAMS, RULE, svg_text, theme_colour
 from moe_ray.report.views import DomainView, MetricView, SystemRow
 
@@ -14,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COST_PX = 240
-LEGEND_ROW_PX = 17
 MAX_CHARS_BY_COLUMNS = {3: 12, 2: 22}
 
 

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE, PAPER = "#010203", "#020304", "#030405", "#040506"
+INK, MUTED, RULE, PAPER, BAD = "#010203", "#020304", "#030405", "#040506", "#050607"
 SERIES = tuple(f"#0a0b{index:02x}" for index in range(8))
 MARKERS = ("s", "o", "D", "^", "v", "P", "X", "h")
 NUM_OTHERS = len(SERIES) - 1
 
-CSS_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"} | {
-    colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
-}
+CSS_COLOURS = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    PAPER: "var(--paper)",
+    BAD: "var(--bad)",
+} | {colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)}
 RC_PARAMS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "moe_ray",

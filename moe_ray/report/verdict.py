@@ -88,11 +88,16 @@ def _also(summary: Summary, views: Sequence[DomainView], verdicts: Sequence[Doma
     """Whether the cascade, and a router without a mistake, fare otherwise than the routed experts."""
     same: list[str] = []
     other: list[str] = []
+    won = [verdict.winner not in (None, BASELINE) for verdict in verdicts]
+    lost = [verdict.winner == BASELINE for verdict in verdicts]
     for system, name in OTHER_WAYS.items():
         found, _ = _verdicts(summary, views, system)
-        if any(verdict.figures for verdict in found):
-            alike = [verdict.winner for verdict in found] == [verdict.winner for verdict in verdicts]
-            (same if alike else other).append(name if alike else f"For {name}: {_lead(found, system)}")
+        if not any(verdict.figures for verdict in found):
+            continue
+        if ([item.winner == system for item in found], [item.winner == BASELINE for item in found]) == (won, lost):
+            same.append(name)
+        else:
+            other.append(f"For {name}: {_lead(found, system)}")
     return " ".join([f"The same holds for {listed(same)}."] * bool(same) + other)
 
 

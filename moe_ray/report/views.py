@@ -78,11 +78,14 @@ def _domain(summary: Summary, domain: str) -> DomainView:
 def series_of(summary: Summary) -> dict[str, int]:
     """The colour and mark of each system and model, the same on the whole page.
 
-    The baseline's model bears the baseline's: it is the same thing under two names.
+    The baseline's model bears the baseline's: it is the same thing under two names. Behind a router, the routed
+    experts bear what the experts bear without one, for it is they whom the page is about.
     """
     same = {summary.run.baseline: BASELINE} if summary.run.baseline else {}
     names = [system.name for system in summary.systems] + list(summary.models)
     places = {name: at for at, name in enumerate(dict.fromkeys(same.get(name, name) for name in names))}
+    if {ROUTED, EXPERTS} <= places.keys():
+        places |= {ROUTED: places[EXPERTS], EXPERTS: places[ROUTED]}
     return places | {name: places[other] for name, other in same.items() if other in places}
 
 

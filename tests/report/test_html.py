@@ -140,11 +140,12 @@ def test_tables_have_captions_plots_have_names_and_scrollers_can_be_reached(page
 
 
 def test_the_marks_of_one_name_have_one_colour_in_every_plot(reported: Reported) -> None:
-    """Each legend entry is a mark followed by its name; the plots against cost name every system so."""
+    """Each legend entry is a mark, hollow or full, and its name; the plots against cost name every system so."""
     colours: dict[str, set[str]] = {}
     for figure in re.findall(r'<svg(?:(?!</svg>).)*id="cost-(?:(?!</svg>).)*</svg>', reported.page, re.DOTALL):
         legend = figure[figure.index("legend_1") :]
-        marks = re.findall(r"fill: (var\(--series-\d\))", legend)
+        styles = re.findall(r"fill: (var\(--[a-z0-9-]+\)); stroke: (var\(--[a-z0-9-]+\))", legend)
+        marks = [stroke if fill == "var(--paper)" else fill for fill, stroke in styles]
         names = re.findall(r"<text[^>]*>([^<]+)</text>", legend)
         for name, mark in zip(names, marks, strict=True):
             colours.setdefault(name, set()).add(mark)

@@ -1,0 +1,154 @@
+"""What is said of the router: how often it was right, what its mistakes cost, and how it stood its own test."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from moe_ray.comparison.records import Regret, RoutingAccuracy, RoutingSummary, Summary
+from moe_ray.comparison.systems import ROUTED
+from moe_ray.report import format as text
+from moe_ray.report.format import count, interval, listed, number, plural, words
+from moe_ray.report.measures import Measures
+from moe_ray.report.routing_tables import accuracy_table, foreign_table, label_table, lost_by_mistakes, regret_table
+from moe_ray.routing.results import RouterTestResults
+
+LEAST_SHOWN = 0.0005  # what three decimals show as something
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingView:
+    """The routing section, but for its plots. `sentence` is what the router did; the other texts may be empty."""
+
+    sentence: str
+    time: str
+    accuracy: Measures
+    regret: Measures | None
+    trade: tuple[str, ...]
+    test: str
+    labels: Measures | None
+    foreign: Measures | None
+
+
+def routing_view(summary: Summary) -> RoutingView | None:
+    """What the report says of the router; None for a run without one."""
+    routing = summary.routing
+    if routing is None:
+        return None
+    tested = routing.test_results
+    return RoutingView(
+        sentence=routing_sentence(summary, routing),
+        time=_time(routing),
+        accuracy=accuracy_table(routing),
+        regret=regret_table(summary, routing) if routing.regret else None,
+        trade=tuple(_trade(routing)),
+        test=_test(tested) if tested else "",
+        labels=label_table(tested) if tested else None,
+        foreign=foreign_table(tested) if tested and (tested.foreign or tested.validation_foreign) else None,
+    )
+
+
+def overall(routing: RoutingSummary) -> RoutingAccuracy | None:
+    """The router on all examples; None where it was asked about none."""
+    return next((item for item in routing.accuracy if item.domain is None and item.n), None)
+
+
+def routing_sentence(summary: Summary, routing: RoutingSummary) -> str:
+    """In plain words: how often the router was right, how many queries it called foreign, what its mistakes cost."""
+    whole = overall(routing)
+    if whole is None:
+        return "The router was asked about no example."
+    parts = [_right(whole, routing), _against_chance(whole, routing), _foreign(whole, summary.run.baseline)]
+    return " ".join(part for part in (*parts, _mistakes(whole, routing)) if part)
+
+
+def _right(whole: RoutingAccuracy, routing: RoutingSummary) -> str:
+    if len(routing.domains) == 1:
+        return f"There is one domain, so the router had nothing to choose between ({plural(whole.n, 'example')})."
+    bounds = f"accuracy {number(whole.accuracy)}, 95{text.NO_BREAK}% interval {interval(whole.low, whole.high)}"
+    which = f"all {count(whole.n)}" if whole.num_right == whole.n else f"{count(whole.num_right)} of {count(whole.n)}"
+    return f"The router named the right domain for {which} examples ({bounds})."
+
+
+def _against_chance(whole: RoutingAccuracy, routing: RoutingSummary) -> str:
+    """A word where a router that always names the largest domain is as good."""
+    largest = max((item for item in routing.accuracy if item.domain is not None), key=lambda item: item.n)
+    always = largest.n / whole.n
+    if len(routing.domains) == 1 or whole.low > always:
+        return ""
+    verdict = "It is worse than" if whole.high < always else "It is not shown to be better than"
+    name = words(largest.domain or "")
+    return f"{verdict} always naming {name}, which would be right for {count(largest.n)} ({number(always)})."
+
+
+def _foreign(whole: RoutingAccuracy, baseline: str | None) -> str:
+    if not whole.num_foreign:
+        return "It called none of them foreign."
+    who = "in the cascade the baseline answers those" if baseline else "there is no baseline to answer those"
+    return f"It called {count(whole.num_foreign)} of them foreign, though all belong to a domain; {who}."
+
+
+def _mistakes(whole: RoutingAccuracy, routing: RoutingSummary) -> str:
+    """What the mistakes change against the gold domains' experts, by domain."""
+    found = [item for item in routing.regret if item.system == ROUTED and item.n]
+    if not found:
+        return ""
+    if whole.num_right == whole.n and not any(lost_by_mistakes(item) for item in found):
+        return "Each was answered by its own domain's expert, so the router cost no quality."
+    lost = [f"{_amount(lost_by_mistakes(item))} of {_where(item)}" for item in found if lost_by_mistakes(item) > 0]
+    gained = [f"{_amount(-lost_by_mistakes(item))} of {_where(item)}" for item in found if lost_by_mistakes(item) < 0]
+    claims = [f"{verb} {listed(names)}" for verb, names in (("cost", lost), ("gained", gained)) if names]
+    if not claims:
+        return "Its mistakes changed no score against the gold domains' experts."
+    elsewhere = ", elsewhere nothing" if len(lost) + len(gained) < len(found) else ""
+    return f"Against the gold domains' experts its mistakes {', and '.join(claims)}{elsewhere}."
+
+
+def _amount(loss: float) -> str:
+    return "less than 0.001" if loss < LEAST_SHOWN else number(loss)
+
+
+def _where(item: Regret) -> str:
+    return f"{words(item.metric)} in {words(item.domain)}"
+
+
+def _time(routing: RoutingSummary) -> str:
+    facts = [str(routing.router[key]) for key in ("kind", "base_model", "path") if routing.router.get(key)]
+    what = f" ({', '.join(facts)})" if facts else ""
+    return f"Routing one query took {text.seconds(routing.route_s)} on average{what}."
+
+
+def _trade(routing: RoutingSummary) -> Iterator[str]:
+    """What the threshold trades, in sentences."""
+    sweep = routing.sweep
+    if sweep is None or not sweep.points:
+        return
+    first, last = sweep.points[0], sweep.points[-1]
+    ends = f"{number(first.value)} with the router always, {number(last.value)} with the baseline always"
+    yield f"Mean of the domains' headline metrics over {plural(sweep.n, 'example')}: {ends}."
+    if sweep.strong is None:
+        yield "Both ends are worth the same, so there is no gap that a threshold could keep."
+        return
+    strong = "router" if sweep.strong == ROUTED else "baseline"
+    if sweep.apgr is not None:
+        yield (
+            f"Of that gap the thresholds keep {number(sweep.apgr, 2)} on average (APGR): the mean of the share that is "
+            f"kept, over the share of queries that the {strong} answers; drawing those at random would keep 0.5."
+        )
+    wanted = [
+        f"{number(share, 2)} of the queries for {percent} % of it (CPT {percent})"
+        for percent, share in sorted(sweep.cpt.items())
+        if share is not None
+    ]
+    if wanted:
+        yield f"The {strong} must answer {listed(wanted)}."
+
+
+def _test(tested: RouterTestResults) -> str:
+    bounds = interval(tested.accuracy_low, tested.accuracy_high)
+    lines = (
+        f"On {plural(tested.n, 'text')} that it had not seen before, after training on {count(tested.num_train)}: "
+        f"accuracy {number(tested.accuracy)} {bounds}, macro-F1 {number(tested.macro_f1)}.",
+        f"A temperature of {number(tested.temperature, 2)} moved its expected calibration error from "
+        f"{number(tested.before_scaling.ece)} to {number(tested.after_scaling.ece)}.",
+        f"Its threshold, on {words(tested.foreign_score)}, keeps {number(tested.own_kept)} of the domains' own texts.",
+    )
+    return " ".join(lines)
