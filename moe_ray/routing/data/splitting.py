@@ -27,8 +27,8 @@ def split_texts(
     """
     parts: tuple[list[LabelledText], ...] = ([], [], [])
     for texts in by_label.values():
-        test, rest = _drawn(texts, "test", test_fraction)
-        validation, train = _drawn(rest, "validation", validation_fraction)
+        test, rest = _drawn(texts, "test", test_fraction, num_left=2)
+        validation, train = _drawn(rest, "validation", validation_fraction, num_left=1)
         for part, taken in zip(parts, (train, validation, test), strict=True):
             part.extend(taken)
     return Splits(*(tuple(sorted(part, key=_rank)) for part in parts))
@@ -45,12 +45,12 @@ def downsampled(texts: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
 
 
 def _drawn(
-    texts: Sequence[LabelledText], part: str, fraction: float
+    texts: Sequence[LabelledText], part: str, fraction: float, *, num_left: int
 ) -> tuple[Sequence[LabelledText], Sequence[LabelledText]]:
-    """Draw about `fraction` of the texts; one at least, and never all of two or more."""
+    """Draw about `fraction` of the texts; one at least, and so that `num_left` are left, if there are as many."""
     ordered = sorted(texts, key=lambda text: _place(text, part))
     num_drawn = sum(_place(text, part) < fraction for text in ordered)
-    num_drawn = max(1, min(num_drawn, len(ordered) - 1))
+    num_drawn = max(1, min(num_drawn, len(ordered) - num_left))
     return ordered[:num_drawn], ordered[num_drawn:]
 
 
