@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from moe_ray.config.schema import RouterConfig
 from moe_ray.errors import CapacityError, ModelError, first_line
 from moe_ray.routing.classifier import ClassifierOutputs, Report
-from moe_ray.routing.files import COPY_AGAIN, TRAINING_FILE, write_json
+from moe_ray.routing.files import TRAINING_FILE, write_json
 from moe_ray.routing.texts import LabelledText
 from moe_ray.routing.transformer.base import make_base
 from moe_ray.routing.transformer.fitting import fit
@@ -131,4 +131,8 @@ def _read(reader: Any, directory: Path, file_name: str, **settings: Any) -> Any:
 
 
 def _damaged(path: Path, what: str) -> ModelError:
-    return ModelError(f"this part of a router is missing or damaged: {what}", where=str(path), remedy=COPY_AGAIN)
+    return ModelError(
+        f"this part of a router is missing or damaged: {what}",
+        where=str(path),
+        remedy="copy the router's whole directory again, or train it again",
+    )

@@ -3,7 +3,6 @@
 import math
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 from moe_ray.config.schema import RouterConfig
 from moe_ray.routing.classifier import Report
 from moe_ray.routing.confusion import confusion_matrix, macro_f1
+from moe_ray.routing.embedding.fitting import balanced_weights
 from moe_ray.routing.texts import LabelledText, codes
 from moe_ray.routing.transformer.base import BaseModel
 from moe_ray.routing.transformer.history import TrainingHistory, TrainingSettings
@@ -103,18 +103,13 @@ class LabelLoss:
         return losses.mean()
 
 
-def label_weights(labels: Sequence[str], train: Sequence[LabelledText]) -> dict[str, float]:
-    """Weights by which every label counts the same in all, and a text 1 on average."""
-    counts = Counter(text.label for text in train)
-    return {label: len(train) / (len(labels) * counts[label]) for label in labels}
-
-
 def _settings(
     base: BaseModel, config: RouterConfig, labels: Sequence[str], train: Sequence[LabelledText], device: str
 ) -> TrainingSettings:
     training = config.training
     max_epochs = training.epochs or (PRETRAINED_EPOCHS if base.pretrained else SCRATCH_EPOCHS)
     num_steps = max_epochs * math.ceil(len(train) / training.batch_size)
+    weights = balanced_weights(torch.tensor(codes(train, labels)), len(labels)).tolist()
     scratch_rate = min(MAX_SCRATCH_RATE, SCRATCH_RATE_TIMES_WIDTH / base.model.config.hidden_size)
     return TrainingSettings(
         base=base.name,
@@ -130,7 +125,7 @@ def _settings(
         patience=training.patience,
         max_tokens=base.max_tokens,
         seed=training.seed,
-        label_weights=label_weights(labels, train) if config.balance == "weighted" else {},
+        label_weights=dict(zip(labels, weights, strict=True)) if config.balance == "weighted" else {},
     )
 
 

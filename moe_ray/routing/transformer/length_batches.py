@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-BATCHES_OF_POOL = 16
+BATCHES_OF_POOL = 64
 
 
 class LengthBatches(Sampler[list[int]]):
     """The places of rows, batch by batch, drawn anew in each pass.
 
-    Rows are shuffled, sorted by length within pools of 16 batches, and the batches shuffled again: unlike
+    Rows are shuffled, sorted by length within pools of 64 batches, and the batches shuffled again: unlike
     transformers' own length grouping, whose batches of a pool follow each other from the longest to the shortest, and
     with the length the label.
     """
