@@ -174,10 +174,11 @@ class RoutingAccuracy(StoredRecord):
 class Regret(StoredRecord):
     """What a system loses to the oracle on one domain's headline metric, over the n examples that all have scored.
 
-    Means per example; positive is a loss, whichever way the metric is better. `regret` is exactly the sum of its parts:
-    `wrong_domain` (the router chose another domain's expert), `sent_to_baseline` (it called the query foreign) and
-    `right_expert_worse` (the domain's own expert was worse than the best answer). A part is negative where the mistake
-    helped.
+    Means per example, weighted as the metric's are; a metric that counts labels has each example's being right here.
+    Positive is a loss, whichever way the metric is better. `regret` is exactly the sum of its parts, added in their
+    order: `wrong_domain` (another model than the domain's own expert answered), `sent_to_baseline` (the baseline did,
+    since the query was called foreign, or since the system is the baseline) and `right_expert_worse` (the domain's own
+    expert was worse than the best answer). A part is negative where the mistake helped.
     """
 
     system: str
@@ -196,8 +197,9 @@ class Regret(StoredRecord):
 class SweepPoint(StoredRecord):
     """The cascade at one threshold. `value`: mean of the domains' headline metrics.
 
-    `strong_share`: share of the examples that the strong end answers. `recovered`: the performance gap recovered, PGR.
-    `busy_s` and `memory_byte_s` are means per example, the router's own time included; None where not measured.
+    `baseline_share`: share of the examples below the threshold. `strong_share`: share that the strong end answers
+    (the router's, where neither is). `recovered`: the performance gap recovered, PGR. `busy_s` and `memory_byte_s` are
+    means per example, the router's own time included; None where not measured.
     """
 
     threshold: float
@@ -212,9 +214,10 @@ class SweepPoint(StoredRecord):
 class Sweep(StoredRecord):
     """The cascade over all thresholds, from "the router always" to "the baseline always".
 
-    `strong` is the end of the curve with the better value: "routed" or "baseline"; None where both are equal. `apgr`:
-    mean of PGR over the share of strong calls. `cpt`: share of strong calls needed for a PGR of at least the key (in
-    percent); None where no threshold reaches it.
+    `strong` is the end of the curve with the better value: "routed" or "baseline"; None where both are equal, and then
+    there are no `apgr` and no `cpt`. `apgr`: mean of PGR over the share of strong calls. `cpt`: share of strong calls
+    needed for a PGR of at least the key (in percent). Both are of all thresholds, `points` of about 200 of them.
+    `metrics`: domain -> the metric that its value is of; `n` examples of these domains have scores at both ends.
     """
 
     strong: Literal["routed", "baseline"] | None

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from moe_ray.comparison.columns import ScoreMatrix, score_matrix
 from moe_ray.comparison.paired import benjamini_hochberg, paired_difference
-from moe_ray.comparison.records import MetricInfo, MetricValue, PairedComparison, RunInfo, Summary, SystemInfo
+from moe_ray.comparison.records import MetricInfo, MetricValue, PairedComparison, Summary, SystemInfo
 from moe_ray.comparison.summary import comparison_record, verdict_of
 from moe_ray.comparison.systems import DomainSystem, system_column
 from moe_ray.fingerprint import canonical_json
@@ -14,6 +14,8 @@ from moe_ray.store.records import StoredRecord
 
 FIRST, SECOND = "first run", "second run"
 ABSENT = "(absent)"
+RUN_SETTINGS = ("moe_ray_version", "baseline", "experts", "identity", "models", "domains", "prompts")
+ROUTER_SETTINGS = ("kind", "fingerprint", "threshold")
 
 
 class Change(StoredRecord):
@@ -62,7 +64,7 @@ def compare_runs(a: Summary, b: Summary, scores_a: Scores, scores_b: Scores) -> 
     return RunComparison(
         first=a.run.name,
         second=b.run.name,
-        changes=list(run_changes(a.run, b.run)),
+        changes=list(run_changes(a, b)),
         metrics={name: a.metrics[name] for name in shared},
         redefined_metrics=[name for name in shared if a.metrics[name] != b.metrics[name]],
         pairs=_adjusted(found, a.metrics),
@@ -101,12 +103,13 @@ def _change(
 
 
 def _domain_system(summary: Summary, value: MetricValue) -> DomainSystem | None:
-    """The system, where one model answers the whole domain in it."""
+    """The system, where one model answers every example of the domain in it."""
     info: SystemInfo = next(system for system in summary.systems if system.name == value.system)
-    models = list(info.picks.get(value.domain, {}))
-    if len(models) != 1:
+    picks = info.picks.get(value.domain, {})
+    if list(picks.values()) != [value.n + value.n_unscored]:
         return None
-    return DomainSystem(name=info.name, definition=info.definition, kind=info.kind, models={value.domain: models[0]})
+    (model,) = picks
+    return DomainSystem(name=info.name, definition=info.definition, kind=info.kind, models={value.domain: model})
 
 
 def _adjusted(pairs: list[ValuePair], metrics: Mapping[str, MetricInfo]) -> list[ValuePair]:
@@ -123,13 +126,20 @@ def _with_verdict(pair: ValuePair, p_adjusted: float | None, metrics: Mapping[st
     return pair.model_copy(update={"change": change})
 
 
-def run_changes(a: RunInfo, b: RunInfo) -> Iterator[Change]:
+def run_changes(a: Summary, b: Summary) -> Iterator[Change]:
     """Settings that differ, by dotted key, in the order of the keys."""
-    parts = ("moe_ray_version", "baseline", "experts", "identity", "models", "domains", "prompts")
-    first, second = (dict(_flat({part: getattr(run, part) for part in parts}, "")) for run in (a, b))
+    first, second = (dict(_flat(_settings(summary), "")) for summary in (a, b))
     for key in sorted(first.keys() | second.keys()):
         if first.get(key) != second.get(key):
             yield Change(key=key, first=first.get(key, ABSENT), second=second.get(key, ABSENT))
+
+
+def _settings(summary: Summary) -> dict[str, object]:
+    settings = {part: getattr(summary.run, part) for part in RUN_SETTINGS}
+    if summary.routing is None:
+        return settings
+    about = summary.routing.router
+    return settings | {"router": {part: about[part] for part in ROUTER_SETTINGS if part in about}}
 
 
 def _flat(value: object, key: str) -> Iterator[tuple[str, str]]:
