@@ -17,6 +17,7 @@ from moe_ray.domains.example import Example
 from moe_ray.report.format import words
 from moe_ray.scoring.score import Score
 from moe_ray.scoring.table import Scores, score_table, scores_of_table
+from moe_ray.store.routes import Routes
 
 MAX_ANSWERS = 20_000
 CHOICE_COLUMNS = ("kind", "domain", "example_id")
@@ -81,9 +82,14 @@ def _hash_rank(row: Mapping[str, Any]) -> bytes:
 
 
 def browser_payload(
-    summary: Summary, chosen: Chosen, answers: pa.Table, examples: Iterable[Example], scores: Scores
+    summary: Summary,
+    chosen: Chosen,
+    answers: pa.Table,
+    examples: Iterable[Example],
+    scores: Scores,
+    routes: Routes | None = None,
 ) -> dict[str, Any]:
-    """What the page's script reads: of `answers`, `examples` and `scores`, what is about the chosen examples.
+    """What the page's script reads: of `answers`, `examples`, `scores`, `routes`, what is about the chosen examples.
 
     `answers` need ANSWER_COLUMNS. `total` says how many generated answers there were in all.
     """
@@ -98,7 +104,19 @@ def browser_payload(
         for example in examples
         if (example.domain, example.id) in shown
     }
-    return {"total": chosen.num_generated, "texts": texts.texts, "references": references, "answers": rows}
+    payload = {"total": chosen.num_generated, "texts": texts.texts, "references": references, "answers": rows}
+    return payload if routes is None else payload | {"routes": _routes(chosen, routes)}
+
+
+def _routes(chosen: Chosen, routes: Routes) -> dict[str, list[Any]]:
+    """Of each example: the domain that the router held most probable, its probability, and 1 for a foreign query."""
+    sure, places, foreign = routes.probabilities.max(axis=1), routes.chosen, routes.is_foreign
+    return {
+        f"{domain}/{example_id}": [routes.domains[places[row]], round(float(sure[row]), 4), int(foreign[row])]
+        for domain, ids in chosen.examples.items()
+        for example_id, row in zip(ids, routes.rows(domain, ids).tolist(), strict=True)
+        if row >= 0
+    }
 
 
 def encoded(payload: Mapping[str, Any]) -> str:

@@ -3,32 +3,17 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from moe_ray.comparison.records import Summary
+from moe_ray.report.caution import FEW_EXAMPLES, Caution
 from moe_ray.report.format import count, plural, words
+from moe_ray.report.routing_cautions import routing_cautions
 
 Place = tuple[str, str]  # model, domain
-Level = Literal["warning", "note"]
 SYNTHETIC = "Synthetic data"
 MAX_PLACES = 12
 DIGITS = re.compile(r"\d+")
-FEW_EXAMPLES = 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caution:
-    """A warning changes what a number means; a note is background. A note's title is what it is about, or empty."""
-
-    level: Level
-    title: str
-    text: str
-
-    @property
-    def line(self) -> str:
-        """Title and text."""
-        return f"{self.title}: {self.text}" if self.title else self.text
 
 
 class Unscored(NamedTuple):
@@ -43,7 +28,8 @@ class Unscored(NamedTuple):
 def cautions(summary: Summary) -> list[Caution]:
     """Everything to be said first, warnings before notes."""
     found = [*_synthetic(summary), *_incomplete(summary), *_unscored(summary)]
-    found += [*_truncated(summary), *_few_examples(summary), *_sandbox(summary), *_notes(summary)]
+    found += [*_truncated(summary), *_few_examples(summary), *_sandbox(summary), *routing_cautions(summary)]
+    found += _notes(summary)
     return sorted(found, key=lambda caution: caution.level == "note")
 
 

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from moe_ray.comparison.records import ModelResources, PairedComparison, Summary
+from moe_ray.comparison.records import ModelResources, PairedComparison, RoutingSummary, Summary
 from moe_ray.comparison.runs import RunComparison, ValuePair
 from moe_ray.comparison.summary import SIGNIFICANCE
 from moe_ray.report.cautions import cautions
@@ -23,6 +23,8 @@ from moe_ray.report.format import (
     size,
     words,
 )
+from moe_ray.report.routing import routing_sentence
+from moe_ray.report.routing_tables import accuracy_table
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import DomainView, domain_views, winner_of
 
@@ -42,6 +44,8 @@ def summary_tables(summary: Summary) -> Group:
     parts.extend(quality_table(view) for view in domain_views(summary))
     if summary.comparisons:
         parts.append(comparison_table(summary))
+    if summary.routing is not None:
+        parts.append(routing_table(summary, summary.routing))
     if summary.models:
         parts.append(resources_table(summary))
     return Group(*parts)
@@ -107,6 +111,18 @@ def _difference_cells(item: PairedComparison) -> Iterator[Text]:
     yield Text(probability(item.p_adjusted))
     yield Text(str(item.n_pairs))
     yield Text(winner_of(item), style=style)
+
+
+def routing_table(summary: Summary, routing: RoutingSummary) -> Table:
+    """How often the router was right, by domain, and what its mistakes cost there."""
+    found = accuracy_table(routing)
+    table = _table("[bold]Routing[/]", routing_sentence(summary, routing))
+    table.add_column(found.row_title, overflow="fold", ratio=1)
+    for column in found.columns:
+        table.add_column(column.title, justify="right")
+    for at, name in enumerate(found.names):
+        table.add_row(Text(name), *(Text(column.cells[at]) for column in found.columns))
+    return table
 
 
 def resources_table(summary: Summary) -> Table:

@@ -6,7 +6,7 @@ from moe_ray.comparison.records import MetricValue, PairedComparison, Summary, S
 from moe_ray.comparison.systems import BASELINE, EXPERTS, ORACLE, RANDOM, ROUTED
 from moe_ray.report.format import words
 
-BOUNDS = {ORACLE: "upper bound", RANDOM: "floor"}
+BOUNDS = {ORACLE: "upper bound of {metric}", RANDOM: "floor"}
 # Policies that are spoken of as several.
 SUBJECTS = {EXPERTS: "experts", ROUTED: "routed experts"}
 
@@ -95,17 +95,18 @@ def system_rows(summary: Summary, domain: str) -> tuple[SystemRow, ...]:
     A model alone is left out where a policy is just that model.
     """
     series = series_of(summary)
-    rows = [_row(system, domain, series[system.name]) for system in summary.systems if domain in system.picks]
+    metric = words(summary.domain_metrics[domain][0])
+    rows = [_row(system, domain, metric, series[system.name]) for system in summary.systems if domain in system.picks]
     covered = {row.model for row in rows if row.is_policy and not row.bound}
     shown = (row for row in rows if row.is_policy or row.model not in covered)
     return tuple(sorted(shown, key=lambda row: (not row.is_policy, bool(row.bound))))
 
 
-def _row(system: SystemInfo, domain: str, series: int) -> SystemRow:
+def _row(system: SystemInfo, domain: str, metric: str, series: int) -> SystemRow:
     models = list(system.picks[domain])
     model = models[0] if len(models) == 1 else None
     is_policy = system.kind == "policy"
-    bound = BOUNDS.get(system.name, "") if is_policy else ""
+    bound = BOUNDS.get(system.name, "").format(metric=metric) if is_policy else ""
     return SystemRow(system=system.name, model=model, is_policy=is_policy, series=series, bound=bound)
 
 

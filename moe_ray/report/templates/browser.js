@@ -34,7 +34,11 @@
     return messages.map((item) => `${item.role ?? item[0]}:\n${item.content ?? item[1]}`).join("\n\n");
   };
 
-  const PROBLEMS = { error: (row) => row.x, cut: (row) => row.c > 0, any: (row) => row.x || row.c > 0 || row.v === "unscored" };
+  // Of the example: the domain that the router held most probable, its probability, and 1 where it called it foreign.
+  const routeOf = (row) => data.routes?.[`${row.d}/${row.e}`] ?? null;
+  const isMisrouted = (row) => { const route = routeOf(row); return route !== null && (route[0] !== row.d || route[2] === 1); };
+
+  const PROBLEMS = { misrouted: isMisrouted, error: (row) => row.x, cut: (row) => row.c > 0, any: (row) => row.x || row.c > 0 || row.v === "unscored" };
 
   const matches = (row, [domain, model, verdict, problem, words]) =>
     (!domain || row.d === domain) && (!model || row.m === model) && (!verdict || row.v === verdict) &&
@@ -56,7 +60,12 @@
 
   const tokens = (num) => `${num.toLocaleString("en")} ${num === 1 ? "token" : "tokens"}`;
 
-  const flags = (row) => [row.x ? "error" : "", row.c ? `prompt cut by ${tokens(row.c)}` : ""].filter(Boolean);
+  const flags = (row) => [row.x ? "error" : "", row.c ? `prompt cut by ${tokens(row.c)}` : "",
+    isMisrouted(row) ? (routeOf(row)[2] ? "called foreign" : `routed to ${routeOf(row)[0]}`) : ""].filter(Boolean);
+
+  const routeText = ([domain, sure, foreign], row) =>
+    `The router held ${domain} most probable (${sure.toFixed(3)})` + (domain === row.d ? "" : `; the example is of ${row.d}`) +
+    (foreign ? ". It called the query foreign, so the baseline answers it in the cascade." : ".");
 
   const block = (title, text, className) => {
     const section = element("section", className);
@@ -73,6 +82,8 @@
     section.append(element("h3", "", "Scores"), ...row.g.map((score) => element("p", "", scoreText(score))));
     if (row.x) section.append(element("p", "flag", `Error: ${row.x}`));
     if (row.c) section.append(element("p", "flag", `The model read this prompt without its first ${tokens(row.c)}.`));
+    const route = routeOf(row);
+    if (route) section.append(element("p", isMisrouted(row) ? "flag" : "muted", routeText(route, row)));
     section.append(element("p", "muted", timing));
     const button = element("button", "", "All answers to this example");
     button.type = "button";
