@@ -23,7 +23,7 @@ data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True, rich_mar
 app.add_typer(data_app, name="data")
 models_app = typer.Typer(help="Fetch models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
-router_app = typer.Typer(help="Make the router's texts.", no_args_is_help=True, rich_markup_mode=None)
+router_app = typer.Typer(help="Train a router, or write the texts that it learns from.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(router_app, name="router")
 
 
@@ -177,6 +177,22 @@ def router_data(
     from moe_ray.cli.router_data import write_router_data
 
     write_router_data(o.load(file, o.Changes(set_ or [])), out)
+
+
+@router_app.command("train")
+def router_train(
+    file: o.ExperimentFile,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for a copy; it always lies in the run directory too.")
+    ] = None,
+    results_dir: o.ResultsDir = None,
+    max_examples: o.MaxExamples = None,
+    set_: o.Set = None,
+) -> None:
+    """Train an experiment's router, and test it; a run of the experiment uses it."""
+    from moe_ray.cli.router_train import train_router
+
+    train_router(o.load(file, o.Changes(set_ or [], None, results_dir, None, max_examples)), out)
 
 
 def run() -> None:

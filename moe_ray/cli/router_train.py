@@ -63,5 +63,5 @@ def _sentence(results: RouterTestResults) -> str:
         for item in results.foreign
         if item.kept is not None
     ]
-    lines = [", ".join(parts), *([f"foreign queries by {results.foreign_score}: {'; '.join(foreign)}"] if foreign else [])]
-    return "\n".join(lines)
+    told = f"\nforeign queries by {results.foreign_score}: {'; '.join(foreign)}" if foreign else ""
+    return ", ".join(parts) + told

@@ -31,7 +31,10 @@ def scores_of_run(run: RunDirectory) -> tuple[pa.Table, dict[str, Metric]]:
 
 def summary_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric]) -> Summary:
     """Summarise `scores` that are at hand already; writes nothing."""
-    return summarise(scores, metrics, run.manifest(), run.telemetry(), run.answers_table(SUMMARY_COLUMNS))
+    manifest = run.manifest()
+    routes = run.routes() if manifest.router else None
+    answers = run.answers_table(SUMMARY_COLUMNS)
+    return summarise(scores, metrics, manifest, run.telemetry(), answers, routes=routes)
 
 
 def report_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric]) -> Summary:

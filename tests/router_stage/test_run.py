@@ -1,0 +1,130 @@
+"""A run with a router, on a real Ray with scripted models."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from moe_ray import pipeline
+from moe_ray.config.load import LoadedExperiment, load_experiment
+from moe_ray.errors import ModelError, UserError
+from moe_ray.planning.fleet import Fleet
+from moe_ray.router_stage import stage
+from moe_ray.routing.router import Router
+from moe_ray.routing.texts import query_of
+from moe_ray.store.run_directory import RunDirectory
+from tests.execution.experiments import Recorder, content
+from tests.router_stage.worlds import NUM_ASKED, WORDS, write_world
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+MISPLACED = (1, 4)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> LoadedExperiment:
+    experiment = write_world(tmp_path_factory.mktemp("routed"), misplaced=MISPLACED)
+    outcome = pipeline.evaluate(experiment, Recorder())
+    assert (outcome.num_missing, outcome.abandoned) == (0, ())
+    return experiment
+
+
+@pytest.fixture
+def run(finished: LoadedExperiment) -> RunDirectory:
+    return RunDirectory(finished.config.output.results_dir / finished.config.name)
+
+
+def test_only_the_examples_that_were_sent_elsewhere_are_asked_beside_the_matrix(run: RunDirectory) -> None:
+    asked = Counter((row["domain"], row["model"]) for row in content(run))
+    assert asked == {
+        ("garden", "gardener"): NUM_ASKED,
+        ("garden", "general"): NUM_ASKED,
+        ("garden", "sailor"): len(MISPLACED),
+        ("harbour", "sailor"): NUM_ASKED,
+        ("harbour", "general"): NUM_ASKED,
+    }
+    elsewhere = {row["example_id"] for row in content(run) if (row["domain"], row["model"]) == ("garden", "sailor")}
+    assert elsewhere == {f"garden-{at}" for at in MISPLACED}
+
+
+def test_the_routes_that_are_kept_are_the_saved_routers_own(run: RunDirectory) -> None:
+    record, routes = run.manifest().router, run.routes()
+    assert record is not None
+    assert routes is not None
+    router = Router.load(run.path / record["path"])
+    assert routes.domains == ("garden", "harbour")
+    examples = {(domain, example.id): example for domain in WORDS for example in run.examples(domain)}
+    places = zip(routes.example_domains, routes.example_ids, strict=True)
+    asked = [query_of(examples[place], "question") for place in places]
+    assert routes.probabilities == pytest.approx(router.predict_proba(asked), abs=1e-12)
+    assert routes.threshold == router.threshold
+    assert record["test_results"]["accuracy"] == 1.0
+    assert record["resources"]["peak_resident_bytes"] > 20 << 20
+
+
+def test_an_expert_is_graded_on_the_examples_that_it_was_asked_and_on_no_others(run: RunDirectory) -> None:
+    summary = pipeline.report(run)
+    assert {system.name for system in summary.systems if "garden" in system.picks and system.kind == "model"} == {
+        "gardener",
+        "general",
+    }
+    routed = next(system for system in summary.systems if system.name == "routed")
+    assert routed.picks["garden"] == {"gardener": NUM_ASKED - len(MISPLACED), "sailor": len(MISPLACED)}
+    value = summary.value("routed", "garden", "accuracy")
+    assert value is not None
+    assert (value.n, value.n_unscored) == (NUM_ASKED, 0)
+
+
+def test_a_finished_run_trains_nothing_asks_nothing_and_computes_nothing_again(
+    finished: LoadedExperiment, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise AssertionError("the router was trained or asked again")
+
+    monkeypatch.setattr(stage, "obtain_router", refuse)
+    monkeypatch.setattr(stage, "route_examples", refuse)
+    before, observer = content(run), Recorder()
+    pipeline.evaluate(finished, observer)
+    assert (content(run), observer.commits) == (before, [])
+    planned = pipeline.plan(finished, Fleet(()))
+    assert planned.work.num_to_do == 0
+    assert planned.router is not None
+    assert planned.router.is_there
+
+
+def test_a_router_that_lies_elsewhere_is_loaded_and_nothing_is_trained(run: RunDirectory, tmp_path: Path) -> None:
+    record = run.manifest().router
+    assert record is not None
+    experiment = write_world(tmp_path, misplaced=MISPLACED, path=str(run.path / record["path"]))
+    outcome = pipeline.evaluate(experiment, Recorder())
+    assert not outcome.run.routers_path.exists()
+    mine, other = outcome.run.routes(), run.routes()
+    assert mine is not None
+    assert other is not None
+    assert mine.probabilities.tolist() == other.probabilities.tolist()
+
+
+def test_a_router_of_other_domains_is_refused_before_anything_is_asked(run: RunDirectory, tmp_path: Path) -> None:
+    record = run.manifest().router
+    assert record is not None
+    write_world(tmp_path, path=str(run.path / record["path"]))
+    file = tmp_path / "experiment.yaml"
+    file.write_text(file.read_text().replace("harbour:", "port:"))
+    experiment = load_experiment(file, ["router.data={}"])
+    with pytest.raises(ModelError, match=r"garden, harbour; the experiment's domains are garden, port") as caught:
+        pipeline.evaluate(experiment, Recorder())
+    assert caught.value.where is not None
+    assert "router.path" in caught.value.where
+    assert not list((tmp_path / "results" / "routed" / "answers").glob("*"))
+
+
+def test_an_error_of_the_training_is_told_as_itself_and_the_session_as_failed(tmp_path: Path) -> None:
+    experiment = write_world(
+        tmp_path, kind="transformer", architecture={"model_type": "distilbert", "n_heads": 5, "dim": 32}
+    )
+    with pytest.raises(UserError) as caught:
+        pipeline.evaluate(experiment, Recorder())
+    assert caught.value.remedy
+    run = RunDirectory(tmp_path / "results" / "routed")
+    assert run.manifest().sessions[-1].status == "failed"
+    assert not list((run.path / "answers").glob("*"))
