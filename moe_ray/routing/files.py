@@ -6,15 +6,17 @@ test_results.json  what was measured of it, where somebody did
 """
 
 import json
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
-from pydantic import ValidationError
 
 from moe_ray.errors import ModelError, RunDirectoryError, first_line
 from moe_ray.fingerprint import file_sha256, fingerprint
+from moe_ray.routing.calibration import FloatArray
 from moe_ray.routing.foreign import Mahalanobis, ScoreName
 from moe_ray.routing.registry import CLASSIFIERS
 from moe_ray.routing.results import RouterTestResults
@@ -26,7 +28,6 @@ FOREIGN_FILE = "foreign.npz"
 TEST_RESULTS_FILE = "test_results.json"
 TRAINING_FILE = "training.json"  # a classifier's diary, which decides nothing
 FORMAT = 1
-COPY_AGAIN = "copy the router's whole directory again, or train it again"
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)
 
@@ -123,28 +124,35 @@ def write_mahalanobis(directory: Path, fitted: Mahalanobis) -> None:
 def read_mahalanobis(directory: Path) -> Mahalanobis:
     """Read foreign.npz. Raises `ModelError` where it is missing or damaged."""
     path = directory / FOREIGN_FILE
+    with reading(path):
+        arrays = read_arrays(path)
+        return Mahalanobis(means=arrays["means"], whitening=arrays["whitening"])
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a missing or damaged file into a `ModelError` that names `path`."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Mahalanobis(means=arrays["means"], whitening=arrays["whitening"])
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
+        yield
+    except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile) as error:
+        raise ModelError(
+            f"this part of a router is missing or damaged: {first_line(error)}",
+            where=str(path),
+            remedy="copy the router's whole directory again, or train it again",
+        ) from error
+
+
+def read_arrays(path: Path) -> dict[str, FloatArray]:
+    """Read a NumPy archive of numbers; one that holds Python objects, thus code, is refused."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _read_json(path: Path) -> Any:
-    try:
+    with reading(path):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
 
 
 def _validated(path: Path, value: object, kind: type[RecordT]) -> RecordT:
-    try:
+    with reading(path):  # pydantic's ValidationError is a ValueError
         return kind.model_validate(value)
-    except ValidationError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"this part of a router is missing or damaged: {first_line(error)}", where=str(path), remedy=COPY_AGAIN
-    )

@@ -1,7 +1,6 @@
 """The router for small machines: word and character statistics (TF-IDF) and multinomial logistic regression."""
 
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -9,10 +8,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from moe_ray.config.schema import RouterConfig
-from moe_ray.errors import DataError, ModelError
+from moe_ray.errors import DataError
 from moe_ray.routing.calibration import FloatArray, IntArray
 from moe_ray.routing.classifier import ClassifierOutputs, Report, TrainingProgress
 from moe_ray.routing.confusion import confusion_matrix, macro_f1
+from moe_ray.routing.files import read_arrays, reading
 from moe_ray.routing.texts import LabelledText, codes
 
 ANALYZERS: tuple[dict[str, Any], ...] = (
@@ -106,20 +106,13 @@ class TfidfClassifier:
     @classmethod
     def load(cls, directory: Path, *, device: str) -> Self:  # noqa: ARG003 - the protocol has it
         """Read a saved classifier; its logits are the same to the last bit. See `TextClassifier.load`."""
-        path = directory / TERMS_FILE
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            path = directory / WEIGHTS_FILE
-            with np.load(path, allow_pickle=False) as numbers:
-                idfs = [numbers[f"idf_{at}"] for at in range(len(ANALYZERS))]
-                weights = numbers["coefficients"], numbers["intercepts"]
-            return cls(known["terms"], idfs, *weights, known["max_words"])
-        except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
-            raise ModelError(
-                f"this part of a router is missing or damaged: {error}",
-                where=str(path),
-                remedy="copy the router's whole directory again, or train it again",
-            ) from error
+        with reading(directory / TERMS_FILE):
+            known = json.loads((directory / TERMS_FILE).read_text(encoding="utf-8"))
+            terms, max_words = known["terms"], known["max_words"]
+        with reading(directory / WEIGHTS_FILE):
+            numbers = read_arrays(directory / WEIGHTS_FILE)
+            idfs = [numbers[f"idf_{at}"] for at in range(len(ANALYZERS))]
+            return cls(terms, idfs, numbers["coefficients"], numbers["intercepts"], max_words)
 
     def _counted(self, texts: Sequence[str]) -> Any:
         from scipy.sparse import hstack

@@ -1,0 +1,267 @@
+"""What a router says of any text, and what its directory holds."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moe_ray.config.schema import OTHER, RouterConfig
+from moe_ray.errors import ModelError, RunDirectoryError
+from moe_ray.routing import files, tfidf
+from moe_ray.routing import router as router_module
+from moe_ray.routing.router import BLANK_SCORE, MAX_CHARACTERS, Router
+from moe_ray.routing.training import fit_router
+from moe_ray.store.records import Manifest
+from moe_ray.store.run_directory import RunDirectory
+from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts
+
+BLANK = ["", " \n\t", "\0\0", "\N{ZERO WIDTH SPACE}\N{NO-BREAK SPACE}", " " * 100_000]
+ODD = [
+    "lease\0contract",
+    "\ud800 lease \udfff",
+    "\x1b[31mlease\x07",
+    "lease " * 20_000,
+    "\N{PILE OF POO}" * 100_000,
+    "\N{CYRILLIC CAPITAL LETTER DE}\N{CYRILLIC SMALL LETTER O}\N{CYRILLIC SMALL LETTER EM}",
+    "\N{HANGUL SYLLABLE HAN}\N{HANGUL SYLLABLE GUG}",
+    "\N{ARABIC LETTER ALEF}\N{ARABIC LETTER LAM}",
+    "?",
+]
+
+
+def trained(other: bool = False, **foreign: object) -> Router:
+    labels = (*DOMAINS, OTHER) if other else DOMAINS
+    config = RouterConfig.model_validate({"kind": "tfidf", "foreign": foreign})
+    return fit_router(config, router_texts(labels), device="cpu", report=nothing_reported)[0]
+
+
+@pytest.fixture(scope="module")
+def router() -> Router:
+    return trained()
+
+
+@pytest.fixture(scope="module")
+def saved(router: Router, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("routers") / "plain"
+    router.save(directory)
+    return directory
+
+
+@pytest.fixture
+def copied(saved: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(saved, tmp_path / "copied")
+
+
+ASKED = [text.text for text in queries(DOMAINS, 30, first=40_000)]
+
+
+def test_probabilities_have_a_row_for_each_text_and_a_column_for_each_domain(router: Router) -> None:
+    found = router.predict_proba(ASKED)
+    assert found.shape == (90, 3)
+    assert found.sum(axis=1) == pytest.approx(1.0)
+    assert np.mean([DOMAINS[at] for at in found.argmax(axis=1)] == np.array(list(DOMAINS) * 30)) > 0.95
+    assert router.predict_proba([]).shape == (0, 3)
+    assert router.route([]) == []
+
+
+def test_with_foreign_queries_learned_rows_lack_their_probability() -> None:
+    router = trained(other=True)
+    assert router.domains == DOMAINS
+    assert router.labels == (*DOMAINS, OTHER)
+    foreign = [text.text for text in queries([OTHER], 20, first=50_000)]
+    own, other = router.predict_proba(ASKED).sum(axis=1), router.predict_proba(foreign).sum(axis=1)
+    assert own.mean() > 0.8
+    assert other.mean() < 0.2
+    assert np.mean([route.is_foreign for route in router.route(foreign)]) > 0.9
+
+
+def test_a_route_is_the_row_of_its_text_in_words(router: Router) -> None:
+    rows, scores, seconds = router.judge(ASKED)
+    for row, score, route in zip(rows, scores, router.route(ASKED), strict=True):
+        assert list(route.probabilities) == list(DOMAINS)
+        assert list(route.probabilities.values()) == row.tolist()
+        assert route.domain == DOMAINS[int(row.argmax())]
+        assert route.score == score
+        assert route.is_foreign == (score < router.threshold)
+        assert route.seconds > 0
+    assert (seconds > 0).all()
+
+
+def test_many_texts_are_judged_in_parts_as_they_are_alone(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = router.judge(ASKED)
+    monkeypatch.setattr(router_module, "TEXTS_AT_ONCE", 7)
+    in_parts = router.judge(ASKED)
+    assert (in_parts.probabilities == together.probabilities).all()
+    assert (in_parts.scores == together.scores).all()
+
+
+@pytest.mark.parametrize("score", ["max_probability", "energy", "mahalanobis"])
+def test_a_blank_text_is_foreign_by_definition_and_still_has_probabilities(score: str) -> None:
+    for route in trained(score=score).route(BLANK):
+        assert route.is_foreign
+        assert route.score == BLANK_SCORE
+        assert sum(route.probabilities.values()) == pytest.approx(1.0)
+
+
+def test_odd_texts_are_routed(router: Router) -> None:
+    judgement = router.judge(ODD)
+    assert judgement.probabilities.sum(axis=1) == pytest.approx(1.0)
+    assert np.isfinite(judgement.scores).all()
+    assert (judgement.scores > BLANK_SCORE).all()
+
+
+def test_control_characters_are_read_as_spaces_and_of_a_long_text_the_beginning_counts(router: Router) -> None:
+    words, plain = router.predict_proba(["lease\0contract", "lease contract"])
+    assert (words == plain).all()
+    long = "lease " + "x" * MAX_CHARACTERS
+    cut, whole = router.predict_proba([long, long + " insulin" * 100])
+    assert (cut == whole).all()
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"), [("lease", "not one str"), ([3], "text 0 is a int"), (["a", None], "text 1 is a None")]
+)
+def test_what_is_no_list_of_strings_is_a_type_error(router: Router, texts: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        router.predict_proba(texts)
+    with pytest.raises(TypeError, match=says):
+        router.route(texts)
+
+
+@pytest.mark.parametrize("score", ["max_probability", "energy", "mahalanobis", "other_probability"])
+def test_a_saved_router_comes_back_with_every_verdict_to_the_last_bit(tmp_path: Path, score: str) -> None:
+    router = trained(other=True, score=score)
+    saved = router.save(tmp_path / "router")
+    loaded = Router.load(tmp_path / "router")
+    asked = [*ASKED, *ODD, *BLANK]
+    for found, expected in zip(loaded.judge(asked)[:2], router.judge(asked)[:2], strict=True):
+        assert (found == expected).all()
+    assert loaded.record == saved.record
+    assert loaded.test_results == router.test_results
+    assert (tmp_path / "router" / files.FOREIGN_FILE).exists() == (score == "mahalanobis")
+    assert [path.name for path in tmp_path.iterdir()] == ["router"], "nothing else is left behind"
+
+
+def test_a_routers_fingerprint_travels_with_its_files_and_changes_with_its_weights(router: Router, saved: Path) -> None:
+    assert router.fingerprint is None
+    found = Router.load(saved).fingerprint
+    assert found is not None
+    assert router.save(saved.parent / "elsewhere").fingerprint == found
+    assert trained().save(saved.parent / "same").fingerprint == found
+    assert trained(keep=0.8).save(saved.parent / "other").fingerprint != found
+
+
+def test_saving_replaces_a_router_whole_and_nothing_else_ever(router: Router, tmp_path: Path) -> None:
+    directory = tmp_path / "router"
+    trained(score="mahalanobis").save(directory)
+    router.save(directory)
+    assert not (directory / files.FOREIGN_FILE).exists(), "the old router's files are gone"
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    (papers / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(ModelError, match="something else than a router"):
+        router.save(papers)
+    assert [path.name for path in papers.iterdir()] == ["thesis.txt"]
+
+
+def test_a_router_that_cannot_be_written_whole_leaves_the_old_one(
+    router: Router, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+
+    def full(path: Path) -> str:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(router_module, "weights_fingerprint", full)
+    with pytest.raises(OSError, match="no space left"):
+        router.save(copied)
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+    assert [path.name for path in copied.parent.iterdir()] == [copied.name]
+
+
+def changed(**values: object) -> Callable[[Path], object]:
+    def change(directory: Path) -> None:
+        path = directory / files.ROUTER_FILE
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change
+
+
+def written(name: str, text: str) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).write_text(text)
+
+
+def removed(name: str) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "says"),
+    [
+        (removed(files.ROUTER_FILE), files.ROUTER_FILE, "missing or damaged"),
+        (written(files.ROUTER_FILE, '{"format": 1, "kind"'), files.ROUTER_FILE, "missing or damaged"),
+        (written(files.ROUTER_FILE, "[1]"), files.ROUTER_FILE, "format None; this moe_ray reads format 1"),
+        (changed(format=7), files.ROUTER_FILE, "format 7; this moe_ray reads format 1"),
+        (changed(kind="oracle"), files.ROUTER_FILE, "no kind of router is called 'oracle'"),
+        (changed(temperature="warm"), files.ROUTER_FILE, "missing or damaged"),
+        (changed(unheard_of=1), files.ROUTER_FILE, "missing or damaged"),
+        (changed(labels=["legal", "code"]), files.ROUTER_FILE, "2 labels, but weights for 3"),
+        (changed(foreign_score="mahalanobis"), files.FOREIGN_FILE, "missing or damaged"),
+        (removed(tfidf.WEIGHTS_FILE), tfidf.WEIGHTS_FILE, "missing or damaged"),
+        (written(tfidf.TERMS_FILE, "{}"), tfidf.TERMS_FILE, "missing or damaged"),
+        (written(files.TEST_RESULTS_FILE, "{}"), files.TEST_RESULTS_FILE, "missing or damaged"),
+    ],
+)
+def test_a_router_that_cannot_be_read_says_which_file_is_wrong(
+    copied: Path, change: Callable[[Path], object], file: str, says: str
+) -> None:
+    change(copied)
+    with pytest.raises(ModelError, match=says) as caught:
+        Router.load(copied)
+    assert caught.value.where == str(copied / file)
+    assert caught.value.remedy
+
+
+def test_a_router_without_test_results_loads(copied: Path) -> None:
+    (copied / files.TEST_RESULTS_FILE).unlink()
+    assert Router.load(copied).test_results is None
+
+
+def test_other_domains_than_the_routers_are_refused_with_both_lists(router: Router) -> None:
+    router.require_domains(["code", "legal", "biomedical"])
+    for domains in (["code", "legal"], ["code", "legal", "biomedical", "tax"], ["code", "legal", "tax"]):
+        with pytest.raises(ModelError) as caught:
+            router.require_domains(domains, where="router.path")
+        assert "between legal, biomedical, code" in caught.value.what
+        assert f"domains are {', '.join(domains)}" in caught.value.what
+        assert caught.value.where == "router.path"
+
+
+def test_a_router_is_found_in_its_own_directory_and_in_a_runs(copied: Path) -> None:
+    run = RunDirectory(copied.parent / "run")
+    run.prepare()
+    manifest = Manifest(
+        name="run",
+        moe_ray_version="0",
+        created_at=0.0,
+        identity={},
+        models={},
+        domains={},
+        prompts={},
+        baseline=None,
+        experts={},
+    )
+    run.write_manifest(manifest)
+    with pytest.raises(RunDirectoryError, match="this run has no router"):
+        files.find_router(run.path)
+    run.write_manifest(manifest.model_copy(update={"router": {"path": "router"}}))
+    shutil.copytree(copied, run.path / "router")
+    assert files.find_router(copied) == copied
+    assert Router.load(files.find_router(run.path)).domains == DOMAINS
+    for nothing in (copied.parent, copied / "nowhere"):
+        with pytest.raises(ModelError):
+            files.find_router(nothing)
