@@ -23,7 +23,7 @@ data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True, rich_mar
 app.add_typer(data_app, name="data")
 models_app = typer.Typer(help="Fetch models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
-router_app = typer.Typer(help="Train a router, or write the texts that it learns from.", no_args_is_help=True, rich_markup_mode=None)
+router_app = typer.Typer(help="Train routers and make their texts.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(router_app, name="router")
 
 

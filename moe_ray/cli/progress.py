@@ -48,7 +48,8 @@ class ProgressDisplay:
         if ROUTER not in self._bars:
             self._bars[ROUTER] = self._progress.add_task(ROUTER, total=num_steps, rate="", state="")
         self._progress.update(self._bars[ROUTER], completed=step, total=num_steps, rate=detail)
-        if not self._live and detail:
+        before, self._done[ROUTER] = self._done.get(ROUTER, (0, 0))[0], (step, num_steps)
+        if not self._live and (10 * before // num_steps) != (10 * step // num_steps):
             self._say(f"{ROUTER}: step {step} of at most {num_steps}, {detail}")
 
     def work(self, totals: Mapping[str, tuple[int, int]]) -> None:
