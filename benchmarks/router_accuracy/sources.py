@@ -47,8 +47,8 @@ def read_own(data: Path) -> dict[str, list[LabelledText]]:
 
 def _questions(path: Path, source: str, label: str) -> Iterator[LabelledText]:
     for at, record in enumerate(read_file(path)):
-        text_id = f"{source}/{record.get('id', at)}"
-        yield LabelledText(id=text_id, text=record[COLUMNS[source]], label=label, source=source)
+        # Not the record's own id: MedQuAD's are not unique.
+        yield LabelledText(id=f"{source}/{at}", text=record[COLUMNS[source]], label=label, source=source)
 
 
 def read_prompts(data: Path) -> dict[str, list[LabelledText]]:
