@@ -75,7 +75,8 @@ def _against_chance(whole: RoutingAccuracy, routing: RoutingSummary) -> str:
     if len(routing.domains) == 1 or whole.low > always:
         return ""
     verdict = "It is worse than" if whole.high < always else "It is not shown to be better than"
-    name = words(largest.domain or "")
+    alone = [item.n for item in routing.accuracy if item.domain is not None].count(largest.n) == 1
+    name = words(largest.domain or "") if alone else "one and the same domain"
     return f"{verdict} always naming {name}, which would be right for {count(largest.n)} ({number(always)})."
 
 

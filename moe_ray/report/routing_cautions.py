@@ -21,7 +21,7 @@ def routing_cautions(summary: Summary) -> Iterator[Caution]:
     found = (
         ("Partial oracle", _partial_oracle(routing)),
         ("Routing drift", _drift(routing)),
-        ("Router unsure of itself", _miscalibrated(routing)),
+        ("Confidence", _miscalibrated(routing)),
         ("Few test texts", _few_texts(routing.test_results)),
         ("Threshold", _mostly_foreign(summary, routing)),
     )
@@ -34,8 +34,8 @@ def _partial_oracle(routing: RoutingSummary) -> str:
     if routing.oracle_is_whole:
         return ""
     return (
-        "not every model has answered every example, so the oracle picks among the answers there are: it could be "
-        "higher, and so could every regret. `matrix: full` asks all models everything."
+        "not every model has a scored answer to every example, so the oracle picks among those there are: it could "
+        "be higher, and so could every regret. “matrix: full” asks all models everything."
     )
 
 
@@ -54,7 +54,7 @@ def _miscalibrated(routing: RoutingSummary) -> str:
     found = routing.calibration
     if found.ece <= LARGE_ECE or not _is_off(found):
         return ""
-    return f"its probabilities are off by {number(found.ece)} on average (expected calibration error on this run)."
+    return f"the router's probabilities are off by {number(found.ece)} on average (expected calibration error on this run)."
 
 
 def _is_off(calibration: Calibration) -> bool:

@@ -49,7 +49,7 @@ def _cost_plot(summary: Summary, sweep: Sweep) -> Plot:
     unit, _ = in_one_unit([*curve, *(item.busy_s for item in places)], SECONDS)
     scale = next(item.size for item in SECONDS if item.name == unit)
     against = "busy time of one slot for each example, the router's included"
-    caption = f"{_quality(sweep)}, against {against}. The line is the cascade as its threshold rises."
+    caption = f"{_quality(sweep)}, against {against}. The line is the cascade as its threshold rises; no axis starts at 0."
     caption += hollow([item.row for item in places])
     described = [f"{item.row.label} {seconds(item.busy_s)}, {number(item.quality)}" for item in places]
     described += [f"{name} {seconds(item.busy_s)}, {number(item.value)}" for name, item in _named(summary, sweep)]
@@ -60,7 +60,7 @@ def _cost_plot(summary: Summary, sweep: Sweep) -> Plot:
             style = {"markersize": 9.5, "zorder": 3, **mark_style(item.row)}
             axes.plot([item.busy_s / scale], [item.quality], label=item.row.label, **style)
         _draw_curve(axes, summary, sweep, [x / scale for x in curve])
-        axes.set_xlim(left=0)
+        axes.margins(x=0.06)
         axes.set_xlabel(f"busy {unit} per example")
 
     svg = _drawn(draw, num_names, name="sweep-cost", text=f"{caption} {'; '.join(described)}")

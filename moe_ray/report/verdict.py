@@ -97,7 +97,8 @@ def _also(summary: Summary, views: Sequence[DomainView], verdicts: Sequence[Doma
         if ([item.winner == system for item in found], [item.winner == BASELINE for item in found]) == (won, lost):
             same.append(name)
         else:
-            other.append(f"For {name}: {_lead(found, system)}")
+            lead = _lead(found, system)
+            other.append(f"For {name}: {lead[0].lower()}{lead[1:]}")
     return " ".join([f"The same holds for {listed(same)}."] * bool(same) + other)
 
 

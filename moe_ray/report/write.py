@@ -51,4 +51,5 @@ def _payload(run: RunDirectory, summary: Summary, scores: Scores) -> dict[str, A
     chosen = choose_examples(run.answers_table(CHOICE_COLUMNS))
     shown = run.answers_table(ANSWER_COLUMNS, chosen.where)
     examples = (example for domain in summary.domain_metrics for example in run.each_example(domain))
-    return browser_payload(summary, chosen, shown, examples, scores)
+    routes = run.routes() if summary.routing is not None else None
+    return browser_payload(summary, chosen, shown, examples, scores, routes)
