@@ -71,14 +71,14 @@ def _tell(data: RouterData, out: Path) -> None:
 
 
 def _splits_table(texts: RouterTexts) -> Table:
-    splits = [name for name, _ in splits_of(texts)]
     table = Table(title="The router's texts", title_justify="left")
     table.add_column("label")
-    for split in splits:
+    for split, _ in splits_of(texts):
         table.add_column(split, justify="right")
-    for name, counts in split_counts(texts).items():
-        heading = name if name in texts.labels else f"{name} (foreign)"
-        table.add_row(heading, *(_count(counts.get(split)) for split in splits))
+    for label, counts in split_counts(texts).items():
+        table.add_row(label, *map(_count, counts.values()))
+    for name, group in texts.foreign.items():
+        table.add_row(f"{name} (foreign)", NONE, NONE, _count(len(group)))
     return table
 
 
@@ -94,5 +94,5 @@ def _sources_table(report: DataReport) -> Table:
     return table
 
 
-def _count(number: int | None) -> str:
-    return NONE if number is None else f"{number:,}"
+def _count(number: int) -> str:
+    return f"{number:,}"

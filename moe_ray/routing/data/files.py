@@ -47,8 +47,8 @@ def write_texts_files(directory: Path, texts: RouterTexts, report: DataReport) -
         _write(directory / FOREIGN_DIR / f"{name}.json", _records(group, "test"))
     told = {
         "labels": texts.labels,
-        "foreign": list(texts.foreign),
         "num_texts": split_counts(texts),
+        "foreign": {name: len(group) for name, group in texts.foreign.items()},
         **report.as_json(),
     }
     _write(directory / REPORT_FILE, told)
@@ -58,7 +58,7 @@ def read_texts_files(directory: Path) -> RouterTexts:
     """Read the texts back that `write_texts_files` wrote. Raises `DataError` naming what is missing or malformed."""
     path = directory / REPORT_FILE
     told = read_json(path)
-    if not isinstance(told, dict) or not all(_is_list_of_texts(told.get(key)) for key in ("labels", "foreign")):
+    if not (isinstance(told, dict) and _are_texts(told.get("labels")) and isinstance(told.get("foreign"), dict)):
         raise DataError("does not name labels and foreign sets", where=str(path), remedy=_REMEDY)
     labels = tuple(told["labels"])
     train = _read(directory / TRAIN_FILE, labels, ("train", "validation"))
@@ -72,7 +72,7 @@ def read_texts_files(directory: Path) -> RouterTexts:
     )
 
 
-def _is_list_of_texts(value: object) -> bool:
+def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 

@@ -1,5 +1,6 @@
 """What became of the records that a router's texts were made from."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -23,7 +24,10 @@ REASONS: Mapping[Reason, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReport:
-    """One source of texts. `dropped` counts, by reason, the records that gave no text: with `num_kept`, all of them."""
+    """One source of texts: a domain, or a set of queries of no domain.
+
+    `num_records` are those that the domain's task takes; each is in `num_kept` or, by its reason, in `dropped`.
+    """
 
     name: str
     label: str
@@ -46,14 +50,9 @@ class DataReport:
 
 
 def split_counts(texts: RouterTexts) -> dict[str, dict[str, int]]:
-    """Return the number of texts by label, then by split; the foreign sets stand under their names, in split "test"."""
-    counts: dict[str, dict[str, int]] = {label: {} for label in (*texts.labels, *texts.foreign)}
-    for split, group in splits_of(texts):
-        for label in texts.labels:
-            counts[label][split] = sum(text.label == label for text in group)
-    for name, group in texts.foreign.items():
-        counts[name] = {"test": len(group)}
-    return counts
+    """Return the number of texts by label, then by split."""
+    counts = {name: Counter(text.label for text in group) for name, group in splits_of(texts)}
+    return {label: {name: counts[name][label] for name in counts} for label in texts.labels}
 
 
 def splits_of(texts: RouterTexts) -> Iterator[tuple[str, Sequence[LabelledText]]]:

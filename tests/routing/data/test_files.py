@@ -47,7 +47,7 @@ def test_the_two_files_hold_all_labelled_texts_with_their_split(tmp_path: Path) 
     assert [record["split"] for record in test] == ["test"] * 2
     told = json.loads((tmp_path / "data_report.json").read_text())
     assert told["num_texts"]["legal"] == {"train": 1, "validation": 1, "test": 0}
-    assert told["num_texts"]["zoo"] == {"test": 1}
+    assert told["foreign"] == {"zoo": 1, "errands": 1}
     assert told["sources"][0]["dropped"] == {"duplicate": 7}
 
 
@@ -64,6 +64,13 @@ def test_the_two_files_hold_all_labelled_texts_with_their_split(tmp_path: Path) 
 )
 def test_whatever_the_router_learns_from_or_is_measured_on_changes_the_fingerprint(changed: RouterTexts) -> None:
     assert texts_fingerprint(changed) != texts_fingerprint(TEXTS)
+
+
+def test_a_foreign_set_may_be_called_as_a_label_or_a_split_is(tmp_path: Path) -> None:
+    foreign = {"legal": TEXTS.foreign["zoo"], "train": TEXTS.foreign["errands"]}
+    write_texts_files(tmp_path, replace(TEXTS, foreign=foreign), REPORT)
+    assert read_texts_files(tmp_path) == replace(TEXTS, foreign=foreign)
+    assert json.loads((tmp_path / "data_report.json").read_text())["num_texts"]["legal"]["train"] == 1
 
 
 def test_the_name_of_a_source_does_not_change_the_fingerprint() -> None:
@@ -90,6 +97,7 @@ def change(name: str, edit: Callable[[Any], object]) -> Callable[[Path], None]:
         (lambda folder: (folder / "data_report.json").write_text("[]"), "does not name labels"),
         (lambda folder: (folder / "classifier_train.json").write_text("[{"), "malformed JSON"),
         (change("data_report.json", lambda value: value.update(labels=[1])), "does not name labels"),
+        (change("data_report.json", lambda value: value.pop("foreign")), "does not name labels"),
         (change("classifier_train.json", lambda value: value[0].update(label="sport")), "the label 'sport'"),
         (change("classifier_train.json", lambda value: value[0].update(split="test")), "the split 'test'"),
         (change("classifier_test.json", lambda value: value[0].update(text=None)), "a record's text is missing"),

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -263,6 +265,13 @@ def test_bad_data_is_named_with_its_place_and_a_remedy(
         read(experiment)
     shown = str(caught.value)
     assert all(words in shown for words in (*says, "remedy:")), shown
+
+
+def test_reading_texts_loads_no_heavy_library() -> None:
+    heavy = ["torch", "transformers", "scipy", "sklearn", "datasets", "ray", "datasketch"]
+    code = f"import sys, moe_ray.routing.data.read; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_an_experiment_without_a_router_has_no_texts(make: Callable[..., LoadedExperiment]) -> None:
