@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moe_ray.comparison.records import Regret, Summary
-from moe_ray.comparison.reference_systems import random_system
+from moe_ray.comparison.reference_systems import oracle_system, random_system
 from moe_ray.comparison.systems import system_column
 from tests.comparison.routed_run import ABSENT, RoutedRun, Values, random_routes, random_values
 
@@ -115,3 +115,15 @@ def test_the_draw_of_an_example_does_not_hang_on_the_others() -> None:
     assert systems[0] is not None
     assert systems[1] is not None
     assert systems[0].chosen["a"][20:].tolist() == systems[1].chosen["a"].tolist()
+
+
+def test_chance_alone_lifts_the_oracle_of_independent_models_as_the_statistics_page_says() -> None:
+    num, num_models = 4000, 6
+    drawn = np.random.default_rng(3).integers(0, 2, (num_models, num)).astype(float)
+    values = {("d", f"m{at}"): drawn[at].tolist() for at in range(num_models)}
+    matrix = RoutedRun(values=values, experts={}, baseline=None).matrix()
+    oracle = oracle_system(matrix)
+    assert oracle is not None
+    share = 1 - 0.5**num_models
+    found = system_column(matrix.scores, oracle, "d", "accuracy").values.mean()
+    assert abs(found - share) < STANDARD_ERRORS * math.sqrt(share * (1 - share) / num)
