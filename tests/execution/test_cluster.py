@@ -12,7 +12,6 @@ import ray
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.errors import UserError
 from moe_ray.execution.cluster import connect, fleet_of
-from moe_ray.execution.tasks import map_tasks
 
 
 @pytest.fixture
@@ -77,21 +76,3 @@ def test_a_borrowed_connection_is_kept_and_its_agents_are_ended() -> None:
     assert ray.is_initialized()
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(agent.hardware.remote(), timeout=30)
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_tasks_give_their_results_in_the_order_of_their_items() -> None:
-    def slow_first(number: int) -> int:
-        time.sleep(0.2 if number == 0 else 0)
-        return number * number
-
-    assert list(map_tasks(slow_first, range(4), num_cpus=1)) == [0, 1, 4, 9]
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_an_error_in_a_task_is_raised_with_its_own_type() -> None:
-    def fail(number: int) -> int:
-        raise UserError(f"item {number} is wrong", remedy="mend it")
-
-    with pytest.raises(UserError, match="item 1 is wrong"):
-        list(map_tasks(fail, [1], num_cpus=1))

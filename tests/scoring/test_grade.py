@@ -160,3 +160,16 @@ def test_four_times_the_examples_take_far_less_than_sixteen_times_the_time() -> 
     small = min(time_of(1000) for _ in range(3))
     large = min(time_of(4000) for _ in range(3))
     assert large < 9 * small
+
+
+def test_a_model_that_was_asked_some_examples_is_graded_on_those_alone() -> None:
+    answers = {"base": [generated("yes", of=one, model="base") for one in BIO], "other": []}
+    work = DomainWork(
+        examples=BIO,
+        graders=[DecisionGrader()],
+        models=["base", "other"],
+        answers_of=answers.__getitem__,
+        asked={"other": {"b2", "elsewhere"}},
+    )
+    graded = {(score.model, score.example_id) for score in grade_domain(work)}
+    assert graded == {("base", one.id) for one in BIO} | {("other", "b2")}

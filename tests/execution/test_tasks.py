@@ -1,0 +1,89 @@
+"""Functions as Ray tasks: results in order, events as they come, errors as they were, nothing left behind."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from ray.exceptions import WorkerCrashedError
+
+from moe_ray.config.schema import RuntimeConfig
+from moe_ray.errors import UserError
+from moe_ray.execution.tasks import TaskSize, map_tasks, stream_task, task_size
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+ONE_CPU = TaskSize(num_cpus=1, num_gpus=0)
+
+
+def test_tasks_give_their_results_in_the_order_of_their_items() -> None:
+    def slow_first(number: int) -> int:
+        time.sleep(0.2 if number == 0 else 0)
+        return number * number
+
+    assert list(map_tasks(slow_first, range(4), num_cpus=1)) == [0, 1, 4, 9]
+
+
+def test_an_error_in_a_task_is_raised_with_its_own_type() -> None:
+    def fail(number: int) -> int:
+        raise UserError(f"item {number} is wrong", remedy="mend it")
+
+    with pytest.raises(UserError, match="item 1 is wrong"):
+        list(map_tasks(fail, [1], num_cpus=1))
+
+
+def test_what_a_task_yields_comes_before_it_ends() -> None:
+    def slowly(number: int) -> Iterator[tuple[int, float]]:
+        for at in range(number):
+            yield at, time.time()
+            time.sleep(0.3)
+
+    heard = [(at, time.time() - said) for (at, said) in stream_task(slowly, 3, ONE_CPU)]
+    assert [at for at, _ in heard] == [0, 1, 2]
+    first_said_before_the_end_s = 0.9
+    assert heard[0][1] < first_said_before_the_end_s
+
+
+def test_an_error_of_a_generator_is_raised_after_what_it_yielded_with_all_its_parts() -> None:
+    def fail(number: int) -> Iterator[int]:
+        yield number
+        raise UserError("it is wrong", where="router.kind", remedy="mend it")
+
+    stream = stream_task(fail, 7, ONE_CPU)
+    assert next(stream) == 7
+    with pytest.raises(UserError) as caught:
+        next(stream)
+    assert type(caught.value) is UserError
+    assert (caught.value.what, caught.value.where, caught.value.remedy) == ("it is wrong", "router.kind", "mend it")
+
+
+def test_a_task_that_nobody_listens_to_any_more_is_ended() -> None:
+    def forever(_: int) -> Iterator[int]:
+        yield os.getpid()
+        while True:
+            time.sleep(0.05)
+
+    stream = stream_task(forever, 0, ONE_CPU)
+    pid = next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_worker_that_dies_is_an_error_and_not_a_wait() -> None:
+    def die(_: int) -> Iterator[int]:
+        yield 1
+        os._exit(3)
+
+    stream = stream_task(die, 0, ONE_CPU)
+    with pytest.raises(WorkerCrashedError):
+        list(stream)
+
+
+def test_a_task_takes_no_more_cores_than_the_largest_node_has() -> None:
+    assert task_size(RuntimeConfig(cpu_threads=2), "auto") == TaskSize(num_cpus=2, num_gpus=0)
+    assert task_size(RuntimeConfig(cpu_threads=64), "auto") == TaskSize(num_cpus=4, num_gpus=0)
+    assert task_size(RuntimeConfig(cpu_threads=64), 0.5) == TaskSize(num_cpus=1, num_gpus=0.5)
