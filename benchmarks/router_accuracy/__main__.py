@@ -5,7 +5,8 @@
 DATA is a folder with the public data sets (`sources.py` and `foreign_sets.py` name the files). Every router is trained
 and tested by the code that `moe-ray router train` runs. Runs that the results file holds already are not done again, so
 that a long measurement can be done part by part; with --minutes no further run is begun when the time is over.
---report-only prints the tables of a file. Exits with 1 when the best router misses 0.99 on own questions.
+--report-only prints the tables of a file. --only tuning compares settings of the encoder on validation texts. Exits
+with 1 when the best router misses 0.99 on own questions.
 """
 
 import argparse
@@ -27,16 +28,17 @@ from benchmarks.router_accuracy.records import (
     read_measurements,
     write_measurements,
 )
-from benchmarks.router_accuracy.routers import ROUTERS, Recipes
+from benchmarks.router_accuracy.routers import ROUTERS, TRIALS, Recipes
 from benchmarks.router_accuracy.tables import all_tables, failures, missing_runs
 
 
 def main() -> int:
     """Do the runs that are missing, print the tables; return the exit status."""
     arguments = _arguments()
-    unknown = sorted(set(arguments.routers) - set(ROUTERS))
+    known = {**ROUTERS, **TRIALS}
+    unknown = sorted(set(arguments.routers) - set(known))
     if unknown:
-        raise SystemExit(f"no router is named {', '.join(unknown)}; there are {', '.join(ROUTERS)}")
+        raise SystemExit(f"no router is named {', '.join(unknown)}; there are {', '.join(known)}")
     cases = [case for case in CASES if case.part in arguments.only and arguments.case in (None, case.name)]
     limits = {"own": arguments.own_limit, "prompts": arguments.prompts_limit, "foreign": arguments.foreign_limit}
     measured = read_measurements(arguments.out) or Measurements(machine=_machine(), limits=limits, corpora={}, runs={})
@@ -96,13 +98,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("results/router-accuracy.json"))
-    parser.add_argument("--only", nargs="+", choices=("own", "noisy"), default=("own", "noisy"))
+    parser.add_argument("--only", nargs="+", choices=("own", "noisy", "tuning"), default=("own", "noisy"))
     parser.add_argument("--case", help="one case, such as pooled or all")
-    parser.add_argument("--routers", nargs="+", default=list(ROUTERS))
+    parser.add_argument("--routers", nargs="+", default=[*ROUTERS, *TRIALS])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after these")
     parser.add_argument("--own-limit", type=int, default=500, help="questions of a source of own questions")
     parser.add_argument("--prompts-limit", type=int, help="noisy prompts of a label")
-    parser.add_argument("--foreign-limit", type=int, default=500, help="queries of a foreign set")
+    parser.add_argument("--foreign-limit", type=int, default=300, help="queries of a foreign set")
     parser.add_argument("--mistakes", type=int, default=0, help="print that many of the surest mistakes")
     parser.add_argument("--report-only", action="store_true", help="print what the results file holds")
     return parser.parse_args()

@@ -10,15 +10,17 @@ from typing import Literal
 from benchmarks.router_accuracy import assembling
 from benchmarks.router_accuracy.assembling import Corpus, Texts, router_texts
 from benchmarks.router_accuracy.foreign_sets import read_foreign
+from benchmarks.router_accuracy.routers import TRIALS
 from benchmarks.router_accuracy.sources import DOMAINS, LABELS, OWN_SOURCES, read_own, read_prompts, style_only
 from moe_ray.config.schema import OTHER
 from moe_ray.routing.data.splitting import Splits
 from moe_ray.routing.texts import RouterTexts
 
-Part = Literal["own", "noisy"]
+Part = Literal["own", "noisy", "tuning"]
 
 NUM_FOLDS = 3  # the legal prompts come from three subreddits
 CURVE = (250, 1000, 4000)
+NUM_TUNING_TEXTS = 2000
 EXTRA = "noisy prompts"
 
 # Each half of the foreign sets is learned once, as `other`, while the other half stays unseen.
@@ -149,23 +151,29 @@ def _prompts_without_other(corpora: Corpora) -> CaseTexts:
     return CaseTexts(texts=router_texts(assembling.without_label(splits, OTHER), DOMAINS, foreign))
 
 
+def _tuning(corpora: Corpora) -> CaseTexts:
+    """Train on some texts; one half of the validation texts ends training, the other is the test."""
+    train, validation, _ = assembling.first_texts(corpora.prompt_splits, NUM_TUNING_TEXTS)
+    splits = Splits(train, validation[::2], validation[1::2])
+    return CaseTexts(texts=router_texts(splits, LABELS, {}))
+
+
 KINDS = (TFIDF, GATE, SCRATCH, ENCODER)
+LEARNED = (TFIDF, GATE, ENCODER)
 CASES: tuple[Case, ...] = (
     Case(part="own", name="pooled", routers=(*KINDS, *GATES_FOR_COMPARISON), build=_pooled),
     Case(part="noisy", name="all", routers=(*KINDS, *GATES_FOR_COMPARISON), build=_all_prompts, keep_verdicts=True),
     Case(part="own", name="masked", routers=(TFIDF,), build=_masked),
-    Case(part="own", name="first to second", routers=KINDS, build=_across_sources(0)),
-    Case(part="own", name="second to first", routers=KINDS, build=_across_sources(1)),
-    *(Case(part="own", name=half, routers=KINDS, build=_with_other(half)) for half in HALVES),
-    *(
-        Case(part="noisy", name=str(number), routers=(TFIDF, GATE, ENCODER), build=_first_prompts(number))
-        for number in CURVE
-    ),
+    Case(part="own", name="first to second", routers=LEARNED, build=_across_sources(0)),
+    Case(part="own", name="second to first", routers=LEARNED, build=_across_sources(1)),
+    *(Case(part="own", name=half, routers=LEARNED, build=_with_other(half)) for half in HALVES),
+    Case(part="noisy", name="no other", routers=LEARNED, build=_prompts_without_other),
+    *(Case(part="noisy", name=str(number), routers=LEARNED, build=_first_prompts(number)) for number in CURVE),
     Case(part="noisy", name="held out 1", routers=KINDS, build=_held_out_subreddits(0)),
     *(
         Case(part="noisy", name=f"held out {fold + 1}", routers=(TFIDF, GATE), build=_held_out_subreddits(fold))
         for fold in range(1, NUM_FOLDS)
     ),
-    Case(part="noisy", name="no other", routers=(TFIDF, GATE, ENCODER), build=_prompts_without_other),
+    Case(part="tuning", name="validation texts", routers=tuple(TRIALS), build=_tuning),
 )
 """In the order in which they are done: what matters most comes first."""

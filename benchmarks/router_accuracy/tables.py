@@ -40,6 +40,7 @@ def all_tables(measured: Measurements) -> Iterator[str]:
     folds = {f"fold {fold}": f"held out {fold}" for fold in range(1, NUM_FOLDS + 1)}
     yield _grid(measured, "noisy", folds, lambda run: f"{accuracy(run)}, {run.results.macro_f1:.3f}")
     yield from _verdicts(measured)
+    yield from _trials(measured)
 
 
 def accuracy(run: RunRecord) -> str:
@@ -167,6 +168,14 @@ def _verdicts(measured: Measurements) -> Iterator[str]:
     yield table(["router", "difference"], ([name, _difference(best, run)] for name, run in runs.items() if run != best))
     if len(runs) > 1:
         yield _agreement(runs)
+
+
+def _trials(measured: Measurements) -> Iterator[str]:
+    runs = [run for run in measured.runs.values() if run.part == "tuning"]
+    if runs:
+        yield "Settings of the encoder, trained on few of the noisy prompts, on half of the validation texts\n"
+        rows = ([run.router, accuracy(run), macro_f1(run), *_times(run.results)] for run in runs)
+        yield table(["settings", "accuracy", "macro-F1", "training", "a text"], rows)
 
 
 def _shares(shares: dict[str, Share]) -> str:

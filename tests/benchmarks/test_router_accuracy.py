@@ -22,7 +22,7 @@ from benchmarks.router_accuracy.records import (
     read_measurements,
     write_measurements,
 )
-from benchmarks.router_accuracy.routers import ROUTERS
+from benchmarks.router_accuracy.routers import ROUTERS, TRIALS
 from benchmarks.router_accuracy.sources import LABELS, OWN_SOURCES, read_own, read_prompts, style_only
 from benchmarks.router_accuracy.tables import all_tables, failures, missing_runs
 from moe_ray.config.schema import OTHER, RouterConfig
@@ -132,7 +132,17 @@ def test_rewriting_changes_every_text_and_no_label() -> None:
 def test_every_case_is_named_once_and_asks_routers_that_there_are() -> None:
     names = [(case.part, case.name) for case in cases.CASES]
     assert len(set(names)) == len(names)
-    assert {router for case in cases.CASES for router in case.routers} == set(ROUTERS)
+    assert {router for case in cases.CASES for router in case.routers} == {*ROUTERS, *TRIALS}
+
+
+@needs_data
+def test_settings_are_tuned_without_the_test_texts() -> None:
+    corpora = cases.Corpora(DATA, {"own": 1, "prompts": 60, "foreign": 1})
+    texts = cases._tuning(corpora).texts
+    tuned = {text.id for text in (*texts.train, *texts.validation, *texts.test)}
+    assert texts.test
+    assert not {text.id for text in texts.validation} & {text.id for text in texts.test}
+    assert not tuned & {text.id for text in cases._all_prompts(corpora).texts.test}
 
 
 def test_each_foreign_set_is_learned_in_one_half_and_unseen_in_the_other() -> None:
