@@ -65,7 +65,7 @@ def clean(sources: Sequence[TextSource], run_forms: Iterable[str]) -> list[Clean
     dropped: list[Counter[Reason]] = [Counter() for _ in sources]
     for _, _, at, candidate in ordered:
         is_full = sources[at].limit is not None and len(kept[at]) == sources[at].limit
-        reason = sieve.reason_to_drop(candidate, is_foreign=sources[at].use == "test", is_full=is_full)
+        reason = sieve.reason_to_drop(candidate, is_full=is_full)
         if reason is None:
             kept[at].append(candidate.text)
         else:
@@ -96,20 +96,20 @@ class _Sieve:
         for form in self._run_forms:
             self._near.add(form, shingles(form))
 
-    def reason_to_drop(self, candidate: Candidate, *, is_foreign: bool, is_full: bool) -> Reason | None:
+    def reason_to_drop(self, candidate: Candidate, *, is_full: bool) -> Reason | None:
         """Say why a text is not kept; None, and it is kept. Cheap reasons go before dear ones."""
-        reason = self._plain_reason(candidate, is_foreign=is_foreign)
+        reason = self._plain_reason(candidate)
         if reason is None and is_full:
             return "over the limit"
         return reason or self._near_reason(candidate.form)
 
-    def _plain_reason(self, candidate: Candidate, *, is_foreign: bool) -> Reason | None:
+    def _plain_reason(self, candidate: Candidate) -> Reason | None:
         form = candidate.form
         if not form:
             return "empty"
         if candidate.is_of_run or form in self._run_forms:
             return "of the run"
-        if not is_foreign and len(self._labels[form]) > 1:
+        if len(self._labels.get(form, ())) > 1:
             return "two labels"
         return "duplicate" if form in self._kept else None
 

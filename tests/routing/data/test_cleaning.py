@@ -115,9 +115,10 @@ def test_an_example_of_the_run_is_left_out_by_its_id_though_its_text_was_changed
 
 def test_a_text_with_two_labels_goes_and_takes_no_neighbour_with_it() -> None:
     neighbour = f"{ROWS} yesterday"
-    legal, code = clean([source("legal", [ROWS, neighbour]), source("code", [ROWS.title()])], [])
+    own = [source("legal", [ROWS, neighbour]), source("code", [ROWS.title()])]
+    legal, code, foreign = clean([*own, source("other", [ROWS], name="set", use="test")], [])
     assert [text.text for text in legal.texts] == [neighbour]
-    assert legal.report.dropped == code.report.dropped == {"two labels": 1}
+    assert legal.report.dropped == code.report.dropped == foreign.report.dropped == {"two labels": 1}
 
 
 def test_of_texts_that_are_nearly_the_same_one_stays_whatever_their_labels() -> None:

@@ -158,7 +158,7 @@ def test_two_sets_of_one_name_are_told_apart(make: Callable[..., LoadedExperimen
 
 
 def test_under_query_prompt_the_template_makes_no_prompts_alike(make: Callable[..., LoadedExperiment]) -> None:
-    long = "Consider the following with great care and answer it as an expert of the field would do it. "
+    long = " ".join(f"instruction{number}" for number in range(60))
 
     def change(config: dict[str, Any]) -> None:
         config["router"]["query"] = "prompt"
