@@ -205,7 +205,7 @@ def measure(title: str, experiment: LoadedExperiment) -> list[Row]:
 
 def compare_with_minhash(texts: Sequence[str]) -> None:
     """Print how many near pairs MinHash finds of those that there are, and both times, on the same normal forms."""
-    from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
+    from datasketch import MinHash, MinHashLSH
 
     forms = list(dict.fromkeys(map(normal_form, texts)))
     expected = set(near_pairs(forms))
