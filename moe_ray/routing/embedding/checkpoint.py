@@ -13,16 +13,20 @@ from safetensors import safe_open
 from transformers.utils.hub import cached_file
 
 from moe_ray.config.schema import is_local_path
-from moe_ray.engines.transformers.loading import CHECK_REMEDY, HUB_REMEDY, TOKENIZER_REMEDY
+from moe_ray.engines.transformers.loading import CHECK_REMEDY, HUB_REMEDY
 from moe_ray.errors import ModelError, first_line
 from moe_ray.planning.hub import hub_answers
 
+TOKENIZER_REMEDY = "put the files of the tokenizer that it was trained with beside the weights"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InputEmbeddings:
-    """A tokenizer, and `matrix` [vocabulary, H] with a row for each of its tokens, in the checkpoint's own dtype."""
+    """A tokenizer, and `matrix` [vocabulary, H] in the checkpoint's own dtype, with a row for each of its tokens.
+
+    Tokens that were added to it, such as an end that the model never met, may have no row.
+    """
 
     tokenizer: Any
     matrix: torch.Tensor
@@ -53,9 +57,8 @@ class _Checkpoint:
         if tuple(matrix.shape) != shape or not matrix.is_floating_point():
             found = f"{list(matrix.shape)} in {str(matrix.dtype).removeprefix('torch.')}"
             raise self._refused(f"its input embeddings are {found}, where config.json says {list(shape)}")
-        highest = max(tokenizer.get_vocab().values(), default=-1)
-        if not 0 <= highest < shape[0]:
-            what = f"its tokenizer numbers tokens up to {highest}, and it has input embeddings for {shape[0]}"
+        if not 0 < tokenizer.vocab_size <= shape[0]:
+            what = f"its tokenizer has {tokenizer.vocab_size} tokens, and it has input embeddings for {shape[0]}"
             raise self._refused(what, TOKENIZER_REMEDY)
         return InputEmbeddings(tokenizer=tokenizer, matrix=matrix)
 
@@ -66,24 +69,29 @@ class _Checkpoint:
 
     def _tokenizer(self) -> Any:
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                self._source, trust_remote_code=False, **self._origin()
+            # Of a long text the beginning counts, whatever side the model's own use of the tokenizer cuts.
+            return transformers.AutoTokenizer.from_pretrained(
+                self._source, truncation_side="right", trust_remote_code=False, **self._origin()
             )
         except Exception as error:
             # Parsers and the hub raise anything; the cause is kept.
             raise self._refused(f"no usable tokenizer: {first_line(error)}", TOKENIZER_REMEDY) from error
-        tokenizer.truncation_side = "right"  # of a long text the beginning counts, whatever the model was used for
-        return tokenizer
+
+    def _config(self) -> Any:
+        try:
+            config = transformers.AutoConfig.from_pretrained(self._source, trust_remote_code=False, **self._origin())
+        except Exception as error:
+            # Configurations and the hub raise anything; the cause is kept.
+            raise self._refused(f"no usable config.json: {first_line(error)}") from error
+        if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+            what = f"{config.model_type} is no causal model"
+            raise self._refused(what, "name a model that writes text, such as the baseline")
+        return config
 
     def _declared(self) -> tuple[list[str], tuple[int, ...]]:
         """The input embeddings' names (an output layer that is tied to them bears them too) and their shape."""
-        try:
-            config = transformers.AutoConfig.from_pretrained(self._source, trust_remote_code=False, **self._origin())
-            with torch.device("meta"):
-                model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        except Exception as error:
-            # Configurations and their models raise anything; the cause is kept.
-            raise self._refused(f"no causal model: {first_line(error)}") from error
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(self._config())
         weight = model.get_input_embeddings().weight
         parameters = model.named_parameters(remove_duplicate=False)
         return [name for name, parameter in parameters if parameter is weight], tuple(weight.shape)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import transformers
 from torch import nn
 
 from moe_ray.routing.classifier import Report, TrainingProgress
@@ -109,7 +110,9 @@ class _Fitting:
         self._optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+        self._scheduler = transformers.get_linear_schedule_with_warmup(
+            self._optimizer, round(settings.warmup_fraction * self._num_steps), self._num_steps
+        )
 
     def run(self, report: Report) -> Fitted:
         epochs: list[Epoch] = []
@@ -147,11 +150,6 @@ class _Fitting:
         self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)
         return loss.detach()
-
-    def _rate(self, step: int) -> float:
-        """The share of the peak learning rate at `step`, counted from 0."""
-        num_rising = max(1.0, self._settings.warmup_fraction * self._num_steps)
-        return min((step + 1) / num_rising, (self._num_steps - step) / max(1.0, self._num_steps - num_rising))
 
     def _progress(self, epochs: list[Epoch]) -> TrainingProgress:
         return TrainingProgress(

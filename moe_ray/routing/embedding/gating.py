@@ -4,6 +4,7 @@ Shapes: B texts, T tokens, H the embedding's size, N outputs.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -40,10 +41,13 @@ def mean_embeddings(
 
 
 class GatingNetwork(nn.Module):
-    """An MLP on standardised inputs: linear, ReLU and dropout for each hidden size, then a linear layer to N logits.
+    """An MLP on inputs that are standardised and then brought to one length; N logits come out.
 
-    Without hidden sizes it is one linear layer. Standardising is part of it and saved with it; it does nothing until
-    `standardise` was called.
+    Each hidden size is a linear layer, ReLU and dropout, and a linear layer ends it; without hidden sizes it is that
+    one. Standardising does nothing until `standardise` was called, and is saved with the weights.
+
+    Only the direction of a standardised input counts: its length mostly says of how many tokens it is the mean, and a
+    short text, whose mean lies far out, would get logits as if it were certain.
     """
 
     mean: torch.Tensor
@@ -70,15 +74,19 @@ class GatingNetwork(nn.Module):
         self.mean.copy_(inputs.mean(dim=0))
         self.scale.copy_(torch.where(spread > MIN_SPREAD_SHARE * spread.max(), spread, torch.ones_like(spread)))
 
-    def last_hidden(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return what the last layer sees of inputs [B, H]."""
-        hidden: torch.Tensor = self.hidden((inputs - self.mean) / self.scale)
-        return hidden
-
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return logits [B, N] of inputs [B, H]."""
-        logits: torch.Tensor = self.output(self.last_hidden(inputs))
+        directions = nn.functional.normalize(self._standardised(inputs), dim=1) * math.sqrt(self.num_inputs)
+        logits: torch.Tensor = self.output(self.hidden(directions))
         return logits
+
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return what the last layer would see of inputs [B, H] if their length counted."""
+        features: torch.Tensor = self.hidden(self._standardised(inputs))
+        return features
+
+    def _standardised(self, inputs: torch.Tensor) -> torch.Tensor:
+        return (inputs - self.mean) / self.scale
 
     def save(self, directory: Path) -> None:
         """Write gating.json and gating.safetensors into an existing directory."""

@@ -10,11 +10,11 @@ CHARACTERS_PER_TOKEN = 32
 MAX_BATCH_NUMBERS = 1 << 23  # that are looked up at once: 32 MiB in float32
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+def token_ids(tokenizer: Any, texts: Sequence[str], *, max_tokens: int, num_embeddings: int) -> list[list[int]]:
     """Return the first `max_tokens` tokens of each text; none of an empty one.
 
-    No special tokens are put in front or behind: the mean is of the text alone. Half a surrogate pair, which is no
-    character, is read as a question mark.
+    No special tokens are put in front or behind: the mean is of the text alone. Tokens that have no embedding are left
+    out. Half a surrogate pair, which is no character, is read as a question mark.
     """
     if not texts:
         return []
@@ -29,8 +29,7 @@ def token_ids(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[lis
         return_attention_mask=False,
         return_token_type_ids=False,
     )
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    return [[token for token in row if token < num_embeddings] for row in encoded["input_ids"]]
 
 
 def batches_by_length(lengths: Sequence[int], num_features: int) -> Iterator[list[int]]:
