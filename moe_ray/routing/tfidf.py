@@ -20,7 +20,7 @@ ANALYZERS: tuple[dict[str, Any], ...] = (
     {"analyzer": "char_wb", "ngram_range": (2, 4)},
 )
 FEW_TEXTS = 100  # among fewer than these, a term that occurs once is not yet a chance
-INVERSE_STRENGTHS = (0.3, 1.0, 3.0, 10.0)  # of the L2 penalty, scikit-learn's C
+INVERSE_STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)  # of the L2 penalty, scikit-learn's C
 MAX_ITERATIONS = 1000
 
 TERMS_FILE = "terms.json"
@@ -153,10 +153,13 @@ def _restored(analyzer: dict[str, Any], terms: Sequence[str], idf: FloatArray) -
 
 
 def _fits(counted: Any, gold: IntArray, *, weighted: bool) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Coefficients and intercepts for each strength of the penalty, from strong to weak, each from the one before."""
+    """Coefficients and intercepts for each strength of the penalty, from strong to weak.
+
+    Each is fitted from zero: from the weights of a stronger penalty the slope is so small that it ends where it began.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True, class_weight="balanced" if weighted else None)
+    model = LogisticRegression(max_iter=MAX_ITERATIONS, class_weight="balanced" if weighted else None)
     for strength in INVERSE_STRENGTHS:
         model.set_params(C=strength).fit(counted, gold)
         coefficients, intercepts = np.array(model.coef_), np.array(model.intercept_)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline, make_union
 
 from moe_ray.config.schema import RouterConfig
@@ -102,12 +103,17 @@ def test_weights_for_rare_labels_raise_how_often_they_are_chosen() -> None:
     assert shares[1] > shares[0]
 
 
-def test_progress_tells_each_penalty_and_what_it_gave() -> None:
+def test_of_the_penalties_the_first_that_fits_the_validation_texts_best_is_kept() -> None:
     seen: list[TrainingProgress] = []
-    texts = queries(DOMAINS, 20)
-    TfidfClassifier.train(RouterConfig(kind="tfidf"), DOMAINS, texts, texts, device="cpu", report=seen.append)
+    train = queries(DOMAINS, 12)
+    validation = queries(DOMAINS, 40, first=1000)
+    classifier = TfidfClassifier.train(
+        RouterConfig(kind="tfidf"), DOMAINS, train, validation, device="cpu", report=seen.append
+    )
     assert [item.step for item in seen] == list(range(1, len(tfidf.INVERSE_STRENGTHS) + 1))
-    assert all(item.macro_f1 is not None for item in seen)
+    chosen = classifier.outputs([text.text for text in validation]).logits.argmax(axis=1)
+    found = f1_score([DOMAINS.index(text.label) for text in validation], chosen, average="macro")
+    assert found == pytest.approx(max(item.macro_f1 or 0.0 for item in seen))
 
 
 def test_texts_without_words_are_refused() -> None:
