@@ -54,7 +54,7 @@ def _miscalibrated(routing: RoutingSummary) -> str:
     found = routing.calibration
     if found.ece <= LARGE_ECE or not _is_off(found):
         return ""
-    return f"the router's probabilities are off by {number(found.ece)} on average (expected calibration error on this run)."
+    return f"on this run the router's probabilities are off by {number(found.ece)} on average (calibration error)."
 
 
 def _is_off(calibration: Calibration) -> bool:

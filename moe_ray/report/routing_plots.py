@@ -32,8 +32,8 @@ LETTER_PX = 6.5
 RELIABILITY_PX = 300
 COUNT_ROOM = 0.17
 PARTS = {
-    "wrong_domain": ("wrong domain", BAD, "none"),
-    "sent_to_baseline": ("sent to the baseline", INK, "none"),
+    "wrong_domain": ("wrong domain", BAD, BAD),
+    "sent_to_baseline": ("sent to the baseline", INK, INK),
     "right_expert_worse": ("right expert worse", RULE, MUTED),
 }
 

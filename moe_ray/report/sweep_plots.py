@@ -49,7 +49,9 @@ def _cost_plot(summary: Summary, sweep: Sweep) -> Plot:
     unit, _ = in_one_unit([*curve, *(item.busy_s for item in places)], SECONDS)
     scale = next(item.size for item in SECONDS if item.name == unit)
     against = "busy time of one slot for each example, the router's included"
-    caption = f"{_quality(sweep)}, against {against}. The line is the cascade as its threshold rises; no axis starts at 0."
+    caption = (
+        f"{_quality(sweep)}, against {against}. The line is the cascade as its threshold rises; no axis starts at 0."
+    )
     caption += hollow([item.row for item in places])
     described = [f"{item.row.label} {seconds(item.busy_s)}, {number(item.quality)}" for item in places]
     described += [f"{name} {seconds(item.busy_s)}, {number(item.value)}" for name, item in _named(summary, sweep)]

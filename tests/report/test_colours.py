@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from moe_ray.report.svg import MARKERS, SERIES, marker, theme_colour
+from moe_ray.report.routing_plots import MAX_FILL, PARTS
+from moe_ray.report.svg import CSS_COLOURS, MARKERS, SERIES, marker, theme_colour
 
 Colours = dict[str, str]
 Vector = npt.NDArray[np.float64]
@@ -50,9 +51,13 @@ def themes() -> dict[str, Colours]:
     return dict(zip(("light", "dark", "print"), found, strict=True))
 
 
-def linear(colour: str) -> Vector:
+def rgb(colour: str) -> Vector:
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
-    values = np.array([int(digits[at : at + 2], 16) for at in (0, 2, 4)]) / 255
+    return np.array([int(digits[at : at + 2], 16) for at in (0, 2, 4)])
+
+
+def linear(colour: str) -> Vector:
+    values = rgb(colour) / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
@@ -97,6 +102,29 @@ def test_red_and_green_that_only_some_can_tell_apart_would_be_found() -> None:
 def test_text_stands_out_from_its_ground(theme: str, text: str, ground: str) -> None:
     colours = themes()[theme]
     assert contrast(colours[text], colours[ground]) >= MIN_TEXT_CONTRAST
+
+
+@pytest.mark.parametrize("theme", ["light", "dark", "print"])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_counts_can_be_read_on_every_cell_of_a_confusion_matrix(theme: str, share: float) -> None:
+    """Browsers blend in sRGB: a cell is its fill over the paper, as opaque as its share of the row."""
+    colours = themes()[theme]
+    opacity = MAX_FILL * share
+    mixed = opacity * rgb(colours["muted"]) + (1 - opacity) * rgb(colours["paper"])
+    cell = "#" + "".join(f"{round(part):02x}" for part in mixed)
+    assert contrast(colours["ink"], cell) >= MIN_TEXT_CONTRAST
+
+
+@pytest.mark.parametrize("theme", ["light", "dark", "print"])
+@pytest.mark.parametrize("vision", list(VISION))
+def test_no_two_parts_of_a_regret_look_alike_to_anyone_and_all_have_an_edge(theme: str, vision: str) -> None:
+    colours = themes()[theme]
+    faces, edges = (
+        [colours[CSS_COLOURS[part[at]].removeprefix("var(--").removesuffix(")")] for part in PARTS.values()]
+        for at in (1, 2)
+    )
+    assert closest(faces, vision)[0] >= MIN_DISTANCE[vision]
+    assert min(contrast(edge, colours["paper"]) for edge in edges) >= MIN_MARK_CONTRAST
 
 
 @pytest.mark.parametrize("theme", ["light", "dark", "print"])

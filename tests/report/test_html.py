@@ -53,9 +53,16 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+@pytest.fixture(scope="module", params=["reported", "routed"])
+def shown(request: pytest.FixtureRequest) -> Reported:
+    """A report without a router, and one with."""
+    found: Reported = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture(scope="module")
-def page(reported: Reported) -> Page:
-    return Page(reported.page)
+def page(shown: Reported) -> Page:
+    return Page(shown.page)
 
 
 def payload_of(text: str) -> dict[str, Any]:
@@ -80,9 +87,9 @@ def test_no_id_is_there_twice_and_every_local_link_leads_somewhere(page: Page) -
     assert {(link or "")[1:] for link in links} <= set(ids)
 
 
-def test_the_page_asks_nothing_of_any_server(reported: Reported, page: Page) -> None:
-    assert re.findall(r"https?://[^\s\"'<]+", reported.page) == []
-    assert re.search(r"@import|url\((?!#)", reported.page) is None
+def test_the_page_asks_nothing_of_any_server(shown: Reported, page: Page) -> None:
+    assert re.findall(r"https?://[^\s\"'<]+", shown.page) == []
+    assert re.search(r"@import|url\((?!#)", shown.page) is None
     assert [
         attributes for _, attributes in page.elements if {"src", "srcset", "action", "data"} & attributes.keys()
     ] == []
@@ -90,12 +97,12 @@ def test_the_page_asks_nothing_of_any_server(reported: Reported, page: Page) -> 
     assert "default-src 'none'" in (policy["content"] or "")
 
 
-def test_markup_in_answers_and_prompts_stays_text(reported: Reported, page: Page) -> None:
+def test_markup_in_answers_and_prompts_stays_text(shown: Reported, page: Page) -> None:
     """The fixture's models answer with a closing script tag and an image whose error handler runs code."""
-    assert EVIL not in reported.page
-    assert "<img" not in reported.page
+    assert EVIL not in shown.page
+    assert "<img" not in shown.page
     assert len(page.named("script")) == 2
-    assert any(EVIL in row["t"] for row in payload_of(reported.page)["answers"])
+    assert any(EVIL in row["t"] for row in payload_of(shown.page)["answers"])
 
 
 def test_the_script_never_writes_markup(page: Page) -> None:
@@ -139,10 +146,10 @@ def test_tables_have_captions_plots_have_names_and_scrollers_can_be_reached(page
     assert len(page.named("figcaption")) == len(page.named("figure")) == len(page.named("svg"))
 
 
-def test_the_marks_of_one_name_have_one_colour_in_every_plot(reported: Reported) -> None:
+def test_the_marks_of_one_name_have_one_colour_in_every_plot(shown: Reported) -> None:
     """Each legend entry is a mark, hollow or full, and its name; the plots against cost name every system so."""
     colours: dict[str, set[str]] = {}
-    for figure in re.findall(r'<svg(?:(?!</svg>).)*id="cost-(?:(?!</svg>).)*</svg>', reported.page, re.DOTALL):
+    for figure in re.findall(r'<svg(?:(?!</svg>).)*id="cost-(?:(?!</svg>).)*</svg>', shown.page, re.DOTALL):
         legend = figure[figure.index("legend_1") :]
         styles = re.findall(r"fill: (var\(--[a-z0-9-]+\)); stroke: (var\(--[a-z0-9-]+\))", legend)
         marks = [stroke if fill == "var(--paper)" else fill for fill, stroke in styles]
@@ -180,8 +187,8 @@ def test_a_session_shows_the_command_as_one_would_type_it(argv: list[str], shown
     assert html._command(argv) == shown
 
 
-def test_colours_follow_the_theme(reported: Reported) -> None:
-    body = reported.page[reported.page.index("<main") : reported.page.index("</main>")]
+def test_colours_follow_the_theme(shown: Reported) -> None:
+    body = shown.page[shown.page.index("<main") : shown.page.index("</main>")]
     assert "var(--series-1)" in body
     assert set(re.findall(r"#[0-9a-f]{6}\b", body)) == set()
 
@@ -200,9 +207,9 @@ def test_the_headline_and_the_warnings_come_before_any_number(reported: Reported
         assert text.index(caution) < text.index('id="quality"')
 
 
-def test_the_same_run_gives_the_same_page_byte_for_byte(reported: Reported) -> None:
-    write_report(reported.run)
-    assert reported.run.report_path.read_text(encoding="utf-8") == reported.page
+def test_the_same_run_gives_the_same_page_byte_for_byte(shown: Reported) -> None:
+    write_report(shown.run)
+    assert shown.run.report_path.read_text(encoding="utf-8") == shown.page
 
 
 def test_the_templates_are_what_the_page_was_made_of(reported: Reported) -> None:
