@@ -1,5 +1,6 @@
 """The text classifier that a transformer router stands on."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,7 +17,7 @@ from moe_ray.routing.files import TRAINING_FILE, write_json
 from moe_ray.routing.texts import LabelledText
 from moe_ray.routing.transformer.base import make_base
 from moe_ray.routing.transformer.fitting import fit
-from moe_ray.routing.transformer.forward import EagerForward
+from moe_ray.routing.transformer.forward import make_forward
 from moe_ray.routing.transformer.history import TrainingHistory
 from moe_ray.routing.transformer.reading import TextReader, pad
 
@@ -40,7 +41,7 @@ class TransformerClassifier:
         self._model = model.to(_available(device))
         self._tokenizer = tokenizer
         self._reader = TextReader(tokenizer)
-        self._forward = EagerForward(self._model)
+        self._forward = make_forward(self._model)
 
     @property
     def num_labels(self) -> int:
@@ -92,13 +93,7 @@ class TransformerClassifier:
         """Read a saved classifier back; its logits are the same to the last bit. See `TextClassifier.load`."""
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        for name in FILES:
-            if not (directory / name).is_file():
-                raise _damaged(directory / name, "no such file")
-        try:
-            history = TrainingHistory.model_validate_json((directory / TRAINING_FILE).read_bytes())
-        except ValidationError as error:
-            raise _damaged(directory / TRAINING_FILE, first_line(error)) from error
+        history = _history(directory)
         tokenizer = _read(transformers.AutoTokenizer, directory, "tokenizer.json")
         model_config = _read(transformers.AutoConfig, directory, "config.json")
         model, info = _read(
@@ -120,6 +115,21 @@ def _available(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise CapacityError("torch sees no GPU here", where="router.gpus", remedy="set gpus: 0 to use the CPU")
     return device
+
+
+def _history(directory: Path) -> TrainingHistory:
+    """Read training.json, after a look at whether all files are there: transformers names others than it lacks."""
+    for name in FILES:
+        try:
+            (directory / name).stat()
+            if name.endswith(".json"):
+                json.loads((directory / name).read_bytes())
+        except (OSError, ValueError) as error:
+            raise _damaged(directory / name, first_line(error)) from error
+    try:
+        return TrainingHistory.model_validate_json((directory / TRAINING_FILE).read_bytes())
+    except ValidationError as error:
+        raise _damaged(directory / TRAINING_FILE, first_line(error)) from error
 
 
 def _read(reader: Any, directory: Path, file_name: str, **settings: Any) -> Any:

@@ -45,7 +45,7 @@ def _learn_vocabulary(texts: Sequence[str], max_tokens: int) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for word, count in words.items():
         counts.update(dict.fromkeys(word, count))
-    num_letters = min(MAX_CHARACTERS, (max_tokens - len(SPECIAL)) // 2)
+    num_letters = max(0, min(MAX_CHARACTERS, (max_tokens - len(SPECIAL)) // 2))
     alphabet = sorted(sorted(counts, key=lambda one: (-counts[one], one))[:num_letters])
     # The trainer numbers letters in the order of a hash table, and breaks ties by these numbers: name them all first.
     named = [*SPECIAL, *alphabet, *(f"##{one}" for one in alphabet)]
