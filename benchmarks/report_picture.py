@@ -16,6 +16,7 @@ from benchmarks.chromium import opened_browser
 from moe_ray.report.write import write_report
 from moe_ray.scoring.table import write_scores
 from tests.report.synthetic import ALL_METRICS, synthetic_run
+from tests.report.synthetic_routing import route
 
 WIDTH_PX = 1400
 NUM_MODELS, NUM_ANSWERS = 4, 1200
@@ -24,8 +25,9 @@ END_OF_FIRST_PLOTS = "document.querySelector('.plots').getBoundingClientRect().b
 
 
 def synthetic_report(folder: Path) -> Path:
-    """Write a synthetic run of three experts and a baseline, finished, with a few failures; return its report."""
+    """Write a synthetic run of three experts behind a router and a baseline, finished, with a few failures."""
     run, scores = synthetic_run(folder, num_models=NUM_MODELS, num_answers=NUM_ANSWERS)
+    route(run)
     manifest = run.manifest()
     sessions = [session.model_copy(update={"status": "complete"}) for session in manifest.sessions]
     run.write_manifest(manifest.model_copy(update={"sessions": sessions, "given_up": [], "sandbox": None}))

@@ -64,6 +64,18 @@ def test_plots_of_domains_that_leave_nothing_of_their_names_in_an_id_still_have_
     assert not ids[0] & ids[1]
 
 
+@pytest.mark.parametrize("name", [NAMES["script"], NAMES["attribute"], NAMES["unwritable"]])
+def test_a_name_stays_a_name_in_what_is_said_of_a_router(routed: Reported, name: str) -> None:
+    page = Page(renamed(routed, "legal", name))
+    assert page.open == []
+    assert not page.named("img")
+    assert {(tag, key) for tag, given in page.elements for key in given if key.startswith("on")} == {
+        ("form", "onsubmit")
+    }
+    described = [given["aria-label"] or "" for given in page.named("svg")]
+    assert any(f"{words(name)} taken for biomedical" in label for label in described)
+
+
 @pytest.mark.parametrize("text", [*NAMES.values(), "\ud800 half a pair", "\x00\x1f\x7f"])
 def test_an_answer_comes_out_of_the_page_as_it_went_in(text: str) -> None:
     encoded = browser.encoded({"t": text})

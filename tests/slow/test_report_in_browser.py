@@ -12,6 +12,7 @@ from benchmarks.chromium import CHROMIUM, Tab, opened_browser
 from moe_ray.report.write import write_report
 from moe_ray.scoring.table import write_scores
 from tests.report.synthetic import ALL_METRICS, CUT_EXAMPLE, EVIL, NUM_CUT, synthetic_run
+from tests.report.synthetic_routing import route
 
 WIDTHS = (400, 800, 1400)
 READY = "document.getElementById('browser')?.dataset.ready"
@@ -26,24 +27,26 @@ def tab() -> Iterator[Tab]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Reports by their number of models."""
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Reports by their number of models, and whether there is a router."""
     found = {}
-    for num_models, num_answers in ((2, 10), (4, 240), (12, 144)):
+    for name, num_models, num_answers in (("2", 2, 10), ("4", 4, 240), ("12", 12, 144), ("4 routed", 4, 240)):
         folder = tmp_path_factory.mktemp("run")
         run, scores = synthetic_run(folder, num_models=num_models, num_answers=num_answers)
+        if name.endswith("routed"):
+            route(run)
         write_scores(run.scores_path, scores, ALL_METRICS)
         write_report(run)
-        found[num_models] = run.report_path
+        found[name] = run.report_path
     return found
 
 
 @pytest.fixture
-def page(tab: Tab, pages: dict[int, Path]) -> Tab:
+def page(tab: Tab, pages: dict[str, Path]) -> Tab:
     """The report of four models, freshly opened on a wide screen."""
     tab.log.clear()
     tab.look_as(1400)
-    tab.open(pages[4], until=READY)
+    tab.open(pages["4"], until=READY)
     return tab
 
 
@@ -88,13 +91,13 @@ def test_a_cut_prompt_an_error_and_an_unscored_answer_say_so_where_they_are_list
     assert all("unscored" in line and "error" in line for line in page.evaluate(lines))
 
 
-@pytest.mark.parametrize("num_models", [2, 4, 12])
+@pytest.mark.parametrize("name", ["2", "4", "12", "4 routed"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_never_scrolls_sideways_and_wide_tables_say_that_they_go_on(
-    tab: Tab, pages: dict[int, Path], num_models: int, width: int
+    tab: Tab, pages: dict[str, Path], name: str, width: int
 ) -> None:
     tab.look_as(width)
-    tab.open(pages[num_models], until=READY)
+    tab.open(pages[name], until=READY)
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     wide = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth + 1)"
     tab.wait_for(f"{wide}.every((box) => box.previousElementSibling.className === 'hint')")
@@ -102,7 +105,11 @@ def test_the_page_never_scrolls_sideways_and_wide_tables_say_that_they_go_on(
         assert tab.evaluate(f"{wide}.length") > 0
 
 
-def test_the_first_screen_says_who_wins_by_how_much_how_surely_and_at_which_cost(page: Tab) -> None:
+@pytest.mark.parametrize("name", ["4", "4 routed"])
+def test_the_first_screen_says_who_wins_by_how_much_how_surely_and_at_which_cost(
+    page: Tab, pages: dict[str, Path], name: str
+) -> None:
+    page.open(pages[name], until=READY)
     inside = "[...document.querySelectorAll('{}')].every((node) => node.getBoundingClientRect().bottom <= innerHeight)"
     for selector in (
         ".banner",
@@ -115,6 +122,24 @@ def test_the_first_screen_says_who_wins_by_how_much_how_surely_and_at_which_cost
         assert page.evaluate(f"document.querySelectorAll('{selector}').length > 0 && {inside.format(selector)}"), (
             selector
         )
+
+
+def test_answers_to_queries_that_were_sent_elsewhere_are_listed_and_say_where_to(
+    tab: Tab, pages: dict[str, Path]
+) -> None:
+    tab.log.clear()
+    tab.look_as(1400)
+    tab.open(pages["4 routed"], until=READY)
+    choose = "document.getElementById('filter-problem')"
+    tab.evaluate(f"{choose}.value = 'misrouted'; {choose}.dispatchEvent(new Event('input'))")
+    tab.wait_for("!document.getElementById('answer-status').textContent.startsWith('240')")
+    lines = tab.evaluate("[...document.querySelectorAll('#answer-list summary')].map((node) => node.textContent)")
+    assert lines
+    assert all("routed to " in line or "called foreign" in line for line in lines)
+    tab.evaluate("document.querySelector('#answer-list details').open = true")
+    tab.wait_for("document.querySelector('#answer-list .answer-body .flag')")
+    assert "The router held" in tab.evaluate("document.querySelector('#answer-list .answer-body').textContent")
+    assert tab.log == []
 
 
 def test_every_control_is_reached_by_tab_and_shows_that_it_has_the_focus(page: Tab) -> None:
@@ -182,9 +207,9 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize(("dark", "paper"), [(False, False), (True, False), (False, True), (True, True)])
-def test_the_page_is_dark_only_on_a_dark_screen(tab: Tab, pages: dict[int, Path], dark: bool, paper: bool) -> None:
+def test_the_page_is_dark_only_on_a_dark_screen(tab: Tab, pages: dict[str, Path], dark: bool, paper: bool) -> None:
     tab.look_as(1400, dark=dark, paper=paper)
-    tab.open(pages[4], until=READY)
+    tab.open(pages["4"], until=READY)
     ground, ink, plot = tab.evaluate(
         "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color, "
         "getComputedStyle(document.querySelector('.plots svg text')).fill]"
@@ -193,19 +218,19 @@ def test_the_page_is_dark_only_on_a_dark_screen(tab: Tab, pages: dict[int, Path]
     assert (luminance(ground) < 0.1) == (luminance(ink) > 0.5) == (luminance(plot) > 0.3) == is_dark
 
 
-def test_motion_is_left_out_for_those_who_ask_for_none(tab: Tab, pages: dict[int, Path]) -> None:
+def test_motion_is_left_out_for_those_who_ask_for_none(tab: Tab, pages: dict[str, Path]) -> None:
     behaviour = "getComputedStyle(document.documentElement).scrollBehavior"
     tab.look_as(1400)
-    tab.open(pages[2], until=READY)
+    tab.open(pages["2"], until=READY)
     assert tab.evaluate(behaviour) == "smooth"
     tab.look_as(1400, calm=True)
     assert tab.evaluate(behaviour) == "auto"
 
 
-def test_on_paper_no_table_is_cut_and_what_needs_a_screen_is_left_out(tab: Tab, pages: dict[int, Path]) -> None:
+def test_on_paper_no_table_is_cut_and_what_needs_a_screen_is_left_out(tab: Tab, pages: dict[str, Path]) -> None:
     paper_px = 720
     tab.look_as(paper_px, paper=True)
-    tab.open(pages[12], until=READY)
+    tab.open(pages["12"], until=READY)
     hidden = "['nav', '#browser', '.skip', '.hint'].map((name) => document.querySelector(name)).filter(Boolean)"
     assert tab.evaluate(f"{hidden}.every((node) => !node.checkVisibility())")
     assert tab.evaluate("document.querySelector('.only-print').checkVisibility()")
