@@ -117,17 +117,34 @@ def lean_copy(model: Any, dtype: torch.dtype) -> Any:
     They share their parameters; the copy's packed weights come to as much memory again (half for bfloat16). Encoders
     that `FIRST_TOKEN_LAYERS` does not list get packed weights alone. What gives the logits is small, and stays float32.
     """
+    lean = sharing_copy(model)
+    skip_unread_tokens(lean)
+    pack_weights(lean, dtype)
+    return lean
+
+
+def sharing_copy(model: Any) -> Any:
+    """Return a copy of `model` for inference, whose modules may be exchanged; its parameters are the same ones."""
     shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
-    lean = copy.deepcopy(model, shared).eval()
+    return copy.deepcopy(model, shared).eval()
+
+
+def skip_unread_tokens(model: Any) -> None:
+    """Make the last layer do its first token alone, where `FIRST_TOKEN_LAYERS` says that no other is read."""
     first_token_layer = FIRST_TOKEN_LAYERS.get(model.config.model_type)
-    if first_token_layer is not None and not getattr(model.config, "is_decoder", False):
-        encoder = lean.base_model.transformer if model.config.model_type == "distilbert" else lean.base_model.encoder
-        encoder.layer[-1] = first_token_layer(encoder.layer[-1])
-    for parent in list(lean.modules()):
+    if first_token_layer is None or getattr(model.config, "is_decoder", False):
+        return
+    base = model.base_model
+    layers = (base.transformer if model.config.model_type == "distilbert" else base.encoder).layer
+    layers[-1] = first_token_layer(layers[-1])
+
+
+def pack_weights(model: Any, dtype: torch.dtype) -> None:
+    """Exchange linear layers for packed ones that multiply in `dtype`, but not the one that gives the logits."""
+    for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child.out_features != model.config.num_labels:
                 setattr(parent, name, PackedLinear(child, dtype))
-    return lean
 
 
 def _has_onednn() -> bool:
