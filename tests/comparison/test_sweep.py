@@ -129,6 +129,17 @@ def test_a_metric_of_labels_is_computed_anew_at_every_threshold() -> None:
         assert end.value == mean([value.value for value in at_ends.values if value.system == system])
 
 
+def test_the_ends_of_the_curve_are_the_systems_values_to_the_last_bit() -> None:
+    rng = np.random.default_rng(4)
+    large = 1e17  # beside which a running sum would lose what the baseline scores
+    run = RoutedRun(values={("d", BASE): rng.random(40).tolist(), ("d", EXPERT): (rng.random(40) * large).tolist()})
+    routes = by_score(run, rng.random(40).tolist())
+    summary, points = run.summary(routes), sweep_of(run, routes).points
+    found = [summary.value(system, "d", "accuracy") for system in ("routed", "baseline")]
+    assert [points[0].value, points[-1].value] == [value and value.value for value in found]
+    assert [points[0].recovered, points[-1].recovered] in ([1.0, 0.0], [0.0, 1.0])
+
+
 def gains_run(gains: list[int], *, metric: Metric = SCORE) -> RoutedRun:
     """One domain in which the expert gains so much over the baseline on each example."""
     values: dict[tuple[str, str], Values] = {
