@@ -21,7 +21,7 @@ from moe_ray.routing.classifier import ClassifierOutputs, FloatArray, Report
 from moe_ray.routing.embedding.checkpoint import InputEmbeddings, read_input_embeddings
 from moe_ray.routing.embedding.fitting import FitSettings, LabelledFeatures, balanced_weights, fit
 from moe_ray.routing.embedding.gating import GatingNetwork, damaged, mean_embeddings
-from moe_ray.routing.embedding.reading import batches_by_length, padded, token_ids
+from moe_ray.routing.embedding.reading import batches, padded, token_ids
 from moe_ray.routing.files import TRAINING_FILE
 from moe_ray.routing.texts import LabelledText, codes
 
@@ -30,9 +30,9 @@ READING_FILE = "reading.json"
 MATRIX_FILE = "embeddings.safetensors"
 TOKENIZER_FOLDER = "tokenizer"
 
-# Measured with the embeddings of three tokenizers, on questions of three domains that are easily told apart and on noisy
-# posts of four kinds: 3e-4 learns less in the epochs that patience allows, and at 1e-3 the macro-F1 of the noisy ones
-# wavers so much that training ends too early. Training mostly ends after 4 to 10 epochs; 30 gained nothing.
+# Measured with the embeddings of three tokenizers, on questions of three domains that are easy to tell apart and on
+# noisy posts of four kinds: 3e-4 learns less in the epochs that patience allows, and at 1e-3 the macro-F1 of the noisy
+# ones wavers so much that training ends too early. It mostly ends after 4 to 10 epochs; up to 30 gained nothing.
 DEFAULT_EPOCHS = 15
 DEFAULT_LEARNING_RATE = 6e-4
 
@@ -164,11 +164,11 @@ def _means(embeddings: InputEmbeddings, texts: Sequence[str], max_tokens: int) -
     """The mean embedding of each text [num_texts, H] in float32, on the device of the embeddings."""
     matrix = embeddings.matrix
     rows = token_ids(embeddings.tokenizer, texts, max_tokens=max_tokens, num_embeddings=len(matrix))
-    means = torch.zeros(len(rows), matrix.shape[1], device=matrix.device)
-    for places in batches_by_length([len(row) for row in rows], matrix.shape[1]):
-        ids, mask = padded([rows[place] for place in places])
-        means[places] = mean_embeddings(matrix, ids.to(matrix.device), mask.to(matrix.device))
-    return means
+    means = [torch.zeros(0, matrix.shape[1], device=matrix.device)]
+    for batch in batches(rows, matrix.shape[1]):
+        ids, mask = padded(batch)
+        means.append(mean_embeddings(matrix, ids.to(matrix.device), mask.to(matrix.device)))
+    return torch.cat(means)
 
 
 def _array(tensor: torch.Tensor) -> FloatArray:

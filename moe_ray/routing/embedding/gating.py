@@ -31,13 +31,13 @@ def mean_embeddings(
     `embedding` is the matrix [vocabulary, H], or a model's own module, which may also scale what it looks up.
     `input_ids` and `attention_mask` are [B, T]: what stands where the mask is 0 counts for nothing.
     """
-    if isinstance(embedding, torch.Tensor):
-        looked_up = nn.functional.embedding(input_ids, embedding)
-    else:
-        looked_up = embedding(input_ids)
-    counted = attention_mask.bool().unsqueeze(-1)
-    sums = looked_up.float().masked_fill(~counted, 0.0).sum(dim=1)
-    return sums / counted.sum(dim=1).clamp(min=1)
+    counted = attention_mask.bool()
+    num_counted = counted.sum(dim=1)
+    ids = input_ids[counted]
+    looked_up = nn.functional.embedding(ids, embedding) if isinstance(embedding, torch.Tensor) else embedding(ids)
+    places, starts = torch.arange(len(ids), device=ids.device), num_counted.cumsum(dim=0) - num_counted
+    # A bag sums its rows where they lie, so that neither padding nor a masked copy of the embeddings costs anything.
+    return nn.functional.embedding_bag(places, looked_up.float(), starts, mode="mean")
 
 
 class GatingNetwork(nn.Module):

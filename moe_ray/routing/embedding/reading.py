@@ -7,7 +7,7 @@ import torch
 
 # Tokens of prose have four or five characters, runs of spaces a few dozen: what is cut away would hardly ever be read.
 CHARACTERS_PER_TOKEN = 32
-MAX_BATCH_NUMBERS = 1 << 23  # that are looked up at once: 32 MiB in float32
+MAX_BATCH_NUMBERS = 1 << 20  # that are looked up at once: 4 MiB in float32
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str], *, max_tokens: int, num_embeddings: int) -> list[list[int]]:
@@ -32,16 +32,16 @@ def token_ids(tokenizer: Any, texts: Sequence[str], *, max_tokens: int, num_embe
     return [[token for token in row if token < num_embeddings] for row in encoded["input_ids"]]
 
 
-def batches_by_length(lengths: Sequence[int], num_features: int) -> Iterator[list[int]]:
-    """Yield the places of rows from the shortest to the longest, in batches whose embeddings fit a fixed memory."""
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * max(1, lengths[place]) * num_features > MAX_BATCH_NUMBERS:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+def batches(rows: Sequence[list[int]], num_features: int) -> Iterator[Sequence[list[int]]]:
+    """Yield the rows of token ids in their order, as many at a time as caches can hold the embeddings of, or one."""
+    start, num_tokens = 0, 0
+    for at, row in enumerate(rows):
+        num_tokens += len(row)
+        if at > start and num_tokens * num_features > MAX_BATCH_NUMBERS:
+            yield rows[start:at]
+            start, num_tokens = at, len(row)
+    if rows:
+        yield rows[start:]
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
