@@ -60,7 +60,7 @@ def _kept_loaded(prices: Sequence[Price]) -> str:
     if not both:
         return ""
     mine, other = (size(max(sizes)).replace(" ", NO_BREAK) for sizes in zip(*both, strict=True))
-    return f" Kept loaded together, its models hold {mine}, the {BASELINE}'s {other}."
+    return f" Kept loaded together, the models that may answer hold {mine}, the {BASELINE} {other}."
 
 
 def _range(ratios: Sequence[float]) -> str:
