@@ -37,7 +37,7 @@ def price_of(summary: Summary, system: str, domain: str) -> Price | None:
 
 
 def price_sentence(prices: Sequence[Price], system: str) -> str:
-    """The ratios of several domains in words, and what the models hold where they stay loaded; empty without any."""
+    """The ratios of several domains in words, and what the models behind a router hold loaded; empty without any."""
     time = [ratio for price in prices if (ratio := price.time_ratio) is not None]
     memory = [ratio for price in prices if (ratio := price.memory_ratio) is not None]
     if not time:
@@ -54,8 +54,9 @@ def _routing_time(prices: Sequence[Price]) -> str:
 
 
 def _kept_loaded(prices: Sequence[Price]) -> str:
-    """Memory of all models that the system may pick, against the baseline's."""
-    pairs = [(price.cost.resident_bytes, price.baseline.resident_bytes) for price in prices if price.baseline]
+    """Memory of all models that a router may pick, who must all be at hand, against the baseline's."""
+    behind = [price for price in prices if price.cost.router_s is not None]
+    pairs = [(price.cost.resident_bytes, price.baseline.resident_bytes) for price in behind if price.baseline]
     both = [(mine, other) for mine, other in pairs if mine is not None and other is not None]
     if not both:
         return ""
