@@ -251,7 +251,7 @@ class RouterConfig(Section):
         0.1, description="share of the training texts kept for early stopping, temperature and threshold"
     )
     balance: Literal["none", "weighted", "downsample"] = Field(
-        "weighted", description="weighted: the loss weighs labels evenly; downsample: as many texts as the rarest has"
+        "none", description="weighted: the loss weighs labels evenly; downsample: as many texts as the rarest has"
     )
     training: RouterTrainingConfig = RouterTrainingConfig()
     foreign: ForeignConfig = ForeignConfig()

@@ -135,11 +135,16 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile) as error:
-        raise ModelError(
-            f"this part of a router is missing or damaged: {first_line(error)}",
-            where=str(path),
-            remedy="copy the router's whole directory again, or train it again",
-        ) from error
+        raise damaged(path, first_line(error)) from error
+
+
+def damaged(path: Path, what: str) -> ModelError:
+    """Return the error for a file of a router that is missing or cannot be read."""
+    return ModelError(
+        f"this part of a router is missing or damaged: {what}",
+        where=str(path),
+        remedy="copy the router's whole directory again, or train it again",
+    )
 
 
 def read_arrays(path: Path) -> dict[str, FloatArray]:

@@ -15,6 +15,7 @@ from moe_ray.planning.hub import hub_answers
 from moe_ray.routing.transformer.architecture import configure, is_encoder
 from moe_ray.routing.transformer.wordpiece import MAX_TOKENS, learn_tokenizer
 
+MODEL_KEY, TOKENIZER_KEY = "router.base_model", "router.tokenizer"
 DEFAULT_BASE = "distilbert-base-uncased"
 LOCAL_REMEDY = "name the directory that holds config.json, the tokenizer's files and, unless from_scratch, the weights"
 OFFLINE_REMEDY = f"{HUB_REMEDY}; without any weights, describe a model with router.architecture"
@@ -51,8 +52,9 @@ class _Source:
     def read(self, reader: Any, **settings: Any) -> Any:
         """Call `reader.from_pretrained`. Without a network, what the hub's cache holds is taken."""
         local = is_local_path(self.name)
-        if local and not (Path(self.name).expanduser() / "config.json").is_file():
-            raise self.refused("no such directory, or no config.json in it")
+        needed = "config.json" if self.key == MODEL_KEY else "tokenizer_config.json"
+        if local and not (Path(self.name).expanduser() / needed).is_file():
+            raise self.refused(f"no such directory, or no {needed} in it")
         try:
             return reader.from_pretrained(
                 str(Path(self.name).expanduser()) if local else self.name,
@@ -76,7 +78,7 @@ def make_base(config: RouterConfig, labels: Sequence[str], texts: Sequence[str])
     _require_one_base(config)
     if config.architecture is not None:
         return _described(config, config.architecture, labels, texts)
-    source = _Source(name=config.base_model or DEFAULT_BASE, revision=config.revision, key="router.base_model")
+    source = _Source(name=config.base_model or DEFAULT_BASE, revision=config.revision, key=MODEL_KEY)
     model_config = source.read(transformers.AutoConfig)
     if not is_encoder(type(model_config)) or getattr(model_config, "is_decoder", False):
         raise source.refused(
@@ -103,7 +105,7 @@ def _require_one_base(config: RouterConfig) -> None:
     if config.architecture is None and config.tokenizer is not None:
         raise ConfigError(
             "a base model is read with its own tokenizer",
-            where="router.tokenizer",
+            where=TOKENIZER_KEY,
             remedy="remove tokenizer, or describe the model with architecture",
         )
 
@@ -115,7 +117,7 @@ def _described(
         asked = architecture.get("vocab_size")
         tokenizer = learn_tokenizer(texts, asked if isinstance(asked, int) else MAX_TOKENS)
     else:
-        tokenizer = _tokenizer(_Source(name=config.tokenizer, revision=None, key="router.tokenizer"))
+        tokenizer = _tokenizer(_Source(name=config.tokenizer, revision=None, key=TOKENIZER_KEY))
     model_config = configure(architecture, tokenizer)
     _name_labels(model_config, labels)
     model = _untrained(model_config, "router.architecture")

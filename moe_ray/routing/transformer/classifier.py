@@ -11,9 +11,9 @@ import transformers
 from pydantic import ValidationError
 
 from moe_ray.config.schema import RouterConfig
-from moe_ray.errors import CapacityError, ModelError, first_line
+from moe_ray.errors import CapacityError, first_line
 from moe_ray.routing.classifier import ClassifierOutputs, Report
-from moe_ray.routing.files import TRAINING_FILE, write_json
+from moe_ray.routing.files import TRAINING_FILE, damaged, write_json
 from moe_ray.routing.texts import LabelledText
 from moe_ray.routing.transformer.base import make_base
 from moe_ray.routing.transformer.fitting import fit
@@ -107,7 +107,7 @@ class TransformerClassifier:
         )
         lacking = sorted([*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])])
         if lacking:
-            raise _damaged(directory / "model.safetensors", f"it lacks {len(lacking)} weights, {lacking[0]} first")
+            raise damaged(directory / "model.safetensors", f"it lacks {len(lacking)} weights, {lacking[0]} first")
         return cls(model, tokenizer, history, device=device)
 
 
@@ -125,11 +125,11 @@ def _history(directory: Path) -> TrainingHistory:
             if name.endswith(".json"):
                 json.loads((directory / name).read_bytes())
         except (OSError, ValueError) as error:
-            raise _damaged(directory / name, first_line(error)) from error
+            raise damaged(directory / name, first_line(error)) from error
     try:
         return TrainingHistory.model_validate_json((directory / TRAINING_FILE).read_bytes())
     except ValidationError as error:
-        raise _damaged(directory / TRAINING_FILE, first_line(error)) from error
+        raise damaged(directory / TRAINING_FILE, first_line(error)) from error
 
 
 def _read(reader: Any, directory: Path, file_name: str, **settings: Any) -> Any:
@@ -137,12 +137,4 @@ def _read(reader: Any, directory: Path, file_name: str, **settings: Any) -> Any:
         return reader.from_pretrained(directory, local_files_only=True, **settings)
     except Exception as error:
         # Parsers and safetensors raise anything; the cause is kept.
-        raise _damaged(directory / file_name, first_line(error)) from error
-
-
-def _damaged(path: Path, what: str) -> ModelError:
-    return ModelError(
-        f"this part of a router is missing or damaged: {what}",
-        where=str(path),
-        remedy="copy the router's whole directory again, or train it again",
-    )
+        raise damaged(directory / file_name, first_line(error)) from error

@@ -81,6 +81,15 @@ def test_a_described_vocabulary_size_bounds_what_is_learned() -> None:
     assert len(found.tokenizer) <= 90 == found.model.config.vocab_size
 
 
+def test_a_description_may_name_a_folder_that_holds_a_tokenizer_alone(checkpoint: Path, tmp_path: Path) -> None:
+    transformers.AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "words")
+    assert not (tmp_path / "words" / "config.json").exists()
+    found = made(
+        architecture={"model_type": "bert", **SHAPE}, tokenizer=str(tmp_path / "words"), training={"max_tokens": 64}
+    )
+    assert found.tokenizer.get_vocab() == transformers.AutoTokenizer.from_pretrained(checkpoint).get_vocab()
+
+
 def test_a_description_may_name_a_tokenizer(checkpoint: Path) -> None:
     architecture = {"model_type": "bert", **SHAPE}
     found = made(architecture=architecture, tokenizer=str(checkpoint), training={"max_tokens": 64})
