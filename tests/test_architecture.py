@@ -15,12 +15,12 @@ ROOT = PACKAGE.parent
 LAYERS = (
     ("errors", "fingerprint", "atomic", "proportions"),
     ("config",),
-    ("domains",),
+    ("domains", "architectures"),
     ("engines",),
     ("planning",),
     ("store",),
     ("scoring", "execution", "routing"),
-    ("comparison",),
+    ("comparison", "moe"),
     ("report",),
     ("microworld", "downloads"),
     ("preparation",),
@@ -31,8 +31,8 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT = {
     "ray": {"execution"},
-    "torch": {"engines", "microworld", "routing"},
-    "transformers": {"engines", "microworld", "routing"},
+    "torch": {"architectures", "engines", "microworld", "moe", "routing"},
+    "transformers": {"architectures", "engines", "microworld", "moe", "routing"},
 }
 
 
