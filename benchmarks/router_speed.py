@@ -1,12 +1,13 @@
 """How fast a full-size DistilBERT routes on a CPU, and which faster ways give the same verdicts.
 
-    python -m benchmarks.router_speed [--tokens 32 128 512] [--seconds 20] [--compile]
+    python -m benchmarks.router_speed [--tokens 32 128 512] [--seconds 15] [--compile]
     python -m benchmarks.router_speed --router ROUTER --texts FILE
 
 First: distilbert-base-uncased's architecture (66M parameters) with random weights and four labels, its head's weights
-set so that verdicts vary. Prints what this machine multiplies at most and the time that follows for 512 tokens,
-what each variant changes of float32 eager's probabilities and verdicts (padded batches of all lengths), and the
-latencies. Variants alternate within each round, and a ratio is the median over rounds of eager's time by the variant's.
+set so that verdicts vary. Prints what this machine multiplies at most and the time that follows for 512 tokens, what
+each variant changes of float32 eager's probabilities and verdicts (padded batches of all lengths), and the latencies
+(p99 of few rounds is the slowest). Variants alternate within each round; a ratio is the median over rounds of eager's
+time by the variant's.
 Second: the same comparison of verdicts with a trained transformer router on real texts, one a line.
 
 Exits with 1 when a variant that claims eager's verdicts does not give them. Threads are OMP_NUM_THREADS, or all cores.
@@ -192,7 +193,7 @@ def compare_speeds(arguments: argparse.Namespace, num_threads: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Time a full-size DistilBERT on this CPU.")
     parser.add_argument("--tokens", type=int, nargs="+", default=[32, 128, 512])
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each shape, about")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each shape, about")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes to compile")
     parser.add_argument("--no-large", dest="large", action="store_false", help=f"without batches of {LARGE_BATCH}")
     parser.add_argument("--router", type=Path, help="compare verdicts of this trained router instead")

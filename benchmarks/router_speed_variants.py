@@ -148,7 +148,7 @@ def _onnx(model: Any, num_threads: int) -> Iterator[Variant]:
         int8 = quantization.QuantType.QInt8
         quantization.quantize_dynamic(exact, small, weight_type=int8, per_channel=True)
         runs = [_session(path, num_threads) for path in (exact, small)]
-    yield Variant(name="ONNX Runtime", run=runs[0], is_exact=True, for_large=True)
+    yield Variant(name="ONNX Runtime", run=runs[0], is_exact=True)
     yield Variant(name="ONNX Runtime, int8, dynamic", run=runs[1], is_exact=False)
 
 
