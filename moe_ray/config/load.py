@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -13,11 +13,13 @@ from moe_ray.config.checks import cross_problems
 from moe_ray.config.overrides import apply_overrides
 from moe_ray.config.paths import resolve
 from moe_ray.config.problems import config_error, key_path, problems_of
-from moe_ray.config.schema import ExperimentConfig
+from moe_ray.config.schema import ExperimentConfig, Section
 from moe_ray.config.tree import Document, KeyPath, Place, dotted, parse_yaml
 from moe_ray.errors import ConfigError
 
 EXPERIMENT_SUFFIXES = (".yaml", ".yml")
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 _WORD_FOR_BOOL = {"yes": True, "on": True, "no": False, "off": False}
 
@@ -53,7 +55,7 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperime
     text = _read(path)
     document = _parse(text, str(path))
     apply_overrides(document, overrides)
-    config = _validate(document, str(path))
+    config = _validate(document, str(path), ExperimentConfig)
     if problems := cross_problems(config):
         raise config_error(problems, document, str(path))
     base_dir = path.absolute().parent
@@ -65,8 +67,12 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperime
     return LoadedExperiment(config=resolve(config, base_of), path=path, base_dir=base_dir, text=text, places=places)
 
 
+def _parse_yaml(text: str, source: str) -> Document:
+    return parse_yaml(text, lambda line: Place(where=f"{source}:{line}", line=line))
+
+
 def _parse(text: str, source: str) -> Document:
-    document = parse_yaml(text, lambda line: Place(where=f"{source}:{line}", line=line))
+    document = _parse_yaml(text, source)
     if document.value is None:
         raise ConfigError("the file is empty", where=source, remedy="moe-ray init FILE writes a commented starter file")
     if not isinstance(document.value, dict):
@@ -79,22 +85,42 @@ def _parse(text: str, source: str) -> Document:
     return document
 
 
-def _validate(document: Document, source: str) -> ExperimentConfig:
+def parse_section(text: str, source: str, kind: type[SectionT]) -> SectionT:
+    """Read one section that is a file of its own: YAML, or JSON where `source`, its path, ends in .json.
+
+    Raises `ConfigError` with every problem that was found, as `load_experiment` does.
+    """
+    document = _parse_json(text, source) if source.endswith(".json") else _parse_yaml(text, source)
+    if not isinstance(document.value, dict):
+        raise ConfigError("holds no keys", where=source, remedy=f"keys are {', '.join(kind.model_fields)}")
+    return _validate(document, source, kind)
+
+
+def _parse_json(text: str, source: str) -> Document:
+    try:
+        return Document(value=json.loads(text), places={(): Place(where=source)})
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"no JSON: {error.msg}", where=f"{source}:{error.lineno}", remedy="mend quotes, commas and brackets there"
+        ) from error
+
+
+def _validate(document: Document, source: str, kind: type[SectionT]) -> SectionT:
     """Validate strictly, after giving plain scalars the type that the schema wants of them."""
     try:
-        return _model(document)
+        return _model(document, kind)
     except ValidationError as error:
         if not _coerce(error, document):
-            raise config_error(problems_of(error, document), document, source) from None
+            raise config_error(problems_of(error, document, kind), document, source) from None
     try:
-        return _model(document)
+        return _model(document, kind)
     except ValidationError as error:
-        raise config_error(problems_of(error, document), document, source) from None
+        raise config_error(problems_of(error, document, kind), document, source) from None
 
 
-def _model(document: Document) -> ExperimentConfig:
+def _model(document: Document, kind: type[SectionT]) -> SectionT:
     """Validate as JSON, where strictness takes lists for tuples and text for paths, but no "256" for a number."""
-    return ExperimentConfig.model_validate_json(json.dumps(document.value), strict=True)
+    return kind.model_validate_json(json.dumps(document.value), strict=True)
 
 
 def _coerce(error: ValidationError, document: Document) -> bool:

@@ -83,12 +83,15 @@ def _where(problem: Problem, document: Document) -> str:
     return f"{place.where}: {dotted(problem.path)}"
 
 
-def problems_of(error: ValidationError, document: Document) -> list[Problem]:
-    """Translate pydantic's errors; several for one value (one for each type it might have) become one problem."""
+def problems_of(error: ValidationError, document: Document, root: type[BaseModel] = ExperimentConfig) -> list[Problem]:
+    """Translate pydantic's errors; several for one value (one for each type it might have) become one problem.
+
+    `root` is what the whole document was validated as.
+    """
     grouped: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         grouped.setdefault(key_path(detail, document), []).append(detail)
-    return [_problem(path, details, document) for path, details in grouped.items()]
+    return [_problem(path, details, document, root) for path, details in grouped.items()]
 
 
 def key_path(detail: ErrorDetails, document: Document) -> KeyPath:
@@ -101,14 +104,14 @@ def key_path(detail: ErrorDetails, document: Document) -> KeyPath:
     return (*path, detail["loc"][-1]) if detail["type"] == "missing" else path
 
 
-def _problem(path: KeyPath, details: Sequence[ErrorDetails], document: Document) -> Problem:
+def _problem(path: KeyPath, details: Sequence[ErrorDetails], document: Document, root: type[BaseModel]) -> Problem:
     first = details[0]
     if first["type"] == "missing":
-        return _missing(path, document)
+        return _missing(path, document, root)
     if first["type"] == "extra_forbidden":
-        return _unknown(path)
+        return _unknown(path, root)
     if first["type"] == "value_error":
-        return _broken_rule(path, str(first["ctx"]["error"]))
+        return _broken_rule(path, str(first["ctx"]["error"]), root)
     if first["loc"][-1] == "[key]":
         return Problem(path=path, what=f"the key is not {NAME_RULE}")
     wanted = " or ".join(dict.fromkeys(_wanted(detail) for detail in details))
@@ -118,9 +121,9 @@ def _problem(path: KeyPath, details: Sequence[ErrorDetails], document: Document)
     return Problem(path=path, what=f"wants {wanted}, not {_shown(given)}{hint}", remedy=remedy)
 
 
-def _missing(path: KeyPath, document: Document) -> Problem:
+def _missing(path: KeyPath, document: Document, root: type[BaseModel]) -> Problem:
     parent, key = path[:-1], str(path[-1])
-    field = _fields_at(parent).get(key)
+    field = _fields_at(parent, root).get(key)
     remedy = f"{key}: {field.description}" if field and field.description else f"add {key}"
     siblings = _value_at(document.value, parent[:-1]) if parent else {}
     if document.place(parent).line is None and isinstance(siblings, dict) and parent:
@@ -130,21 +133,22 @@ def _missing(path: KeyPath, document: Document) -> Problem:
     return Problem(path=path, what="missing", remedy=remedy)
 
 
-def _unknown(path: KeyPath) -> Problem:
-    known = _fields_at(path[:-1])
+def _unknown(path: KeyPath, root: type[BaseModel]) -> Problem:
+    known = _fields_at(path[:-1], root)
     hint = suggestion(str(path[-1]), known)
     if hint:
         return Problem(path=path, what=f"unknown key{hint}")
-    homes = [dotted((*section, str(path[-1]))) for section, keys in _all_fields().items() if path[-1] in keys]
+    sections = _all_fields() if root is ExperimentConfig else {}
+    homes = [dotted((*section, str(path[-1]))) for section, keys in sections.items() if path[-1] in keys]
     if homes:
         return Problem(path=path, what=f"unknown key here; did you mean {' or '.join(homes)}?")
     return Problem(path=path, what="unknown key", remedy=f"known here: {', '.join(known)}")
 
 
-def _broken_rule(path: KeyPath, message: str) -> Problem:
+def _broken_rule(path: KeyPath, message: str, root: type[BaseModel]) -> Problem:
     """A rule over several keys begins its message with the key to change."""
     key = message.split(" ", 1)[0]
-    return Problem(path=(*path, key) if key in _fields_at(path) else path, what=message)
+    return Problem(path=(*path, key) if key in _fields_at(path, root) else path, what=message)
 
 
 def _wanted(detail: ErrorDetails) -> str:
@@ -184,9 +188,9 @@ def _value_at(value: Any, path: KeyPath) -> Any:
     return value
 
 
-def _fields_at(path: KeyPath) -> Mapping[str, FieldInfo]:
+def _fields_at(path: KeyPath, root: type[BaseModel]) -> Mapping[str, FieldInfo]:
     """Return the fields of the section at `path`; none where there is no section of fixed keys."""
-    kind: Any = ExperimentConfig
+    kind: Any = root
     for part in path:
         if get_origin(kind) is dict:
             kind = get_args(kind)[1]
@@ -213,4 +217,4 @@ def _all_fields() -> dict[KeyPath, Mapping[str, FieldInfo]]:
         ("runtime", "sandbox"),
         ("output",),
     )
-    return {section: _fields_at(section) for section in sections}
+    return {section: _fields_at(section, ExperimentConfig) for section in sections}

@@ -64,20 +64,24 @@ def other_sources(router: RouterConfig, base_dir: Path) -> Iterator[TextSource]:
     """Yield the sets of queries that belong to no domain. Raises `DataError` for a set without its column."""
     taken: set[str] = set()
     for at, texts in enumerate(router.other):
-        name = _free_name(set_name(texts), taken)
+        name = free_name(set_name(texts), taken)
         taken.add(name)
-        yield _other_source(name, texts, f"router.other.{at}", base_dir)
+        yield labelled_source(name, OTHER, texts, f"router.other.{at}", base_dir)
 
 
-def _other_source(name: str, texts: OtherTextsConfig, where: str, base_dir: Path) -> TextSource:
+def labelled_source(name: str, label: str, texts: OtherTextsConfig, where: str, base_dir: Path) -> TextSource:
+    """Return the texts of a set, all of which bear `label`. Raises `DataError` for a set without its column.
+
+    `where` is the key that names the set.
+    """
     data = DataConfig(source=texts.source, subset=texts.subset, split=texts.split, revision=texts.revision)
     candidates = []
     for record in read_source(data, base_dir).records:
         text = _query_in(record, texts.column, where)
-        text_id = f"{OTHER}/{name}/{fingerprint(text, num_hex=_NUM_HEX_OF_TEXT_ID)}"
-        labelled = LabelledText(id=text_id, text=text, label=OTHER, source=name)
+        text_id = f"{label}/{name}/{fingerprint(text, num_hex=_NUM_HEX_OF_TEXT_ID)}"
+        labelled = LabelledText(id=text_id, text=text, label=label, source=name)
         candidates.append(Candidate(text=labelled, form=normal_form(text)))
-    return TextSource(name=name, label=OTHER, use=texts.use, limit=texts.max_texts, candidates=candidates)
+    return TextSource(name=name, label=label, use=texts.use, limit=texts.max_texts, candidates=candidates)
 
 
 def _query_in(record: Record, column: str, where: str) -> str:
@@ -104,6 +108,7 @@ def set_name(data: DataConfig | OtherTextsConfig) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:_MAX_NAME] or "set"
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
+    """Return `name`, or with the first number from 2 on that makes it new."""
     names = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
     return next(free for free in names if free not in taken)

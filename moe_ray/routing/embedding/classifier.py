@@ -15,13 +15,13 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from moe_ray.config.schema import RouterConfig
+from moe_ray.config.schema import RouterConfig, RouterTrainingConfig
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.routing.classifier import ClassifierOutputs, FloatArray, Report
 from moe_ray.routing.embedding.checkpoint import InputEmbeddings, read_input_embeddings
 from moe_ray.routing.embedding.fitting import FitSettings, LabelledFeatures, balanced_weights, fit
-from moe_ray.routing.embedding.gating import GatingNetwork, damaged, mean_embeddings
-from moe_ray.routing.embedding.reading import batches, padded, token_ids
+from moe_ray.routing.embedding.gating import GatingNetwork, damaged
+from moe_ray.routing.embedding.means import mean_text_embeddings
 from moe_ray.routing.files import TRAINING_FILE
 from moe_ray.routing.texts import LabelledText, codes
 
@@ -81,7 +81,7 @@ class EmbeddingClassifier:
         _require_texts(labels, train, validation)
         read = read_input_embeddings(config.base_model, config.revision, where=WHERE)
         embeddings = InputEmbeddings(tokenizer=read.tokenizer, matrix=read.matrix.to(device))
-        max_tokens, settings = config.training.max_tokens, _settings(config)
+        max_tokens, settings = config.training.max_tokens, fit_settings(config.training)
         known, held_out = (_labelled(embeddings, labels, part, max_tokens) for part in (train, validation))
         weights = balanced_weights(known.labels, len(labels)) if config.balance == "weighted" else None
         fitted = fit(known, held_out, len(labels), settings, label_weights=weights, report=report)
@@ -98,7 +98,7 @@ class EmbeddingClassifier:
     def outputs(self, texts: Sequence[str]) -> ClassifierOutputs:
         """Logits and features of `texts`; see `TextClassifier.outputs`."""
         with torch.inference_mode():
-            means = _means(self._embeddings, texts, self._max_tokens)
+            means = mean_text_embeddings(self._embeddings, texts, max_tokens=self._max_tokens)
             return ClassifierOutputs(
                 logits=_array(self._network(means)), features=_array(self._network.features(means))
             )
@@ -138,8 +138,8 @@ def _require_texts(labels: Sequence[str], train: Sequence[LabelledText], validat
         )
 
 
-def _settings(config: RouterConfig) -> FitSettings:
-    training = config.training
+def fit_settings(training: RouterTrainingConfig) -> FitSettings:
+    """How a gating network is fitted on embeddings, with what `training` leaves open filled in."""
     return FitSettings(
         hidden_sizes=training.hidden_sizes,
         dropout=training.dropout,
@@ -156,19 +156,8 @@ def _settings(config: RouterConfig) -> FitSettings:
 def _labelled(
     embeddings: InputEmbeddings, labels: Sequence[str], texts: Sequence[LabelledText], max_tokens: int
 ) -> LabelledFeatures:
-    means = _means(embeddings, [text.text for text in texts], max_tokens)
+    means = mean_text_embeddings(embeddings, [text.text for text in texts], max_tokens=max_tokens)
     return LabelledFeatures(features=means, labels=torch.tensor(codes(texts, labels), device=means.device))
-
-
-def _means(embeddings: InputEmbeddings, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
-    """The mean embedding of each text [num_texts, H] in float32, on the device of the embeddings."""
-    matrix = embeddings.matrix
-    rows = token_ids(embeddings.tokenizer, texts, max_tokens=max_tokens, num_embeddings=len(matrix))
-    means = [torch.zeros(0, matrix.shape[1], device=matrix.device)]
-    for batch in batches(rows, matrix.shape[1]):
-        ids, mask = padded(batch)
-        means.append(mean_embeddings(matrix, ids.to(matrix.device), mask.to(matrix.device)))
-    return torch.cat(means)
 
 
 def _array(tensor: torch.Tensor) -> FloatArray:

@@ -49,9 +49,13 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fitted:
-    """A network in evaluation mode with the weights of `best_epoch`, counted from 1, and what each epoch reached."""
+    """A network in evaluation mode with the weights of `best_epoch`, counted from 1, and what each epoch reached.
+
+    `last` is the same network as the last epoch left it.
+    """
 
     network: GatingNetwork
+    last: GatingNetwork
     epochs: tuple[Epoch, ...]
     best_epoch: int
 
@@ -125,8 +129,9 @@ class _Fitting:
             if len(epochs) == 1 or _merit(epochs[-1]) > _merit(epochs[best - 1]):
                 best, best_weights = len(epochs), copy.deepcopy(self._network.state_dict())
             report(self._progress(epochs))
+        last = copy.deepcopy(self._network).eval()
         self._network.load_state_dict(best_weights)
-        return Fitted(network=self._network.eval(), epochs=tuple(epochs), best_epoch=best)
+        return Fitted(network=self._network.eval(), last=last, epochs=tuple(epochs), best_epoch=best)
 
     def _epoch(self) -> Epoch:
         self._network.train()

@@ -10,11 +10,13 @@ CHARACTERS_PER_TOKEN = 32
 MAX_BATCH_NUMBERS = 1 << 20  # that are looked up at once: 4 MiB in float32
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str], *, max_tokens: int, num_embeddings: int) -> list[list[int]]:
+def token_ids(
+    tokenizer: Any, texts: Sequence[str], *, max_tokens: int, num_embeddings: int, with_special_tokens: bool = False
+) -> list[list[int]]:
     """Return the first `max_tokens` tokens of each text; none of an empty one.
 
-    No special tokens are put in front or behind: the mean is of the text alone. Tokens that have no embedding are left
-    out. Half a surrogate pair, which is no character, is read as a question mark.
+    The tokenizer's special tokens are put around the text only where they are wanted. Tokens that have no embedding are
+    left out. Half a surrogate pair, which is no character, is read as a question mark.
     """
     if not texts:
         return []
@@ -23,7 +25,7 @@ def token_ids(tokenizer: Any, texts: Sequence[str], *, max_tokens: int, num_embe
     ]
     encoded = tokenizer(
         cut,
-        add_special_tokens=False,
+        add_special_tokens=with_special_tokens,
         truncation=True,
         max_length=max_tokens,
         return_attention_mask=False,
