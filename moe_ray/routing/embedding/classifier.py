@@ -15,12 +15,13 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.config.schema import RouterConfig, RouterTrainingConfig
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.routing.classifier import ClassifierOutputs, FloatArray, Report
 from moe_ray.routing.embedding.checkpoint import InputEmbeddings, read_input_embeddings
 from moe_ray.routing.embedding.fitting import FitSettings, LabelledFeatures, balanced_weights, fit
-from moe_ray.routing.embedding.gating import GatingNetwork, damaged
+from moe_ray.routing.embedding.gating import damaged, load_gating, save_gating
 from moe_ray.routing.embedding.means import mean_text_embeddings
 from moe_ray.routing.files import TRAINING_FILE
 from moe_ray.routing.texts import LabelledText, codes
@@ -107,14 +108,14 @@ class EmbeddingClassifier:
         """Write the embeddings, the tokenizer, the network, what it reads and how it was trained."""
         save_file({"embeddings": self._embeddings.matrix.contiguous()}, directory / MATRIX_FILE)
         self._embeddings.tokenizer.save_pretrained(directory / TOKENIZER_FOLDER)
-        self._network.save(directory)
+        save_gating(self._network, directory)
         _write_json(directory / READING_FILE, {"max_tokens": self._max_tokens})
         _write_json(directory / TRAINING_FILE, self._training)
 
     @classmethod
     def load(cls, directory: Path, *, device: str) -> Self:
         """Read a saved classifier back; see `TextClassifier.load`."""
-        network = GatingNetwork.load(directory, device=device)
+        network = load_gating(directory, device=device)
         path = directory / READING_FILE
         try:
             max_tokens = int(json.loads(path.read_text(encoding="utf-8"))["max_tokens"])

@@ -10,9 +10,9 @@ import torch
 import transformers
 from torch import nn
 
+from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.routing.classifier import Report, TrainingProgress
 from moe_ray.routing.confusion import confusion_matrix, macro_f1
-from moe_ray.routing.embedding.gating import GatingNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,115 +1,40 @@
-"""A small network that decides by the mean of a text's input embeddings, and that mean.
-
-Shapes: B texts, T tokens, H the embedding's size, N outputs.
-"""
+"""A gating network's two files, gating.json and gating.safetensors."""
 
 import json
-import math
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Self
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
+from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.errors import ModelError, first_line
 
 SHAPE_FILE = "gating.json"
 WEIGHTS_FILE = "gating.safetensors"
-# A feature that never varied would be divided by zero; one that hardly did, by its own rounding.
-MIN_SPREAD_SHARE = 1e-4
 
 
-def mean_embeddings(
-    embedding: torch.Tensor | nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
-) -> torch.Tensor:
-    """Return the mean input embedding of each row's non-padding tokens, in float32 [B, H]; zeros where there are none.
-
-    `embedding` is the matrix [vocabulary, H], or a model's own module, which may also scale what it looks up.
-    `input_ids` and `attention_mask` are [B, T]: what stands where the mask is 0 counts for nothing.
-    """
-    counted = attention_mask.bool()
-    num_counted = counted.sum(dim=1)
-    ids = input_ids[counted]
-    looked_up = nn.functional.embedding(ids, embedding) if isinstance(embedding, torch.Tensor) else embedding(ids)
-    places, starts = torch.arange(len(ids), device=ids.device), num_counted.cumsum(dim=0) - num_counted
-    # A bag sums its rows where they lie, so that neither padding nor a masked copy of the embeddings costs anything.
-    return nn.functional.embedding_bag(places, looked_up.float(), starts, mode="mean")
+def save_gating(network: GatingNetwork, directory: Path) -> None:
+    """Write gating.json and gating.safetensors into an existing directory."""
+    shape = {
+        "num_inputs": network.num_inputs,
+        "num_outputs": network.num_outputs,
+        "hidden_sizes": network.hidden_sizes,
+        "dropout": network.dropout,
+    }
+    (directory / SHAPE_FILE).write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, directory / WEIGHTS_FILE)
 
 
-class GatingNetwork(nn.Module):
-    """An MLP on inputs that are standardised and then brought to one length; N logits come out.
-
-    Each hidden size is a linear layer, ReLU and dropout, and a linear layer ends it; without hidden sizes it is that
-    one. Standardising does nothing until `standardise` was called, and is saved with the weights.
-
-    Only the direction of a standardised input counts: its length mostly says of how many tokens it is the mean, and a
-    short text, whose mean lies far out, would get logits as if it were certain.
-    """
-
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, num_inputs: int, num_outputs: int, *, hidden_sizes: Sequence[int], dropout: float) -> None:
-        super().__init__()
-        self.num_inputs, self.num_outputs = num_inputs, num_outputs
-        self.hidden_sizes, self.dropout = tuple(hidden_sizes), dropout
-        self.register_buffer("mean", torch.zeros(num_inputs))
-        self.register_buffer("scale", torch.ones(num_inputs))
-        sizes = (num_inputs, *self.hidden_sizes)
-        self.hidden = nn.Sequential(
-            *(
-                nn.Sequential(nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout))
-                for before, after in pairwise(sizes)
-            )
-        )
-        self.output = nn.Linear(sizes[-1], num_outputs)
-
-    def standardise(self, inputs: torch.Tensor) -> None:
-        """Let inputs be shifted and scaled from now on, so that these [B, H] get mean 0 and spread 1."""
-        spread = inputs.std(dim=0, correction=0)
-        self.mean.copy_(inputs.mean(dim=0))
-        self.scale.copy_(torch.where(spread > MIN_SPREAD_SHARE * spread.max(), spread, torch.ones_like(spread)))
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return logits [B, N] of inputs [B, H]."""
-        directions = nn.functional.normalize(self._standardised(inputs), dim=1) * math.sqrt(self.num_inputs)
-        logits: torch.Tensor = self.output(self.hidden(directions))
-        return logits
-
-    def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return what the last layer would see of inputs [B, H] if their length counted."""
-        features: torch.Tensor = self.hidden(self._standardised(inputs))
-        return features
-
-    def _standardised(self, inputs: torch.Tensor) -> torch.Tensor:
-        return (inputs - self.mean) / self.scale
-
-    def save(self, directory: Path) -> None:
-        """Write gating.json and gating.safetensors into an existing directory."""
-        shape = {
-            "num_inputs": self.num_inputs,
-            "num_outputs": self.num_outputs,
-            "hidden_sizes": self.hidden_sizes,
-            "dropout": self.dropout,
-        }
-        (directory / SHAPE_FILE).write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, directory / WEIGHTS_FILE)
-
-    @classmethod
-    def load(cls, directory: Path, *, device: str = "cpu") -> Self:
-        """Read a saved network back, in evaluation mode. Raises `ModelError` naming the missing or damaged file."""
-        path = directory / SHAPE_FILE
-        try:
-            network = cls(**json.loads(path.read_text(encoding="utf-8")))
-            path = directory / WEIGHTS_FILE
-            network.load_state_dict(load_file(path))
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise damaged(path, error) from error
-        return network.to(device).eval()
+def load_gating(directory: Path, *, device: str = "cpu") -> GatingNetwork:
+    """Read a saved network back, in evaluation mode. Raises `ModelError` naming the missing or damaged file."""
+    path = directory / SHAPE_FILE
+    try:
+        network = GatingNetwork(**json.loads(path.read_text(encoding="utf-8")))
+        path = directory / WEIGHTS_FILE
+        network.load_state_dict(load_file(path))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise damaged(path, error) from error
+    return network.to(device).eval()
 
 
 def damaged(path: Path, error: Exception) -> ModelError:

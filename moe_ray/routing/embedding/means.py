@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from moe_ray.architectures.gating_network import mean_embeddings
 from moe_ray.routing.embedding.checkpoint import InputEmbeddings
-from moe_ray.routing.embedding.gating import mean_embeddings
 from moe_ray.routing.embedding.reading import batches, padded, token_ids
 
 
