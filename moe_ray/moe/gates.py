@@ -1,0 +1,145 @@
+"""Gate weights before any training: random, from prompts of each expert, or by ridge regression on real gate inputs.
+
+Shapes: E experts, H the hidden size, n tokens.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from moe_ray.moe.running import TokenBatch, decoder_layers, feed_forward
+
+GateInit = Literal["random", "prompts", "ridge"]
+RANDOM_STD = 0.02
+RIDGE_PENALTY = 1e-2
+MAX_STATISTICS_BYTES = 1 << 30
+
+# Takes gate inputs [n, H] and the place of each one's expert [n].
+Add = Callable[[torch.Tensor, torch.Tensor], None]
+
+
+def random_gates(
+    layers: Sequence[int], *, num_experts: int, hidden_size: int, seed: int, scale: float = RANDOM_STD
+) -> dict[int, torch.Tensor]:
+    """Return normal weights [E, H] of standard deviation `scale` for each layer.
+
+    A layer's weights follow from the seed and its number, whichever other layers are asked for.
+    """
+    return {layer: _normal(num_experts, hidden_size, seed, layer) * scale for layer in layers}
+
+
+def _normal(num_experts: int, hidden_size: int, seed: int, layer: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + layer)
+    return torch.randn(num_experts, hidden_size, generator=generator)
+
+
+def prompt_gates(
+    model: Any, batches: Sequence[TokenBatch], layers: Sequence[int], *, num_experts: int, scale: float = 1.0
+) -> dict[int, torch.Tensor]:
+    """Return, for each layer, the mean gate input of each expert's tokens, brought to length `scale`.
+
+    `model` is the dense model and `batches` are labelled; every expert has a text. Takes memory for E means a layer.
+    """
+    sums = {layer: _Sum(num_experts, int(model.config.hidden_size)) for layer in layers}
+    _see_gate_inputs(model, batches, {layer: one.add for layer, one in sums.items()})
+    # A sum points where the mean points, and only the direction is kept.
+    return {layer: (nn.functional.normalize(one.total, dim=1) * scale).float() for layer, one in sums.items()}
+
+
+def ridge_gates(
+    model: Any,
+    batches: Sequence[TokenBatch],
+    layers: Sequence[int],
+    *,
+    num_experts: int,
+    penalty: float = RIDGE_PENALTY,
+    scale: float = 1.0,
+    max_statistics_bytes: int = MAX_STATISTICS_BYTES,
+) -> dict[int, torch.Tensor]:
+    """Return, for each layer, `scale` times the weights W [E, H] that bring gate inputs X nearest to one-hot labels Y.
+
+    W minimises the mean of |x W' - y|^2 over tokens, each expert's tokens counting the same in all, plus
+    penalty * mean(x^2) * |W|^2: so `penalty` means the same for inputs of any size. Statistics take 8 H^2 bytes a
+    layer; layers that do not fit in `max_statistics_bytes` together are done in several passes over the texts.
+    """
+    hidden_size = int(model.config.hidden_size)
+    at_once = max(1, max_statistics_bytes // (8 * hidden_size * (hidden_size + num_experts)))
+    weights = _balance(batches, num_experts)
+    gates: dict[int, torch.Tensor] = {}
+    for start in range(0, len(layers), at_once):
+        some = layers[start : start + at_once]
+        moments = {layer: _Moments(hidden_size, weights) for layer in some}
+        _see_gate_inputs(model, batches, {layer: moment.add for layer, moment in moments.items()})
+        gates |= {layer: (moment.solve(penalty) * scale).float() for layer, moment in moments.items()}
+    return gates
+
+
+class _Sum:
+    """The sum [E, H] of each expert's gate inputs."""
+
+    def __init__(self, num_experts: int, hidden_size: int) -> None:
+        self.total = torch.zeros(num_experts, hidden_size, dtype=torch.float64)
+
+    def add(self, inputs: torch.Tensor, experts: torch.Tensor) -> None:
+        self.total.index_add_(0, experts, inputs.double())
+
+
+class _Moments:
+    """Weighted sums of x x' [H, H] and of x y' [H, E], where a token's weight depends on its expert."""
+
+    def __init__(self, hidden_size: int, weights: torch.Tensor) -> None:
+        self._weights = weights
+        self._inputs = torch.zeros(hidden_size, hidden_size, dtype=torch.float64)
+        self._targets = torch.zeros(hidden_size, len(weights), dtype=torch.float64)
+
+    def add(self, inputs: torch.Tensor, experts: torch.Tensor) -> None:
+        x = inputs.double()
+        weighted = x * self._weights[experts][:, None]
+        self._inputs += weighted.T @ x
+        self._targets.T.index_add_(0, experts, weighted)
+
+    def solve(self, penalty: float) -> torch.Tensor:
+        added = penalty * self._inputs.diagonal().mean()
+        damped = self._inputs + added * torch.eye(len(self._inputs), dtype=torch.float64)
+        solution: torch.Tensor = torch.linalg.solve(damped, self._targets)
+        return solution.T
+
+
+def _balance(batches: Sequence[TokenBatch], num_experts: int) -> torch.Tensor:
+    counts = torch.zeros(num_experts, dtype=torch.float64)
+    for batch in batches:
+        counts.index_add_(0, torch.tensor(batch.labels), batch.attention_mask.sum(dim=1).double())
+    return 1 / (num_experts * counts)
+
+
+def _see_gate_inputs(model: Any, batches: Sequence[TokenBatch], seen_by: Mapping[int, Add]) -> None:
+    """Run the model over all batches; each layer's `Add` gets its gate inputs and their experts, on the CPU."""
+    for batch in batches:
+        counted = batch.attention_mask.bool()
+        experts = torch.tensor(batch.labels)[:, None].expand_as(counted)[counted]
+
+        def seen(layer: int, inputs: torch.Tensor, counted: torch.Tensor = counted, of: torch.Tensor = experts) -> None:
+            seen_by[layer](inputs.reshape(*counted.shape, -1).cpu()[counted], of)
+
+        with torch.inference_mode(), _watched(model, seen_by, seen):
+            # The base model alone: logits would be thrown away.
+            model.base_model(
+                input_ids=batch.input_ids.to(model.device),
+                attention_mask=batch.attention_mask.to(model.device),
+                use_cache=False,
+            )
+
+
+@contextmanager
+def _watched(model: Any, layers: Iterable[int], seen: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+    own = decoder_layers(model)
+    with ExitStack() as stack:
+        for layer in layers:
+            handle = feed_forward(own[layer]).register_forward_pre_hook(
+                lambda _, arguments, layer=layer: seen(layer, arguments[0])
+            )
+            stack.callback(handle.remove)
+        yield

@@ -1,0 +1,145 @@
+"""Running a causal LM of any family over texts while a mixture is made: its decoder layers, and batches of tokens.
+
+Shapes: B texts, T tokens.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from moe_ray import architectures
+from moe_ray.errors import DataError, ModelError, first_line
+from moe_ray.routing.embedding.reading import padded
+
+MAX_BATCH_NUMBERS = 1 << 26  # logits at once: 256 MiB in float32
+MAX_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenBatch:
+    """Token ids and attention mask [B, T], padded on the right. `labels` are the texts' experts, if they have any."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: tuple[int, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.attention_mask.sum())
+
+
+def load_for_construction(directory: Path, *, device: str = "cpu", experts_implementation: str | None = None) -> Any:
+    """Load a checkpoint in float32 and evaluation mode, with transformers alone. Raises `ModelError`."""
+    architectures.register()
+    chosen = {"experts_implementation": experts_implementation} if experts_implementation else {}
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **chosen)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"cannot be loaded: {first_line(error)}", where=str(directory), remedy="check that the checkpoint is whole"
+        ) from error
+    return model.to(device).eval()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """Load a checkpoint's tokenizer. Raises `ModelError`."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"no usable tokenizer: {first_line(error)}", where=str(directory), remedy="put its files beside the weights"
+        ) from error
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """Return the list of a causal LM's decoder layers: the outermost list that is as long as its config says."""
+    num_layers = int(model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise ModelError(
+        f"{type(model).__name__} has no list of {num_layers} decoder layers",
+        remedy="choose a decoder-only transformer",
+    )
+
+
+def feed_forward(layer: nn.Module) -> nn.Module:
+    """Return the module of a dense decoder layer whose input a gate would see; OPT has its first matrix inline."""
+    for name in ("mlp", "fc1"):
+        found = getattr(layer, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    raise ModelError(f"{type(layer).__name__} has no mlp", remedy="choose a family that can be upcycled")
+
+
+@contextmanager
+def replaced_layers(model: nn.Module, replacements: Mapping[int, nn.Module]) -> Iterator[None]:
+    """Let other decoder layers stand in the places of some of the model's own for a while."""
+    layers = decoder_layers(model)
+    own = {at: layers[at] for at in replacements}
+    try:
+        for at, layer in replacements.items():
+            layers[at] = layer
+        yield
+    finally:
+        for at, layer in own.items():
+            layers[at] = layer
+
+
+def token_batches(
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    vocabulary_size: int,
+    max_text_tokens: int,
+    max_tokens: int | None = None,
+    labels: Sequence[int] = (),
+) -> list[TokenBatch]:
+    """Return the texts' tokens in their order, in batches whose logits fit in `MAX_BATCH_NUMBERS`.
+
+    A text counts up to `max_text_tokens`, and only texts that begin within the first `max_tokens` are read. Texts of
+    fewer than two tokens predict nothing and are left out. Raises `DataError` when none is left.
+    """
+    encoded = tokenizer([_readable(text) for text in texts], truncation=True, max_length=max_text_tokens)["input_ids"]
+    rows = [(row, at) for at, row in enumerate(encoded) if len(row) >= 2]
+    if not rows:
+        raise DataError("no text has two tokens", remedy="give longer texts")
+    limit = min(MAX_BATCH_TOKENS, max(1, MAX_BATCH_NUMBERS // vocabulary_size))
+    batches: list[TokenBatch] = []
+    num_read, waiting = 0, list[tuple[list[int], int]]()
+    for row, at in rows:
+        if max_tokens is not None and num_read >= max_tokens:
+            break
+        num_read += len(row)
+        if waiting and (len(waiting) + 1) * max(len(row), *(len(one) for one, _ in waiting)) > limit:
+            batches.append(_batch(waiting, labels))
+            waiting = []
+        waiting.append((row, at))
+    return [*batches, _batch(waiting, labels)]
+
+
+def _batch(rows: Sequence[tuple[list[int], int]], labels: Sequence[int]) -> TokenBatch:
+    input_ids, attention_mask = padded([row for row, _ in rows])
+    found = tuple(labels[at] for _, at in rows) if labels else ()
+    return TokenBatch(input_ids=input_ids, attention_mask=attention_mask, labels=found)
+
+
+def _readable(text: str) -> str:
+    """Half a surrogate pair is no character, and tokenizers stop at it."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def logits_of(model: Any, batch: TokenBatch) -> torch.Tensor:
+    """Return the model's float32 logits [B, T, V]; what stands at padding means nothing."""
+    device = model.device
+    output = model(
+        input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+    )
+    logits: torch.Tensor = output.logits.float()
+    return logits

@@ -1,0 +1,1 @@
+"""Dense models turned into mixtures of their own feed-forward networks."""

@@ -1,0 +1,172 @@
+"""How far a mixture is from the dense model that it was made of, layer by layer and altogether.
+
+Shapes: B texts, T tokens, V the vocabulary.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from moe_ray.moe.running import TokenBatch, decoder_layers, logits_of, replaced_layers
+
+MAX_EXPONENT = 700.0  # of e in a float
+
+
+class Agreement:
+    """What two models' logits over the same tokens have in common, added up batch by batch in float32.
+
+    KL divergence is that of the second from the first (the reference), a mean over tokens in nats. Perplexities are of
+    the texts' own next tokens.
+    """
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        self.max_difference = 0.0
+        self._largest = 0.0
+        self._num_predicted = 0
+        self._num_agreed = 0
+        self._kl = 0.0
+        self._extra_nll = 0.0
+
+    def add(self, reference: torch.Tensor, other: torch.Tensor, batch: TokenBatch) -> None:
+        """Add logits [B, T, V] of both models."""
+        counted = batch.attention_mask.bool().to(reference.device)
+        here, there = reference[counted], other[counted]
+        self.num_tokens += len(here)
+        self._agree(here, there)
+        first, second = here.log_softmax(dim=-1), there.log_softmax(dim=-1)
+        self._kl += (first.exp() * (first - second)).sum().item()
+        targets = _next_tokens(batch).to(reference.device)[counted]
+        known = (targets >= 0).nonzero().squeeze(1)
+        self._num_predicted += len(known)
+        self._extra_nll += (first[known, targets[known]] - second[known, targets[known]]).sum().item()
+
+    def _agree(self, here: torch.Tensor, there: torch.Tensor) -> None:
+        difference = (here - there).abs().max().item()
+        # A difference that is no number is no agreement, and max() would pass over it.
+        self.max_difference = max(self.max_difference, difference) if math.isfinite(difference) else math.inf
+        self._largest = max(self._largest, here.abs().max().item())
+        self._num_agreed += int((here.argmax(dim=-1) == there.argmax(dim=-1)).sum())
+
+    @property
+    def relative_difference(self) -> float:
+        """The largest difference, relative to the largest logit of the reference where that is above 1."""
+        return self.max_difference / max(1.0, self._largest)
+
+    @property
+    def kl(self) -> float:
+        return self._kl / self.num_tokens
+
+    @property
+    def perplexity_ratio(self) -> float:
+        extra = self._extra_nll / self._num_predicted
+        return math.exp(min(extra, MAX_EXPONENT)) if math.isfinite(extra) else math.inf
+
+    @property
+    def greedy_agreement(self) -> float:
+        return self._num_agreed / self.num_tokens
+
+    def measured(self) -> dict[str, float]:
+        """Return the quantities that limits are set for, by name."""
+        return {"kl": self.kl, "perplexity_ratio": self.perplexity_ratio, "agreement": self.greedy_agreement}
+
+
+def _next_tokens(batch: TokenBatch) -> torch.Tensor:
+    """The token after each one [B, T]; -1 where there is none."""
+    after = torch.full_like(batch.input_ids, -1)
+    following = batch.attention_mask[:, 1:].bool()
+    after[:, :-1] = torch.where(following, batch.input_ids[:, 1:], -1)
+    return after
+
+
+def compare_models(reference: Any, other: Any, batches: Sequence[TokenBatch]) -> Agreement:
+    """Run both models over the batches."""
+    agreement = Agreement()
+    with torch.inference_mode():
+        for batch in batches:
+            agreement.add(logits_of(reference, batch), logits_of(other, batch).to(reference.device), batch)
+    return agreement
+
+
+def exact_differences(
+    dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
+) -> dict[int, dict[str, float]]:
+    """Compare layers of identical experts with the dense layers whose places they take, each alone.
+
+    For each layer: `exact_layer_difference`, the largest difference of the layer's output on the dense model's own
+    hidden states, and `exact_logit_difference`, that of the logits of the dense model with this layer in place. Both
+    are relative to the largest value where that is above 1.
+    """
+    outputs = {layer: _OutputDifference(module) for layer, module in layers.items()}
+    with torch.inference_mode(), ExitStack() as stack:
+        own = decoder_layers(dense)
+        for layer, difference in outputs.items():
+            handle = own[layer].register_forward_hook(difference.compare, with_kwargs=True)
+            stack.callback(handle.remove)
+        for batch in batches:
+            for difference in outputs.values():
+                difference.counted = batch.attention_mask.bool().to(dense.device)
+            logits_of(dense, batch)
+    agreements = replaced_agreements(dense, layers, batches)
+    return {
+        layer: {
+            "exact_layer_difference": outputs[layer].relative,
+            "exact_logit_difference": agreements[layer].relative_difference,
+        }
+        for layer in layers
+    }
+
+
+class _OutputDifference:
+    """The largest difference between a dense layer's output and another layer's on the same arguments."""
+
+    def __init__(self, other: nn.Module) -> None:
+        self._other = other
+        self._difference = 0.0
+        self._largest = 0.0
+        self.counted = torch.empty(0)
+
+    def compare(self, _: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+        here = _hidden(output)[self.counted]
+        there = _hidden(self._other(*arguments, **keywords))[self.counted]
+        difference = (here - there).abs().max().item()
+        self._difference = max(self._difference, difference) if math.isfinite(difference) else math.inf
+        self._largest = max(self._largest, here.abs().max().item())
+
+    @property
+    def relative(self) -> float:
+        return self._difference / max(1.0, self._largest)
+
+
+def _hidden(output: Any) -> torch.Tensor:
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def replaced_agreements(
+    dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
+) -> dict[int, Agreement]:
+    """Return how the dense model agrees with itself when one of its layers is replaced, for each layer alone."""
+    agreements = {layer: Agreement() for layer in layers}
+    with torch.inference_mode():
+        for batch in batches:
+            reference = logits_of(dense, batch)
+            for layer, agreement in agreements.items():
+                with replaced_layers(dense, {layer: layers[layer]}):
+                    agreement.add(reference, logits_of(dense, batch), batch)
+    return agreements
+
+
+def whole_agreement(dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]) -> Agreement:
+    """Return how the dense model agrees with itself when all these layers are replaced at once."""
+    agreement = Agreement()
+    with torch.inference_mode():
+        for batch in batches:
+            reference = logits_of(dense, batch)
+            with replaced_layers(dense, layers):
+                agreement.add(reference, logits_of(dense, batch), batch)
+    return agreement

@@ -1,0 +1,120 @@
+"""Which layers of a mixture stay converted: each is tested alone, then all that passed together."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from moe_ray.moe.records import LayerVerdict
+from moe_ray.moe.running import TokenBatch
+from moe_ray.moe.upcycle.checks import Agreement, exact_differences, replaced_agreements, whole_agreement
+
+MIN_NAMED = ("agreement",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a converted layer, and the mixture altogether, has to stay within.
+
+    `max_difference` bounds layers of identical experts: the largest difference of hidden states and logits in
+    float32, relative to the largest of them where that is above 1. The others bound the mixture as it is: KL
+    divergence from the dense model in nats a token, perplexity on the text over the dense model's, and the share of
+    tokens after which both find the same next token likeliest.
+    """
+
+    max_difference: float = 1e-5
+    max_kl: float = 0.1
+    max_perplexity_ratio: float = 1.1
+    min_agreement: float = 0.9
+
+    def exact(self) -> dict[str, float]:
+        return dict.fromkeys(("exact_layer_difference", "exact_logit_difference"), self.max_difference)
+
+    def drift(self) -> dict[str, float]:
+        return {"kl": self.max_kl, "perplexity_ratio": self.max_perplexity_ratio, "agreement": self.min_agreement}
+
+
+@dataclass(slots=True)
+class LayerTests:
+    """The tests of all layers while they run: what was measured, and why a layer fell."""
+
+    limits: Limits
+    measured: dict[int, dict[str, float]] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> list[int]:
+        return [layer for layer in sorted(self.measured) if layer not in self.reasons]
+
+    def note(self, layer: int, measured: Mapping[str, float], limits: Mapping[str, float]) -> None:
+        """Add what was measured of a layer; the first limit that it breaks is its reason."""
+        self.measured.setdefault(layer, {}).update(measured)
+        reason = broken_limit(measured, limits)
+        if reason is not None:
+            self.reasons.setdefault(layer, reason)
+
+    def verdicts(self, num_layers: int) -> list[LayerVerdict]:
+        """Return one verdict for each layer of the model."""
+        return [self._verdict(layer) for layer in range(num_layers)]
+
+    def _verdict(self, layer: int) -> LayerVerdict:
+        if layer not in self.measured:
+            return LayerVerdict(layer=layer, state="dense")
+        measured = self.measured[layer]
+        limits = {
+            name: value for name, value in (self.limits.exact() | self.limits.drift()).items() if name in measured
+        }
+        reason = self.reasons.get(layer)
+        return LayerVerdict(
+            layer=layer,
+            state="converted" if reason is None else "reverted",
+            reason=reason,
+            measured=measured,
+            limits=limits,
+        )
+
+
+def broken_limit(measured: Mapping[str, float], limits: Mapping[str, float]) -> str | None:
+    """Return the first limit that is broken, in words with both numbers; None where all hold."""
+    for name, limit in limits.items():
+        value = measured[name]
+        at_least = name in MIN_NAMED
+        holds = value >= limit if at_least else value <= limit
+        if not holds or math.isnan(value):
+            return f"{name} {value:.3g} is {'below' if at_least else 'above'} {limit:.3g}"
+    return None
+
+
+def examine_exactness(
+    tests: LayerTests, dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
+) -> None:
+    """Test layers of identical experts, each alone, against the dense model."""
+    for layer, measured in exact_differences(dense, layers, batches).items():
+        tests.note(layer, measured, tests.limits.exact())
+
+
+def examine_drift(
+    tests: LayerTests, dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
+) -> Agreement | None:
+    """Test the layers as they are, each alone, then those that passed together.
+
+    As long as they break a limit together, the one that moved the distribution most is reverted too. Returns how the
+    dense model agrees with the mixture of what is left; None where nothing is.
+    """
+    chosen = {layer: module for layer, module in layers.items() if layer not in tests.reasons}
+    for layer, agreement in replaced_agreements(dense, chosen, batches).items():
+        tests.note(layer, agreement.measured(), tests.limits.drift())
+    return _test_together(tests, lambda left: whole_agreement(dense, {at: layers[at] for at in left}, batches))
+
+
+def _test_together(tests: LayerTests, measure: Callable[[Sequence[int]], Agreement]) -> Agreement | None:
+    while tests.passed:
+        agreement = measure(tests.passed)
+        reason = broken_limit(agreement.measured(), tests.limits.drift())
+        if reason is None:
+            return agreement
+        worst = max(tests.passed, key=lambda layer: tests.measured[layer]["kl"])
+        tests.reasons[worst] = f"of the layers that passed alone it moved the most, and together their {reason}"
+    return None
