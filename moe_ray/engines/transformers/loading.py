@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 
+from moe_ray import architectures
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.batching import is_out_of_memory
@@ -51,6 +52,7 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
     transformers.utils.logging.disable_progress_bar()
     quantization = _quantization(config)
     _require_files(config)
+    architectures.register()
     tokenizer = _load_tokenizer(config)
     model = _load_weights(config, settings, quantization)
     forward_arguments = frozenset(inspect.signature(model.forward).parameters)
