@@ -10,6 +10,7 @@ import typer
 import moe_ray
 from moe_ray.cli import options as o
 from moe_ray.cli.failures import reported
+from moe_ray.cli.moe_commands import moe_app
 
 app = typer.Typer(
     name="moe-ray",
@@ -25,6 +26,7 @@ models_app = typer.Typer(help="Fetch models.", no_args_is_help=True, rich_markup
 app.add_typer(models_app, name="models")
 router_app = typer.Typer(help="Train routers and make their texts.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(router_app, name="router")
+app.add_typer(moe_app, name="moe")
 
 
 def _version(wanted: bool) -> None:
