@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["ARCHITECTURES", "Architecture", "export_code", "register"]
+__all__ = ["ARCHITECTURES", "Architecture", "auto_map", "export_code", "register"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,12 @@ ARCHITECTURES = {
         module="gpt_neo_moe", config_class="GPTNeoMoeConfig", model_class="GPTNeoMoeForCausalLM"
     ),
     "opt_moe": Architecture(module="opt_moe", config_class="OPTMoeConfig", model_class="OPTMoeForCausalLM"),
+    "gated_mixture": Architecture(
+        module="gated_mixture",
+        config_class="GatedMixtureConfig",
+        model_class="GatedMixtureForCausalLM",
+        needs=("gated_layers", "gating_network"),
+    ),
 }
 
 
@@ -44,15 +50,20 @@ def register() -> None:
         AutoModelForCausalLM.register(config_class, getattr(module, architecture.model_class), exist_ok=True)
 
 
-def export_code(model_type: str, directory: Path) -> dict[str, str]:
-    """Copy the code of an own architecture into a checkpoint's directory; return its config.json's `auto_map`.
-
-    (`save_pretrained` does the same by itself: this is for checkpoints that are written tensor by tensor.)
-    """
+def auto_map(model_type: str) -> dict[str, str]:
+    """What an own architecture's config.json says in `auto_map`, for those who load it with its code."""
     architecture = ARCHITECTURES[model_type]
-    for name in (architecture.module, *architecture.needs):
-        shutil.copyfile(Path(__file__).with_name(f"{name}.py"), directory / f"{name}.py")
     return {
         "AutoConfig": f"{architecture.module}.{architecture.config_class}",
         "AutoModelForCausalLM": f"{architecture.module}.{architecture.model_class}",
     }
+
+
+def export_code(model_type: str, directory: Path) -> None:
+    """Copy the code of an own architecture into a checkpoint's directory; nothing for the classes of transformers.
+
+    (`save_pretrained` does the same by itself: this is for checkpoints that are written tensor by tensor.)
+    """
+    architecture = ARCHITECTURES.get(model_type)
+    for name in () if architecture is None else (architecture.module, *architecture.needs):
+        shutil.copyfile(Path(__file__).with_name(f"{name}.py"), directory / f"{name}.py")
