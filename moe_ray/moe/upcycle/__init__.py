@@ -1,1 +1,18 @@
-"""Dense models turned into mixtures of their own feed-forward networks."""
+"""Upcycling: a dense checkpoint becomes a mixture that computes the same until its experts are varied or trained."""
+
+from moe_ray.moe.upcycle.convert import convert, upcycle
+from moe_ray.moe.upcycle.experts import Copies, FineTunes, Gates, random_gates
+from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
+from moe_ray.moe.upcycle.settings import UpcycleSettings
+
+__all__ = [
+    "Copies",
+    "FineTunes",
+    "Gates",
+    "UpcyclePlan",
+    "UpcycleSettings",
+    "convert",
+    "plan_upcycle",
+    "random_gates",
+    "upcycle",
+]

@@ -1,0 +1,72 @@
+"""What the families share whose layers hold gate_proj, up_proj and down_proj under Llama's names."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from moe_ray.moe.families.base import Expert, Ffn, MixtureShape, Piece, Read, Role, refuse
+from moe_ray.moe.families.targets import QWEN_NAMES, ExpertNames, separate_experts
+
+GATED_ROLES: tuple[Role, ...] = ("gate", "up", "down")
+
+
+class GatedFamily:
+    """Reads such networks, and keeps every other tensor under its own name. Experts lie apart, named as Qwen's."""
+
+    def ffn_size(self, dense: Any) -> int:
+        return int(dense.intermediate_size)
+
+    def ffn_sources(self, layer: int) -> Mapping[Role, str]:
+        return {role: f"model.layers.{layer}.mlp.{role}_proj.weight" for role in GATED_ROLES}
+
+    def read_ffn(self, read: Read, layer: int) -> Ffn:
+        return {role: read(name) for role, name in self.ffn_sources(layer).items()}
+
+    def kept(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        dense: Any,  # noqa: ARG002 - a hook for subclasses
+        shape: MixtureShape,  # noqa: ARG002 - a hook for subclasses
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        yield name, tensor
+
+    def expert_names(self, shape: MixtureShape) -> ExpertNames:  # noqa: ARG002 - a hook for subclasses
+        return QWEN_NAMES
+
+    def experts(
+        self, layer: int, experts: Iterable[Expert], gate: torch.Tensor, shape: MixtureShape
+    ) -> Iterator[Piece]:
+        names = self.expert_names(shape)
+        return separate_experts(names, f"model.layers.{layer}", self.ffn_sources(layer), experts, gate)
+
+    def added(self, dense: Any, shape: MixtureShape, dtype: torch.dtype) -> Iterator[Piece]:  # noqa: ARG002 - a hook for subclasses
+        yield from ()
+
+    def cautions(self, dense: Any, shape: MixtureShape) -> tuple[str, ...]:  # noqa: ARG002 - a hook for subclasses
+        return silu_caution(dense)
+
+
+def silu_caution(dense: Any) -> tuple[str, ...]:
+    """vLLM's expert kernels and its Qwen2Moe networks know silu alone."""
+    if dense.hidden_act == "silu":
+        return ()
+    return (f"vLLM's classes of this mixture know the activation silu alone, and this model has {dense.hidden_act}",)
+
+
+def refuse_biases(dense: Any, *names: str) -> None:
+    """Raise `ModelError` when one of the switches for biases is on for which the mixture has no place."""
+    for name in names:
+        if getattr(dense, name, False):
+            raise refuse(dense, f"it has {name}, and the mixture's class has no such biases", "choose a model without")
+
+
+def refuse_dense_layers(dense: Any, shape: MixtureShape) -> None:
+    """Raise `ModelError` unless every layer is converted."""
+    if shape.dense_layers:
+        raise refuse(
+            dense,
+            f"its mixture class has experts in every layer, and layers {list(shape.dense_layers)} would stay dense",
+            "convert all layers; identical copies as experts leave a layer as it is",
+        )
