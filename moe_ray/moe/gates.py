@@ -1,39 +1,22 @@
-"""Gate weights before any training: random, from prompts of each expert, or by ridge regression on real gate inputs.
+"""Gate weights before any training: from prompts of each expert, or by ridge regression on real gate inputs.
 
 Shapes: E experts, H the hidden size, n tokens.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from moe_ray.moe.running import TokenBatch, decoder_layers, feed_forward
 
-GateInit = Literal["random", "prompts", "ridge"]
-RANDOM_STD = 0.02
 RIDGE_PENALTY = 1e-2
 MAX_STATISTICS_BYTES = 1 << 30
 
 # Takes gate inputs [n, H] and the place of each one's expert [n].
 Add = Callable[[torch.Tensor, torch.Tensor], None]
-
-
-def random_gates(
-    layers: Sequence[int], *, num_experts: int, hidden_size: int, seed: int, scale: float = RANDOM_STD
-) -> dict[int, torch.Tensor]:
-    """Return normal weights [E, H] of standard deviation `scale` for each layer.
-
-    A layer's weights follow from the seed and its number, whichever other layers are asked for.
-    """
-    return {layer: _normal(num_experts, hidden_size, seed, layer) * scale for layer in layers}
-
-
-def _normal(num_experts: int, hidden_size: int, seed: int, layer: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + layer)
-    return torch.randn(num_experts, hidden_size, generator=generator)
 
 
 def prompt_gates(

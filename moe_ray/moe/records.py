@@ -2,11 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from moe_ray.planning.checkpoints import CERTIFICATE_FILE as CERTIFICATE_FILE
 from moe_ray.store.records import StoredRecord
-
-CERTIFICATE_FILE = "certificate.json"
 
 MixtureKind = Literal["upcycled", "merged", "trained_apart"]
 LayerState = Literal["converted", "reverted", "dense"]
@@ -27,6 +26,8 @@ class LayerVerdict(StoredRecord):
 
     "reverted": converted, tested, found wanting for `reason`, and dense again. "dense": never asked to be converted.
     """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # a layer that gives no numbers differs infinitely
 
     layer: int
     state: LayerState

@@ -18,6 +18,8 @@ from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.hub import hub_answers, hub_errors
 
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py")
+# What moe_ray writes beside a mixture: it says when and how the mixture was made, and decides nothing of its answers.
+CERTIFICATE_FILE = "certificate.json"
 MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
 _SIZE_IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)[bB](?![A-Za-z])")
 
@@ -128,7 +130,8 @@ def _local_config(name: str, directory: Path) -> Mapping[str, Any]:
 
 
 def identity_files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.glob("*") if path.is_file() and path.suffix in IDENTITY_SUFFIXES)
+    files = (path for path in directory.glob("*") if path.is_file() and path.suffix in IDENTITY_SUFFIXES)
+    return sorted(path for path in files if path.name != CERTIFICATE_FILE)
 
 
 def _count_parameters(directory: Path) -> int | None:

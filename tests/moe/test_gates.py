@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from moe_ray.errors import DataError
-from moe_ray.moe.gates import prompt_gates, random_gates, ridge_gates
+from moe_ray.moe.gates import prompt_gates, ridge_gates
 from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
 from tests.engines.tiny import Architecture, make_tiny_checkpoint
 
@@ -87,16 +87,6 @@ def test_collecting_leaves_no_hook_behind(tmp_path: Path) -> None:
     model, tokenizer = loaded(tmp_path, "llama")
     prompt_gates(model, batches_of(model, tokenizer), [0, 1], num_experts=3)
     assert not any(module._forward_pre_hooks for module in model.modules())
-
-
-def test_random_gates_follow_from_seed_and_layer_alone() -> None:
-    some = random_gates([3, 7], num_experts=4, hidden_size=512, seed=5, scale=0.1)
-    again = random_gates([7], num_experts=4, hidden_size=512, seed=5, scale=0.1)
-    other = random_gates([7], num_experts=4, hidden_size=512, seed=6, scale=0.1)
-    assert torch.equal(some[7], again[7])
-    assert not torch.equal(some[3], some[7])
-    assert not torch.equal(other[7], again[7])
-    assert some[3].std().item() == pytest.approx(0.1, rel=0.1)
 
 
 def test_batches_hold_every_token_once_and_stay_within_their_bound(tmp_path: Path) -> None:

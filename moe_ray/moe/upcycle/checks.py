@@ -92,6 +92,17 @@ def compare_models(reference: Any, other: Any, batches: Sequence[TokenBatch]) ->
     return agreement
 
 
+def equal_logits(first: Any, second: Any, batches: Sequence[TokenBatch]) -> bool:
+    """Say whether two models give bit-equal logits."""
+    with torch.inference_mode():
+        return all(_equal_where_counted(logits_of(first, one), logits_of(second, one), one) for one in batches)
+
+
+def _equal_where_counted(here: torch.Tensor, there: torch.Tensor, batch: TokenBatch) -> bool:
+    counted = batch.attention_mask.bool().to(here.device)
+    return torch.equal(here[counted], there[counted])
+
+
 def exact_differences(
     dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
 ) -> dict[int, dict[str, float]]:

@@ -10,30 +10,9 @@ from torch import nn
 from moe_ray.moe.records import LayerVerdict
 from moe_ray.moe.running import TokenBatch
 from moe_ray.moe.upcycle.checks import Agreement, exact_differences, replaced_agreements, whole_agreement
+from moe_ray.moe.upcycle.request import Limits
 
 MIN_NAMED = ("agreement",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a converted layer, and the mixture altogether, has to stay within.
-
-    `max_difference` bounds layers of identical experts: the largest difference of hidden states and logits in
-    float32, relative to the largest of them where that is above 1. The others bound the mixture as it is: KL
-    divergence from the dense model in nats a token, perplexity on the text over the dense model's, and the share of
-    tokens after which both find the same next token likeliest.
-    """
-
-    max_difference: float = 1e-5
-    max_kl: float = 0.1
-    max_perplexity_ratio: float = 1.1
-    min_agreement: float = 0.9
-
-    def exact(self) -> dict[str, float]:
-        return dict.fromkeys(("exact_layer_difference", "exact_logit_difference"), self.max_difference)
-
-    def drift(self) -> dict[str, float]:
-        return {"kl": self.max_kl, "perplexity_ratio": self.max_perplexity_ratio, "agreement": self.min_agreement}
 
 
 @dataclass(slots=True)

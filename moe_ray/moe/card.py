@@ -1,0 +1,93 @@
+"""A mixture's model card: README.md with the metadata that model hubs read, written from its certificate."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moe_ray.atomic import write_text_atomically
+from moe_ray.moe.records import Certificate, LayerVerdict
+from moe_ray.planning.checkpoints import CERTIFICATE_FILE
+
+CARD_FILE = "README.md"
+FENCE = "---\n"
+KINDS = {
+    "upcycled": "a dense model whose feed-forward networks were turned into experts",
+    "merged": "fine-tunes of one model behind a gate",
+    "trained_apart": "experts that were trained apart and then mixed",
+}
+
+
+def write_card(directory: Path, certificate: Certificate, *, name: str) -> None:
+    """Write README.md of the mixture `name` into `directory`, with a licence only where a source's own card has one."""
+    metadata = yaml.safe_dump(_metadata(certificate), sort_keys=False, allow_unicode=True)
+    body = "\n".join(_body(name, certificate))
+    write_text_atomically(directory / CARD_FILE, f"{FENCE}{metadata}{FENCE}\n{body}")
+
+
+def _metadata(certificate: Certificate) -> dict[str, Any]:
+    licences = sorted({licence for source in certificate.sources if (licence := _licence(Path(source.path)))})
+    found: dict[str, Any] = {
+        "base_model": [source.name for source in certificate.sources],
+        "base_model_relation": "merge" if len(certificate.sources) > 1 else "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["moe_ray", "mixture-of-experts", certificate.kind, certificate.model_type],
+    }
+    if len(licences) == 1:
+        found["license"] = licences[0]
+    elif licences:
+        found |= {"license": "other", "license_name": " and ".join(licences)}
+    return found
+
+
+def _licence(source: Path) -> str | None:
+    licence = card_metadata(source).get("license")
+    return licence if isinstance(licence, str) else None
+
+
+def card_metadata(directory: Path) -> Mapping[str, Any]:
+    """Return the metadata at the head of a checkpoint's card; nothing where there is none that can be read."""
+    try:
+        text = (directory / CARD_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    if not text.startswith(FENCE) or FENCE not in text[len(FENCE) :]:
+        return {}
+    try:
+        found = yaml.safe_load(text[len(FENCE) : text.index(FENCE, len(FENCE))])
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _body(name: str, certificate: Certificate) -> Iterator[str]:
+    yield f"# {name}\n"
+    yield f"A mixture of experts inside one checkpoint: {KINDS[certificate.kind]}.\n"
+    made = datetime.fromtimestamp(certificate.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    yield f"Made by moe_ray {certificate.moe_ray_version}, {made}, as {certificate.model_type}, of:\n"
+    for source in certificate.sources:
+        yield f"- {source.name} ({source.model_type}), fingerprint `{source.fingerprint}`"
+    yield "\n## How it agrees with its sources\n"
+    yield "| source | tokens | largest logit difference | same greedy token | reload |"
+    yield "| --- | ---: | ---: | ---: | --- |"
+    for record in certificate.exactness:
+        reload = "bit-equal" if record.reload_equal else "differs"
+        difference = f"{record.max_logit_difference:.3g}"
+        agreed = f"{record.greedy_agreement:.2%}"
+        yield f"| {record.against} | {record.num_tokens} | {difference} | {agreed} | {reload} |"
+    yield "\n## Layers\n"
+    yield from _layers(certificate.layers)
+    yield f"\nWhere every tensor came from, and what was measured: {CERTIFICATE_FILE}."
+    yield "To check all of it against the sources: `moe-ray moe verify DIR`."
+    yield ""
+
+
+def _layers(verdicts: list[LayerVerdict]) -> Iterator[str]:
+    converted = [str(verdict.layer) for verdict in verdicts if verdict.state == "converted"]
+    yield f"{len(verdicts)} decoder layers; with experts: {', '.join(converted) or 'none'}."
+    for verdict in verdicts:
+        if verdict.state == "reverted":
+            yield f"Layer {verdict.layer} was reverted: {verdict.reason}."

@@ -1,0 +1,120 @@
+"""All that an upcycling was asked for, as its certificate keeps it: enough to do it again."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from moe_ray.errors import ConfigError
+from moe_ray.moe.tensors import DEFAULT_MAX_SHARD_BYTES
+from moe_ray.moe.upcycle.experts import Copies, FineTunes
+from moe_ray.moe.upcycle.settings import UpcycleSettings
+from moe_ray.store.records import StoredRecord
+
+ExpertsKind = Literal["copies", "noise", "groups", "models"]
+GateInit = Literal["random", "prompts", "ridge"]
+DEFAULT_NOISE = 0.01
+
+
+class Limits(StoredRecord):
+    """What a converted layer, and the mixture altogether, has to stay within.
+
+    `max_difference` bounds layers of identical experts: the largest difference of hidden states and logits in
+    float32, relative to the largest of them where that is above 1. The others bound the mixture as it is: KL
+    divergence from the dense model in nats a token, perplexity on the text over the dense model's, and the share of
+    tokens after which both find the same next token likeliest.
+    """
+
+    max_difference: float = Field(default=1e-5, ge=0)
+    max_kl: float = Field(default=0.1, ge=0)
+    max_perplexity_ratio: float = Field(default=1.1, gt=0)
+    min_agreement: float = Field(default=0.9, ge=0, le=1)
+
+    def exact(self) -> dict[str, float]:
+        return dict.fromkeys(("exact_layer_difference", "exact_logit_difference"), self.max_difference)
+
+    def drift(self) -> dict[str, float]:
+        return {"kl": self.max_kl, "perplexity_ratio": self.max_perplexity_ratio, "agreement": self.min_agreement}
+
+
+class GateRequest(StoredRecord):
+    """How gates are made. `scale`: the standard deviation of random weights, the length of a prompt gate's rows, what
+    ridge weights are multiplied by; `penalty`: of ridge regression, relative to the inputs' mean square."""
+
+    init: GateInit = "random"
+    scale: float | None = Field(default=None, gt=0)
+    penalty: float = Field(default=1e-2, gt=0)
+
+
+class UpcycleRequest(StoredRecord):
+    """What mixture is asked for; see `UpcycleSettings`, `Copies` and `FineTunes` for what the words mean.
+
+    `fine_tunes` are the models whose networks become experts. `texts` is the file that gates are made from and that
+    the mixture is tested on (built-in texts when None): its first `max_tokens` tokens, `max_text_tokens` of a text at
+    most. With `texts_sha256` the file must be that one.
+    """
+
+    num_experts: int
+    top_k: int = 2
+    every: int | None = None
+    layers: list[int] | None = None
+    experts: ExpertsKind = "copies"
+    noise: float = 0.0
+    reinitialised_share: float = 0.0
+    groups: int = 1
+    fine_tunes: list[str] = Field(default_factory=list)
+    on_difference: Literal["refuse", "report"] = "refuse"
+    gate: GateRequest = Field(default_factory=GateRequest)
+    limits: Limits = Field(default_factory=Limits)
+    texts: str | None = None
+    texts_sha256: str | None = None
+    max_tokens: int = Field(default=4096, ge=2)
+    max_text_tokens: int = Field(default=512, ge=2)
+    seed: int = Field(default=0, ge=0)
+    max_shard_bytes: int = Field(default=DEFAULT_MAX_SHARD_BYTES, ge=1)
+
+    def settings(self) -> UpcycleSettings:
+        """Return it as the conversion's settings. Raises `ConfigError` for what goes not together."""
+        _require_consistent(self)
+        return UpcycleSettings(
+            num_experts=self.num_experts,
+            top_k=self.top_k,
+            every=self.every,
+            layers=None if self.layers is None else tuple(self.layers),
+            experts=self._experts(),
+            groups=self.groups,
+            seed=self.seed,
+            max_shard_bytes=self.max_shard_bytes,
+        )
+
+    def _experts(self) -> Copies | FineTunes:
+        if self.experts == "models":
+            return FineTunes(model_dirs=tuple(Path(path) for path in self.fine_tunes), on_difference=self.on_difference)
+        return Copies(noise=self.noise, reinitialised_share=self.reinitialised_share)
+
+
+def _require_consistent(request: UpcycleRequest) -> None:
+    varied = request.noise > 0 or request.reinitialised_share > 0
+    for wrong, what, remedy in (
+        (
+            request.experts == "models" and not request.fine_tunes,
+            "experts of no models",
+            "name one fine-tune an expert",
+        ),
+        (
+            request.experts != "models" and request.fine_tunes,
+            "fine-tunes, and experts of none",
+            "choose experts: models",
+        ),
+        (request.experts == "groups" and request.groups < 2, "groups of one", "choose groups of 2 or more"),
+        (request.experts == "noise" and not varied, "noise of 0", "choose noise, or a share to be drawn again"),
+        (request.experts == "copies" and varied, "plain copies, and noise", "choose experts: noise"),
+        (request.experts == "models" and varied, "experts of models, and noise", "choose one of the two"),
+        (
+            request.gate.init != "random" and request.texts is None,
+            f"{request.gate.init} gates of no texts",
+            "name texts",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(f"{what} were asked for", where="upcycle", remedy=remedy)
