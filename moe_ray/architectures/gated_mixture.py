@@ -7,6 +7,7 @@ Shapes: B sequences, T tokens, H hidden size, K experts.
 
 # ruff: noqa: N803, N806 - capital suffixes name the axes of a tensor
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from .gating_network import GatingNetwork, mean_embeddings, mean_of_embedded
 
 MixtureMode = Literal["weighted_sum", "select_one"]
 NO_LABEL = -100
+FEED_FORWARD = re.compile(r"(?<=\.)(\d+\.mlp)\.")
 
 
 class GatedMixtureConfig(PreTrainedConfig):
@@ -54,6 +56,14 @@ class GatedMixtureConfig(PreTrainedConfig):
             self.expert_names = [f"expert_{index}" for index in range(self.num_experts)]
         if len(set(self.expert_names)) != self.num_experts or len(self.expert_names) != self.num_experts:
             raise ValueError(f"expert_names must be {self.num_experts} different names, not {self.expert_names}")
+
+
+def tensor_in_mixture(name: str, expert: int) -> str:
+    """Return what a mixture calls tensor `name` of the fine-tune that is its expert at place `expert`.
+
+    The place tells apart the tensors of feed-forwards; any other has one name for all experts.
+    """
+    return "language_model." + FEED_FORWARD.sub(rf"\1.experts.{expert}.", name, count=1)
 
 
 @dataclass
@@ -138,6 +148,8 @@ class GatedMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             gating_probs = self._gating_probs(input_ids, inputs_embeds, prompt_BT)
         elif forced_expert is not None and gating_probs is not None:
             raise ValueError("give gating_probs or forced_expert, not both")
+        if gating_probs is not None:
+            self._require_shape(gating_probs, input_ids if inputs_embeds is None else inputs_embeds)
         given = {"position_ids": position_ids, "labels": labels}
         outputs = self.language_model(
             input_ids=input_ids,
@@ -228,6 +240,11 @@ class GatedMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         if not prompt_BT.any(dim=1).all():
             raise ValueError("a sequence has no prompt for the gate to read: give gating_probs or forced_expert for it")
         return prompt_BT
+
+    def _require_shape(self, probs_BK: Tensor, given: Tensor | None) -> None:
+        shape = [0 if given is None else len(given), self.config.num_experts]
+        if list(probs_BK.shape) != shape:
+            raise ValueError(f"gating_probs must be of shape {shape}, not {list(probs_BK.shape)}")
 
     @staticmethod
     def _require_no_past(past_key_values: Any) -> None:
