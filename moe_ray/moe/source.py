@@ -70,14 +70,24 @@ def open_source(directory: Path, name: str | None = None) -> Source:
     Raises `ModelError` when it is no checkpoint, is quantised, brings its own code, or when its tensors are not exactly
     those of its class: a name that is missing would be made up silently by transformers when the mixture is loaded.
     """
-    directory = Path(directory).expanduser()
-    if not (directory / "config.json").is_file():
-        raise ModelError("no checkpoint: it has no config.json", where=str(directory), remedy="check the path")
-    config = _config(directory)
+    config, directory = read_config(directory), directory.expanduser()
     source = Source(name=name or directory.name, directory=directory, config=config, reader=TensorReader(directory))
     _require_plain(source)
     _require_tensors(source)
     return source
+
+
+def read_config(directory: Path) -> Any:
+    """The transformers configuration of the checkpoint in `directory`. Raises `ModelError` when there is none."""
+    from transformers import AutoConfig
+
+    directory = directory.expanduser()
+    if not (directory / "config.json").is_file():
+        raise ModelError("no checkpoint: it has no config.json", where=str(directory), remedy="check the path")
+    try:
+        return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ModelError(f"unreadable config.json: {error}", where=str(directory), remedy=REMEDY) from error
 
 
 def source_record(source: Source) -> SourceRecord:
@@ -114,15 +124,6 @@ def compare_sources(base: Source, other: Source, may_differ: Callable[[str], boo
     shared = (name for name in base.reader.names() if not may_differ(name))
     found = ((name, _max_difference(base, other, name)) for name in shared)
     return tuple(Difference(source=other.name, tensor=name, max_abs=value) for name, value in found if value)
-
-
-def _config(directory: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ModelError(f"unreadable config.json: {error}", where=str(directory), remedy=REMEDY) from error
 
 
 def _require_plain(source: Source) -> None:

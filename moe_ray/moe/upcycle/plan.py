@@ -8,7 +8,7 @@ from typing import Any
 from moe_ray.errors import ConfigError, ModelError
 from moe_ray.moe.families import Family, MixtureShape, Piece, family_of
 from moe_ray.moe.records import TensorOrigin
-from moe_ray.moe.source import Difference, Source, compare_sources, open_source
+from moe_ray.moe.source import Difference, Source, compare_sources, open_source, read_config
 from moe_ray.moe.upcycle.experts import FineTunes, random_gates
 from moe_ray.moe.upcycle.recipe import Recipe
 from moe_ray.moe.upcycle.settings import UpcycleSettings
@@ -50,8 +50,8 @@ def plan_upcycle(model_dir: Path, settings: UpcycleSettings) -> UpcyclePlan:
     Reads headers alone; of fine-tunes also the tensors that must be alike. Raises `ModelError` for a model of which no
     exact mixture can be made so, and for fine-tunes that are not of one base; `ConfigError` for layers that it has not.
     """
+    family = family_of(read_config(model_dir).model_type, where=str(model_dir))
     source = open_source(model_dir)
-    family = family_of(source.config.model_type, where=str(source.directory))
     shape = _shape(source, family, settings)
     config = family.mixture_config(source.config, shape)
     fine_tunes, differences = _fine_tunes(source, family, settings, shape)
