@@ -20,6 +20,7 @@ from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.engines.transformers.sampling import NO_TOKEN, choose_tokens, uniforms
 
 STOP_TAIL_TOKENS = 8
+GATE_DECISION = "gating_probs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +90,16 @@ class DrawnRow:
 
 
 class _BatchState:
-    """The tensors of the rows that are still running: tokens so far, their mask and positions, the cache."""
+    """The tensors of the rows that are still running: tokens so far, their mask and positions, the cache.
+
+    A mixture with a gate that reads the prompt says what it decided, and is told so again at each later step.
+    """
 
     def __init__(self, loaded: LoadedModel, rows: Sequence[DecodeRow]) -> None:
         self._loaded = loaded
         self._input_ids_BT, self._mask_BT = left_padded([row.token_ids for row in rows], loaded)
         self._cache: Any = None
+        self._decided: dict[str, torch.Tensor] = {}
 
     def forward(self) -> torch.Tensor:
         """Read the tokens that are not in the cache yet; return the next token's float32 logits, (B, V)."""
@@ -105,12 +110,15 @@ class _BatchState:
             "attention_mask": self._mask_BT,
             "use_cache": True,
             **optional_arguments(self._loaded, self._mask_BT, num_logits=1),
+            **self._decided,
         }
         inputs = self._loaded.model.prepare_inputs_for_generation(
             next_sequence_length=None if is_first else 1, is_first_iteration=is_first, **arguments
         )
         outputs = self._loaded.model(**inputs, return_dict=True)
         self._cache = outputs.past_key_values
+        if GATE_DECISION in self._loaded.forward_arguments:
+            self._decided = {GATE_DECISION: outputs[GATE_DECISION]}
         logits_BV: torch.Tensor = outputs.logits[:, -1].float()
         return logits_BV
 
@@ -123,6 +131,7 @@ class _BatchState:
             kept = torch.tensor(running, device=self._loaded.device)
             self._input_ids_BT, self._mask_BT = self._input_ids_BT[kept], self._mask_BT[kept]
             self._cache.reorder_cache(kept)
+            self._decided = {name: rows[kept] for name, rows in self._decided.items()}
 
 
 @torch.inference_mode()

@@ -79,6 +79,7 @@ def score_batch(loaded: LoadedModel, rows: Sequence[ScoringRow]) -> list[ScoredR
         use_cache=False,
         return_dict=True,
         **optional_arguments(loaded, mask_BT, num_logits=num_logits),
+        **_context_alone(loaded, mask_BT, rows),
     )
     sums = [_read_off(outputs.logits[place], row) for place, row in enumerate(rows)]
     total_s = time.perf_counter() - start_s
@@ -86,6 +87,16 @@ def score_batch(loaded: LoadedModel, rows: Sequence[ScoringRow]) -> list[ScoredR
         ScoredRow(row=row, loglikelihoods=found, batch_rows=len(rows), total_s=total_s)
         for row, found in zip(rows, sums, strict=True)
     ]
+
+
+def _context_alone(loaded: LoadedModel, mask_BT: torch.Tensor, rows: Sequence[ScoringRow]) -> dict[str, torch.Tensor]:
+    """Return what keeps a mixture's gate from reading the continuations: it judges the context, as in generation."""
+    if "prompt_mask" not in loaded.forward_arguments:
+        return {}
+    context_BT = mask_BT.clone()
+    for place, row in enumerate(rows):
+        context_BT[place, mask_BT.shape[1] - (row.num_logits - 1) :] = 0
+    return {"prompt_mask": context_BT}
 
 
 def _read_off(logits_NV: torch.Tensor, row: ScoringRow) -> dict[int, float]:
