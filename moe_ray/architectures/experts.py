@@ -260,5 +260,15 @@ class MixtureForCausalLM(nn.Module):
                 logits=result.logits, labels=labels, vocab_size=config.vocab_size, **kwargs
             )
             if gates and self.training:
+                self._require_gradients(gates)
                 penalty = config.router_aux_loss_coef * result.aux_loss + config.router_z_loss_coef * result.z_loss
                 result.loss = result.loss + penalty.to(result.loss.device)
+
+    def _require_gradients(self, gates: Sequence[Tensor]) -> None:
+        """Raise `ValueError` when the gates are to learn, but the logits at hand have no way back to them."""
+        learning = any(module.weight.requires_grad for module in self.modules() if isinstance(module, Gate))
+        if torch.is_grad_enabled() and learning and not any(logits.requires_grad for logits in gates):
+            raise ValueError(
+                "gradient checkpointing cuts the gates' losses off from the gates: enable it with use_reentrant=False,"
+                " or set router_aux_loss_coef and router_z_loss_coef to 0"
+            )

@@ -23,7 +23,7 @@ class GPTNeoMoeConfig(GPTNeoConfig, MixtureConfig):
 
 
 class GPTNeoMoeBlock(GradientCheckpointingLayer):
-    """GPT-Neo's block, whose `mlp` is a mixture or stays dense."""
+    """GPT-Neo's block, whose `mlp` is a mixture or stays dense; like it, it also returns the attention weights."""
 
     def __init__(self, config: GPTNeoMoeConfig, layer_id: int) -> None:
         super().__init__()
@@ -50,14 +50,19 @@ class GPTNeoMoeBlock(GradientCheckpointingLayer):
         attention_mask: Tensor | None = None,
         use_cache: bool | None = False,
         forced_expert: int | None = None,
-    ) -> Tensor:
-        attended, _ = self.attn(
-            self.ln_1(hidden_states), layer_past=layer_past, attention_mask=attention_mask, use_cache=use_cache
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        attended, attention_weights = self.attn(
+            self.ln_1(hidden_states),
+            layer_past=layer_past,
+            attention_mask=attention_mask,
+            use_cache=use_cache,
+            **kwargs,
         )
         hidden_states = hidden_states + attended
         states = self.ln_2(hidden_states)
         changed: Tensor = self.mlp(states, forced_expert) if self.is_mixture else self.mlp(states)
-        return hidden_states + changed
+        return hidden_states + changed, attention_weights
 
 
 class GPTNeoMoePreTrainedModel(GPTNeoPreTrainedModel):
@@ -128,7 +133,7 @@ class GPTNeoMoeModel(GPTNeoMoePreTrainedModel):
         )
         hidden_states = self.drop(inputs_embeds + self.wpe(position_ids))
         for block in self.h:
-            hidden_states = block(
+            hidden_states, _ = block(
                 hidden_states,
                 layer_past=past_key_values,
                 attention_mask=mask,
