@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.errors import ModelError
-from moe_ray.moe.merged.gate import Gate
+from moe_ray.moe.merged.gate_records import GateRecord
 from moe_ray.moe.merged.gate_training import tensor_sha256
 from moe_ray.moe.merged.naming import Naming
 from moe_ray.moe.source import COMPANION_FILES, VOCABULARY_FILES, Source, compare_sources
@@ -19,7 +19,7 @@ END_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 NUM_NAMED = 3
 
 
-def differences(sources: Sequence[Source], gate: Gate, naming: Naming) -> list[str]:
+def differences(sources: Sequence[Source], gate: GateRecord, naming: Naming) -> list[str]:
     """Return a line for each thing that a merge would take from the first source, though another has it otherwise.
 
     The input embeddings that the gate was trained on are held against the first source's too. Raises `ModelError` when
@@ -33,8 +33,8 @@ def differences(sources: Sequence[Source], gate: Gate, naming: Naming) -> list[s
         ]
         found += _different_files(first, other)
         found += _different_ends(first, other)
-    if tensor_sha256(first.reader.get(naming.embedding)) != gate.record.embeddings_sha256:
-        found.append(f"{first.name}: {naming.embedding} is not what the gate was trained on ({gate.record.base_model})")
+    if tensor_sha256(first.reader.get(naming.embedding)) != gate.embeddings_sha256:
+        found.append(f"{first.name}: {naming.embedding} is not what the gate was trained on ({gate.base_model})")
     return found
 
 

@@ -21,7 +21,7 @@ from moe_ray.moe.merged.exactness import merged_exactness
 from moe_ray.moe.merged.gate import Gate, read_gate
 from moe_ray.moe.merged.naming import GATE_PREFIX, MergedTensor, Naming, naming_of
 from moe_ray.moe.places import require_free, require_space
-from moe_ray.moe.records import Certificate, LayerVerdict, TensorOrigin
+from moe_ray.moe.records import Certificate, TensorOrigin
 from moe_ray.moe.source import Source, copy_companions, open_source, source_record
 from moe_ray.moe.tensors import DEFAULT_MAX_SHARD_BYTES, TensorWriter
 
@@ -59,7 +59,7 @@ def plan_merge(
     _require_width(sources[0], gate)
     config = _config(sources[0], gate, mode)
     naming = naming_of(config, sources[0])
-    found = differences(sources, gate, naming)
+    found = differences(sources, gate.record, naming)
     if not take_first:
         require_none(found)
     return MergePlan(
@@ -173,7 +173,7 @@ def _certificate(plan: MergePlan, directory: Path, *, check: bool) -> Certificat
         created_at=time.time(),
         settings=_settings(plan),
         sources=[source_record(source) for source in plan.sources],
-        layers=[LayerVerdict(layer=layer, state="converted") for layer in plan.naming.layers],
+        layers=plan.naming.verdicts(),
         tensors=[_origin(tensor, plan.sources) for tensor in plan.naming.tensors],
         exactness=merged_exactness(directory, paths) if check else [],
         tensors_sha256=own_files(directory),

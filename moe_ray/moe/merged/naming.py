@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from moe_ray.errors import ModelError
+from moe_ray.moe.records import LayerVerdict
 from moe_ray.moe.source import Source
 
 MODEL_PREFIX = "language_model."
@@ -41,9 +42,10 @@ class Naming:
         """The sources' tensors that go into the feed-forwards of their experts."""
         return frozenset(tensor.dense for tensor in self.tensors if tensor.dense and tensor.expert is not None)
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        return tuple(sorted({tensor.layer for tensor in self.tensors if tensor.layer is not None}))
+    def verdicts(self) -> list[LayerVerdict]:
+        """What a certificate says of the layers: all of them have experts."""
+        layers = sorted({tensor.layer for tensor in self.tensors if tensor.layer is not None})
+        return [LayerVerdict(layer=layer, state="converted") for layer in layers]
 
 
 def naming_of(config: Any, first: Source) -> Naming:
