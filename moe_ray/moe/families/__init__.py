@@ -14,6 +14,9 @@ FAMILIES = {
     "phi3": "moe_ray.moe.families.phi3:Phi3",
     "granite": "moe_ray.moe.families.granite:Granite",
     "olmo2": "moe_ray.moe.families.olmo2:Olmo2",
+    "gpt2": "moe_ray.moe.families.gpt2:Gpt2",
+    "gpt_neo": "moe_ray.moe.families.gpt_neo:GptNeo",
+    "opt": "moe_ray.moe.families.opt:Opt",
 }
 
 

@@ -5,32 +5,21 @@ from typing import Any
 
 import torch
 
-from moe_ray.moe.families.base import Expert, Ffn, MixtureShape, Piece, Read, Role, refuse
+from moe_ray.moe.families.base import Expert, MixtureShape, Piece, Role, refuse
+from moe_ray.moe.families.plain import PlainFamily
 from moe_ray.moe.families.targets import QWEN_NAMES, ExpertNames, separate_experts
 
 GATED_ROLES: tuple[Role, ...] = ("gate", "up", "down")
 
 
-class GatedFamily:
-    """Reads such networks, and keeps every other tensor under its own name. Experts lie apart, named as Qwen's."""
+class GatedFamily(PlainFamily):
+    """Reads such networks. Experts lie apart, named as Qwen's."""
 
     def ffn_size(self, dense: Any) -> int:
         return int(dense.intermediate_size)
 
     def ffn_sources(self, layer: int) -> Mapping[Role, str]:
         return {role: f"model.layers.{layer}.mlp.{role}_proj.weight" for role in GATED_ROLES}
-
-    def read_ffn(self, read: Read, layer: int) -> Ffn:
-        return {role: read(name) for role, name in self.ffn_sources(layer).items()}
-
-    def kept(
-        self,
-        name: str,
-        tensor: torch.Tensor,
-        dense: Any,  # noqa: ARG002 - a hook for subclasses
-        shape: MixtureShape,  # noqa: ARG002 - a hook for subclasses
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        yield name, tensor
 
     def expert_names(self, shape: MixtureShape) -> ExpertNames:  # noqa: ARG002 - a hook for subclasses
         return QWEN_NAMES
@@ -40,9 +29,6 @@ class GatedFamily:
     ) -> Iterator[Piece]:
         names = self.expert_names(shape)
         return separate_experts(names, f"model.layers.{layer}", self.ffn_sources(layer), experts, gate)
-
-    def added(self, dense: Any, shape: MixtureShape, dtype: torch.dtype) -> Iterator[Piece]:  # noqa: ARG002 - a hook for subclasses
-        yield from ()
 
     def cautions(self, dense: Any, shape: MixtureShape) -> tuple[str, ...]:  # noqa: ARG002 - a hook for subclasses
         return silu_caution(dense)

@@ -1,0 +1,23 @@
+"""GPT-Neo: to this package's GPTNeoMoe, with its local and global attention as they are."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from moe_ray.moe.families.base import Role
+from moe_ray.moe.families.own import OwnFamily
+
+
+class GptNeo(OwnFamily):
+    """Nothing of it is refused."""
+
+    model_type = "gpt_neo"
+    layer_prefix = "transformer.h"
+    ffn_names: ClassVar[Mapping[Role, str]] = {
+        "up": "mlp.c_fc.weight",
+        "up_bias": "mlp.c_fc.bias",
+        "down": "mlp.c_proj.weight",
+        "down_bias": "mlp.c_proj.bias",
+    }
+
+    def ffn_size(self, dense: Any) -> int:
+        return int(dense.intermediate_size if dense.intermediate_size is not None else 4 * dense.hidden_size)
