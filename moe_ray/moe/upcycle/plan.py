@@ -14,6 +14,11 @@ from moe_ray.moe.upcycle.recipe import Recipe
 from moe_ray.moe.upcycle.settings import UpcycleSettings
 
 NUM_NAMED_DIFFERENCES = 3
+# Measured: gates of 4 networks, in bfloat16, tie for one or two tokens in a thousand.
+MIXED_PARTS = (
+    "in {dtype} the gate's logits of two networks may be equal, and then parts of both answer in place of one whole: in"
+    " float32 that does not happen"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +68,7 @@ def plan_upcycle(model_dir: Path, settings: UpcycleSettings) -> UpcyclePlan:
         tensors=tuple(_origin(piece) for piece in pieces),
         num_parameters=sum(piece.tensor.numel() for piece in pieces),
         num_bytes=sum(piece.tensor.nbytes for piece in pieces),
-        cautions=family.cautions(source.config, shape),
+        cautions=family.cautions(source.config, shape) + _group_cautions(recipe),
         differences=differences,
     )
 
@@ -103,6 +108,11 @@ def _fine_tunes(
             remedy="take fine-tunes of the networks alone, convert all layers, or have the differences reported",
         )
     return opened, tuple(found)
+
+
+def _group_cautions(recipe: Recipe) -> tuple[str, ...]:
+    exact = recipe.settings.groups == 1 or recipe.dtype.itemsize > 2
+    return () if exact else (MIXED_PARTS.format(dtype=str(recipe.dtype).removeprefix("torch.")),)
 
 
 def _name(path: Path, number: int, dirs: tuple[Path, ...]) -> str:

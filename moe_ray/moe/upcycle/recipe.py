@@ -23,6 +23,11 @@ class Recipe:
     settings: UpcycleSettings
     shape: MixtureShape
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The networks' type, and so that of the tensors that no source gave."""
+        return self.source.reader.dtype(self.family.ffn_sources(self.shape.layers[0])["up"])
+
     def pieces(self, gates: Gates, *, with_values: bool = True) -> Iterator[Piece]:
         """All tensors of the mixture, one after the other. Without values most of them lie on the meta device."""
         dense = self.source.config
@@ -36,7 +41,7 @@ class Recipe:
                 done.add(layer)
                 experts = self.experts(layer, with_values=with_values)
                 yield from self.family.experts(layer, experts, self.gate(gates, layer), self.shape)
-        yield from self.family.added(dense, self.shape, self._dtype())
+        yield from self.family.added(dense, self.shape, self.dtype)
 
     def experts(self, layer: int, *, with_values: bool = True) -> Iterator[Expert]:
         """The experts of a converted layer, one after the other."""
@@ -48,8 +53,19 @@ class Recipe:
         """The gate of a layer as the mixture holds it: [num_experts, H], each row repeated for its network's parts."""
         given, wanted = gates(layer), (self.settings.num_networks, int(self.source.config.hidden_size))
         if tuple(given.shape) != wanted:
-            raise ConfigError(f"the gate of layer {layer} is {tuple(given.shape)} and must be {wanted}", where="gates")
-        return given.repeat_interleave(self.settings.groups, dim=0).to(self._dtype())
+            raise ConfigError(
+                f"the gate of layer {layer} is {tuple(given.shape)} and must be {wanted}",
+                where="gates",
+                remedy="give a row for each network (num_experts / groups), as wide as the model",
+            )
+        rows = given.to(self.dtype)
+        if self.settings.groups > 1 and len(torch.unique(rows, dim=0)) < len(rows):
+            raise ConfigError(
+                f"the gate of layer {layer} has rows alike: parts of several networks would answer in place of a whole",
+                where="gates",
+                remedy="give each network another row, or ask for no groups",
+            )
+        return rows.repeat_interleave(self.settings.groups, dim=0)
 
     def _takes_fine_tunes(self, layer: int) -> bool:
         return bool(self.fine_tunes) and layer not in self.settings.copied_layers
@@ -73,10 +89,6 @@ class Recipe:
         for new_name, part in self.family.kept(name, tensor, self.source.config, self.shape):
             how = "copy" if new_name == name else "copy of a part"
             yield Piece(name=new_name, tensor=part, source=self.source.name, source_tensor=name, how=how)
-
-    def _dtype(self) -> torch.dtype:
-        """The type of the tensors that no source gave: the networks' own."""
-        return self.source.reader.dtype(self.family.ffn_sources(self.shape.layers[0])["up"])
 
 
 def _read(source: Source, with_values: bool) -> Read:
