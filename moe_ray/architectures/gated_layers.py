@@ -8,6 +8,7 @@ threads may use one model at once. Shapes: B sequences, T tokens, H hidden size,
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol
@@ -113,6 +114,26 @@ def put_experts(model: PreTrainedModel, num_experts: int) -> None:
         _make(model.base_model, _HandsMixingDown)
 
 
+class _MixingArrivedError(Exception):
+    pass
+
+
+def _arrive(_experts: nn.ModuleList, _hidden_BTH: Tensor) -> Tensor:
+    raise _MixingArrivedError
+
+
+@torch.no_grad()
+def require_mixing_arrives(model: Any) -> None:
+    """Raise `ValueError` for a model with experts whose layers would never hear what the gate decided.
+
+    It reads one token, up to the first feed-forward. A model on the meta device will do.
+    """
+    embedded = model.get_input_embeddings().weight[None, :1]
+    with suppress(_MixingArrivedError):
+        model(inputs_embeds=embedded, mixing=_arrive)
+        raise ValueError(f"{type(model).__name__} does not read its layers' `mlp`")
+
+
 def _decoder_layers(model: PreTrainedModel) -> Sequence[Any]:
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and _have_mlp(module)]
     if len(stacks) != 1:
@@ -131,7 +152,7 @@ class _GatedLayer(nn.Module):
 
     def forward(self, *args: Any, mixing: Mixing | None = None, **kwargs: Any) -> Any:
         if mixing is None:
-            raise TypeError(f"{type(self).__name__} was given no `mixing`: its model hands no keywords to its layers")
+            raise ValueError(f"{type(self).__name__} was given no `mixing`: its model hands no keywords to its layers")
         seen = _seen_with(self, mlp=partial(self.mlp, mixing=mixing))
         return super(_GatedLayer, seen).forward(*args, **kwargs)
 

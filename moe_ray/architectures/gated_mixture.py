@@ -7,7 +7,6 @@ Shapes: B sequences, T tokens, H hidden size, K experts.
 
 # ruff: noqa: N803, N806 - capital suffixes name the axes of a tensor
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,7 +24,6 @@ from .gating_network import GatingNetwork, mean_embeddings, mean_of_embedded
 
 MixtureMode = Literal["weighted_sum", "select_one"]
 NO_LABEL = -100
-FEED_FORWARD = re.compile(r"(?<=\.)(\d+\.mlp)\.")
 
 
 class GatedMixtureConfig(PreTrainedConfig):
@@ -56,14 +54,6 @@ class GatedMixtureConfig(PreTrainedConfig):
             self.expert_names = [f"expert_{index}" for index in range(self.num_experts)]
         if len(set(self.expert_names)) != self.num_experts or len(self.expert_names) != self.num_experts:
             raise ValueError(f"expert_names must be {self.num_experts} different names, not {self.expert_names}")
-
-
-def tensor_in_mixture(name: str, expert: int) -> str:
-    """Return what a mixture calls tensor `name` of the fine-tune that is its expert at place `expert`.
-
-    The place tells apart the tensors of feed-forwards; any other has one name for all experts.
-    """
-    return "language_model." + FEED_FORWARD.sub(rf"\1.experts.{expert}.", name, count=1)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import nn
 
-from moe_ray.architectures.gated_mixture import GatedMixtureConfig, GatedMixtureForCausalLM, tensor_in_mixture
+from moe_ray.architectures.gated_mixture import GatedMixtureConfig, GatedMixtureForCausalLM
 
 VOCABULARY_SIZE = 50
 SHAPE: dict[str, Any] = {
@@ -43,8 +43,16 @@ CONFIGS = {
         **GPT_SHAPE, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=4
     ),
     "gemma": transformers.GemmaConfig(**SHAPE, head_dim=8),
+    "phi3": transformers.Phi3Config(**SHAPE),
+    "granite": transformers.GraniteConfig(**SHAPE, residual_multiplier=0.5),
+    "olmo2": transformers.Olmo2Config(**SHAPE),
 }
 FAMILIES = tuple(CONFIGS)
+
+
+def tensor_in_mixture(name: str, expert: int) -> str:
+    """Return what a mixture calls tensor `name` of the fine-tune that is its expert at place `expert`."""
+    return "language_model." + name.replace(".mlp.", f".mlp.experts.{expert}.", 1)
 
 
 def make_sources(family: str, num_experts: int = 3) -> list[Any]:

@@ -7,8 +7,9 @@ import pytest
 import torch
 import transformers
 
+from moe_ray.architectures.gated_layers import require_mixing_arrives
 from moe_ray.architectures.gated_mixture import GatedMixtureConfig, GatedMixtureForCausalLM
-from tests.architectures.gated import FAMILIES, SHAPE, make_sources, merge, mixed_by_hand, padded, prompts
+from tests.architectures.gated import CONFIGS, FAMILIES, SHAPE, make_sources, merge, mixed_by_hand, padded, prompts
 
 NEW = {"max_new_tokens": 6, "do_sample": False}
 MODES = ("weighted_sum", "select_one")
@@ -246,5 +247,14 @@ def test_a_family_without_an_mlp_in_its_layers_is_refused() -> None:
 
 def test_a_family_that_keeps_the_gates_decision_from_its_layers_is_refused() -> None:
     falcon = transformers.FalconConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
-    with pytest.raises(TypeError, match="hands no keywords to its layers"):
-        GatedMixtureForCausalLM(GatedMixtureConfig(text_config=falcon))(torch.tensor([[3, 4]]))
+    mixture = GatedMixtureForCausalLM(GatedMixtureConfig(text_config=falcon))
+    for refused in (lambda: mixture(torch.tensor([[3, 4]])), lambda: require_mixing_arrives(mixture.language_model)):
+        with pytest.raises(ValueError, match="hands no keywords to its layers"):
+            refused()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_familys_layers_hear_the_gates_decision_before_there_are_any_weights(family: str) -> None:
+    with torch.device("meta"):
+        mixture = GatedMixtureForCausalLM(GatedMixtureConfig(text_config=CONFIGS[family]))
+    require_mixing_arrives(mixture.language_model)

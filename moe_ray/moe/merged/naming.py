@@ -53,11 +53,13 @@ def naming_of(config: Any, first: Source) -> Naming:
 
     Raises `ModelError` for an architecture whose feed-forwards cannot be put side by side.
     """
+    from moe_ray.architectures.gated_layers import require_mixing_arrives
     from moe_ray.architectures.gated_mixture import GatedMixtureForCausalLM
 
     try:
         with torch.device("meta"):
             model = GatedMixtureForCausalLM(config)
+        require_mixing_arrives(model.language_model)
     except ValueError as error:
         raise ModelError(
             str(error), where=str(first.directory), remedy="merge models of a family whose layers have an mlp"
