@@ -184,7 +184,8 @@ def test_each_family_is_found_under_its_own_model_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("llama-partly", "hidden_size / num_attention_heads"), ("olmo2", "FlexOlmo")]
+    ("name", "said"),
+    [("llama-partly", "hidden_size / num_attention_heads"), ("olmo2", "FlexOlmo"), ("qwen3", "attention biases")],
 )
 def test_what_vllm_would_do_otherwise_is_said(name: str, said: str, tmp_path: Path) -> None:
     case = CASES[name]

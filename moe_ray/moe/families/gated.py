@@ -31,14 +31,23 @@ class GatedFamily(PlainFamily):
         return separate_experts(names, f"model.layers.{layer}", self.ffn_sources(layer), experts, gate)
 
     def cautions(self, dense: Any, shape: MixtureShape) -> tuple[str, ...]:  # noqa: ARG002 - a hook for subclasses
-        return silu_caution(dense)
+        return vllm_cautions(dense)
 
 
-def silu_caution(dense: Any) -> tuple[str, ...]:
-    """vLLM's expert kernels and its Qwen2Moe networks know silu alone."""
-    if dense.hidden_act == "silu":
-        return ()
-    return (f"vLLM's classes of this mixture know the activation silu alone, and this model has {dense.hidden_act}",)
+def vllm_cautions(dense: Any) -> tuple[str, ...]:
+    """What the configuration can say that vLLM's classes of these mixtures (as of 2026) do otherwise, without a word.
+
+    Their expert kernels and Qwen2Moe's networks know silu alone. GraniteMoe and FlexOlmo have no attention biases there
+    and Qwen3Moe none on the output projection; tensors of biases without a place are skipped.
+    """
+    cautions = []
+    if dense.hidden_act != "silu":
+        cautions.append(
+            f"vLLM's classes of this mixture know the activation silu alone, and this is {dense.hidden_act}"
+        )
+    if getattr(dense, "attention_bias", False):
+        cautions.append("vLLM's class of this mixture drops attention biases that it has no place for")
+    return tuple(cautions)
 
 
 def refuse_biases(dense: Any, *names: str) -> None:
