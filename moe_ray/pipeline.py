@@ -133,7 +133,7 @@ def _route(
     only: str | None,
 ) -> Prepared:
     """Train or load the router, ask it for every example, and add the cells that its choices need."""
-    if experiment.config.router is None:
+    if experiment.config.router is None or only == preparation.BASELINE:
         return prepared
     from moe_ray.router_stage.stage import current_routes
 

@@ -27,7 +27,7 @@ def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | No
     console = Console(highlight=False)
     console.print(_work_table(planned))
     if planned.router is not None:
-        console.print(_router_line(planned.router), markup=False, soft_wrap=True)
+        console.print(_router_line(planned.router, experiment.config.matrix), markup=False, soft_wrap=True)
     if not planned.work.shards:
         console.print("Nothing is left to compute; moe-ray evaluate would grade and report.")
         return
@@ -52,15 +52,16 @@ def _this_machine(runtime: RuntimeConfig) -> Fleet:
     return Fleet((Node(id="here", name="here", num_cpus=num_cpus, cpu_slots=slots, gpu_bytes=gpu_bytes),))
 
 
-def _router_line(router: "WantedRouter") -> str:
+def _router_line(router: "WantedRouter", matrix: str) -> str:
     if router.is_there:
         return f"Router: {router.config.kind}, trained already, in {router.directory}."
     assert router.data is not None
     texts = router.data.texts
+    more = "Each example that it sends to another domain's expert may need one more answer than is listed here."
     return (
         f"Router: {router.config.kind}, to be trained first, on {len(texts.train):,} texts "
-        f"({', '.join(texts.labels)}; {len(texts.validation):,} for validation, {len(texts.test):,} for testing). "
-        "Each example that it sends to another domain's expert may need one more answer than is listed here."
+        f"({', '.join(texts.labels)}; {len(texts.validation):,} for validation, {len(texts.test):,} for testing)."
+        f"{' ' + more if matrix == 'assigned' else ''}"
     )
 
 

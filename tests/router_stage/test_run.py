@@ -128,3 +128,25 @@ def test_an_error_of_the_training_is_told_as_itself_and_the_session_as_failed(tm
     run = RunDirectory(tmp_path / "results" / "routed")
     assert run.manifest().sessions[-1].status == "failed"
     assert not list((run.path / "answers").glob("*"))
+
+
+def test_a_training_that_is_interrupted_leaves_no_router_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    class Impatient(Recorder):
+        def training(self, step: int, num_steps: int, detail: str) -> None:
+            raise KeyboardInterrupt
+
+    experiment = write_world(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.evaluate(experiment, Impatient())
+    run = RunDirectory(tmp_path / "results" / "routed")
+    assert run.manifest().sessions[-1].status == "interrupted"
+    assert not run.routers_path.exists()
+    assert pipeline.evaluate(experiment, Recorder()).num_missing == 0
+    assert [session.status for session in run.manifest().sessions] == ["interrupted", "complete"]
+
+
+def test_the_baseline_alone_needs_no_router(tmp_path: Path) -> None:
+    outcome = pipeline.evaluate(write_world(tmp_path), Recorder(), only="baseline")
+    assert outcome.run.manifest().router is None
+    assert not outcome.run.routers_path.exists()
+    assert {row["model"] for row in content(outcome.run)} == {"general"}

@@ -1,7 +1,7 @@
 """The text classifier that a transformer router stands on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,6 +23,9 @@ from moe_ray.routing.transformer.reading import TextReader, pad
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", TRAINING_FILE)
 BATCH_ROWS = 32
+# Of a batch, by device. Two cores take a text of 512 tokens a quarter faster among 4 than among 32, whose activations
+# leave the cache (benchmarks.router_speed); a GPU wants as many as its memory holds.
+MAX_TOKENS = {"cpu": 2048, "cuda": 65_536}
 WINDOW_TEXTS = 4096  # sorted by length at a time, so that a million texts are never all in memory as tokens
 
 
@@ -75,8 +78,7 @@ class TransformerClassifier:
         for start in range(0, len(texts), WINDOW_TEXTS):
             rows = self._reader.read(texts[start : start + WINDOW_TEXTS])
             by_length = sorted(range(len(rows)), key=lambda at: len(rows[at]))
-            for first in range(0, len(rows), BATCH_ROWS):
-                places = by_length[first : first + BATCH_ROWS]
+            for places in batches(by_length, list(map(len, rows)), MAX_TOKENS[self._model.device.type]):
                 found = self._forward(pad([rows[at] for at in places], self._reader.pad_token_id))
                 into = start + np.array(places)
                 logits[into], features[into] = found.logits, found.features
@@ -109,6 +111,21 @@ class TransformerClassifier:
         if lacking:
             raise damaged(directory / "model.safetensors", f"it lacks {len(lacking)} weights, {lacking[0]} first")
         return cls(model, tokenizer, history, device=device)
+
+
+def batches(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Yield `order`, places by ascending length, in batches of at most `BATCH_ROWS` rows and `max_tokens` with padding.
+
+    A row that is longer than that is a batch of its own.
+    """
+    batch: list[int] = []
+    for place in order:
+        if batch and (len(batch) == BATCH_ROWS or (len(batch) + 1) * lengths[place] > max_tokens):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
 
 
 def _available(device: str) -> str:

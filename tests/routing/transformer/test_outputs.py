@@ -1,5 +1,7 @@
 """What a trained router says of texts: of any text, in any company, in the order given."""
 
+import itertools
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -76,3 +78,16 @@ def test_features_are_what_the_last_layer_makes_the_logits_of(
     _, residuals, rank, _ = np.linalg.lstsq(np.hstack([outputs.features, ones]), outputs.logits, rcond=None)
     assert rank <= 33 < len(TEST)
     assert float(np.sum(residuals)) < 1e-6
+
+
+@pytest.mark.parametrize("max_tokens", [1, 64, 300, 10_000])
+def test_a_batch_holds_no_more_than_its_rows_and_tokens_allow_and_none_is_left_out(max_tokens: int) -> None:
+    lengths = [random.Random(at).randint(1, 90) for at in range(200)]
+    order = sorted(range(200), key=lengths.__getitem__)
+    found = list(classifier.batches(order, lengths, max_tokens))
+    assert [place for batch in found for place in batch] == order
+    for batch, following in itertools.pairwise([*found, []]):
+        longest = max(lengths[place] for place in batch)
+        assert len(batch) == 1 or (len(batch) <= classifier.BATCH_ROWS and len(batch) * longest <= max_tokens)
+        grown = len(batch) + 1
+        assert not following or grown > classifier.BATCH_ROWS or grown * lengths[following[0]] > max_tokens
