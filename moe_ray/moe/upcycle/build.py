@@ -55,6 +55,7 @@ def upcycle_model(
     request: UpcycleRequest,
     *,
     told: Told = lambda _: None,
+    planned: Callable[[UpcyclePlan], object] = lambda _: None,
     corrupt: Corrupt = lambda _: None,
 ) -> Certificate:
     """Make a mixture of the dense checkpoint in `model_dir` at `out_dir`, test it, and return its certificate.
@@ -62,7 +63,8 @@ def upcycle_model(
     Each layer is converted to identical experts and held against the dense one, then converted as asked and held
     against the limits; what fails is dense again (or plain copies, in a class that has no dense layers). `out_dir`
     appears whole at the end, with certificate.json and a model card. Conversion streams; the tests load the dense
-    model and the mixture in float32. `told` hears of each step, `corrupt` may spoil the layers that are tested.
+    model and the mixture in float32. `planned` gets the plan before any work, `told` hears of each step, and `corrupt`
+    may spoil the layers that are tested.
 
     Raises `UserError` before work for what cannot be made, and `RunFailedError` when no layer passes.
     """
@@ -70,6 +72,7 @@ def upcycle_model(
     require_free(out_dir)
     require_space(out_dir, plan.num_bytes)
     request, texts = _with_texts(request)
+    planned(plan)
     dense = _load(model_dir, request, texts)
     building = _Building(plan=plan, dense=dense, request=request, told=told, corrupt=corrupt, name=out_dir.name)
     certificates: list[Certificate] = []

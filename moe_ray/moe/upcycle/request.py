@@ -13,7 +13,6 @@ from moe_ray.store.records import StoredRecord
 
 ExpertsKind = Literal["copies", "noise", "groups", "models"]
 GateInit = Literal["random", "prompts", "ridge"]
-DEFAULT_NOISE = 0.01
 
 
 class Limits(StoredRecord):
