@@ -1,0 +1,64 @@
+"""`moe-ray moe generate`: text from a mixture, and each expert's probability."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from moe_ray.config.load import parse_section
+from moe_ray.domains.sources import read_text
+from moe_ray.errors import ConfigError
+from moe_ray.moe.generation import GenerateSettings, Mixture, Written
+from moe_ray.report.format import number
+from moe_ray.routing.router import readable
+
+# What makes text greedy, and what makes it drawn: an option of one kind overrules the other kind in the file.
+GREEDY, DRAWN = ("greedy",), ("temperature", "top_p")
+
+
+def generate_text(directory: Path, config: Path | None, options: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what the mixture in `directory` answers, and what its gate says of the prompt.
+
+    `options` that are not None come before what the file `config` says.
+    """
+    settings = _settings(config, {name: value for name, value in options.items() if value is not None})
+    if settings.prompt is None:
+        raise ConfigError("no prompt", where="--prompt", remedy="give --prompt TEXT, or prompt in the --config file")
+    written = Mixture(directory).write(settings.prompt, settings)
+    console = Console(highlight=False, soft_wrap=True)
+    if as_json:
+        console.print(json.dumps({"prompt": settings.prompt, **asdict(written)}), markup=False)
+    else:
+        _tell(console, written)
+
+
+def _settings(config: Path | None, options: Mapping[str, Any]) -> GenerateSettings:
+    given: dict[str, Any] = {}
+    if config is not None:
+        given = parse_section(read_text(config), str(config), GenerateSettings).model_dump(exclude_unset=True)
+    for ours, theirs in ((GREEDY, DRAWN), (DRAWN, GREEDY)):
+        if options.keys() & set(ours):
+            given = {name: value for name, value in given.items() if name not in theirs}
+    try:
+        return GenerateSettings.model_validate({**given, **options})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "greedy"
+        what = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(what, where=f"--{name.replace('_', '-')}", remedy="change that option") from error
+
+
+def _tell(console: Console, written: Written) -> None:
+    console.print(readable(written.text), markup=False)
+    console.print()
+    if written.probabilities is None:
+        console.print(written.no_gate, markup=False)
+    else:
+        told = ", ".join(f"{name} {number(share)}" for name, share in written.probabilities.items())
+        console.print(f"gate: {told}", markup=False)
+    if written.expert is not None:
+        console.print(f"Expert {written.expert} answered alone.", markup=False)
