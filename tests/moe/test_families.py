@@ -184,11 +184,23 @@ def test_each_family_is_found_under_its_own_model_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [("llama-partly", "hidden_size / num_attention_heads"), ("olmo2", "FlexOlmo"), ("qwen3", "attention biases")],
+    ("name", "more", "said"),
+    [
+        ("llama-partly", {}, "hidden_size / num_attention_heads"),
+        ("mistral-partly", {}, "layer_types"),
+        ("mistral", {"hidden_act": "gelu"}, "silu alone"),
+        ("qwen3", {}, "attention biases"),
+        ("olmo2", {}, "renormalise"),
+        ("olmo2", {"tie_word_embeddings": True}, "tied embeddings"),
+    ],
 )
-def test_what_vllm_would_do_otherwise_is_said(name: str, said: str, tmp_path: Path) -> None:
+def test_what_vllm_would_do_otherwise_is_said(name: str, more: Any, said: str, tmp_path: Path) -> None:
     case = CASES[name]
-    make_dense(tmp_path, case.model_type, **case.odd)
+    make_dense(tmp_path, case.model_type, **{**case.odd, **more})
     plan = plan_upcycle(tmp_path, UpcycleSettings(num_experts=4, top_k=2, layers=case.layers))
     assert any(said in caution for caution in plan.cautions)
+
+
+def test_a_plain_llama_needs_no_caution(tmp_path: Path) -> None:
+    make_dense(tmp_path, "llama")
+    assert plan_upcycle(tmp_path, UpcycleSettings(num_experts=4, top_k=2)).cautions == ()

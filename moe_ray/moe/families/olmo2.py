@@ -6,6 +6,8 @@ from moe_ray.moe.families import targets
 from moe_ray.moe.families.base import MixtureShape
 from moe_ray.moe.families.gated import GatedFamily, refuse_dense_layers
 
+VLLM_EPS = 1e-5
+
 
 class Olmo2(GatedFamily):
     """Refused: layers that stay dense."""
@@ -25,9 +27,13 @@ class Olmo2(GatedFamily):
         )
 
     def cautions(self, dense: Any, shape: MixtureShape) -> tuple[str, ...]:
-        """vLLM's FlexOlmo is written with renormalize=False, whatever norm_topk_prob says."""
-        scaled = (
-            "vLLM's FlexOlmo does not renormalise the chosen experts' weights; the normalisation that follows takes"
-            " the common factor out again, up to rms_norm_eps"
-        )
-        return super().cautions(dense, shape) + ((scaled,) if shape.top_k < shape.num_experts else ())
+        """vLLM's FlexOlmo has renormalize=False, a last norm of eps 1e-5 and an output embedding of its own."""
+        cautions = []
+        if shape.top_k < shape.num_experts:
+            cautions.append(
+                "vLLM's FlexOlmo does not renormalise the chosen experts' weights; the normalisation that follows takes"
+                " the common factor out again, up to rms_norm_eps"
+            )
+        if dense.tie_word_embeddings or dense.rms_norm_eps != VLLM_EPS:
+            cautions.append("vLLM's FlexOlmo knows no tied embeddings, and no rms_norm_eps but 1e-5 in its last norm")
+        return (*super().cautions(dense, shape), *cautions)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from moe_ray.atomic import write_directory_atomically
-from moe_ray.errors import ModelError
+from moe_ray.moe.places import require_free, require_space
 from moe_ray.moe.source import copy_companions
 from moe_ray.moe.tensors import TensorWriter
 from moe_ray.moe.upcycle.experts import Gates, random_gates
@@ -42,8 +42,8 @@ def convert(
     `told` gets the bytes of each tensor as it is written. At most one tensor of the mixture and one dense network are
     held. `out_dir` must not be there, or be empty; it appears whole at the end, and an interruption leaves nothing.
     """
-    _require_free(out_dir)
-    plan.require_space(out_dir)
+    require_free(out_dir)
+    require_space(out_dir, plan.num_bytes)
     settings = plan.recipe.settings
     made = gates or random_gates(settings.num_networks, int(plan.config.hidden_size), settings.seed)
     write_directory_atomically(out_dir, lambda directory: _write(plan, directory, made, told))
@@ -61,8 +61,3 @@ def _write(plan: UpcyclePlan, directory: Path, gates: Gates, told: Callable[[int
         writer.close()
     copy_companions(plan.recipe.source, directory)
     plan.config.save_pretrained(directory)
-
-
-def _require_free(out_dir: Path) -> None:
-    if out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir())):
-        raise ModelError("is there already", where=str(out_dir), remedy="name a new folder, or remove this one")

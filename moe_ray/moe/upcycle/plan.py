@@ -1,6 +1,5 @@
 """What an upcycling would do, known before anything is written: the layers, the tensors, the bytes, what is refused."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +35,6 @@ class UpcyclePlan:
     num_bytes: int
     cautions: tuple[str, ...]
     differences: tuple[Difference, ...]
-
-    def require_space(self, out_dir: Path) -> None:
-        """Raise `ModelError` unless the disk under `out_dir` has room for the mixture."""
-        parent = next(path for path in out_dir.absolute().parents if path.exists())
-        free = shutil.disk_usage(parent).free
-        if free < self.num_bytes:
-            raise ModelError(
-                f"the mixture needs {self.num_bytes / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free",
-                where=str(parent),
-                remedy="free space, name another disk, or convert fewer layers or to fewer experts",
-            )
 
 
 def plan_upcycle(model_dir: Path, settings: UpcycleSettings) -> UpcyclePlan:
