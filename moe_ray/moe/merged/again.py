@@ -1,0 +1,41 @@
+"""A merged mixture held against the sources that its certificate names."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from moe_ray import architectures
+from moe_ray.moe.comparing import Finding, compare_copies, compare_exactness, compare_layers, finding
+from moe_ray.moe.merged.differences import differences
+from moe_ray.moe.merged.exactness import merged_exactness
+from moe_ray.moe.merged.gate_records import GateRecord
+from moe_ray.moe.merged.naming import naming_of
+from moe_ray.moe.records import Certificate
+from moe_ray.moe.source import open_source
+from moe_ray.moe.tensors import TensorReader
+
+
+def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Path]) -> Iterator[Finding]:
+    """Compare the mixture with its sources: tensors, what they have otherwise, layers, and each expert alone.
+
+    `paths` are the sources' by name. The gate comes from no source: that it has not changed, the file's hash tells.
+    """
+    opened = [open_source(paths[source.name], name=source.name) for source in certificate.sources]
+    architectures.register()
+    naming = naming_of(AutoConfig.from_pretrained(directory), opened[0])
+    directories = {source.name: source.directory for source in opened}
+    yield compare_copies(TensorReader(directory), directories, certificate.tensors)
+    found = differences(opened, GateRecord.model_validate(certificate.settings["gate"]), naming)
+    yield _compare_differences(certificate.settings["taken_from_first"], found)
+    yield compare_layers(certificate.layers, naming.verdicts())
+    if certificate.exactness:
+        yield from compare_exactness(certificate.exactness, merged_exactness(directory, directories))
+    else:
+        yield Finding(what="exactness", holds=None, detail="was not measured when the mixture was made")
+
+
+def _compare_differences(told: list[str], found: list[str]) -> Finding:
+    wrong = [f"not told: {line}" for line in found if line not in told]
+    wrong += [f"told, and not so: {line}" for line in told if line not in found]
+    return finding("differences between the sources", wrong, f"{len(told)}, all told")
