@@ -9,7 +9,7 @@ Shapes: B sequences, T tokens, H hidden size, K experts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import transformers.initialization as init
@@ -48,6 +48,8 @@ class GatedMixtureConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         assert isinstance(self.text_config, PreTrainedConfig)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        if self.mixture_mode not in get_args(MixtureMode):
+            raise ValueError(f"mixture_mode must be one of {get_args(MixtureMode)}, not {self.mixture_mode!r}")
         if self.num_experts < 2:
             raise ValueError(f"num_experts must be at least 2, not {self.num_experts}")
         if self.expert_names is None:
@@ -78,6 +80,7 @@ class GatedMixtureForCausalLM(PreTrainedModel, GenerationMixin):
     # A paged cache packs several sequences into one row, which one gate cannot judge.
     _supports_attention_backend = False
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _keep_in_fp32_modules = ["gating_network"]  # noqa: RUF012 - what is named here is not quantized either
     _keep_in_fp32_modules_strict = ["gating_network"]  # noqa: RUF012
 
     def __init__(self, config: GatedMixtureConfig) -> None:

@@ -58,7 +58,7 @@ def test_the_gates_probabilities_weigh_the_experts_outputs(family: str) -> None:
     assert outputs.gating_probs.max() < 0.95
     torch.testing.assert_close(outputs.logits, expected.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(outputs.hidden_states, expected.hidden_states, atol=1e-5, rtol=1e-5)
-    for how in ({}, {"num_beams": 3}, {"use_cache": False}):
+    for how in ({}, {"num_beams": 3}, {"use_cache": False}, {"prompt_lookup_num_tokens": 2}):
         assert torch.equal(mixture.generate(ids, **NEW, **how), by_hand.generate(ids, **NEW, **how))
 
 
@@ -232,9 +232,14 @@ def test_what_cannot_be_meant_is_refused(mixture: Any, given: dict[str, Any], na
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"num_experts": 1}, "at least 2"), ({"expert_names": ["a", "a"]}, "2 different"), ({"expert_names": ["a"]}, "2")],
+    [
+        ({"mixture_mode": "mean"}, "weighted_sum"),
+        ({"num_experts": 1}, "at least 2"),
+        ({"expert_names": ["a", "a"]}, "2 different"),
+        ({"expert_names": ["a"]}, "2"),
+    ],
 )
-def test_a_configuration_without_two_named_experts_is_refused(settings: dict[str, Any], named: str) -> None:
+def test_a_configuration_that_no_model_could_have_is_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         GatedMixtureConfig(text_config=transformers.LlamaConfig(**SHAPE), **settings)
 

@@ -1,5 +1,6 @@
 """A gated mixture, saved and read back: here, and where transformers is all there is."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -19,19 +20,19 @@ from tests.engines.tiny import make_tokenizer
 
 ELSEWHERE = """
 import sys, torch
-from transformers import AutoConfig, AutoModelForCausalLM
-directory = sys.argv[1]
-model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
-given = torch.load(directory + "/given.pt")
-ids, mask = given["ids"], given["mask"]
-assert torch.equal(model(ids, attention_mask=mask).logits, given["logits"])
-texts = model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, mixture_mode="select_one")
-assert torch.equal(texts, given["texts"])
-model.save_pretrained(directory + "/again")
-again = AutoModelForCausalLM.from_pretrained(directory + "/again", trust_remote_code=True)
-assert torch.equal(again(ids, attention_mask=mask).logits, given["logits"])
+from transformers import AutoModelForCausalLM
+for directory in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
+    given = torch.load(directory + "/given.pt")
+    ids, mask = given["ids"], given["mask"]
+    assert torch.equal(model(ids, attention_mask=mask).logits, given["logits"])
+    texts = model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, mixture_mode="select_one")
+    assert torch.equal(texts, given["texts"])
+    model.save_pretrained(directory + "/again")
+    again = AutoModelForCausalLM.from_pretrained(directory + "/again", trust_remote_code=True)
+    assert torch.equal(again(ids, attention_mask=mask).logits, given["logits"])
+    print(type(model).__name__, type(model.language_model).__name__)
 assert "moe_ray" not in sys.modules
-print(type(model).__name__)
 """
 
 
@@ -85,6 +86,18 @@ def test_in_bfloat16_the_gate_stays_in_float32(tmp_path: Path) -> None:
         assert torch.equal(loaded(ids, gating_probs=torch.eye(3)[[2]], mixture_mode=mode).logits, expected)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_quantization_leaves_the_gate_as_it_is(tmp_path: Path) -> None:
+    mixture = merge(make_sources("llama"))
+    mixture.save_pretrained(tmp_path)
+    loaded = reload(tmp_path, quantization_config=transformers.BitsAndBytesConfig(load_in_8bit=True))
+    expert = loaded.language_model.model.layers[0].mlp.experts[1]
+    assert expert.up_proj.weight.dtype == torch.int8
+    ids = prompts(9)[0][None]
+    torch.testing.assert_close(loaded.get_gating_probs(ids), mixture.get_gating_probs(ids), atol=1e-3, rtol=0)
+    assert type(loaded.gating_network.output) is torch.nn.Linear
+
+
 @torch.no_grad()
 def test_texts_are_read_by_the_tokenizer_that_lies_beside_the_weights(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
@@ -105,24 +118,27 @@ def test_texts_are_read_by_the_tokenizer_that_lies_beside_the_weights(tmp_path: 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["llama", "gpt_neo"])
-def test_a_process_with_transformers_alone_reads_the_checkpoint(family: str, tmp_path: Path) -> None:
-    mixture = merge(make_sources(family))
-    mixture.save_pretrained(tmp_path)
-    ids, mask = padded(prompts(9, 4), "left")
-    texts = mixture.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, mixture_mode="select_one")
-    logits = mixture(ids, attention_mask=mask).logits
-    torch.save({"ids": ids, "mask": mask, "logits": logits, "texts": texts}, tmp_path / "given.pt")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+def test_a_process_with_transformers_alone_reads_the_checkpoints(tmp_path: Path) -> None:
+    directories = [tmp_path / family for family in ("llama", "gpt_neo")]
+    for directory in directories:
+        mixture = merge(make_sources(directory.name))
+        mixture.save_pretrained(directory)
+        ids, mask = padded(prompts(9, 4), "left")
+        texts = mixture.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, mixture_mode="select_one")
+        logits = mixture(ids, attention_mask=mask).logits
+        torch.save({"ids": ids, "mask": mask, "logits": logits, "texts": texts}, directory / "given.pt")
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
+        [sys.executable, "-c", ELSEWHERE, *map(str, directories)],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
         check=False,
     )
-    assert done.stdout.strip() == "GatedMixtureForCausalLM", done.stderr
+    assert done.stdout.split() == [
+        *("GatedMixtureForCausalLM", "LlamaForCausalLM"),
+        *("GatedMixtureForCausalLM", "GPTNeoForCausalLM"),
+    ], done.stderr
 
 
 def test_a_configuration_that_is_saved_alone_brings_the_same_code_as_a_model(tmp_path: Path) -> None:
