@@ -1,5 +1,6 @@
 """Every native family, held to its promise: with experts alike, the mixture computes what the dense model does."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -177,6 +178,19 @@ def test_what_cannot_be_exact_is_refused_by_name(
         plan_upcycle(tmp_path, UpcycleSettings(num_experts=4, top_k=2, layers=layers))
     assert caught.value.where
     assert caught.value.remedy
+
+
+def test_configurations_that_older_versions_wrote_mean_the_same(tmp_path: Path) -> None:
+    make_dense(tmp_path / "dense", "mistral", sliding_window=5)
+    path = tmp_path / "dense" / "config.json"
+    config = json.loads(path.read_text())
+    for field in ("dtype", "head_dim", "rope_parameters", "transformers_version"):
+        config.pop(field)
+    old = {"torch_dtype": "float32", "rope_theta": 50.0, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    path.write_text(json.dumps({**config, **old}))
+    plan = upcycle(tmp_path / "dense", tmp_path / "mixture", UpcycleSettings(num_experts=4, top_k=2))
+    assert plan.config.rope_parameters["rope_theta"] == 50.0
+    assert furthest(logits(load(tmp_path / "mixture")), logits(load(tmp_path / "dense"))) <= TOLERANCE
 
 
 def test_each_family_is_found_under_its_own_model_type() -> None:

@@ -103,6 +103,17 @@ def test_an_interrupted_conversion_leaves_nothing(error: Any, dense_dir: Path, t
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
+def test_what_a_killed_conversion_would_leave_is_no_checkpoint(dense_dir: Path, tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def look(num_bytes: int) -> None:
+        seen.update(path.name for path in tmp_path.rglob("*") if path.is_file() and dense_dir not in path.parents)
+        assert not (tmp_path / "mixture").exists()
+
+    upcycle(dense_dir, tmp_path / "mixture", SETTINGS, told=look)
+    assert seen == {"shard-0.partial"}
+
+
 def test_small_files_hold_the_same_mixture(dense_dir: Path, tmp_path: Path) -> None:
     upcycle(dense_dir, tmp_path / "one", SETTINGS)
     upcycle(dense_dir, tmp_path / "many", UpcycleSettings(num_experts=4, top_k=2, max_shard_bytes=40_000))
