@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.identity import text_settings
@@ -16,6 +16,7 @@ from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import ModelIdentity
 from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.hub import hub_answers, hub_errors
+from moe_ray.planning.shapes import parameters_of_config
 
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py")
 # What moe_ray writes beside a mixture: it says when and how the mixture was made, and decides nothing of its answers.
@@ -187,67 +188,3 @@ def _hub_config_path(model: ModelConfig) -> Path | None:
         ) from error
     except hub_errors():
         return None
-
-
-class ParameterGroups(NamedTuple):
-    """A decoder's parameters: input and output embeddings, the matrices of its layers, and those of routed experts."""
-
-    embeddings: int
-    layers: int
-    experts: int
-
-
-def parameters_of_config(config: Mapping[str, Any]) -> int | None:
-    """Estimate a decoder's parameter count from its config.json; None for a config without the usual keys."""
-    groups = parameter_groups(config)
-    return None if groups is None else sum(groups)
-
-
-def parameter_groups(config: Mapping[str, Any]) -> ParameterGroups | None:
-    """Estimate a decoder's parameters by what they are; None for a config without the usual keys.
-
-    Attention and MLP matrices, embeddings (tied or not) and experts are counted; norms, biases and gates are not
-    (below 0.1 % of any model of a billion).
-    """
-    shape = text_config(config)
-    try:
-        hidden = int(shape.get("hidden_size") or shape["n_embd"])
-        num_layers = int(shape.get("num_hidden_layers") or shape["n_layer"])
-        vocabulary = int(shape["vocab_size"])
-    except KeyError:
-        return None
-    head = head_size(config)
-    num_heads = int(shape.get("num_attention_heads") or shape.get("n_head") or 1)
-    attention = hidden * head * (2 * num_heads + 2 * num_kv_heads(config))
-    num_experts = int(shape.get("num_local_experts") or shape.get("num_experts") or 1)
-    mlp = (3 if "hidden_act" in shape else 2) * hidden * _inner_size(shape, hidden, num_experts)
-    return ParameterGroups(
-        embeddings=vocabulary * hidden * (1 if shape.get("tie_word_embeddings", "n_embd" in shape) else 2),
-        layers=num_layers * (attention + (mlp if num_experts == 1 else 0)),
-        experts=num_layers * mlp * num_experts if num_experts > 1 else 0,
-    )
-
-
-def _inner_size(shape: Mapping[str, Any], hidden: int, num_experts: int) -> int:
-    of_experts = shape.get("moe_intermediate_size") if num_experts > 1 else None
-    return int(of_experts or shape.get("intermediate_size") or shape.get("n_inner") or 4 * hidden)
-
-
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a config that describes the language model (multimodal configs nest it)."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else config
-
-
-def head_size(config: Mapping[str, Any]) -> int:
-    """Size of one attention head."""
-    shape = text_config(config)
-    hidden = int(shape.get("hidden_size") or shape.get("n_embd") or 0)
-    num_heads = int(shape.get("num_attention_heads") or shape.get("n_head") or 1)
-    return int(shape.get("head_dim") or hidden // num_heads)
-
-
-def num_kv_heads(config: Mapping[str, Any]) -> int:
-    """Number of key-value heads; without grouped queries, of heads."""
-    shape = text_config(config)
-    return int(shape.get("num_key_value_heads") or shape.get("num_attention_heads") or shape.get("n_head") or 1)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_ray.config.schema import ModelConfig, RuntimeConfig
-from moe_ray.planning.checkpoints import Checkpoint, head_size, num_kv_heads, parameter_groups, text_config
+from moe_ray.planning.checkpoints import Checkpoint
+from moe_ray.planning.shapes import DecoderShape, decoder_shape, parameter_groups
 
 GIB = 1 << 30
 # What a CUDA context and the libraries' workspaces take before any weight is there.
@@ -67,20 +68,19 @@ def weights_bytes(num_parameters: int, config: Mapping[str, Any] | None, model: 
     """
     if model.quantization == "none":
         return int(num_parameters * _dtype_bytes(config, model))
-    groups = parameter_groups(config or {})
-    if groups is None:
+    shape, groups = decoder_shape(config or {}), parameter_groups(config or {})
+    if shape is None or groups is None:
         return int(num_parameters * QUANTIZED_BYTES[model.quantization])
     num_kept = min(num_parameters, groups.embeddings + groups.experts)
     kept = num_kept * _dtype_bytes(config, model)
-    return int(kept + (num_parameters - num_kept) * _quantized_bytes(config or {}, model))
+    return int(kept + (num_parameters - num_kept) * _quantized_bytes(shape, model))
 
 
-def _quantized_bytes(config: Mapping[str, Any], model: ModelConfig) -> float:
+def _quantized_bytes(shape: DecoderShape, model: ModelConfig) -> float:
     """Bytes of one parameter of a linear layer, with its share of the scales."""
     if model.quantization == "4bit":
         return FOUR_BIT_BYTES
-    shape = text_config(config)
-    return EIGHT_BIT_BYTES + SCALE_BYTES / int(shape.get("hidden_size") or shape["n_embd"])
+    return EIGHT_BIT_BYTES + SCALE_BYTES / shape.hidden_size
 
 
 def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> float:
@@ -94,8 +94,5 @@ def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> float:
 
 def cache_bytes_per_token(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
     """Bytes of keys and values that one token keeps in all layers; 0 when the config does not tell."""
-    shape = text_config(config or {})
-    num_layers = int(shape.get("num_hidden_layers") or shape.get("n_layer") or 0)
-    if not num_layers or not config:
-        return 0
-    return int(2 * num_layers * num_kv_heads(config) * head_size(config) * _dtype_bytes(config, model))
+    shape = decoder_shape(config or {})
+    return 0 if shape is None else int(shape.cache_width * _dtype_bytes(config, model))
