@@ -46,6 +46,7 @@ def upcycle(
     max_perplexity_ratio: o.MaxPerplexityRatio = None,
     min_agreement: o.MinAgreement = None,
     max_tokens: o.MaxTokens = None,
+    check: o.Check = True,
     seed: o.Seed = 0,
 ) -> None:
     """Turn a dense checkpoint into a mixture, test each layer, and write its certificate."""
@@ -70,6 +71,7 @@ def upcycle(
         },
         "texts": None if texts is None else str(texts),
         "max_tokens": max_tokens,
+        "check": check,
         "seed": seed,
     }
     upcycle_checkpoint(model, out, values)

@@ -29,10 +29,8 @@ def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Pat
     found = differences(opened, GateRecord.model_validate(certificate.settings["gate"]), naming)
     yield _compare_differences(certificate.settings["taken_from_first"], found)
     yield compare_layers(certificate.layers, naming.verdicts())
-    if certificate.exactness:
-        yield from compare_exactness(certificate.exactness, merged_exactness(directory, directories))
-    else:
-        yield Finding(what="exactness", holds=None, detail="was not measured when the mixture was made")
+    measured = merged_exactness(directory, directories) if certificate.exactness else []
+    yield from compare_exactness(certificate.exactness, measured)
 
 
 def _compare_differences(told: list[str], found: list[str]) -> Finding:
