@@ -1,0 +1,112 @@
+"""What the file of `moe-ray moe pretrain` may say, and how anything here is trained."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from moe_ray.config.load import parse_section
+from moe_ray.config.schema import Name, RuntimeConfig, Section, is_local_path
+from moe_ray.domains.sources import read_text, resolve_path
+from moe_ray.moe.upcycle.request import GateRequest
+
+TrainedPart = Literal["everything", "networks", "gates", "gates and experts"]
+
+
+class TextsConfig(Section):
+    """Texts to learn from: a column of a data set's records, or the examples of a domain of an experiment."""
+
+    source: str | None = Field(None, description="hub id, or a local .json, .jsonl, .csv or .parquet file")
+    column: str = Field("text", description="the column that holds the text")
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    experiment: str | None = Field(None, description="an experiment file, in place of source")
+    domain: Name | None = Field(None, description="its domain; a text is a prompt and the reference after it")
+    max_texts: Annotated[int, Field(ge=1)] | None = Field(None, description="limit, drawn by a hash of the texts")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "TextsConfig":
+        if (self.source is None) == (self.experiment is None):
+            raise ValueError("name either source or experiment")
+        if (self.experiment is None) != (self.domain is None):
+            raise ValueError("experiment and domain go together")
+        return self
+
+
+class TrainingSettings(Section):
+    """How a model is trained on a stream of text: AdamW, warm-up and cosine, blocks of one length."""
+
+    steps: Annotated[int, Field(ge=1)] | None = Field(None, description="default: as many as epochs need")
+    epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="times through the text; 1 without steps")
+    batch_size: Annotated[int, Field(ge=1)] = Field(8, description="blocks of a step")
+    block_tokens: Annotated[int, Field(ge=2)] = Field(256, description="tokens of a block")
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    precision: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="bfloat16: autocast; weights, optimizer and gates stay in float32"
+    )
+    checkpoint_every: Annotated[int, Field(ge=1)] = Field(
+        100, description="steps between two states that a training can be resumed from"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> "TrainingSettings":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs")
+        return self
+
+    def num_steps(self, num_blocks: int) -> int:
+        """Steps of a training on `num_blocks` blocks."""
+        return self.steps or max(1, math.ceil((self.epochs or 1.0) * num_blocks / self.batch_size))
+
+
+class PretrainConfig(Section):
+    """Experts that share a frozen backbone, each trained on its own domain's texts."""
+
+    base_model: str | None = Field(None, description="local folder of the dense checkpoint that all start from")
+    architecture: dict[str, Any] | None = Field(
+        None, description="a transformers configuration, in place of base_model: {model_type: gpt_neo, ...}"
+    )
+    tokenizer: str | None = Field(
+        None, description="local folder of the architecture's tokenizer; default: byte pairs learned from the texts"
+    )
+    experts: dict[Name, tuple[TextsConfig, ...]] = Field(
+        min_length=2, description="expert -> its texts; their order is the experts'"
+    )
+    anchor: TrainingSettings | None = Field(
+        None, description="train the whole model on all texts first; the experts then start from it"
+    )
+    training: TrainingSettings = Field(TrainingSettings(), description="of each expert")
+    top_k: Annotated[int, Field(ge=1)] = Field(2, description="experts that answer a token of the mixture")
+    gate: GateRequest = Field(GateRequest(init="ridge"), description="the mixture's gates before finetune")
+    held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="share of each expert's texts that nothing is trained on"
+    )
+    gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field("auto", description="GPUs of a training")
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "PretrainConfig":
+        if (self.base_model is None) == (self.architecture is None):
+            raise ValueError("name either base_model or architecture")
+        if self.tokenizer is not None and self.architecture is None:
+            raise ValueError("a base model has its own tokenizer: leave tokenizer out")
+        if self.top_k > len(self.experts):
+            raise ValueError(f"top_k is {self.top_k}, but there are {len(self.experts)} experts")
+        return self
+
+
+def load_pretrain_config(path: Path) -> PretrainConfig:
+    """Read a YAML or JSON file; local folders of models in it become absolute.
+
+    Raises `ConfigError` with every mistake and its line, and `DataError` when there is no such file.
+    """
+    config = parse_section(read_text(path), str(path), PretrainConfig)
+    base_dir = path.absolute().parent
+    given = {"base_model": config.base_model, "tokenizer": config.tokenizer}
+    local = {key: str(resolve_path(value, base_dir)) for key, value in given.items() if value and is_local_path(value)}
+    return config.model_copy(update=local)

@@ -1,0 +1,98 @@
+"""The texts of each expert, without duplicates, and those that are held out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe_ray.config.load import load_experiment
+from moe_ray.config.schema import OtherTextsConfig
+from moe_ray.domains.example import Example
+from moe_ray.domains.loading import load_domain
+from moe_ray.domains.sources import resolve_path
+from moe_ray.errors import ConfigError, DataError
+from moe_ray.moe.apart.config import TextsConfig
+from moe_ray.routing.data.cleaning import Candidate, TextSource, clean
+from moe_ray.routing.data.similarity import normal_form, without_affixes
+from moe_ray.routing.data.sources import free_name, labelled_source, set_name
+from moe_ray.routing.texts import LabelledText
+
+MIN_TEXTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertTexts:
+    """One expert's texts, in the order of a hash. No text of `held_out` is, even nearly, one of `train`."""
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def read_expert_texts(
+    experts: Mapping[str, Sequence[TextsConfig]], base_dir: Path, *, held_out_fraction: float
+) -> dict[str, ExpertTexts]:
+    """Read each expert's texts; relative paths are below `base_dir`.
+
+    No two texts are (nearly) the same, and a text that two experts have is nobody's. Raises `DataError` for a data set
+    that cannot be read or that leaves an expert fewer than `MIN_TEXTS` texts, `ConfigError` for an unknown domain.
+    """
+    sources: list[TextSource] = []
+    for expert, sets in experts.items():
+        for at, texts in enumerate(sets):
+            taken = {source.name for source in sources}
+            sources.append(_source(expert, texts, f"experts.{expert}.{at}", base_dir, taken))
+    cleaned = clean(sources, ())
+    found = {}
+    for expert in experts:
+        own = [text.text for source in cleaned if source.report.label == expert for text in source.texts]
+        found[expert] = _split(expert, own, held_out_fraction)
+    return found
+
+
+def _split(expert: str, texts: Sequence[str], held_out_fraction: float) -> ExpertTexts:
+    if len(texts) < MIN_TEXTS:
+        raise DataError(
+            f"{len(texts)} texts are left for {expert} without duplicates; {MIN_TEXTS} are needed",
+            where=f"experts.{expert}",
+            remedy="give it more texts",
+        )
+    num_held_out = min(len(texts) - 1, math.ceil(held_out_fraction * len(texts)))
+    return ExpertTexts(train=tuple(texts[num_held_out:]), held_out=tuple(texts[:num_held_out]))
+
+
+def _source(expert: str, texts: TextsConfig, where: str, base_dir: Path, taken: set[str]) -> TextSource:
+    if texts.source is None:
+        return _domain_source(expert, texts, where, base_dir, taken)
+    asked = texts.model_dump(include=set(OtherTextsConfig.model_fields), exclude_none=True)
+    column = OtherTextsConfig.model_validate(asked)
+    return labelled_source(free_name(set_name(column), taken), expert, column, where, base_dir)
+
+
+def _domain_source(expert: str, texts: TextsConfig, where: str, base_dir: Path, taken: set[str]) -> TextSource:
+    """The examples of a domain. What all their texts share, the domain's template, does not make them alike."""
+    experiment = load_experiment(resolve_path(str(texts.experiment), base_dir))
+    domains = experiment.config.domains
+    if texts.domain not in domains:
+        raise ConfigError(
+            f"{experiment.path.name} has no domain {texts.domain}",
+            where=f"{where}.domain",
+            remedy=f"name one of {', '.join(domains)}",
+        )
+    name = free_name(texts.domain, taken)
+    examples = load_domain(texts.domain, domains[texts.domain], experiment.base_dir).examples
+    written = [example_text(example) for example in examples]
+    forms = without_affixes([normal_form(text) for text in written])
+    candidates = [
+        Candidate(
+            text=LabelledText(id=f"{expert}/{name}/{example.id}", text=text, label=expert, source=name), form=form
+        )
+        for example, text, form in zip(examples, written, forms, strict=True)
+    ]
+    return TextSource(name=name, label=expert, use="train", limit=texts.max_texts, candidates=candidates)
+
+
+def example_text(example: Example) -> str:
+    """What a model learns of an example: its completion prompt, and its reference spelled as it would go on."""
+    prompt = example.prompts["completion"]
+    continuation = f" {example.reference}" if prompt.reference is None else prompt.reference
+    return "".join(message.content for message in prompt.messages) + continuation

@@ -1,0 +1,192 @@
+"""Train a part of a model on text, from where an earlier attempt was stopped: on a CPU to bit-equal weights.
+
+Nothing here knows Ray. A job is all that a worker needs; folders in it are on a disk that driver and workers share.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from moe_ray.atomic import write_directory_atomically
+from moe_ray.fingerprint import file_sha256, fingerprint
+from moe_ray.moe.apart.blocks import batch_of_step, token_blocks
+from moe_ray.moe.apart.config import TrainedPart, TrainingSettings
+from moe_ray.moe.apart.gate_losses import GateWatch
+from moe_ray.moe.apart.state import HistoryPoint, TrainingRecord, TrainingState, read_record
+from moe_ray.moe.families import family_of
+from moe_ray.moe.running import load_for_construction, load_tokenizer
+from moe_ray.moe.source import copy_companions, open_source
+from moe_ray.planning.checkpoints import identity_files
+from moe_ray.routing.device import choose_device
+from moe_ray.routing.files import write_json
+
+MAX_GRADIENT_NORM = 1.0
+NUM_POINTS = 50
+RECORDS_FOLDER = "trainings"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """Train `part` of the checkpoint in `model_dir` on `texts`, and write the result to `out_dir`.
+
+    "networks" are the feed-forwards of every layer. `losses` are coefficients of the configuration of a mixture.
+    Record and resumable state lie in the folder `trainings` beside `out_dir`, under its name.
+    """
+
+    model_dir: Path
+    out_dir: Path
+    texts: tuple[str, ...]
+    settings: TrainingSettings
+    part: TrainedPart
+    losses: Mapping[str, float] = field(default_factory=dict)
+    num_threads: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.out_dir.name
+
+    @property
+    def record_file(self) -> Path:
+        return self.out_dir.parent / RECORDS_FOLDER / f"{self.name}.json"
+
+    @property
+    def state_file(self) -> Path:
+        return self.record_file.with_suffix(".state")
+
+    def identity(self) -> str:
+        """What decides the trained weights; where they lie, and how often a state is kept, does not."""
+        return fingerprint(
+            {
+                "model": {path.name: file_sha256(path) for path in identity_files(self.model_dir)},
+                "texts": self.texts,
+                "settings": self.settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+                "part": self.part,
+                "losses": dict(self.losses),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStep:
+    """How far the training `name` is; `loss` is the mean since it was told last, in nats a token with the gates'."""
+
+    name: str
+    step: int
+    num_steps: int
+    loss: float
+
+
+def train(job: TrainingJob) -> Iterator[TrainingStep]:
+    """Train, and yield how far it is; the checkpoint and, last, its record are written before the end.
+
+    What is finished already is not done again, and what was stopped goes on from its last state. Raises
+    `RunDirectoryError` when state or record are of another training, `DataError` when the texts fill no block.
+    """
+    identity = job.identity()
+    if read_record(job.record_file, identity) is None:
+        yield from _Training(job, identity).run()
+
+
+class _Training:
+    """A model in memory with its optimizer, at `step` of `num_steps`."""
+
+    def __init__(self, job: TrainingJob, identity: str) -> None:
+        self._job, self._settings = job, job.settings
+        device = choose_device(job.num_threads)
+        tokenizer = load_tokenizer(job.model_dir)
+        self._blocks = token_blocks(tokenizer, job.texts, block_tokens=job.settings.block_tokens)
+        self._num_steps = job.settings.num_steps(len(self._blocks))
+        self._model = load_for_construction(job.model_dir, device=device).train()
+        self._config = {name: getattr(self._model.config, name) for name in job.losses}
+        self._model.config.update(dict(job.losses))
+        trained = unfreeze(self._model, job.part)
+        self._optimizer = torch.optim.AdamW(
+            trained.values(), lr=job.settings.learning_rate, betas=(0.9, 0.95), weight_decay=job.settings.weight_decay
+        )
+        self._state = TrainingState(job.state_file, identity, trained, self._optimizer)
+        self._record = TrainingRecord(identity=identity, num_steps=self._num_steps, num_tokens=0, history=[])
+
+    def run(self) -> Iterator[TrainingStep]:
+        torch.manual_seed(self._settings.seed)
+        start, self._record.history = self._state.restore()
+        watch, every = GateWatch(self._model.config), max(1, self._num_steps // NUM_POINTS)
+        for step in range(start, self._num_steps):
+            watch.add(self._step(step))
+            done = step + 1
+            is_kept = done % self._settings.checkpoint_every == 0 and done < self._num_steps
+            if done % every == 0 or done == self._num_steps or is_kept:
+                point = HistoryPoint(step=done, **watch.means())
+                self._record.history.append(point)
+                if is_kept:
+                    self._state.keep(done, self._record.history)
+                yield TrainingStep(name=self._job.name, step=done, num_steps=self._num_steps, loss=point.loss)
+        self._finish()
+
+    def _step(self, step: int) -> Any:
+        places = batch_of_step(
+            step, num_blocks=len(self._blocks), batch_size=self._settings.batch_size, seed=self._settings.seed
+        )
+        ids = self._blocks[places].to(self._model.device)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * learning_rate_share(
+                step, self._num_steps, self._settings.warmup_fraction
+            )
+        with _autocast(self._settings, self._model.device.type):
+            output = self._model(input_ids=ids, labels=ids, use_cache=False)
+        torch.autograd.backward(output.loss)
+        clip_grad_norm_([one for group in self._optimizer.param_groups for one in group["params"]], MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return output
+
+    def _finish(self) -> None:
+        self._model.config.update(self._config)
+        write_directory_atomically(self._job.out_dir, self._save)
+        self._record.num_tokens = self._num_steps * self._settings.batch_size * self._settings.block_tokens
+        self._job.record_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._job.record_file, self._record)
+        self._job.state_file.unlink(missing_ok=True)
+
+    def _save(self, directory: Path) -> None:
+        self._model.save_pretrained(directory)
+        copy_companions(open_source(self._job.model_dir), directory)
+
+
+def unfreeze(model: Any, part: TrainedPart) -> dict[str, nn.Parameter]:
+    """Let only `part` of the model learn, and return its parameters by name."""
+    wanted = _is_of(model, part)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(wanted(name))
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _is_of(model: Any, part: TrainedPart) -> Any:
+    if part == "everything":
+        return lambda _: True
+    if part == "networks":
+        family = family_of(model.config.model_type)
+        layers = range(model.config.num_hidden_layers)
+        return {name for layer in layers for name in family.ffn_sources(layer).values()}.__contains__
+    kinds = (".mlp.gate.",) if part == "gates" else (".mlp.gate.", ".mlp.experts.")
+    return lambda name: any(kind in name for kind in kinds)
+
+
+def learning_rate_share(step: int, num_steps: int, warmup_fraction: float) -> float:
+    """The share of the peak rate: linear warm-up, then a cosine to zero."""
+    warmup = warmup_fraction * num_steps
+    if step < warmup:
+        return (step + 1) / math.ceil(warmup)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (num_steps - warmup)))
+
+
+def _autocast(settings: TrainingSettings, device_type: str) -> AbstractContextManager[Any]:
+    if settings.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device_type, dtype=torch.bfloat16)
