@@ -1,5 +1,6 @@
 """What one expects of any causal model: cache, batches, padding, beams, training, and one expert alone on request."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -116,13 +117,15 @@ def test_the_loss_gains_the_gates_losses_of_each_layer_only_in_training(mixture:
     plain = mixture.eval()(ids, attention_mask=mask, labels=labels)
     trained = mixture.train()(ids, attention_mask=mask, labels=labels)
     assert plain.aux_loss is None
+    looked_at = mixture.eval()(ids, attention_mask=mask, labels=labels, output_router_logits=True)
+    assert looked_at.loss == plain.loss
     flat = mask.reshape(-1)
     balancing = [load_balancing_loss_func((one,), NUM_EXPERTS, 2, mask) for one in trained.router_logits]
     z_losses = [router_z_loss_func(one[flat.bool()][None]) for one in trained.router_logits]
     expected = plain.loss + 0.5 * sum(balancing) / 2 + 0.25 * sum(z_losses) / 2
     torch.testing.assert_close(trained.loss, expected)
     mixture.config.router_aux_loss_coef = mixture.config.router_z_loss_coef = 0.0
-    assert mixture(ids, attention_mask=mask, labels=labels).router_logits is None
+    assert mixture.train()(ids, attention_mask=mask, labels=labels).router_logits is None
 
 
 def without_dropout(model: Any) -> None:
@@ -244,11 +247,33 @@ def test_embeddings_may_be_given_and_logits_kept_of_the_last_tokens_only(mixture
     assert torch.equal(as_tuple[0], whole)
 
 
-def test_a_fresh_mixture_has_finite_weights_and_tied_embeddings(case: Case) -> None:
+def test_a_fresh_mixture_is_spread_as_the_dense_model_and_its_embeddings_are_tied(case: Case) -> None:
     mixture = mixture_of(case, case.dense())
-    fresh = type(mixture)(mixture.config)
+    torch.manual_seed(0)
+    dense, fresh = case.dense(), type(mixture)(mixture.config)
     assert fresh.get_output_embeddings().weight is fresh.get_input_embeddings().weight
     for name, value in fresh.named_parameters():
         assert torch.isfinite(value).all(), name
-        if ".experts." in name or name.endswith("gate.weight"):
-            assert bool(value.any()) != name.endswith("bias"), name
+        if ".experts." in name and name.endswith("bias"):
+            assert not value.any(), name
+        elif ".experts." in name:
+            layer, role = name.split(".mlp.experts.")
+            own = dense.get_submodule(f"{layer}.{case.up if role == 'up_proj' else case.down}").weight
+            assert value.std().item() == pytest.approx(own.std().item(), rel=0.15), name
+        elif name.endswith("gate.weight"):
+            assert value.std().item() == pytest.approx(0.25, rel=0.3), name
+
+
+def test_threads_that_ask_different_experts_do_not_disturb_each_other(mixture: Any) -> None:
+    ids, _ = tokens()
+    asked = [0, 1, 2, None] * 6
+
+    def logits(expert: int | None) -> torch.Tensor:
+        with torch.no_grad():
+            output: torch.Tensor = mixture(ids, forced_expert=expert, output_router_logits=True).logits
+        return output
+
+    expected = {expert: logits(expert) for expert in asked}
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for expert, found in zip(asked, pool.map(logits, asked), strict=True):
+            assert torch.equal(found, expected[expert])
