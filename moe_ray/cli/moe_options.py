@@ -33,6 +33,9 @@ MaxKl = Annotated[float | None, typer.Option(help="KL divergence from the dense 
 MaxPerplexityRatio = Annotated[float | None, typer.Option(help="Perplexity over the dense model's at most.")]
 MinAgreement = Annotated[float | None, typer.Option(help="Share of next tokens that stay the likeliest at least.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Tokens of the texts that layers are tested on, at most.")]
+Check = Annotated[
+    bool, typer.Option(help="Test the layers, which loads the dense model and the mixture, and revert what fails.")
+]
 Seed = Annotated[int, typer.Option(help="Of noise and random gates.")]
 Moved = Annotated[
     list[str] | None,

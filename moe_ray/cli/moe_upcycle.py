@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moe_ray.errors import ConfigError
-from moe_ray.moe.records import Certificate
+from moe_ray.moe.records import Certificate, ExactnessRecord
 from moe_ray.moe.upcycle.build import upcycle_model
 from moe_ray.moe.upcycle.plan import UpcyclePlan
 from moe_ray.moe.upcycle.request import UpcycleRequest
@@ -35,7 +35,8 @@ def upcycle_checkpoint(model: Path, out: Path, values: dict[str, Any]) -> None:
     certificate = upcycle_model(
         model, out, request, told=told, planned=lambda plan: _show_plan(console, plan, request, out)
     )
-    console.print(verdicts_table(certificate))
+    if request.check:
+        console.print(verdicts_table(certificate))
     for line in _outcome(certificate):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"\nMixture: {out}", markup=False, soft_wrap=True)
@@ -75,7 +76,7 @@ def _show_plan(console: Console, plan: UpcyclePlan, request: UpcycleRequest, out
     lines = [
         f"{dense.directory}: {dense.config.model_type}, to {plan.config.model_type}",
         f"  {num_layers} ({_numbers(shape.layers)}), {shape.num_experts} experts each, {shape.top_k} answer a token",
-        f"  experts: {_experts(request)}; gates: {request.gate.init}; tests on {request.texts or 'built-in texts'}",
+        f"  experts: {_experts(request)}; gates: {request.gate.init}; {_tests(request)}",
         f"  {count(plan.num_parameters)} parameters, {size(plan.num_bytes)} at {out}",
         *(f"  take care: {caution}" for caution in plan.cautions),
         *(f"  lost: {one.source}'s {one.tensor}, which differs by {one.max_abs:.3g}" for one in plan.differences),
@@ -102,6 +103,10 @@ def _experts(request: UpcycleRequest) -> str:
     return told if request.groups == 1 else f"{told}, each cut into {request.groups}"
 
 
+def _tests(request: UpcycleRequest) -> str:
+    return f"tests on {request.texts or 'built-in texts'}" if request.check else "no tests"
+
+
 def verdicts_table(certificate: Certificate) -> Table:
     """The layers that were to be converted, one a row, with what was measured of each."""
     table = Table(title="Layers, each alone against the dense model", title_justify="left")
@@ -118,10 +123,12 @@ def verdicts_table(certificate: Certificate) -> Table:
 
 def _outcome(certificate: Certificate) -> list[str]:
     reverted = [f"layer {one.layer} was reverted: {one.reason}" for one in certificate.layers if one.reason]
-    record = certificate.exactness[0]
-    exact = (
+    return [*reverted, *(_exact(record) for record in certificate.exactness)]
+
+
+def _exact(record: ExactnessRecord) -> str:
+    return (
         f"The mixture against {record.against} over {plural(record.num_tokens, 'token')}: largest logit difference "
         f"{record.max_logit_difference:.3g}, the same greedy token for {record.greedy_agreement:.2%}; loaded again, "
         f"its logits are {'bit-equal' if record.reload_equal else 'NOT bit-equal'}"
     )
-    return [*reverted, exact]

@@ -1,6 +1,6 @@
 """A mixture's model card: README.md with the metadata that model hubs read, written from its certificate."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from moe_ray.atomic import write_text_atomically
-from moe_ray.moe.records import Certificate, LayerVerdict
+from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict
 from moe_ray.planning.checkpoints import CERTIFICATE_FILE
 
 CARD_FILE = "README.md"
@@ -70,19 +70,29 @@ def _body(name: str, certificate: Certificate) -> Iterator[str]:
     yield f"Made by moe_ray {certificate.moe_ray_version}, {made}, as {certificate.model_type}, of:\n"
     for source in certificate.sources:
         yield f"- {source.name} ({source.model_type}), fingerprint `{source.fingerprint}`"
+    yield "\n## How to load it\n"
+    own_code = any(file.endswith(".py") for file in certificate.tensors_sha256)
+    code = ", trust_remote_code=True" if own_code else ""
+    yield f"`transformers.AutoModelForCausalLM.from_pretrained(DIR{code})`"
     yield "\n## How it agrees with its sources\n"
-    yield "| source | tokens | largest logit difference | same greedy token | reload |"
-    yield "| --- | ---: | ---: | ---: | --- |"
-    for record in certificate.exactness:
-        reload = "bit-equal" if record.reload_equal else "differs"
-        difference = f"{record.max_logit_difference:.3g}"
-        agreed = f"{record.greedy_agreement:.2%}"
-        yield f"| {record.against} | {record.num_tokens} | {difference} | {agreed} | {reload} |"
+    yield from _agreement(certificate.exactness)
     yield "\n## Layers\n"
     yield from _layers(certificate.layers)
     yield f"\nWhere every tensor came from, and what was measured: {CERTIFICATE_FILE}."
     yield "To check all of it against the sources: `moe-ray moe verify DIR`."
     yield ""
+
+
+def _agreement(records: Sequence[ExactnessRecord]) -> Iterator[str]:
+    if not records:
+        yield "This was not measured."
+        return
+    yield "| source | tokens | largest logit difference | same greedy token | reload |"
+    yield "| --- | ---: | ---: | ---: | --- |"
+    for record in records:
+        reload = "bit-equal" if record.reload_equal else "differs"
+        figures = f"{record.num_tokens} | {record.max_logit_difference:.3g} | {record.greedy_agreement:.2%}"
+        yield f"| {record.against} | {figures} | {reload} |"
 
 
 def _layers(verdicts: list[LayerVerdict]) -> Iterator[str]:

@@ -96,6 +96,8 @@ def compare_layers(told: Sequence[LayerVerdict], found: Sequence[LayerVerdict]) 
 
 def compare_exactness(told: Sequence[ExactnessRecord], found: Sequence[ExactnessRecord]) -> Iterator[Finding]:
     """Hold each source's record against a new one."""
+    if not told:
+        yield Finding(what="exactness", holds=None, detail="was not measured when the mixture was made")
     by_source = {record.against: record for record in found}
     for record in told:
         what, other = f"exactness against {record.against}", by_source.pop(record.against, None)

@@ -110,6 +110,29 @@ def test_a_class_without_dense_layers_keeps_copies_in_the_layers_that_failed(tmp
     assert any("noise" in origin.how for origin in certificate.tensors if ".layers.0." in origin.tensor)
 
 
+@pytest.mark.parametrize("architecture", ["mistral", "qwen2", "phi3", "gpt2"])
+def test_half_of_a_model_of_any_family_is_converted_exactly(tmp_path: Path, architecture: Any) -> None:
+    dense = make_tiny_checkpoint(tmp_path / "dense", architecture)
+    certificate = upcycle_model(dense, tmp_path / "out", UpcycleRequest(num_experts=2, every=2))
+    assert [verdict.state for verdict in certificate.layers] == ["dense", "converted"]
+    assert certificate.exactness[0].max_logit_difference < 1e-4
+    load = f"from_pretrained(DIR{', trust_remote_code=True' if architecture == 'gpt2' else ''})"
+    assert load in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_without_checks_no_model_is_loaded_and_nothing_is_claimed(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moe_ray.moe.upcycle.prepare.load_for_construction", None)
+    monkeypatch.setattr("moe_ray.moe.upcycle.build.load_for_construction", None)
+    out = tmp_path / "out"
+    certificate = upcycle_model(dense, out, UpcycleRequest(num_experts=2, layers=[0], check=False))
+    assert certificate.exactness == []
+    assert [(one.state, one.measured) for one in certificate.layers] == [("converted", {}), ("dense", {})]
+    assert "This was not measured." in (out / "README.md").read_text()
+    assert (logits(dense) - logits(out)).abs().max() < 1e-4
+
+
 def test_nothing_is_left_when_no_layer_passes(dense: Path, tmp_path: Path) -> None:
     request = UpcycleRequest(num_experts=2, experts="noise", noise=1.0)
     with pytest.raises(RunFailedError, match="no layer could stay converted: layer 0: "):

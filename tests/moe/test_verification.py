@@ -129,6 +129,14 @@ def test_texts_that_are_others_cannot_tell_anything(folder: Path) -> None:
     assert all(outcomes(folder / "out", texts=folder / "moved.jsonl").values())
 
 
+def test_a_mixture_that_was_never_tested_is_compared_but_not_vouched_for(folder: Path) -> None:
+    request = UpcycleRequest(num_experts=2, check=False)
+    upcycle_model(folder / "dense", folder / "unchecked", request)
+    found = outcomes(folder / "unchecked")
+    assert found["tensors"] is True
+    assert found["exactness"] is None
+
+
 def test_a_name_of_no_source_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="no source is called dance"):
         outcomes(folder / "out", dance=folder)

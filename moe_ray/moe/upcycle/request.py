@@ -50,7 +50,7 @@ class UpcycleRequest(StoredRecord):
 
     `fine_tunes` are the models whose networks become experts. `texts` is the file that gates are made from and that
     the mixture is tested on (built-in texts when None): its first `max_tokens` tokens, `max_text_tokens` of a text at
-    most. With `texts_sha256` the file must be that one.
+    most. With `texts_sha256` the file must be that one. Without `check` nothing is tested.
     """
 
     num_experts: int
@@ -67,6 +67,7 @@ class UpcycleRequest(StoredRecord):
     limits: Limits = Field(default_factory=Limits)
     texts: str | None = None
     texts_sha256: str | None = None
+    check: bool = True
     max_tokens: int = Field(default=4096, ge=2)
     max_text_tokens: int = Field(default=512, ge=2)
     seed: int = Field(default=0, ge=0)
