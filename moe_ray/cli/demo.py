@@ -15,12 +15,15 @@ from moe_ray.microworld.worlds import WorldSize
 Train = Callable[[TrainingSpec], TrainingResult]
 
 
-def run_demo(results_dir: Path, size: WorldSize = "demo") -> None:
-    """Make the micro-world, train what the cache lacks as Ray tasks, and evaluate the models like any others."""
+def run_demo(results_dir: Path, size: WorldSize = "demo", *, mixtures: bool = False) -> None:
+    """Make the micro-world, train what the cache lacks as Ray tasks, and evaluate the models like any others.
+
+    With `mixtures` two more models are made and evaluated beside them: a merged and an upcycled mixture.
+    """
     console = Console(highlight=False, soft_wrap=True)
     console.print("Demo: a synthetic micro-world, and four models of under a million parameters trained on it.")
     started = time.monotonic()
-    file = build_microworld(results_dir / "microworld", size=size, map_tasks=_train_on_ray(console))
+    file = build_microworld(results_dir / "microworld", size=size, map_tasks=_train_on_ray(console), mixtures=mixtures)
     console.print(f"Ready after {time.monotonic() - started:.0f} s. What follows is: moe-ray evaluate {file}")
     evaluate_experiment(load_experiment(file, [f'output.results_dir="{results_dir}"']), only=None)
 
@@ -31,9 +34,7 @@ def _train_on_ray(console: Console) -> Callable[[Train, Sequence[TrainingSpec]],
         from moe_ray.execution.cluster import connect
         from moe_ray.execution.tasks import map_tasks
 
-        console.print(
-            f"Training {len(specs)} models from scratch, as Ray tasks on this machine's cores (about a minute)."
-        )
+        console.print(f"Training {len(specs)} models, as Ray tasks on this machine's cores (about a minute).")
         with connect(RuntimeConfig()):
             for result in map_tasks(train, specs, num_cpus=1):
                 console.print(f"  {result.name}: trained in {result.train_s:.0f} s")

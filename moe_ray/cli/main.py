@@ -133,11 +133,12 @@ def route(
 @app.command()
 def demo(
     results_dir: Annotated[Path, typer.Option(help="Where the demo's data and results go.")] = Path("results"),
+    mixtures: Annotated[bool, typer.Option("--mixtures", help="With a merged and an upcycled mixture.")] = False,
 ) -> None:
     """Train four tiny models on a synthetic micro-world and evaluate them, end to end, on this machine."""
     from moe_ray.cli.demo import run_demo
 
-    run_demo(results_dir)
+    run_demo(results_dir, mixtures=mixtures)
 
 
 @data_app.command("prepare")

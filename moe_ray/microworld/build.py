@@ -1,4 +1,4 @@
-"""Builds a micro-world: its data, its experiment file, and the four models that it evaluates."""
+"""Builds a micro-world: its data, its experiment file, and the models that it evaluates."""
 
 import json
 import logging
@@ -14,6 +14,7 @@ from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.loading import make_task
 from moe_ray.domains.sources import read_file
 from moe_ray.microworld.data import DOMAIN_FILES, write_world
+from moe_ray.microworld.mixtures import build_mixtures, feed_forward_specs
 from moe_ray.microworld.pairs import Pair, pair_of, write_pairs
 from moe_ray.microworld.spec import (
     Architecture,
@@ -49,24 +50,33 @@ BUDGETS: Mapping[WorldSize, Budget] = {
 }
 
 
-def build_microworld(directory: Path, size: WorldSize, map_tasks: MapTasks) -> Path:
+def build_microworld(directory: Path, size: WorldSize, map_tasks: MapTasks, *, mixtures: bool = False) -> Path:
     """Write data and experiment file into `directory`, train what the cache lacks, and return the experiment file.
 
     `map_tasks(train_model, specs)` runs the trainings, in this process or elsewhere on this machine, and yields their
-    results in any order.
+    results in any order. With `mixtures` the experiment has two more models, each one checkpoint for all domains.
     """
     directory = directory.absolute()
     write_world(directory / "data", size)
     specs = training_specs(directory, size)
-    missing = [spec for spec in specs.values() if cached_result(spec) is None]
+    _train(specs.values(), map_tasks)
+    checkpoints = {name: spec.checkpoint for name, spec in specs.items()}
+    if mixtures:
+        apart = feed_forward_specs(specs[BASELINE], {name: specs[name] for name in DOMAIN_FILES})
+        _train(apart.values(), map_tasks)
+        checkpoints |= build_mixtures(apart, directory / "training", specs[BASELINE].checkpoint)
+    file = directory / ("mixtures.yaml" if mixtures else "experiment.yaml")
+    file.write_text(_experiment_text(size, {name: str(path) for name, path in checkpoints.items()}), "utf-8")
+    return file
+
+
+def _train(specs: Iterable[TrainingSpec], map_tasks: MapTasks) -> None:
+    missing = [spec for spec in specs if cached_result(spec) is None]
     if missing:
         from moe_ray.microworld.training import train_model
 
         for result in map_tasks(train_model, missing):
             logger.info("trained %s: loss %.3f, %.1f s", result.name, result.losses[-1][1], result.train_s)
-    file = directory / "experiment.yaml"
-    file.write_text(_experiment_text(size, {name: str(spec.checkpoint) for name, spec in specs.items()}), "utf-8")
-    return file
 
 
 def training_specs(directory: Path, size: WorldSize) -> dict[str, TrainingSpec]:
@@ -115,6 +125,12 @@ def _texts(pair: Pair) -> list[str]:
 
 def _experiment_text(size: WorldSize, checkpoints: Mapping[str, str]) -> str:
     """Return the experiment file; JSON strings are YAML, so that any path can be named."""
-    template = Template(resources.files("moe_ray.microworld").joinpath("experiment.yaml").read_text("utf-8"))
     quoted = {name: json.dumps(path) for name, path in checkpoints.items()}
-    return template.substitute(quoted, size=size, note=json.dumps(SYNTHETIC))
+    has_mixtures = any(name not in ARCHITECTURES for name in checkpoints)
+    values = {**quoted, "size": f"{size}-mixtures" if has_mixtures else size, "note": json.dumps(SYNTHETIC)}
+    mixtures = _template("mixtures.yaml").substitute(values) if has_mixtures else ""
+    return _template("experiment.yaml").substitute(values, mixtures=mixtures)
+
+
+def _template(name: str) -> Template:
+    return Template(resources.files("moe_ray.microworld").joinpath(name).read_text("utf-8"))

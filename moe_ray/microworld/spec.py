@@ -38,7 +38,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSpec:
-    """One training from scratch. `pairs_files` are mixed evenly; see `pairs.py` for their format."""
+    """One training. `pairs_files` are mixed evenly; see `pairs.py` for their format.
+
+    From scratch, or with `start_from`, another training's checkpoint, of whose model the feed-forwards alone learn.
+    """
 
     name: str
     architecture: Architecture
@@ -48,6 +51,7 @@ class TrainingSpec:
     tokenizer_file: str
     cache_dir: str
     seed: int = 0
+    start_from: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -61,6 +65,7 @@ class TrainingSpec:
                 "pairs": [file_sha256(Path(file)) for file in self.pairs_files],
                 "tokenizer": file_sha256(Path(self.tokenizer_file)),
                 "seed": self.seed,
+                **({"start_from": Path(self.start_from).name} if self.start_from else {}),
             }
         )
 

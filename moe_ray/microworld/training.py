@@ -1,4 +1,4 @@
-"""Trains one small model from scratch: a plain loop over transformers' own architectures."""
+"""Trains one small model: a plain loop over transformers' own architectures."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ def train_model(spec: TrainingSpec) -> TrainingResult:
     tokenizer = load_tokenizer(Path(spec.tokenizer_file))
     rows = [_tokenized(tokenizer, read_pairs(Path(file))) for file in spec.pairs_files]
     torch.manual_seed(spec.seed)
-    model = new_model(spec, tokenizer)
+    model = new_model(spec, tokenizer) if spec.start_from is None else _frozen_but_feed_forwards(spec.start_from)
     started = time.perf_counter()
     losses = _fit(model, rows, spec, tokenizer.pad_token_id)
     result = TrainingResult(
@@ -82,6 +82,14 @@ def new_model(spec: TrainingSpec, tokenizer: Any) -> Any:
         dtype="float32",
     )
     return model_class(config)
+
+
+def _frozen_but_feed_forwards(checkpoint: str) -> Any:
+    """Return a trained model in which nothing but the feed-forwards learns."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint).requires_grad_(False)
+    for layer in model.model.layers:
+        layer.mlp.requires_grad_(True)
+    return model
 
 
 def _tokenized(tokenizer: Any, pairs: Sequence[Pair]) -> list[Row]:
