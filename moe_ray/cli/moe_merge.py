@@ -43,12 +43,13 @@ def merge_models(
 
 def _named(models: Sequence[str], experts: Sequence[str]) -> dict[str, Path]:
     """Return the models by expert's name. A path may hold an equals sign, so only an expert's name counts as one."""
-    pairs = [(name, path) for name, equals, path in (model.partition("=") for model in models) if name in experts]
+    parts = [model.partition("=") for model in models]
+    pairs = [(name, path) for name, equals, path in parts if equals and name in experts]
     if pairs and len(pairs) == len(models):
         _require_once([name for name, _ in pairs])
         return {name: Path(path).expanduser() for name, path in pairs}
     if pairs:
-        unnamed = next(model for model in models if model.partition("=")[0] not in experts)
+        unnamed = next("".join(part) for part in parts if not part[1] or part[0] not in experts)
         raise ConfigError(
             f"{unnamed} bears no expert's name", where="MODEL", remedy=f"write NAME={unnamed}, of {', '.join(experts)}"
         )

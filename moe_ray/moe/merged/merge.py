@@ -55,7 +55,7 @@ def plan_merge(
     """
     gate = read_gate(gate_dir)
     _require_experts(models, gate)
-    sources = tuple(open_source(models[expert], name=expert) for expert in gate.record.experts)
+    sources = tuple(open_source(models[expert].expanduser().absolute(), name=expert) for expert in gate.record.experts)
     _require_width(sources[0], gate)
     config = _config(sources[0], gate, mode)
     naming = naming_of(config, sources[0])

@@ -15,6 +15,7 @@ from moe_ray.cli.failures import EXIT_USAGE, reported
 from moe_ray.cli.main import app
 from moe_ray.moe.certificate import read_certificate
 from moe_ray.moe.merged.gate import read_gate
+from moe_ray.moe.merged.gate_records import GateTrainingInfo
 from tests.engines.tiny import make_tiny_checkpoint
 from tests.moe.merged.fine_tunes import change_tensors, fine_tune, make_gate
 from tests.moe.merged.gates import EXPERTS, write_gate_config
@@ -97,6 +98,32 @@ def test_a_gate_is_trained_and_two_models_are_merged_behind_it(moe_ray: Command,
     assert shown.count("bit-equal") == 2
     assert "2 experts in 2 layers, weighted_sum" in shown
     assert [one.max_logit_difference for one in read_certificate(tmp_path / "mixture").exactness] == [0.0, 0.0]
+    info = GateTrainingInfo.model_validate_json((tmp_path / "gate" / "training_info.json").read_text())
+    merged = load(tmp_path / "mixture")
+    for place, expert in enumerate(EXPERTS):
+        lines = (folder / f"unseen-{expert}.jsonl").read_text().splitlines()
+        chosen = [merged.get_gating_probs(json.loads(line)["text"]).argmax().item() for line in lines]
+        assert chosen.count(place) / len(chosen) == pytest.approx(info.held_out_accuracy[f"unseen-{expert}"])
+
+
+def test_a_merged_mixture_is_verified_wherever_its_sources_are(
+    moe_ray: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "here"))
+    assert moe_ray("merge", *EXPERTS, "--gate", "gate", "--out", "out", "--mode", "select_one")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    code, shown = moe_ray("verify", "here/out")
+    assert code == 0, shown
+    (tmp_path / "here" / "code").rename(tmp_path / "moved")
+    code, shown = moe_ray("verify", "here/out")
+    assert code == EXIT_USAGE, shown
+    code, shown = moe_ray("verify", "here/out", "--source", "code=moved")
+    assert code == 0, shown
+    changed = "model.layers.0.mlp.up_proj.weight"
+    change_tensors(tmp_path / "moved", lambda name, tensor: tensor + 1 if name == changed else tensor)
+    code, shown = moe_ray("verify", "here/out", "--source", "code=moved")
+    assert code == 1, shown
+    assert "model.safetensors has changed" in shown
 
 
 def test_text_and_probabilities_are_those_of_transformers_own_generate(moe_ray: Command, mixture: Path) -> None:

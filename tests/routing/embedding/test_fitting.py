@@ -63,6 +63,15 @@ def test_the_weights_are_those_of_the_best_epoch() -> None:
     assert scores[-1] < max(scores), "the last epoch is the best: this test would show nothing"
 
 
+def test_the_network_of_the_last_epoch_is_kept_too() -> None:
+    found, validation = fitted(settings()), clouds(60, seed=2, spread=2.0)
+    predicted = found.last(validation.features).argmax(dim=1)
+    assert f1_score(validation.labels, predicted, average="macro") == pytest.approx(found.epochs[-1].macro_f1)
+    loss = torch.nn.functional.cross_entropy(found.last(validation.features), validation.labels)
+    assert loss.item() == pytest.approx(found.epochs[-1].validation_loss)
+    assert not torch.equal(found.last.output.weight, found.network.output.weight)
+
+
 def test_of_equally_good_epochs_the_one_with_the_lowest_validation_loss_is_kept() -> None:
     found = fitted(settings(), spread=0.3)
     perfect = [epoch.validation_loss for epoch in found.epochs if epoch.macro_f1 == 1.0]
