@@ -20,6 +20,9 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import maybe_autocast
 
+# The same function up to rounding, in one kernel where the other takes eight.
+ONE_KERNEL = {"gelu_new": "gelu_pytorch_tanh"}
+
 
 class MixtureConfig(PreTrainedConfig):
     """The fields that make a dense configuration a mixture's; they are named as Qwen2Moe's.
@@ -71,7 +74,7 @@ class Experts(nn.Module):
     def __init__(self, config: Any, hidden_size: int, intermediate_size: int, activation: str, use_bias: bool) -> None:
         super().__init__()
         self.num_experts = config.num_experts
-        self.act_fn = ACT2FN[activation]
+        self.act_fn = ACT2FN[ONE_KERNEL.get(activation, activation)]
         self.up_proj = nn.Parameter(torch.empty(self.num_experts, intermediate_size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden_size, intermediate_size))
         self.up_proj_bias = nn.Parameter(torch.empty(self.num_experts, intermediate_size)) if use_bias else None
