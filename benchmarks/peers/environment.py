@@ -1,10 +1,7 @@
 """The peer's own virtual environment: lm-evaluation-harness with the versions of `constraints.txt`."""
 
-import json
 import os
 import platform
-import subprocess
-import venv as virtual_environments
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,8 +9,9 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.virtual_environment import installed_versions, make_python
+
 LM_EVAL_VERSION = "0.4.13"
-CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 NAMED_PACKAGES = ("torch", "transformers")
 GIB = 1 << 30
 
@@ -35,31 +33,12 @@ def peer_python(folder: Path) -> Path:
 
     Raises `SystemExit` when another version of lm_eval is installed there.
     """
-    python = folder / "bin" / "python"
-    if not python.is_file():
-        print(f"making {folder}: torch, then lm_eval[hf]=={LM_EVAL_VERSION} (some minutes)", flush=True)
-        virtual_environments.create(folder, with_pip=True)
-        pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        for package in ("torch", f"lm_eval[hf]=={LM_EVAL_VERSION}"):
-            subprocess.run([*pip, "install", "-c", str(CONSTRAINTS), package], check=True)
-    found = peer_versions(python)["lm_eval"]
-    if found != LM_EVAL_VERSION:
-        raise SystemExit(f"{folder} holds lm_eval {found}; this comparison is with {LM_EVAL_VERSION}")
-    return python
+    return make_python(folder, "lm_eval", LM_EVAL_VERSION, extra="[hf]")
 
 
 def peer_versions(python: Path) -> dict[str, str | None]:
     """Return the versions of lm_eval and what decides its numbers; None for what is not installed."""
-    program = (
-        "import json\nfrom importlib import metadata\n"
-        "def version(name):\n"
-        "    try:\n        return metadata.version(name)\n"
-        "    except metadata.PackageNotFoundError:\n        return None\n"
-        f"print(json.dumps({{name: version(name) for name in {('lm_eval', *NAMED_PACKAGES)!r}}}))"
-    )
-    done = subprocess.run([str(python), "-c", program], check=True, capture_output=True, text=True)
-    versions: dict[str, str | None] = json.loads(done.stdout)
-    return versions
+    return installed_versions(python, "lm_eval", *NAMED_PACKAGES)
 
 
 def describe_machine(python: Path) -> str:

@@ -1,0 +1,1 @@
+"""moe-ray moe upcycle beside mergekit-moe: the same dense models, on the same machine."""
