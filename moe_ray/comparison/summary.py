@@ -33,7 +33,7 @@ from moe_ray.store.routes import Routes
 
 SIGNIFICANCE = 0.05
 SUMMARY_COLUMNS = (*TIMING_COLUMNS, NUM_TRUNCATED)
-HEADLINE_METRICS = ("pass@1", "accuracy", "rouge_l")
+HEADLINE_METRICS = ("pass@1", "accuracy", "final_number", "rouge_l")
 
 
 def summarise(

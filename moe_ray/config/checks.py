@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from moe_ray.config.problems import Problem, suggestion
 from moe_ray.config.schema import OTHER, DomainConfig, ExperimentConfig, RouterConfig
 
-PUBLISHED_TASKS = ("pubmedqa", "law_stackexchange", "mbpp")
+PUBLISHED_TASKS = ("pubmedqa", "law_stackexchange", "mbpp", "coding", "math", "reasoning")
 OWN_TASKS = ("decision", "free_text", "code")
 ENGINES = ("transformers", "endpoint", "server", "scripted")
 

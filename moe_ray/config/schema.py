@@ -93,8 +93,8 @@ class DomainConfig(Section):
     """One domain: its task, its data, its prompt, its graders, and the expert that answers it."""
 
     task: str = Field(
-        description="pubmedqa, law_stackexchange or mbpp (published formats); decision, free_text or code "
-        "(your own columns); or module:Class"
+        description="pubmedqa, law_stackexchange, mbpp, coding, math or reasoning (published formats); decision, "
+        "free_text or code (your own columns); or module:Class"
     )
     data: DataConfig
     expert: Name | None = Field(None, description="the model that is this domain's expert")

@@ -102,6 +102,8 @@ def _read_json_file(path: Path) -> list[Record]:
     value = read_json(path)
     if isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()):
         return [{"id": key, **item} for key, item in value.items()]
+    if isinstance(value, dict) and isinstance(value.get("examples"), list):
+        value = value["examples"]  # a task of BIG-bench, with its description around it
     if isinstance(value, dict) and len(value) == 1:
         value = next(iter(value.values()))
     if not isinstance(value, list):

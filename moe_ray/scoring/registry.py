@@ -10,6 +10,7 @@ from moe_ray.errors import ConfigError
 from moe_ray.scoring.bits import BitsPerByteGrader
 from moe_ray.scoring.coverage import CompletenessGrader, RelevanceGrader
 from moe_ray.scoring.decisions import DecisionGrader, LikelihoodDecisionGrader
+from moe_ray.scoring.numbers import FinalNumberGrader
 from moe_ray.scoring.rouge import RougeLGrader
 from moe_ray.scoring.score import Grader
 
@@ -40,6 +41,7 @@ GRADERS.add("decision_loglik", lambda _: LikelihoodDecisionGrader())
 GRADERS.add("rouge_l", lambda settings: RougeLGrader(settings.num_samples))
 GRADERS.add("completeness", lambda settings: CompletenessGrader(settings.num_samples))
 GRADERS.add("relevance", lambda settings: RelevanceGrader(settings.num_samples))
+GRADERS.add("final_number", lambda settings: FinalNumberGrader(settings.num_samples))
 GRADERS.add("bits_per_byte", lambda _: BitsPerByteGrader())
 GRADERS.add("code", _code_grader)
 
