@@ -245,7 +245,8 @@ class GatedMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("the cache was filled under a decision: give its gating_probs or forced_expert again")
 
     def _read(self, texts: str | Sequence[str], tokenizer: Any) -> tuple[Tensor, Tensor]:
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(self.config.name_or_path)
+        # Without a configuration it would read that of the folder again, and ask whether its code may be run.
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(self.config.name_or_path, config=self.config)
         rows = [torch.tensor(tokenizer(text).input_ids) for text in ([texts] if isinstance(texts, str) else texts)]
         ids_BT = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths_B1 = torch.tensor([[len(row)] for row in rows])

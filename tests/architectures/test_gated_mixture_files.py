@@ -32,6 +32,7 @@ for directory in sys.argv[1:]:
     again = AutoModelForCausalLM.from_pretrained(directory + "/again", trust_remote_code=True)
     assert torch.equal(again(ids, attention_mask=mask).logits, given["logits"])
     print(type(model).__name__, type(model.language_model).__name__)
+    assert torch.equal(model.get_gating_probs(given["text"]), given["probs"])  # asks nobody for leave
 assert "moe_ray" not in sys.modules
 """
 
@@ -120,17 +121,22 @@ def test_texts_are_read_by_the_tokenizer_that_lies_beside_the_weights(tmp_path: 
 @torch.no_grad()
 def test_a_process_with_transformers_alone_reads_the_checkpoints(tmp_path: Path) -> None:
     directories = [tmp_path / family for family in ("llama", "gpt_neo")]
+    tokenizer, text = make_tokenizer(), "ABC"
     for directory in directories:
         mixture = merge(make_sources(directory.name))
         mixture.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        probs = mixture.get_gating_probs(text, tokenizer=tokenizer)
         ids, mask = padded(prompts(9, 4), "left")
         texts = mixture.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, mixture_mode="select_one")
         logits = mixture(ids, attention_mask=mask).logits
-        torch.save({"ids": ids, "mask": mask, "logits": logits, "texts": texts}, directory / "given.pt")
+        given = {"ids": ids, "mask": mask, "logits": logits, "texts": texts, "text": text, "probs": probs}
+        torch.save(given, directory / "given.pt")
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, *map(str, directories)],
         capture_output=True,
         text=True,
+        stdin=subprocess.DEVNULL,
         cwd=tmp_path,
         env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
         check=False,
