@@ -18,6 +18,7 @@ TEXTS = "texts"
 RECOMPUTERS = {
     "upcycled": "moe_ray.moe.upcycle.again:recompute",
     "merged": "moe_ray.moe.merged.again:recompute",
+    "trained_apart": "moe_ray.moe.apart.again:recompute",
 }
 
 
@@ -100,9 +101,14 @@ def _tensor_names(directory: Path, certificate: Certificate) -> Finding:
     wrong += [
         f"{origin.tensor} comes from {origin.source}, which is no source"
         for origin in certificate.tensors
-        if origin.source is not None and origin.source not in sources
+        if origin.source is not None and not _is_known(origin.source, sources)
     ]
     return finding("names of tensors", wrong, f"{len(told)} tensors")
+
+
+def _is_known(named: str, sources: set[str]) -> bool:
+    """Whether `named` is a source, or all sources of a tensor that holds several experts, with commas between."""
+    return named in sources or set(named.split(", ")) <= sources
 
 
 def _recomputed(directory: Path, certificate: Certificate, paths: Mapping[str, Path]) -> Iterator[Finding]:

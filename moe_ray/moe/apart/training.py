@@ -22,14 +22,15 @@ from moe_ray.moe.apart.gate_losses import GateWatch
 from moe_ray.moe.apart.state import HistoryPoint, TrainingRecord, TrainingState, read_record
 from moe_ray.moe.families import family_of
 from moe_ray.moe.running import load_for_construction, load_tokenizer
-from moe_ray.moe.source import copy_companions, open_source
+from moe_ray.moe.source import Source, copy_companions
+from moe_ray.moe.tensors import TensorReader
 from moe_ray.planning.checkpoints import identity_files
 from moe_ray.routing.device import choose_device
 from moe_ray.routing.files import write_json
 
 MAX_GRADIENT_NORM = 1.0
 NUM_POINTS = 50
-RECORDS_FOLDER = "trainings"
+RECORDS_FOLDER = ".trainings"  # no name of an expert begins so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class TrainingJob:
     """Train `part` of the checkpoint in `model_dir` on `texts`, and write the result to `out_dir`.
 
     "networks" are the feed-forwards of every layer. `losses` are coefficients of the configuration of a mixture.
-    Record and resumable state lie in the folder `trainings` beside `out_dir`, under its name.
+    Record and resumable state lie in the folder `.trainings` beside `out_dir`, under its name.
     """
 
     model_dir: Path
@@ -92,6 +93,11 @@ def train(job: TrainingJob) -> Iterator[TrainingStep]:
     identity = job.identity()
     if read_record(job.record_file, identity) is None:
         yield from _Training(job, identity).run()
+
+
+def is_finished(job: TrainingJob) -> bool:
+    """Say whether the job was done already. Raises `RunDirectoryError` when what was done there is another one."""
+    return read_record(job.record_file, job.identity()) is not None
 
 
 class _Training:
@@ -156,7 +162,11 @@ class _Training:
 
     def _save(self, directory: Path) -> None:
         self._model.save_pretrained(directory)
-        copy_companions(open_source(self._job.model_dir), directory)
+        model_dir = self._job.model_dir
+        source = Source(
+            name=model_dir.name, directory=model_dir, config=self._model.config, reader=TensorReader(model_dir)
+        )
+        copy_companions(source, directory)
 
 
 def unfreeze(model: Any, part: TrainedPart) -> dict[str, nn.Parameter]:

@@ -1,0 +1,39 @@
+"""How well a model foretells texts that it never saw: bits per byte, which no vocabulary flatters."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from moe_ray.moe.apart.blocks import end_token, plain_ids
+
+MAX_WINDOW_TOKENS = 1024
+
+
+def bits_per_byte(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
+    """Return the bits that the model needs for a byte of `texts`, each text for itself, its end token left out.
+
+    A text longer than the model's context is read in windows that know nothing of each other. Each window begins
+    after an end token, so that every token is foretold once.
+    """
+    length = min(int(model.config.max_position_embeddings), MAX_WINDOW_TOKENS) - 1
+    end, nats = end_token(tokenizer), 0.0
+    with torch.inference_mode():
+        for text in texts:
+            ids = plain_ids(tokenizer, text)
+            for start in range(0, len(ids), length):
+                nats += _nats(model, [end, *ids[start : start + length]])
+    return nats / math.log(2) / sum(len(text.encode("utf-8", errors="replace")) for text in texts)
+
+
+def _nats(model: Any, window: Sequence[int]) -> float:
+    """Return what all tokens of a window but the first cost."""
+    ids = torch.tensor([window], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+    return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+
+
+def bits_by_expert(model: Any, tokenizer: Any, held_out: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return the model's bits per byte on each expert's held-out texts."""
+    return {expert: bits_per_byte(model, tokenizer, texts) for expert, texts in held_out.items()}
