@@ -4,7 +4,8 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -73,7 +74,8 @@ def config_error(problems: Sequence[Problem], document: Document, source: str) -
     if len(ordered) > MAX_PROBLEMS:
         lines.append(f"and {len(ordered) - MAX_PROBLEMS} more")
     what = f"{len(ordered)} problems\n  " + "\n  ".join(lines)
-    return ConfigError(what, where=source, remedy="mend them; every key is described in docs/config.md")
+    remedy = "mend them; docs/config.md describes every key, docs/moe.md those of moe-ray moe"
+    return ConfigError(what, where=source, remedy=remedy)
 
 
 def _where(problem: Problem, document: Document) -> str:
@@ -192,13 +194,23 @@ def _fields_at(path: KeyPath, root: type[BaseModel]) -> Mapping[str, FieldInfo]:
     """Return the fields of the section at `path`; none where there is no section of fixed keys."""
     kind: Any = root
     for part in path:
+        kind = _without_none(kind)
         if get_origin(kind) is dict:
             kind = get_args(kind)[1]
+        elif get_origin(kind) is tuple:
+            kind = get_args(kind)[0]
         elif _is_section(kind) and part in kind.model_fields:
             kind = kind.model_fields[str(part)].annotation
         else:
             return {}
+    kind = _without_none(kind)
     return kind.model_fields if _is_section(kind) else {}
+
+
+def _without_none(kind: Any) -> Any:
+    """Return what an optional field holds when it is there; any other kind as it is."""
+    others = [arg for arg in get_args(kind) if arg is not type(None)]
+    return others[0] if get_origin(kind) in (Union, UnionType) and len(others) == 1 else kind
 
 
 def _is_section(kind: object) -> bool:

@@ -302,4 +302,11 @@ BAD_CONFIGS = (
         what="task mbpp takes no choices",
         remedy="task: decision",
     ),
+    BadConfig(
+        name="unknown key in a list",
+        text=GOOD + "router:\n  other: [{source: org/others, file: a}]\n",
+        where=":14: router.other.0.file",
+        what="unknown key",
+        remedy="known here: source, column",
+    ),
 )

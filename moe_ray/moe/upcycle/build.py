@@ -102,7 +102,7 @@ class _Building:
     def _test_exactness(self, tests: LayerTests, gates: Gates, work: Path) -> None:
         settings = self.plan.recipe.settings
         plain = replace(settings, experts=Copies())
-        self.told(f"Converting {len(self.plan.recipe.shape.layers)} layers to identical experts")
+        self.told("Converting to identical experts")
         made = work / "exact" if plain != settings else work / "mixture"
         convert(plan_upcycle(self.dense.directory, plain), made, gates=gates)
         self.told("Testing whether each layer is exact")
