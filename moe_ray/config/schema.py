@@ -210,7 +210,9 @@ class ForeignConfig(Section):
     """How the router tells a query that belongs to no domain. The baseline answers it."""
 
     score: Literal["auto", "max_probability", "energy", "mahalanobis", "other_probability"] = Field(
-        "auto", description="auto: what tells the validation texts of `other` apart best; without such texts, energy"
+        "auto",
+        description="auto: what tells the validation texts of `other` apart best; without such texts, mahalanobis for "
+        "transformer, energy for the other kinds",
     )
     keep: Annotated[float, Field(gt=0.5, le=1)] = Field(
         0.95, description="share of the domains' validation texts that stay above the threshold"
