@@ -95,11 +95,6 @@ def train(job: TrainingJob) -> Iterator[TrainingStep]:
         yield from _Training(job, identity).run()
 
 
-def is_finished(job: TrainingJob) -> bool:
-    """Say whether the job was done already. Raises `RunDirectoryError` when what was done there is another one."""
-    return read_record(job.record_file, job.identity()) is not None
-
-
 class _Training:
     """A model in memory with its optimizer, at `step` of `num_steps`."""
 
