@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayTaskError, WorkerCrashedError
 
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.execution import interruption
@@ -15,6 +15,7 @@ Result = TypeVar("Result")
 
 # A wait inside Ray's native part ends no later than this, so that Ctrl-C is heard.
 POLL_S = 0.5
+WORKER_LOST = (WorkerCrashedError, NodeDiedError, LocalRayletDiedError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,26 +49,42 @@ def map_tasks(function: Callable[[Item], Result], items: Sequence[Item], *, num_
 
 
 def stream_task(function: Callable[[Item], Iterator[Result]], item: Item, size: TaskSize) -> Iterator[Result]:
-    """Yield what the generator `function(item)` yields, as it comes, computed as one Ray task.
+    """Yield what the generator `function(item)` yields, as it comes, computed as one Ray task: see `stream_tasks`."""
+    return stream_tasks(function, [item], size)
 
-    An error in the task is raised here as it was there; a worker or node that dies raises Ray's own error. When the
-    caller leaves early (an error, Ctrl-C), the task is ended.
+
+def stream_tasks(
+    function: Callable[[Item], Iterator[Result]], items: Sequence[Item], size: TaskSize, *, max_attempts: int = 1
+) -> Iterator[Result]:
+    """Yield what the generators `function(item)` yield, as it comes, each computed as one Ray task of `size`.
+
+    As many run at once as the cluster has room for. A task whose worker or node dies is begun anew, from `function`'s
+    first line, until it has had `max_attempts`; then Ray's own error is raised. An error in a task is raised here as it
+    was there. When this ends early (an error, Ctrl-C, a caller that leaves), the tasks that still run are ended.
     """
     remote: Any = ray.remote
     task = remote(num_cpus=size.num_cpus, num_gpus=size.num_gpus, max_retries=0, num_returns="streaming")(function)
-    stream = task.remote(item)
+    running: dict[Any, tuple[Item, int]] = {task.remote(item): (item, 1) for item in items}
     try:
-        while True:
-            ready, _ = ray.wait([stream], timeout=POLL_S)
+        while running:
+            ready: list[Any] = ray.wait(list(running), timeout=POLL_S)[0]
             interruption.check()
-            if ready:
+            for stream in ready:
                 try:
-                    ref = next(stream)
-                except StopIteration:
-                    return
-                yield _result(ref)
+                    result = _result(next(stream))
+                except Exception as ended:
+                    item, num_attempts = running.pop(stream)
+                    if isinstance(ended, WORKER_LOST) and num_attempts < max_attempts:
+                        running[task.remote(item)] = (item, num_attempts + 1)
+                    elif not isinstance(ended, StopIteration):
+                        raise
+                else:
+                    yield result
     finally:
-        ray.cancel(stream, force=True)
+        # Only those that have not ended by themselves: the worker of one that has may be at another task by now, which
+        # Ray would end in its place.
+        for stream in running:
+            ray.cancel(stream, force=True)
 
 
 def _result(ref: Any) -> Any:

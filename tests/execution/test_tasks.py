@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -10,11 +11,19 @@ from ray.exceptions import WorkerCrashedError
 
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.errors import UserError
-from moe_ray.execution.tasks import TaskSize, map_tasks, stream_task, task_size
+from moe_ray.execution.tasks import TaskSize, map_tasks, stream_task, stream_tasks, task_size
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 ONE_CPU = TaskSize(num_cpus=1, num_gpus=0)
+
+
+def _ends(pid: int) -> bool:
+    """Whether the process is gone within a patient time."""
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not psutil.pid_exists(pid)
 
 
 def test_tasks_give_their_results_in_the_order_of_their_items() -> None:
@@ -67,10 +76,7 @@ def test_a_task_that_nobody_listens_to_any_more_is_ended() -> None:
     stream = stream_task(forever, 0, ONE_CPU)
     pid = next(stream)
     stream.close()  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 20
-    while psutil.pid_exists(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not psutil.pid_exists(pid)
+    assert _ends(pid)
 
 
 def test_a_worker_that_dies_is_an_error_and_not_a_wait() -> None:
@@ -81,6 +87,68 @@ def test_a_worker_that_dies_is_an_error_and_not_a_wait() -> None:
     stream = stream_task(die, 0, ONE_CPU)
     with pytest.raises(WorkerCrashedError):
         list(stream)
+
+
+def test_a_task_that_failed_takes_no_later_task_with_it() -> None:
+    def fail(_: int) -> Iterator[int]:
+        yield 1
+        raise UserError("it is wrong", remedy="mend it")
+
+    def count(number: int) -> Iterator[int]:
+        for at in range(number):  # noqa: UP028 - Ray's own reading of generators knows no `yield from` of an iterator
+            yield at
+
+    for _ in range(30):
+        with pytest.raises(UserError):
+            list(stream_task(fail, 0, ONE_CPU))
+        assert list(stream_task(count, 3, ONE_CPU)) == [0, 1, 2]
+
+
+def test_several_tasks_run_at_once_and_all_that_they_yield_comes() -> None:
+    def spell(word: str) -> Iterator[tuple[str, str, float]]:
+        for letter in word:
+            yield word, letter, time.time()
+            time.sleep(0.3)
+
+    heard = list(stream_tasks(spell, ["one", "four"], ONE_CPU))
+    for word in ("one", "four"):
+        assert "".join(letter for name, letter, _ in heard if name == word) == word
+    times = {word: [at for name, _, at in heard if name == word] for word in ("one", "four")}
+    assert min(times["one"]) < max(times["four"])
+    assert min(times["four"]) < max(times["one"])
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2, 3])
+def test_a_task_whose_worker_dies_is_begun_anew_as_often_as_is_asked(tmp_path: Path, max_attempts: int) -> None:
+    def die_twice(folder: str) -> Iterator[str]:
+        begun = len(list(Path(folder).iterdir()))
+        Path(folder, str(begun)).touch()
+        if begun < 2:
+            os._exit(3)
+        yield "done"
+
+    stream = stream_tasks(die_twice, [str(tmp_path)], ONE_CPU, max_attempts=max_attempts)
+    if max_attempts < 3:
+        with pytest.raises(WorkerCrashedError):
+            list(stream)
+    else:
+        assert list(stream) == ["done"]
+    assert len(list(tmp_path.iterdir())) == max_attempts
+
+
+def test_when_one_task_fails_the_others_are_ended() -> None:
+    def work(is_endless: bool) -> Iterator[tuple[bool, int]]:
+        yield is_endless, os.getpid()
+        while is_endless:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        raise UserError("it is wrong", remedy="mend it")
+
+    stream = stream_tasks(work, [True, False], ONE_CPU)
+    pids = dict([next(stream), next(stream)])
+    with pytest.raises(UserError):
+        list(stream)
+    assert _ends(pids[True])
 
 
 def test_a_task_takes_no_more_cores_than_the_largest_node_has() -> None:
