@@ -145,12 +145,13 @@ def demo(
 def data_prepare(
     file: o.ExperimentFile,
     out: Annotated[Path, typer.Option(help="Folder for the prepared files.")] = Path("prepared"),
+    max_examples: Annotated[int, typer.Option(min=1, help="Examples of each domain at most.")] = 1000,
     set_: o.Set = None,
 ) -> None:
-    """Write each domain's examples, at most 1,000 of them, as files that load without a network."""
+    """Write each domain's examples as files that load without a network, to evaluate or to train experts on."""
     from moe_ray.cli.setup import prepare_data
 
-    prepare_data(o.load(file, o.Changes(set_ or [])), out)
+    prepare_data(o.load(file, o.Changes(set_ or [])), out, max_examples)
 
 
 @models_app.command("download")

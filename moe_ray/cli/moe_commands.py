@@ -109,6 +109,33 @@ def merge(
 
 
 @moe_app.command()
+def pretrain(
+    file: o.PretrainFile,
+    out: Annotated[
+        Path, typer.Option(help="Folder for experts and mixture; the same command resumes.", show_default=False)
+    ],
+) -> None:
+    """Train an expert for each domain on a frozen backbone, as Ray tasks, and mix them in one checkpoint."""
+    from moe_ray.cli.moe_apart import pretrain_experts
+
+    pretrain_experts(file, out)
+
+
+@moe_app.command()
+def finetune(
+    file: o.PretrainFile,
+    mixture: Annotated[Path, typer.Option(help="The folder `mixture` of pretrain.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="A new folder for the mixture; the same command resumes.", show_default=False)
+    ],
+) -> None:
+    """Train a mixture's gates, and its experts if asked, with load balancing in each layer and the backbone frozen."""
+    from moe_ray.cli.moe_apart import finetune_mixture
+
+    finetune_mixture(file, mixture, out)
+
+
+@moe_app.command()
 def generate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A mixture's folder.", show_default=False)],
     prompt: Annotated[str | None, typer.Option(help="What to answer.", show_default=False)] = None,

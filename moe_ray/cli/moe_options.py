@@ -41,3 +41,6 @@ Moved = Annotated[
     list[str] | None,
     typer.Option("--source", metavar="NAME=PATH", help="Where a source, or the file `texts`, is now; repeat it."),
 ]
+PretrainFile = Annotated[
+    Path, typer.Argument(help="YAML or JSON: base_model or architecture, experts, settings.", show_default=False)
+]

@@ -44,13 +44,13 @@ class ProgressDisplay:
     def stage(self, text: str) -> None:
         self._say(text)
 
-    def training(self, step: int, num_steps: int, detail: str) -> None:
-        if ROUTER not in self._bars:
-            self._bars[ROUTER] = self._progress.add_task(ROUTER, total=num_steps, rate="", state="")
-        self._progress.update(self._bars[ROUTER], completed=step, total=num_steps, rate=detail)
-        before, self._done[ROUTER] = self._done.get(ROUTER, (0, 0))[0], (step, num_steps)
+    def training(self, step: int, num_steps: int, detail: str, name: str = ROUTER) -> None:
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=num_steps, rate="", state="")
+        self._progress.update(self._bars[name], completed=step, total=num_steps, rate=detail)
+        before, self._done[name] = self._done.get(name, (0, 0))[0], (step, num_steps)
         if not self._live and (10 * before // num_steps) != (10 * step // num_steps):
-            self._say(f"{ROUTER}: step {step} of at most {num_steps}, {detail}")
+            self._say(f"{name}: step {step} of at most {num_steps}, {detail}")
 
     def work(self, totals: Mapping[str, tuple[int, int]]) -> None:
         width = max(map(len, totals), default=0)

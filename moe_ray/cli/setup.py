@@ -23,13 +23,13 @@ def write_starter(file: Path) -> None:
     console.print(f"Wrote {file}. Edit it, then:\n  moe-ray plan {file}\n  moe-ray evaluate {file}", markup=False)
 
 
-def prepare_data(experiment: LoadedExperiment, out: Path) -> None:
+def prepare_data(experiment: LoadedExperiment, out: Path, max_examples: int) -> None:
     """Write the prepared records of every domain below `out`, and say what no tool can fetch."""
     from moe_ray.domains.prepare import FETCH_BY_HAND, prepare_domain
 
     console = Console(soft_wrap=True, highlight=False)
     for name, domain in experiment.config.domains.items():
-        done = prepare_domain(name, domain, experiment.base_dir, out)
+        done = prepare_domain(name, domain, experiment.base_dir, out, limit=max_examples)
         console.print(f"{name}: {done.num_examples} of {done.num_available} examples in {done.path}", markup=False)
     console.print(f"Name a file in data.source to run without a network, such as ./{out}/NAME.jsonl.", markup=False)
     console.print("To be fetched by hand:")

@@ -1,9 +1,9 @@
 """Prepared data: the records that a run would use, in one local file, for machines without network and for keeping.
 
 The file is JSONL in the data set's own published format, one original record a line, in the order of the
-hash of the ids, at most 1,000 examples (and the few records that prompts need beside them, such as MBPP's solved
-tasks). It loads as `data.source: ./NAME.jsonl` with the same task, columns and ids_file, and gives the
-same prompts.
+hash of the ids: at most 1,000 examples unless more are asked for, and the few records that prompts need beside
+them, such as MBPP's solved tasks. It loads as `data.source: ./NAME.jsonl` with the same task, columns and
+ids_file, and gives the same prompts.
 """
 
 import json

@@ -18,7 +18,7 @@ def require_space(out_dir: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < num_bytes:
         raise ModelError(
-            f"the mixture needs {num_bytes / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free",
+            f"{num_bytes / 1e9:.2f} GB are needed, and {free / 1e9:.2f} GB are free",
             where=str(parent),
             remedy="free space, or name another disk",
         )

@@ -81,6 +81,8 @@ def test_prepared_data_give_the_same_examples(moe_ray: Command, tmp_path: Path) 
     again = domain.model_copy(update={"data": domain.data.model_copy(update={"source": f"{tmp_path}/tickets.jsonl"})})
     expected = load_domain("tickets", domain, loaded.base_dir).examples
     assert load_domain("tickets", again, tmp_path).examples == expected
+    assert moe_ray("data", "prepare", file, "--out", tmp_path / "few", "--max-examples", 3)[0] == 0
+    assert len((tmp_path / "few" / "tickets.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import ExperimentConfig, is_local_path
 from moe_ray.config.starter import starter_text
+from moe_ray.moe.apart.config import load_pretrain_config
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -61,6 +62,13 @@ def test_every_experiment_loads_and_its_local_files_are_there(path: Path) -> Non
     replies = [str(model.engine_settings.get("replies", "")) for model in config.models.values()]
     for source in (*sources, *replies):
         assert not is_local_path(source) or Path(source).is_file()
+
+
+def test_the_experts_that_are_trained_apart_are_those_of_their_experiment() -> None:
+    training = load_pretrain_config(ROOT / "experiments" / "experts-apart" / "pretrain.yaml")
+    domains = load_experiment(ROOT / "experiments" / "experts-apart.yaml").config.domains
+    assert set(domains) <= set(training.experts)
+    assert training.base_model == str(ROOT / "models" / "gpt-neo-125m")
 
 
 def test_the_experiment_that_was_asked_for_is_there() -> None:

@@ -3,14 +3,17 @@
 import os
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import ray
 from ray.exceptions import WorkerCrashedError
 
 from moe_ray.config.schema import RuntimeConfig
-from moe_ray.errors import UserError
+from moe_ray.errors import CapacityError, UserError
 from moe_ray.execution.tasks import TaskSize, map_tasks, stream_task, stream_tasks, task_size
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -154,4 +157,35 @@ def test_when_one_task_fails_the_others_are_ended() -> None:
 def test_a_task_takes_no_more_cores_than_the_largest_node_has() -> None:
     assert task_size(RuntimeConfig(cpu_threads=2), "auto") == TaskSize(num_cpus=2, num_gpus=0)
     assert task_size(RuntimeConfig(cpu_threads=64), "auto") == TaskSize(num_cpus=4, num_gpus=0)
-    assert task_size(RuntimeConfig(cpu_threads=64), 0.5) == TaskSize(num_cpus=1, num_gpus=0.5)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "wanted", "size"),
+    [
+        ("auto", "auto", TaskSize(num_cpus=1, num_gpus=1)),
+        ("auto", 0.5, TaskSize(num_cpus=1, num_gpus=0.5)),
+        (1, 0.5, TaskSize(num_cpus=1, num_gpus=0.5, max_running=2)),
+        (0, "auto", TaskSize(num_cpus=2, num_gpus=0)),
+    ],
+)
+def test_tasks_take_no_more_gpus_than_the_run_may(
+    monkeypatch: pytest.MonkeyPatch, gpus: Any, wanted: Any, size: TaskSize
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}])
+    assert task_size(RuntimeConfig(cpu_threads=2, gpus=gpus), wanted) == size
+
+
+@pytest.mark.parametrize(("gpus", "wanted"), [("auto", 0.5), (0, 1)])
+def test_a_task_that_wants_more_gpus_than_there_may_be_is_refused(gpus: Any, wanted: float) -> None:
+    with pytest.raises(CapacityError, match="can never start"):
+        task_size(RuntimeConfig(gpus=gpus), wanted)
+
+
+def test_no_more_tasks_run_at_once_than_the_size_says() -> None:
+    def span(_: int) -> Iterator[tuple[float, float]]:
+        begun = time.time()
+        time.sleep(0.3)
+        yield begun, time.time()
+
+    spans = sorted(stream_tasks(span, range(3), TaskSize(num_cpus=0.5, num_gpus=0, max_running=1)))
+    assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans))

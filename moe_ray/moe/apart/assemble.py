@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
 import moe_ray
@@ -18,7 +17,7 @@ from moe_ray.moe.gates import prompt_gates, ridge_gates
 from moe_ray.moe.merged.exactness import OneExpert
 from moe_ray.moe.places import require_free, require_space
 from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict
-from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
+from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches, visible_device
 from moe_ray.moe.source import source_record
 from moe_ray.moe.texts import built_in_texts
 from moe_ray.moe.upcycle.checks import compare_models, logits_sha256
@@ -114,7 +113,7 @@ def layer_verdicts(config: Any) -> list[LayerVerdict]:
 
 def experts_exactness(directory: Path, experts: Mapping[str, Path]) -> list[ExactnessRecord]:
     """Hold each expert of the mixture, answering alone, against its own dense checkpoint, on the built-in texts."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = visible_device()
     mixture, again = (load_for_construction(directory, device=device) for _ in range(2))
     batches = token_batches(
         load_tokenizer(directory),
@@ -148,7 +147,7 @@ def _gates(plan: UpcyclePlan, gate: GateRequest, texts: Mapping[str, Sequence[st
     if gate.init == "random":
         return random_gates(settings.num_networks, int(plan.config.hidden_size), settings.seed, scale)
     directory = plan.recipe.source.directory
-    model = load_for_construction(directory, device="cuda" if torch.cuda.is_available() else "cpu")
+    model = load_for_construction(directory, device=visible_device())
     batches = _labelled_batches(directory, model.config, list(texts.values()))
     layers, num_experts = plan.recipe.shape.layers, settings.num_networks
     if gate.init == "prompts":

@@ -1,4 +1,4 @@
-"""What the file of `moe-ray moe pretrain` may say, and how anything here is trained."""
+"""What the file of `moe-ray moe pretrain` and `finetune` may say, and how anything here is trained."""
 
 import math
 from pathlib import Path
@@ -15,15 +15,19 @@ TrainedPart = Literal["everything", "networks", "gates", "gates and experts"]
 
 
 class TextsConfig(Section):
-    """Texts to learn from: a column of a data set's records, or the examples of a domain of an experiment."""
+    """Texts to learn from: a column of a data set's records, or examples, each a prompt and the reference after it.
+
+    Examples are those of a task's data set, or of a domain of an experiment.
+    """
 
     source: str | None = Field(None, description="hub id, or a local .json, .jsonl, .csv or .parquet file")
     column: str = Field("text", description="the column that holds the text")
+    task: str | None = Field(None, description="a task that reads the records of source: coding, math, reasoning, ...")
     subset: str | None = None
     split: str = "train"
     revision: str | None = None
     experiment: str | None = Field(None, description="an experiment file, in place of source")
-    domain: Name | None = Field(None, description="its domain; a text is a prompt and the reference after it")
+    domain: Name | None = Field(None, description="its domain")
     max_texts: Annotated[int, Field(ge=1)] | None = Field(None, description="limit, drawn by a hash of the texts")
 
     @model_validator(mode="after")
@@ -32,6 +36,8 @@ class TextsConfig(Section):
             raise ValueError("name either source or experiment")
         if (self.experiment is None) != (self.domain is None):
             raise ValueError("experiment and domain go together")
+        if self.task is not None and (self.source is None or "column" in self.model_fields_set):
+            raise ValueError("a task reads the columns of source that it knows: give source, and leave column out")
         return self
 
 
@@ -41,6 +47,9 @@ class TrainingSettings(Section):
     steps: Annotated[int, Field(ge=1)] | None = Field(None, description="default: as many as epochs need")
     epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="times through the text; 1 without steps")
     batch_size: Annotated[int, Field(ge=1)] = Field(8, description="blocks of a step")
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = Field(
+        1, description="parts that a step's blocks are computed in, one after the other, to need less memory"
+    )
     block_tokens: Annotated[int, Field(ge=2)] = Field(256, description="tokens of a block")
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -57,11 +66,30 @@ class TrainingSettings(Section):
     def _steps_or_epochs(self) -> "TrainingSettings":
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs")
+        if self.gradient_accumulation_steps > self.batch_size:
+            raise ValueError(f"{self.batch_size} blocks cannot be cut into {self.gradient_accumulation_steps} parts")
         return self
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the trained weights: all but what may be changed before a training goes on."""
+        return self.model_dump(mode="json", exclude={"checkpoint_every", "gradient_accumulation_steps"})
 
     def num_steps(self, num_blocks: int) -> int:
         """Steps of a training on `num_blocks` blocks."""
         return self.steps or max(1, math.ceil((self.epochs or 1.0) * num_blocks / self.batch_size))
+
+
+class FinetuneSettings(TrainingSettings):
+    """How a mixture's own parts are trained; the coefficients are of losses of each layer's gate, averaged."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    with_experts: bool = Field(False, description="train the experts too, which then differ from their checkpoints")
+    balancing: Annotated[float, Field(ge=0)] = Field(0.01, description="coefficient of load balancing")
+    z: Annotated[float, Field(ge=0)] = Field(0.001, description="coefficient of the z-loss, which keeps logits small")
+
+    @property
+    def part(self) -> TrainedPart:
+        return "gates and experts" if self.with_experts else "gates"
 
 
 class PretrainConfig(Section):
@@ -86,6 +114,7 @@ class PretrainConfig(Section):
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="share of each expert's texts that nothing is trained on"
     )
+    finetune: FinetuneSettings = Field(FinetuneSettings(), description="of the mixture, for `moe-ray moe finetune`")
     gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field("auto", description="GPUs of a training")
     runtime: RuntimeConfig = RuntimeConfig()
 

@@ -4,43 +4,27 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from moe_ray.atomic import write_directory_atomically
 from moe_ray.errors import ModelError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.moe.apart.again import TRAINED
 from moe_ray.moe.apart.assemble import KIND, experts_exactness, require_exact
-from moe_ray.moe.apart.config import TrainedPart, TrainingSettings
+from moe_ray.moe.apart.config import FinetuneSettings
 from moe_ray.moe.apart.held_out import bits_by_expert
 from moe_ray.moe.apart.state import HistoryPoint, read_record
-from moe_ray.moe.apart.training import TrainingJob, TrainingStep, train
+from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, in_turn, unfinished
 from moe_ray.moe.card import write_card
 from moe_ray.moe.certificate import own_files, read_certificate, write_certificate
 from moe_ray.moe.comparing import GATE
 from moe_ray.moe.places import require_free
 from moe_ray.moe.records import Certificate, TensorOrigin
-from moe_ray.moe.running import load_for_construction, load_tokenizer
 from moe_ray.routing.files import write_json
 from moe_ray.store.records import StoredRecord
 
 RECORD_FILE = "finetune.json"
 EXPERTS_NAME = ".mlp.experts."
-
-
-class FinetuneSettings(TrainingSettings):
-    """How a mixture's own parts are trained; the coefficients are of losses of each layer's gate, averaged."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    with_experts: bool = Field(False, description="train the experts too, which then differ from their checkpoints")
-    balancing: Annotated[float, Field(ge=0)] = Field(0.01, description="coefficient of load balancing")
-    z: Annotated[float, Field(ge=0)] = Field(0.001, description="coefficient of the z-loss, which keeps logits small")
-
-    @property
-    def part(self) -> TrainedPart:
-        return "gates and experts" if self.with_experts else "gates"
 
 
 class FinetuneRecord(StoredRecord):
@@ -60,6 +44,7 @@ def finetune(
     *,
     held_out: Mapping[str, Sequence[str]],
     num_threads: int = 1,
+    run: Run = in_turn,
     heard: Callable[[TrainingStep], object] = lambda _: None,
 ) -> FinetuneRecord:
     """Train the mixture in `directory` on `texts`, and write it to the new folder `out` with a certificate of its own.
@@ -80,15 +65,18 @@ def finetune(
         losses={"router_aux_loss_coef": settings.balancing, "router_z_loss_coef": settings.z},
         num_threads=num_threads,
     )
-    for step in train(job):
-        heard(step)
+    if waiting := unfinished([job]):
+        for step in run(waiting):
+            heard(step)
     finished = read_record(job.record_file, job.identity())
     assert finished is not None, "train ends with a record"
     record = FinetuneRecord(
         settings=settings.model_dump(mode="json"),
         num_texts={"train": len(texts), **{f"held out, {name}": len(own) for name, own in held_out.items()}},
         history=finished.history,
-        bits_per_byte={name: _bits(path, held_out) for name, path in (("before", directory), ("after", job.out_dir))},
+        bits_per_byte={
+            name: bits_by_expert(path, held_out) for name, path in (("before", directory), ("after", job.out_dir))
+        },
     )
     asked = {**record.settings, "texts": fingerprint(list(texts))}
     write_directory_atomically(
@@ -114,10 +102,6 @@ def _certificate(directory: Path) -> Certificate:
             remedy="put the experts' checkpoints back: the new certificate tells how far each is from its own",
         )
     return certificate
-
-
-def _bits(directory: Path, held_out: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    return bits_by_expert(load_for_construction(directory), load_tokenizer(directory), held_out)
 
 
 def _trained(certificate: Certificate, asked: dict[str, Any], settings: FinetuneSettings) -> Certificate:

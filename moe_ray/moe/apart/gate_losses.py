@@ -28,17 +28,17 @@ class GateWatch:
         self._reset()
 
     def _reset(self) -> None:
-        self._num_steps = 0
+        self._num_steps = 0.0
         self._sums: dict[str, float] = {}
         self._counts: dict[int, torch.Tensor] = {}
 
-    def add(self, output: Any) -> None:
-        """Take in one step's output."""
-        self._num_steps += 1
+    def add(self, output: Any, share: float) -> None:
+        """Take in the output of a part of a step, which is `share` of it."""
+        self._num_steps += share
         found = {"loss": output.loss, "balancing": output.get("aux_loss"), "z": output.get("z_loss")}
         for name, value in found.items():
             if value is not None:
-                self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+                self._sums[name] = self._sums.get(name, 0.0) + share * float(value.detach())
         for layer, logits in zip(self._layers, output.get("router_logits") or (), strict=False):
             self._count(layer, logits.detach())
 

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from moe_ray.moe.apart.blocks import end_token, plain_ids
+from moe_ray.moe.running import load_for_construction, load_tokenizer, visible_device
 
 MAX_WINDOW_TOKENS = 1024
 
@@ -34,6 +36,7 @@ def _nats(model: Any, window: Sequence[int]) -> float:
     return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
 
 
-def bits_by_expert(model: Any, tokenizer: Any, held_out: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Return the model's bits per byte on each expert's held-out texts."""
+def bits_by_expert(directory: Path, held_out: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return the bits per byte of the checkpoint in `directory` on each expert's held-out texts."""
+    model, tokenizer = load_for_construction(directory, device=visible_device()), load_tokenizer(directory)
     return {expert: bits_per_byte(model, tokenizer, texts) for expert, texts in held_out.items()}

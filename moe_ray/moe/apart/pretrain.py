@@ -1,28 +1,27 @@
 """From texts to a mixture: one start, an expert for each domain, all of them in one checkpoint. May be run again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moe_ray.config.schema import RuntimeConfig
+from moe_ray.domains.sources import read_text
 from moe_ray.errors import RunDirectoryError
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.moe.apart.assemble import assemble, plan_mixture
 from moe_ray.moe.apart.base import write_base
-from moe_ray.moe.apart.config import PretrainConfig
+from moe_ray.moe.apart.config import PretrainConfig, TrainingSettings
 from moe_ray.moe.apart.held_out import bits_by_expert
 from moe_ray.moe.apart.state import REMEDY
 from moe_ray.moe.apart.texts import ExpertTexts, read_expert_texts
-from moe_ray.moe.apart.training import TrainingJob, TrainingStep, train
-from moe_ray.moe.running import load_for_construction, load_tokenizer
+from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, in_turn, unfinished
+from moe_ray.moe.places import require_space
 from moe_ray.planning.checkpoints import identity_files
 from moe_ray.routing.files import write_json
 from moe_ray.store.records import StoredRecord
 
 BASE, ANCHOR, EXPERTS, MIXTURE = "base", "anchor", "experts", "mixture"
 IDENTITY_FILE, RECORD_FILE = "identity.txt", "pretrain.json"
-
-Run = Callable[[Sequence[TrainingJob]], Iterator[TrainingStep]]
-"""Runs trainings, all at once or one after the other, and yields how far each is."""
 
 
 class PretrainRecord(StoredRecord):
@@ -34,12 +33,6 @@ class PretrainRecord(StoredRecord):
     settings: dict[str, Any]
     num_texts: dict[str, dict[str, int]]
     bits_per_byte: dict[str, dict[str, float]]
-
-
-def in_turn(jobs: Sequence[TrainingJob]) -> Iterator[TrainingStep]:
-    """Train one after the other, in this process."""
-    for job in jobs:
-        yield from train(job)
 
 
 def pretrain(
@@ -60,13 +53,20 @@ def pretrain(
     told("Reading texts")
     texts = read_expert_texts(config.experts, base_dir, held_out_fraction=config.held_out_fraction)
     _claim(out, config, texts)
+    if (record := _record(out)) is not None:
+        return record
     told("Preparing the model that all experts start from")
     everything = tuple(text for one in texts.values() for text in one.train)
     write_base(config, everything, out / BASE)
-    start = _start(config, everything, out, run, told, heard)
-    told(f"Training {len(texts)} experts apart")
-    for step in run([_expert_job(config, start, out, expert, one) for expert, one in texts.items()]):
-        heard(step)
+    _require_room(config, out)
+    start = out / BASE
+    if config.anchor is not None:
+        start = out / ANCHOR
+        _train(
+            "the anchor on all texts", [_anchor_job(config.anchor, everything, out, config.runtime)], run, told, heard
+        )
+    jobs = [_expert_job(config, start, out, expert, one) for expert, one in texts.items()]
+    _train("experts apart", jobs, run, told, heard)
     directories = [out / EXPERTS / expert for expert in texts]
     if not (out / MIXTURE).exists():
         told("Mixing them, and holding each against its own checkpoint")
@@ -81,12 +81,19 @@ def pretrain(
     return record
 
 
+def _record(out: Path) -> PretrainRecord | None:
+    """What a pretraining that is done left, if all is still there."""
+    path = out / RECORD_FILE
+    if not (path.is_file() and (out / MIXTURE).is_dir()):
+        return None
+    return PretrainRecord.model_validate_json(read_text(path))
+
+
 def _settings(config: PretrainConfig) -> dict[str, Any]:
     """What decides the weights, of what was asked."""
-    settings = config.model_dump(mode="json", exclude={"gpus", "runtime"})
-    for section in (settings["training"], settings["anchor"]):
-        if section is not None:
-            del section["checkpoint_every"]
+    settings = config.model_dump(mode="json", exclude={"gpus", "runtime", "finetune"})
+    settings["training"] = config.training.deciding()
+    settings["anchor"] = config.anchor and config.anchor.deciding()
     return settings
 
 
@@ -106,29 +113,42 @@ def _claim(out: Path, config: PretrainConfig, texts: Mapping[str, ExpertTexts]) 
     path.write_text(identity + "\n", encoding="utf-8")
 
 
-def _start(
-    config: PretrainConfig,
-    texts: tuple[str, ...],
-    out: Path,
+def _require_room(config: PretrainConfig, out: Path) -> None:
+    """Raise `ModelError` unless the disk holds what is not there yet.
+
+    That is a checkpoint for each training with a state of up to three times its size, and the mixture.
+    """
+    dense_bytes = sum(path.stat().st_size for path in (out / BASE).glob("*.safetensors"))
+    wanted = [out / EXPERTS / expert for expert in config.experts] + ([out / ANCHOR] if config.anchor else [])
+    num_trainings = sum(not path.exists() for path in wanted)
+    num_mixed = 0 if (out / MIXTURE).exists() else len(config.experts)
+    require_space(out / MIXTURE, dense_bytes * (4 * num_trainings + num_mixed))
+
+
+def _train(
+    what: str,
+    jobs: Sequence[TrainingJob],
     run: Run,
     told: Callable[[str], object],
     heard: Callable[[TrainingStep], object],
-) -> Path:
-    """Return the checkpoint that the experts start from: the base, or the base trained whole on all texts."""
-    if config.anchor is None:
-        return out / BASE
-    told("Training the anchor on all texts")
-    job = TrainingJob(
+) -> None:
+    """Run the jobs that are not done, if there are any."""
+    if waiting := unfinished(jobs):
+        told(f"Training {what}: {', '.join(f'{job.name} ({len(job.texts):,} texts)' for job in waiting)}")
+        for step in run(waiting):
+            heard(step)
+
+
+def _anchor_job(settings: TrainingSettings, texts: tuple[str, ...], out: Path, runtime: RuntimeConfig) -> TrainingJob:
+    """The base, trained whole on all texts."""
+    return TrainingJob(
         model_dir=out / BASE,
         out_dir=out / ANCHOR,
         texts=texts,
-        settings=config.anchor,
+        settings=settings,
         part="everything",
-        num_threads=config.runtime.cpu_threads,
+        num_threads=runtime.cpu_threads,
     )
-    for step in run([job]):
-        heard(step)
-    return out / ANCHOR
 
 
 def _expert_job(config: PretrainConfig, start: Path, out: Path, expert: str, texts: ExpertTexts) -> TrainingJob:
@@ -152,8 +172,7 @@ def _mix(
 
 def _measured(models: Sequence[Path], texts: Mapping[str, ExpertTexts]) -> dict[str, dict[str, float]]:
     held_out = {name: one.held_out for name, one in texts.items()}
-    found = {}
-    for path in models:
-        name = f"{EXPERTS}/{path.name}" if path.parent.name == EXPERTS else path.name
-        found[name] = bits_by_expert(load_for_construction(path), load_tokenizer(path), held_out)
-    return found
+    return {
+        f"{EXPERTS}/{path.name}" if path.parent.name == EXPERTS else path.name: bits_by_expert(path, held_out)
+        for path in models
+    }

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_ray.config.load import load_experiment
-from moe_ray.config.schema import OtherTextsConfig
+from moe_ray.config.schema import DataConfig, DomainConfig, OtherTextsConfig
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
+from moe_ray.domains.registry import task_class
 from moe_ray.domains.sources import resolve_path
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.moe.apart.config import TextsConfig
@@ -61,15 +62,19 @@ def _split(expert: str, texts: Sequence[str], held_out_fraction: float) -> Exper
 
 
 def _source(expert: str, texts: TextsConfig, where: str, base_dir: Path, taken: set[str]) -> TextSource:
-    if texts.source is None:
-        return _domain_source(expert, texts, where, base_dir, taken)
+    if texts.experiment is not None:
+        return _experiment_source(expert, texts, where, base_dir, taken)
     asked = texts.model_dump(include=set(OtherTextsConfig.model_fields), exclude_none=True)
     column = OtherTextsConfig.model_validate(asked)
-    return labelled_source(free_name(set_name(column), taken), expert, column, where, base_dir)
+    name = free_name(set_name(column), taken)
+    if texts.task is None:
+        return labelled_source(name, expert, column, where, base_dir)
+    task_class(texts.task, where=f"{where}.task")
+    data = DataConfig.model_validate(texts.model_dump(include=set(DataConfig.model_fields), exclude_none=True))
+    return _examples_source(name, expert, texts, DomainConfig(task=texts.task, data=data), base_dir)
 
 
-def _domain_source(expert: str, texts: TextsConfig, where: str, base_dir: Path, taken: set[str]) -> TextSource:
-    """The examples of a domain. What all their texts share, the domain's template, does not make them alike."""
+def _experiment_source(expert: str, texts: TextsConfig, where: str, base_dir: Path, taken: set[str]) -> TextSource:
     experiment = load_experiment(resolve_path(str(texts.experiment), base_dir))
     domains = experiment.config.domains
     if texts.domain not in domains:
@@ -79,7 +84,12 @@ def _domain_source(expert: str, texts: TextsConfig, where: str, base_dir: Path, 
             remedy=f"name one of {', '.join(domains)}",
         )
     name = free_name(texts.domain, taken)
-    examples = load_domain(texts.domain, domains[texts.domain], experiment.base_dir).examples
+    return _examples_source(name, expert, texts, domains[texts.domain], experiment.base_dir)
+
+
+def _examples_source(name: str, expert: str, texts: TextsConfig, domain: DomainConfig, base_dir: Path) -> TextSource:
+    """The examples of a domain. What all their texts share, the domain's template, does not make them alike."""
+    examples = load_domain(name, domain, base_dir).examples
     written = [example_text(example) for example in examples]
     forms = without_affixes([normal_form(text) for text in written])
     candidates = [

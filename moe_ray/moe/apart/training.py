@@ -4,15 +4,15 @@ Nothing here knows Ray. A job is all that a worker needs; folders in it are on a
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
-from torch.nn.utils import clip_grad_norm_
 
 from moe_ray.atomic import write_directory_atomically
 from moe_ray.fingerprint import file_sha256, fingerprint
@@ -30,6 +30,7 @@ from moe_ray.routing.files import write_json
 
 MAX_GRADIENT_NORM = 1.0
 NUM_POINTS = 50
+PRECISIONS = {"float32": "no", "bfloat16": "bf16"}  # as accelerate names them
 RECORDS_FOLDER = ".trainings"  # no name of an expert begins so
 
 
@@ -62,12 +63,12 @@ class TrainingJob:
         return self.record_file.with_suffix(".state")
 
     def identity(self) -> str:
-        """What decides the trained weights; where they lie, and how often a state is kept, does not."""
+        """What decides the trained weights; where they lie does not, nor how often a state is kept."""
         return fingerprint(
             {
                 "model": {path.name: file_sha256(path) for path in identity_files(self.model_dir)},
                 "texts": self.texts,
-                "settings": self.settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+                "settings": self.settings.deciding(),
                 "part": self.part,
                 "losses": dict(self.losses),
             }
@@ -82,6 +83,21 @@ class TrainingStep:
     step: int
     num_steps: int
     loss: float
+
+
+Run = Callable[[Sequence[TrainingJob]], Iterator[TrainingStep]]
+"""Runs trainings, of which there is at least one, at once or one after the other, and yields how far each is."""
+
+
+def in_turn(jobs: Sequence[TrainingJob]) -> Iterator[TrainingStep]:
+    """Train one after the other, in this process."""
+    for job in jobs:
+        yield from train(job)
+
+
+def unfinished(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
+    """Return the jobs that are not done. Raises `RunDirectoryError` when a record is another training's."""
+    return [job for job in jobs if read_record(job.record_file, job.identity()) is None]
 
 
 def train(job: TrainingJob) -> Iterator[TrainingStep]:
@@ -100,17 +116,19 @@ class _Training:
 
     def __init__(self, job: TrainingJob, identity: str) -> None:
         self._job, self._settings = job, job.settings
-        device = choose_device(job.num_threads)
+        self._accelerator = _accelerator(self._settings, choose_device(job.num_threads))
         tokenizer = load_tokenizer(job.model_dir)
         self._blocks = token_blocks(tokenizer, job.texts, block_tokens=job.settings.block_tokens)
         self._num_steps = job.settings.num_steps(len(self._blocks))
-        self._model = load_for_construction(job.model_dir, device=device).train()
+        self._model = load_for_construction(job.model_dir, device=self._accelerator.device).train()
         self._config = {name: getattr(self._model.config, name) for name in job.losses}
         self._model.config.update(dict(job.losses))
         trained = unfreeze(self._model, job.part)
+        self._trained = list(trained.values())
         self._optimizer = torch.optim.AdamW(
-            trained.values(), lr=job.settings.learning_rate, betas=(0.9, 0.95), weight_decay=job.settings.weight_decay
+            self._trained, lr=job.settings.learning_rate, betas=(0.9, 0.95), weight_decay=job.settings.weight_decay
         )
+        self._accelerator.prepare(self._model, self._optimizer)
         self._state = TrainingState(job.state_file, identity, trained, self._optimizer)
         self._record = TrainingRecord(identity=identity, num_steps=self._num_steps, num_tokens=0, history=[])
 
@@ -119,7 +137,7 @@ class _Training:
         start, self._record.history = self._state.restore()
         watch, every = GateWatch(self._model.config), max(1, self._num_steps // NUM_POINTS)
         for step in range(start, self._num_steps):
-            watch.add(self._step(step))
+            self._step(step, watch)
             done = step + 1
             is_kept = done % self._settings.checkpoint_every == 0 and done < self._num_steps
             if done % every == 0 or done == self._num_steps or is_kept:
@@ -130,22 +148,20 @@ class _Training:
                 yield TrainingStep(name=self._job.name, step=done, num_steps=self._num_steps, loss=point.loss)
         self._finish()
 
-    def _step(self, step: int) -> Any:
+    def _step(self, step: int, watch: GateWatch) -> None:
         places = batch_of_step(
             step, num_blocks=len(self._blocks), batch_size=self._settings.batch_size, seed=self._settings.seed
         )
-        ids = self._blocks[places].to(self._model.device)
+        rate = self._settings.learning_rate * learning_rate_share(step, self._num_steps, self._settings.warmup_fraction)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate * learning_rate_share(
-                step, self._num_steps, self._settings.warmup_fraction
-            )
-        with _autocast(self._settings, self._model.device.type):
-            output = self._model(input_ids=ids, labels=ids, use_cache=False)
-        torch.autograd.backward(output.loss)
-        clip_grad_norm_([one for group in self._optimizer.param_groups for one in group["params"]], MAX_GRADIENT_NORM)
+            group["lr"] = rate
+        for ids in self._blocks[places].to(self._model.device).chunk(self._settings.gradient_accumulation_steps):
+            output, share = self._model(input_ids=ids, labels=ids, use_cache=False), len(ids) / len(places)
+            self._accelerator.backward(share * output.loss)
+            watch.add(output, share)
+        self._accelerator.clip_grad_norm_(self._trained, MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return output
 
     def _finish(self) -> None:
         self._model.config.update(self._config)
@@ -191,7 +207,7 @@ def learning_rate_share(step: int, num_steps: int, warmup_fraction: float) -> fl
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (num_steps - warmup)))
 
 
-def _autocast(settings: TrainingSettings, device_type: str) -> AbstractContextManager[Any]:
-    if settings.precision == "float32":
-        return nullcontext()
-    return torch.autocast(device_type, dtype=torch.bfloat16)
+def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
+    """Mixed precision on one device. accelerate would keep a process's first precision for all that it trains."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision=PRECISIONS[settings.precision], cpu=device == "cpu")

@@ -4,13 +4,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from moe_ray.engines.transformers.model_facts import context_length
 from moe_ray.errors import DataError
 from moe_ray.fingerprint import file_sha256
 from moe_ray.moe.gates import prompt_gates, ridge_gates
-from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
+from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches, visible_device
 from moe_ray.moe.texts import Texts, built_in_texts, read_texts
 from moe_ray.moe.upcycle.experts import Gates, random_gates
 from moe_ray.moe.upcycle.request import UpcycleRequest
@@ -27,7 +25,7 @@ class Dense:
 
     @cached_property
     def model(self) -> Any:
-        return load_for_construction(self.directory, device="cuda" if torch.cuda.is_available() else "cpu")
+        return load_for_construction(self.directory, device=visible_device())
 
     @property
     def device(self) -> str:

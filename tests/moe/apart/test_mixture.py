@@ -12,7 +12,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from moe_ray.errors import ConfigError, ModelError, RunDirectoryError
-from moe_ray.moe.apart.finetune import FinetuneSettings, finetune
+from moe_ray.moe.apart.config import FinetuneSettings
+from moe_ray.moe.apart.finetune import finetune
 from moe_ray.moe.apart.held_out import bits_per_byte
 from moe_ray.moe.apart.pretrain import pretrain
 from moe_ray.moe.apart.texts import read_expert_texts

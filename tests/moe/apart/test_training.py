@@ -1,6 +1,7 @@
 """Training a part of a model: what learns, what stays, and what a stop in between changes (nothing)."""
 
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -93,6 +94,24 @@ def test_a_state_or_a_record_of_another_training_is_refused(base: Path, tmp_path
     job.state_file.write_bytes(b"half")
     with pytest.raises(RunDirectoryError, match="damaged state"):
         list(train(job))
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_step_in_parts_is_the_same_step(base: Path, tmp_path: Path, parts: int) -> None:
+    plain = (base / "config.json").read_text().replace('"resid_dropout": 0.2', '"resid_dropout": 0.0')
+    without = tmp_path / "without-dropout"
+    shutil.copytree(base, without)
+    (without / "config.json").write_text(plain.replace('"embed_dropout": 0.1', '"embed_dropout": 0.0'))
+    whole, cut = (
+        job_of(without, tmp_path / name, batch_size=3, gradient_accumulation_steps=number)
+        for name, number in (("whole", 1), ("cut", parts))
+    )
+    assert whole.identity() == cut.identity()
+    losses = [[event.loss for event in train(job)] for job in (whole, cut)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    there, here = tensors(whole.out_dir), tensors(cut.out_dir)
+    assert all(torch.allclose(there[name], here[name], atol=1e-5) for name in there)
+    assert any(not torch.equal(tensors(without)[name], here[name]) for name in here)
 
 
 def test_how_often_a_state_is_kept_does_not_make_it_another_training(base: Path, tmp_path: Path) -> None:

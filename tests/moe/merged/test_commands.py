@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,11 @@ from moe_ray.moe.certificate import read_certificate
 from moe_ray.moe.merged.gate import read_gate
 from moe_ray.moe.merged.gate_records import GateTrainingInfo
 from tests.engines.tiny import make_tiny_checkpoint
+from tests.moe.conftest import Command
 from tests.moe.merged.fine_tunes import change_tensors, fine_tune, make_gate
 from tests.moe.merged.gates import EXPERTS, write_gate_config
 
-Command = Callable[..., tuple[int, str]]
 PROMPT = "the court is a question of law"
-
-
-@pytest.fixture
-def moe_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process; returns its exit code and what it printed."""
-
-    def command(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["moe-ray", "moe", *map(str, arguments)])
-        code = reported(app)
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return command
 
 
 @pytest.fixture(scope="module")

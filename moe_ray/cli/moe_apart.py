@@ -1,0 +1,128 @@
+"""`moe-ray moe pretrain` and `finetune`: experts trained apart as Ray tasks, mixed, and their gates trained."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from moe_ray.cli.progress import ProgressDisplay
+from moe_ray.errors import DataError
+from moe_ray.moe.apart.config import PretrainConfig, load_pretrain_config
+from moe_ray.moe.apart.finetune import FinetuneRecord, finetune
+from moe_ray.moe.apart.pretrain import MIXTURE, PretrainRecord, pretrain
+from moe_ray.moe.apart.state import HistoryPoint
+from moe_ray.moe.apart.texts import read_expert_texts
+from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, train
+from moe_ray.report.format import NONE, number, plural
+
+
+def pretrain_experts(file: Path, out: Path) -> None:
+    """Train the experts of `file` apart, mix them, and say how well each foretells what it never saw."""
+    config = load_pretrain_config(file)
+    console = Console(highlight=False, soft_wrap=True)
+    with _written_to(out), _ray_tasks(config) as run, ProgressDisplay(console) as display:
+        record = pretrain(
+            config,
+            file.absolute().parent,
+            out.absolute(),
+            run=run,
+            told=display.stage,
+            heard=lambda step: _show(display, step),
+        )
+    console.print(_texts_table(record))
+    console.print(_bits_table(record.bits_per_byte))
+    console.print(f"\nMixture: {out / MIXTURE}", markup=False)
+
+
+def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
+    """Train the gates of `mixture` on the texts of `file`, and say what that changed."""
+    config = load_pretrain_config(file)
+    texts = read_expert_texts(config.experts, file.absolute().parent, held_out_fraction=config.held_out_fraction)
+    console = Console(highlight=False, soft_wrap=True)
+    with _written_to(out), _ray_tasks(config) as run, ProgressDisplay(console) as display:
+        record = finetune(
+            mixture.absolute(),
+            out.absolute(),
+            [text for one in texts.values() for text in one.train],
+            config.finetune,
+            held_out={expert: one.held_out for expert, one in texts.items()},
+            num_threads=config.runtime.cpu_threads,
+            run=run,
+            heard=lambda step: _show(display, step),
+        )
+    console.print(_bits_table(record.bits_per_byte))
+    for line in _gates(record):
+        console.print(line, markup=False)
+    console.print(f"\nMixture: {out}", markup=False)
+
+
+@contextmanager
+def _ray_tasks(config: PretrainConfig) -> Iterator[Run]:
+    """Give what runs trainings as Ray tasks; one that its worker or node left goes on from its last state.
+
+    A cluster is joined, or started, when there is something to train, and left at the end of the context.
+    """
+    with ExitStack() as until_the_end:
+
+        def run(jobs: Sequence[TrainingJob]) -> Iterator[TrainingStep]:
+            from moe_ray.execution.cluster import connect
+            from moe_ray.execution.tasks import stream_tasks, task_size
+
+            runtime = config.runtime
+            until_the_end.enter_context(connect(runtime))
+            size = task_size(runtime, config.gpus)
+            yield from stream_tasks(train, jobs, size, max_attempts=runtime.max_attempts)
+
+        yield run
+
+
+@contextmanager
+def _written_to(out: Path) -> Iterator[None]:
+    """Tell of a disk that takes no more, or a folder that may not be written to, what can be done."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(error.filename or out),
+            remedy="free space or mend permissions: the same command goes on; or choose another --out",
+        ) from error
+
+
+def _show(display: ProgressDisplay, step: TrainingStep) -> None:
+    display.training(step.step, step.num_steps, f"loss {number(step.loss)}", step.name)
+
+
+def _texts_table(record: PretrainRecord) -> Table:
+    table = Table(title="Texts, without duplicates", title_justify="left")
+    table.add_column("expert")
+    for heading in ("learned from", "held out"):
+        table.add_column(heading, justify="right")
+    for expert, counts in record.num_texts.items():
+        table.add_row(expert, f"{counts['train']:,}", f"{counts['held_out']:,}")
+    return table
+
+
+def _bits_table(bits_per_byte: Mapping[str, Mapping[str, float]]) -> Table:
+    """Models, one a row, by what they need for a byte of each expert's held-out texts."""
+    table = Table(title="Bits per byte of held-out texts (less is better)", title_justify="left")
+    table.add_column("model")
+    for expert in next(iter(bits_per_byte.values())):
+        table.add_column(expert, justify="right")
+    table.add_column("mean", justify="right")
+    for model, bits in bits_per_byte.items():
+        table.add_row(model, *map(number, bits.values()), number(sum(bits.values()) / len(bits)))
+    return table
+
+
+def _gates(record: FinetuneRecord) -> Iterator[str]:
+    """What each layer's gate did at the end."""
+    yield f"{plural(record.history[-1].step, 'step')}. Load entropy of each layer at the end (1 is an even load):"
+    yield f"  {_load(record.history[-1])}"
+
+
+def _load(point: HistoryPoint) -> str:
+    shares = point.load_entropy or {}
+    return ", ".join(f"layer {layer} {number(share)}" for layer, share in shares.items()) or NONE
