@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,17 @@ def start_cluster() -> Any:
     return cluster
 
 
-def run_job(cluster: Any, experiment: Path, results: Path, options: list[str]) -> str:
-    """Submit the job, follow it to its end, and return its status."""
+def run_job(cluster: Any, entrypoint: list[str], meanwhile: Callable[[], object] = lambda: None) -> str:
+    """Submit the job, call `meanwhile` until it ends, print what it said, and return its status."""
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     client: Any = JobSubmissionClient(f"http://{cluster.head_node.webui_url}")
-    entrypoint = ["python", "jobs/evaluate.py", str(experiment), "--results-dir", str(results), *options]
     job = client.submit_job(
         entrypoint=" ".join(entrypoint), runtime_env={"working_dir": str(ROOT), "excludes": NOT_SENT}
     )
     deadline = time.monotonic() + JOB_TIMEOUT_S
     while not JobStatus(client.get_job_status(job)).is_terminal() and time.monotonic() < deadline:
+        meanwhile()
         time.sleep(POLL_S)
     print(client.get_job_logs(job))
     info = client.get_job_info(job)
@@ -107,9 +108,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="job-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        environment = private_environment(folder / "home", RAY_AUTH_MODE="disabled", PATH=_path())
-        os.environ.clear()
-        os.environ.update(environment)
+        enter_private_environment(folder / "home")
         options = list(arguments.options)
         experiment = arguments.experiment and arguments.experiment.absolute()
         if experiment is None:
@@ -118,7 +117,8 @@ def main() -> int:
         results = (arguments.keep or folder / "results").absolute()
         cluster = start_cluster()
         try:
-            status = run_job(cluster, experiment, results, options)
+            entrypoint = ["python", "jobs/evaluate.py", str(experiment), "--results-dir", str(results), *options]
+            status = run_job(cluster, entrypoint)
         finally:
             cluster.shutdown()
         problems = [] if status == "SUCCEEDED" else [f"the job is {status}"]
@@ -128,9 +128,12 @@ def main() -> int:
     return 1 if problems else 0
 
 
-def _path() -> str:
-    """A PATH on which `python` is this one, in the job too."""
-    return f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+def enter_private_environment(home: Path) -> None:
+    """Give this process, and what it starts, a home of its own and a PATH on which `python` is this one."""
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    environment = private_environment(home, RAY_AUTH_MODE="disabled", PATH=path)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 if __name__ == "__main__":
