@@ -7,8 +7,9 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from moe_ray import architectures
-from moe_ray.moe.apart.assemble import experts_exactness, layer_verdicts, plan_mixture
+from moe_ray.moe.apart.assemble import layer_verdicts, plan_mixture
 from moe_ray.moe.comparing import GATE, Finding, compare_exactness, compare_layers, compare_tensors
+from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.records import Certificate
 from moe_ray.moe.tensors import TensorReader
 from moe_ray.moe.upcycle.convert import convert

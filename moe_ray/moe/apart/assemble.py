@@ -13,14 +13,12 @@ from moe_ray.errors import RunFailedError
 from moe_ray.moe.apart.gate_losses import mixture_layers
 from moe_ray.moe.card import write_card
 from moe_ray.moe.certificate import own_files, write_certificate
+from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.gates import prompt_gates, ridge_gates
-from moe_ray.moe.merged.exactness import OneExpert
 from moe_ray.moe.places import require_free, require_space
 from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict
 from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches, visible_device
 from moe_ray.moe.source import source_record
-from moe_ray.moe.texts import built_in_texts
-from moe_ray.moe.upcycle.checks import compare_models, logits_sha256
 from moe_ray.moe.upcycle.convert import convert
 from moe_ray.moe.upcycle.experts import FineTunes, Gates, random_gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
@@ -109,36 +107,6 @@ def layer_verdicts(config: Any) -> list[LayerVerdict]:
     converted = mixture_layers(config)
     layers = range(config.num_hidden_layers)
     return [LayerVerdict(layer=layer, state="converted" if layer in converted else "dense") for layer in layers]
-
-
-def experts_exactness(directory: Path, experts: Mapping[str, Path]) -> list[ExactnessRecord]:
-    """Hold each expert of the mixture, answering alone, against its own dense checkpoint, on the built-in texts."""
-    device = visible_device()
-    mixture, again = (load_for_construction(directory, device=device) for _ in range(2))
-    batches = token_batches(
-        load_tokenizer(directory),
-        built_in_texts().texts,
-        vocabulary_size=int(mixture.config.vocab_size),
-        max_text_tokens=min(MAX_TEXT_TOKENS, int(mixture.config.max_position_embeddings)),
-    )
-    reload_equal = logits_sha256(mixture, batches) == logits_sha256(again, batches)
-    return [
-        _exactness(name, load_for_construction(path, device=device), OneExpert(mixture, at), batches, reload_equal)
-        for at, (name, path) in enumerate(experts.items())
-    ]
-
-
-def _exactness(
-    name: str, dense: Any, alone: OneExpert, batches: Sequence[TokenBatch], reload_equal: bool
-) -> ExactnessRecord:
-    agreement = compare_models(dense, alone, batches)
-    return ExactnessRecord(
-        against=name,
-        num_tokens=agreement.num_tokens,
-        max_logit_difference=agreement.max_difference,
-        greedy_agreement=agreement.greedy_agreement,
-        reload_equal=reload_equal,
-    )
 
 
 def _gates(plan: UpcyclePlan, gate: GateRequest, texts: Mapping[str, Sequence[str]]) -> Gates:

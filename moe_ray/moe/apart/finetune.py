@@ -10,7 +10,7 @@ from moe_ray.atomic import write_directory_atomically
 from moe_ray.errors import ModelError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.moe.apart.again import TRAINED
-from moe_ray.moe.apart.assemble import KIND, experts_exactness, require_exact
+from moe_ray.moe.apart.assemble import KIND, require_exact
 from moe_ray.moe.apart.config import FinetuneSettings
 from moe_ray.moe.apart.held_out import bits_by_expert
 from moe_ray.moe.apart.state import HistoryPoint, read_record
@@ -18,6 +18,7 @@ from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, in_turn, 
 from moe_ray.moe.card import write_card
 from moe_ray.moe.certificate import own_files, read_certificate, write_certificate
 from moe_ray.moe.comparing import GATE
+from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.places import require_free
 from moe_ray.moe.records import Certificate, TensorOrigin
 from moe_ray.routing.files import write_json

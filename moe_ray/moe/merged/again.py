@@ -7,8 +7,8 @@ from transformers import AutoConfig
 
 from moe_ray import architectures
 from moe_ray.moe.comparing import Finding, compare_copies, compare_exactness, compare_layers, finding
+from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.merged.differences import differences
-from moe_ray.moe.merged.exactness import merged_exactness
 from moe_ray.moe.merged.gate_records import GateRecord
 from moe_ray.moe.merged.naming import naming_of
 from moe_ray.moe.records import Certificate
@@ -29,7 +29,7 @@ def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Pat
     found = differences(opened, GateRecord.model_validate(certificate.settings["gate"]), naming)
     yield _compare_differences(certificate.settings["taken_from_first"], found)
     yield compare_layers(certificate.layers, naming.verdicts())
-    measured = merged_exactness(directory, directories) if certificate.exactness else []
+    measured = experts_exactness(directory, directories) if certificate.exactness else []
     yield from compare_exactness(certificate.exactness, measured)
 
 

@@ -16,8 +16,8 @@ from moe_ray.atomic import write_directory_atomically
 from moe_ray.errors import ModelError
 from moe_ray.moe.card import write_card
 from moe_ray.moe.certificate import own_files, write_certificate
+from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.merged.differences import differences, require_none
-from moe_ray.moe.merged.exactness import merged_exactness
 from moe_ray.moe.merged.gate import Gate, read_gate
 from moe_ray.moe.merged.naming import GATE_PREFIX, MergedTensor, Naming, naming_of
 from moe_ray.moe.places import require_free, require_space
@@ -175,7 +175,7 @@ def _certificate(plan: MergePlan, directory: Path, *, check: bool) -> Certificat
         sources=[source_record(source) for source in plan.sources],
         layers=plan.naming.verdicts(),
         tensors=[_origin(tensor, plan.sources) for tensor in plan.naming.tensors],
-        exactness=merged_exactness(directory, paths) if check else [],
+        exactness=experts_exactness(directory, paths) if check else [],
         tensors_sha256=own_files(directory),
     )
     _require_exact(certificate, plan)

@@ -151,13 +151,8 @@ class _Building:
         first = logits_sha256(mixture, self.dense.batches)
         del mixture  # so that one is in memory at a time
         again = load_for_construction(made, device=self.dense.device)
-        return ExactnessRecord(
-            against=self.plan.recipe.source.name,
-            num_tokens=agreement.num_tokens,
-            max_logit_difference=agreement.max_difference,
-            greedy_agreement=agreement.greedy_agreement,
-            reload_equal=logits_sha256(again, self.dense.batches) == first,
-        )
+        reload_equal = logits_sha256(again, self.dense.batches) == first
+        return agreement.record(self.plan.recipe.source.name, reload_equal=reload_equal)
 
     def _final_measures(self, agreement: Agreement) -> dict[str, float]:
         return {**agreement.measured(), "exact_logit_difference": agreement.relative_difference}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moe_ray.moe.records import ExactnessRecord
 from moe_ray.moe.running import TokenBatch, decoder_layers, logits_of, replaced_layers
 
 MAX_EXPONENT = 700.0  # of e in a float
@@ -52,6 +53,16 @@ class Agreement:
         self.max_difference = max(self.max_difference, difference) if math.isfinite(difference) else math.inf
         self._largest = max(self._largest, here.abs().max().item())
         self._num_agreed += int((here.argmax(dim=-1) == there.argmax(dim=-1)).sum())
+
+    def record(self, against: str, *, reload_equal: bool) -> ExactnessRecord:
+        """What a certificate says of it. `reload_equal`: the second model, loaded again, gives bit-equal logits."""
+        return ExactnessRecord(
+            against=against,
+            num_tokens=self.num_tokens,
+            max_logit_difference=self.max_difference,
+            greedy_agreement=self.greedy_agreement,
+            reload_equal=reload_equal,
+        )
 
     @property
     def relative_difference(self) -> float:
