@@ -13,8 +13,8 @@ from moe_ray.moe.apart.again import TRAINED
 from moe_ray.moe.apart.assemble import KIND, require_exact
 from moe_ray.moe.apart.config import FinetuneSettings
 from moe_ray.moe.apart.held_out import bits_by_expert
-from moe_ray.moe.apart.state import HistoryPoint, read_record
-from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, in_turn, unfinished
+from moe_ray.moe.apart.state import HistoryPoint
+from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, complete, in_turn
 from moe_ray.moe.card import write_card
 from moe_ray.moe.certificate import own_files, read_certificate, write_certificate
 from moe_ray.moe.comparing import GATE
@@ -66,11 +66,7 @@ def finetune(
         losses={"router_aux_loss_coef": settings.balancing, "router_z_loss_coef": settings.z},
         num_threads=num_threads,
     )
-    if waiting := unfinished([job]):
-        for step in run(waiting):
-            heard(step)
-    finished = read_record(job.record_file, job.identity())
-    assert finished is not None, "train ends with a record"
+    (finished,) = complete([job], run, heard=heard)
     record = FinetuneRecord(
         settings=settings.model_dump(mode="json"),
         num_texts={"train": len(texts), **{f"held out, {name}": len(own) for name, own in held_out.items()}},

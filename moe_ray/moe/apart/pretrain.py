@@ -14,7 +14,7 @@ from moe_ray.moe.apart.config import PretrainConfig, TrainingSettings
 from moe_ray.moe.apart.held_out import bits_by_expert
 from moe_ray.moe.apart.state import REMEDY
 from moe_ray.moe.apart.texts import ExpertTexts, read_expert_texts
-from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, in_turn, unfinished
+from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, complete, in_turn
 from moe_ray.moe.places import require_space
 from moe_ray.planning.checkpoints import identity_files
 from moe_ray.routing.files import write_json
@@ -61,13 +61,12 @@ def pretrain(
     _require_room(config, out)
     start = out / BASE
     if config.anchor is not None:
-        start = out / ANCHOR
-        _train(
-            "the anchor on all texts", [_anchor_job(config.anchor, everything, out, config.runtime)], run, told, heard
-        )
+        anchor = _anchor_job(config.anchor, everything, out, config.runtime)
+        complete([anchor], run, begun=lambda jobs: told(f"Training the whole model: {_named(jobs)}"), heard=heard)
+        start = anchor.out_dir
     jobs = [_expert_job(config, start, out, expert, one) for expert, one in texts.items()]
-    _train("experts apart", jobs, run, told, heard)
-    directories = [out / EXPERTS / expert for expert in texts]
+    complete(jobs, run, begun=lambda jobs: told(f"Training experts apart: {_named(jobs)}"), heard=heard)
+    directories = [job.out_dir for job in jobs]
     if not (out / MIXTURE).exists():
         told("Mixing them, and holding each against its own checkpoint")
         _mix(config, start, directories, texts, out)
@@ -125,18 +124,8 @@ def _require_room(config: PretrainConfig, out: Path) -> None:
     require_space(out / MIXTURE, dense_bytes * (4 * num_trainings + num_mixed))
 
 
-def _train(
-    what: str,
-    jobs: Sequence[TrainingJob],
-    run: Run,
-    told: Callable[[str], object],
-    heard: Callable[[TrainingStep], object],
-) -> None:
-    """Run the jobs that are not done, if there are any."""
-    if waiting := unfinished(jobs):
-        told(f"Training {what}: {', '.join(f'{job.name} ({len(job.texts):,} texts)' for job in waiting)}")
-        for step in run(waiting):
-            heard(step)
+def _named(jobs: Sequence[TrainingJob]) -> str:
+    return ", ".join(f"{job.name} ({len(job.texts):,} texts)" for job in jobs)
 
 
 def _anchor_job(settings: TrainingSettings, texts: tuple[str, ...], out: Path, runtime: RuntimeConfig) -> TrainingJob:

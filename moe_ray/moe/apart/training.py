@@ -4,7 +4,7 @@ Nothing here knows Ray. A job is all that a worker needs; folders in it are on a
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from moe_ray.atomic import write_directory_atomically
+from moe_ray.errors import RunDirectoryError
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.moe.apart.blocks import batch_of_step, token_blocks
 from moe_ray.moe.apart.config import TrainedPart, TrainingSettings
@@ -95,9 +96,35 @@ def in_turn(jobs: Sequence[TrainingJob]) -> Iterator[TrainingStep]:
         yield from train(job)
 
 
-def unfinished(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
-    """Return the jobs that are not done. Raises `RunDirectoryError` when a record is another training's."""
-    return [job for job in jobs if read_record(job.record_file, job.identity()) is None]
+def complete(
+    jobs: Sequence[TrainingJob],
+    run: Run,
+    *,
+    begun: Callable[[Sequence[TrainingJob]], object] = lambda _: None,
+    heard: Callable[[TrainingStep], object] = lambda _: None,
+) -> list[TrainingRecord]:
+    """Run the jobs that are not done, and return the records of all. `begun` hears of those that are run.
+
+    Raises `RunDirectoryError` when a record is another training's, or did not come to this machine's disk.
+    """
+    identities = [job.identity() for job in jobs]
+    pairs = list(zip(jobs, identities, strict=True))
+    if waiting := [job for job, identity in pairs if read_record(job.record_file, identity) is None]:
+        begun(waiting)
+        for step in run(waiting):
+            heard(step)
+    return [_record_of(job, identity) for job, identity in pairs]
+
+
+def _record_of(job: TrainingJob, identity: str) -> TrainingRecord:
+    record = read_record(job.record_file, identity)
+    if record is None:
+        raise RunDirectoryError(
+            f"{job.name} was trained, and is not there",
+            where=str(job.out_dir),
+            remedy="write to a folder on a disk that all nodes of the cluster share",
+        )
+    return record
 
 
 def train(job: TrainingJob) -> Iterator[TrainingStep]:

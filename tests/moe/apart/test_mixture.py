@@ -98,6 +98,12 @@ def test_a_pretraining_may_be_run_again_and_another_one_is_refused(pretrained: P
         pretrain(config.model_copy(update={"top_k": 1}), pretrained.parent, pretrained)
 
 
+def test_a_training_that_left_nothing_on_this_disk_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="coding was trained, and is not there") as caught:
+        pretrain(pretrain_config(tmp_path), tmp_path, tmp_path / "out", run=lambda jobs: iter(()))
+    assert "all nodes of the cluster share" in str(caught.value)
+
+
 def test_finetuning_the_gates_leaves_all_else_and_every_expert_as_it_was(pretrained: Path, tmp_path: Path) -> None:
     out = finetuned(pretrained, tmp_path / "tuned")
     before, after = tensors(pretrained / "mixture"), tensors(out)
