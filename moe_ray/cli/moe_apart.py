@@ -10,7 +10,7 @@ from rich.table import Table
 from moe_ray.cli.progress import ProgressDisplay
 from moe_ray.errors import DataError
 from moe_ray.moe.apart.config import PretrainConfig, load_pretrain_config
-from moe_ray.moe.apart.finetune import FinetuneRecord, finetune
+from moe_ray.moe.apart.finetune import FinetuneRecord, finetune, work_folder
 from moe_ray.moe.apart.pretrain import MIXTURE, PretrainRecord, pretrain
 from moe_ray.moe.apart.state import HistoryPoint
 from moe_ray.moe.apart.texts import read_expert_texts
@@ -22,7 +22,7 @@ def pretrain_experts(file: Path, out: Path) -> None:
     """Train the experts of `file` apart, mix them, and say how well each foretells what it never saw."""
     config = load_pretrain_config(file)
     console = Console(highlight=False, soft_wrap=True)
-    with _written_to(out), _ray_tasks(config) as run, ProgressDisplay(console) as display:
+    with _resumable(console, out), _ray_tasks(config) as run, ProgressDisplay(console) as display:
         record = pretrain(
             config,
             file.absolute().parent,
@@ -41,7 +41,7 @@ def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
     config = load_pretrain_config(file)
     texts = read_expert_texts(config.experts, file.absolute().parent, held_out_fraction=config.held_out_fraction)
     console = Console(highlight=False, soft_wrap=True)
-    with _written_to(out), _ray_tasks(config) as run, ProgressDisplay(console) as display:
+    with _resumable(console, work_folder(out)), _ray_tasks(config) as run, ProgressDisplay(console) as display:
         record = finetune(
             mixture.absolute(),
             out.absolute(),
@@ -79,10 +79,13 @@ def _ray_tasks(config: PretrainConfig) -> Iterator[Run]:
 
 
 @contextmanager
-def _written_to(out: Path) -> Iterator[None]:
-    """Tell of a disk that takes no more, or a folder that may not be written to, what can be done."""
+def _resumable(console: Console, out: Path) -> Iterator[None]:
+    """Tell what is kept when somebody stops it, and what can be done about a disk that takes no more."""
     try:
         yield
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted. What was trained is kept in {out}; the same command resumes.", markup=False)
+        raise
     except OSError as error:
         raise DataError(
             f"cannot be written: {error.strerror or error}",

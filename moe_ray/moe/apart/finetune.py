@@ -50,13 +50,13 @@ def finetune(
 ) -> FinetuneRecord:
     """Train the mixture in `directory` on `texts`, and write it to the new folder `out` with a certificate of its own.
 
-    `held_out` are texts to measure on, by what they are called. The folder OUT.training keeps what a stopped training
-    goes on from, and is removed at the end. Raises `ModelError` for what is no mixture of experts trained apart, or
-    when its experts' own checkpoints are gone.
+    `held_out` are texts to measure on, by what they are called. The `work_folder` of `out` keeps what a stopped
+    training goes on from, and is removed at the end. Raises `ModelError` for what is no mixture of experts trained
+    apart, or when its experts' own checkpoints are gone.
     """
     certificate = _certificate(directory)
     require_free(out)
-    work = out.with_name(f"{out.name}.training")
+    work = work_folder(out)
     job = TrainingJob(
         model_dir=directory,
         out_dir=work / "mixture",
@@ -81,6 +81,11 @@ def finetune(
     )
     shutil.rmtree(work)
     return record
+
+
+def work_folder(out: Path) -> Path:
+    """Where a finetuning to `out` keeps what it has not finished: OUT.training, beside it."""
+    return out.with_name(f"{out.name}.training")
 
 
 def _certificate(directory: Path) -> Certificate:

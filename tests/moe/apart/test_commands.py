@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from moe_ray.cli.failures import EXIT_USAGE
+from moe_ray.cli.failures import EXIT_INTERRUPTED, EXIT_USAGE
 from moe_ray.moe.apart.pretrain import pretrain
 from moe_ray.moe.apart.training import TrainingStep, in_turn
 from tests.moe.conftest import Command
@@ -94,6 +94,29 @@ def test_a_training_whose_worker_is_killed_ends_in_the_same_weights(
     pretrain(pretrain_config(tmp_path, training=slow), tmp_path, tmp_path / "alone", run=in_turn)
     there, here = tensors(out / "mixture"), tensors(tmp_path / "alone" / "mixture")
     assert all(torch.equal(there[tensor], here[tensor]) for tensor in there)
+
+
+def test_an_interrupted_pretraining_says_what_is_kept_and_goes_on_from_there(
+    moe_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[TrainingStep] = []
+
+    def stop(display: object, step: TrainingStep) -> None:
+        heard.append(step)
+        if step.step == 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("moe_ray.cli.moe_apart._show", stop)
+    file, out = write_file(tmp_path, training={**TRAINING, "steps": 30, "checkpoint_every": 1}), tmp_path / "out"
+    code, shown = moe_ray("pretrain", file, "--out", out)
+    assert code == EXIT_INTERRUPTED, shown
+    assert f"What was trained is kept in {out}; the same command resumes." in shown
+    first = heard[-1].name
+    heard.clear()
+    monkeypatch.setattr("moe_ray.cli.moe_apart._show", lambda display, step: heard.append(step))
+    code, shown = moe_ray("pretrain", file, "--out", out)
+    assert code == 0, shown
+    assert min(step.step for step in heard if step.name == first) >= 20
 
 
 def _title(process: psutil.Process) -> str:
