@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from moe_ray.moe.running import TokenBatch, decoder_layers, load_for_construction, load_tokenizer, token_batches
-from moe_ray.moe.upcycle.checks import compare_models, exact_differences, replaced_agreements
+from moe_ray.moe.upcycle.checks import compare_models, output_differences, replaced_agreements
 from moe_ray.moe.upcycle.request import Limits
 from moe_ray.moe.upcycle.verdicts import LayerTests, broken_limit, examine_drift, examine_exactness
 from tests.engines.tiny import Architecture, make_tiny_checkpoint
@@ -84,15 +84,21 @@ def test_a_copied_layer_differs_by_nothing_in_any_family(tmp_path: Path, archite
     model = load_for_construction(make_tiny_checkpoint(tmp_path, architecture))
     some = token_batches(load_tokenizer(tmp_path), TEXTS, vocabulary_size=model.config.vocab_size, max_text_tokens=64)
     own = decoder_layers(model)
-    found = exact_differences(model, {layer: copy.deepcopy(own[layer]) for layer in (0, 1)}, some)
-    assert all(value == 0 for measured in found.values() for value in measured.values())
+    tests, copies = LayerTests(Limits()), {layer: copy.deepcopy(own[layer]) for layer in (0, 1)}
+    examine_exactness(tests, model, copies, some)
+    nothing = {"exact_layer_difference": 0, "exact_logit_difference": 0}
+    assert tests.measured == {0: nothing, 1: nothing}
 
 
 def test_the_dense_model_is_as_it_was_after_the_tests(dense: Any, batches: list[TokenBatch]) -> None:
     before = list(decoder_layers(dense))
-    exact_differences(dense, {0: decoder_layers(noisy(dense, 0, 1.0))[0]}, batches)
+    forwards = [layer.forward for layer in before]
+    other = {at: decoder_layers(noisy(dense, at, 1.0))[at] for at in (0, 1)}
+    output_differences(dense, other, batches)
+    replaced_agreements(dense, other, batches)
     assert all(now is then for now, then in zip(decoder_layers(dense), before, strict=True))
     assert not any(module._forward_hooks for module in dense.modules())
+    assert [layer.forward for layer in before] == forwards
 
 
 def test_a_difference_that_is_no_number_is_infinite_and_breaks_every_limit(

@@ -65,6 +65,14 @@ def upcycle_model(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Known:
+    """Layers that are tested, and what is known of each alone already, if anything is."""
+
+    layers: Mapping[int, nn.Module]
+    alone: Mapping[int, Agreement] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Building:
     plan: UpcyclePlan
     dense: Dense
@@ -81,8 +89,7 @@ class _Building:
         gates = self._gates()
         plan, copied, exactness = self.plan, False, list[ExactnessRecord]()
         if self.request.check:
-            self._test_exactness(tests, gates, work)
-            self._test_drift(tests, gates, work)
+            self._test_drift(tests, gates, work, self._test_exactness(tests, gates, work))
             plan, copied = self._without_failed(tests)
         if tests.reasons:
             shutil.rmtree(made)
@@ -99,24 +106,28 @@ class _Building:
             self.told(f"Making {self.request.gate.init} gates of {len(self.dense.texts.texts)} texts")
         return make_gates(self.dense, self.request, self.plan.recipe.shape.layers, int(self.plan.config.hidden_size))
 
-    def _test_exactness(self, tests: LayerTests, gates: Gates, work: Path) -> None:
+    def _test_exactness(self, tests: LayerTests, gates: Gates, work: Path) -> "_Known | None":
+        """Test identical experts; return what is known of the layers when these are what was asked for."""
         settings = self.plan.recipe.settings
         plain = replace(settings, experts=Copies())
         self.told("Converting to identical experts")
         made = work / "exact" if plain != settings else work / "mixture"
         convert(plan_upcycle(self.dense.directory, plain), made, gates=gates)
         self.told("Testing whether each layer is exact")
-        examine_exactness(tests, self.dense.model, self._candidates(made), self.dense.batches)
-        if plain != settings:
-            shutil.rmtree(made)
+        layers = self._candidates(made)
+        alone = examine_exactness(tests, self.dense.model, layers, self.dense.batches)
+        if plain == settings:
+            return _Known(layers=layers, alone=alone)
+        shutil.rmtree(made)
+        return None
 
-    def _test_drift(self, tests: LayerTests, gates: Gates, work: Path) -> None:
-        made = work / "mixture"
-        if not made.exists():
+    def _test_drift(self, tests: LayerTests, gates: Gates, work: Path, known: "_Known | None") -> None:
+        if known is None:
             self.told("Converting to the experts that were asked for")
-            convert(self.plan, made, gates=gates)
+            convert(self.plan, work / "mixture", gates=gates)
+            known = _Known(layers=self._candidates(work / "mixture"), alone=None)
         self.told("Testing each layer on the texts, and all together")
-        examine_drift(tests, self.dense.model, self._candidates(made), self.dense.batches)
+        examine_drift(tests, self.dense.model, known.layers, self.dense.batches, known.alone)
 
     def _candidates(self, made: Path) -> dict[int, nn.Module]:
         mixture = load_for_construction(made, device=self.dense.device)

@@ -5,8 +5,8 @@ Shapes: B texts, T tokens, V the vocabulary.
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -114,14 +114,10 @@ def logits_sha256(model: Any, batches: Sequence[TokenBatch]) -> str:
     return digest.hexdigest()
 
 
-def exact_differences(
-    dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
-) -> dict[int, dict[str, float]]:
-    """Compare layers of identical experts with the dense layers whose places they take, each alone.
+def output_differences(dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]) -> dict[int, float]:
+    """Return the largest difference of each layer's output from the dense layer's whose place it takes.
 
-    For each layer: `exact_layer_difference`, the largest difference of the layer's output on the dense model's own
-    hidden states, and `exact_logit_difference`, that of the logits of the dense model with this layer in place. Both
-    are relative to the largest value where that is above 1.
+    Both see the dense model's own hidden states. Relative to the largest value where that is above 1.
     """
     outputs = {layer: _OutputDifference(module) for layer, module in layers.items()}
     with torch.inference_mode(), ExitStack() as stack:
@@ -133,14 +129,7 @@ def exact_differences(
             for difference in outputs.values():
                 difference.counted = batch.attention_mask.bool().to(dense.device)
             logits_of(dense, batch)
-    agreements = replaced_agreements(dense, layers, batches)
-    return {
-        layer: {
-            "exact_layer_difference": outputs[layer].relative,
-            "exact_logit_difference": agreements[layer].relative_difference,
-        }
-        for layer in layers
-    }
+    return {layer: difference.relative for layer, difference in outputs.items()}
 
 
 class _OutputDifference:
@@ -172,15 +161,44 @@ def _hidden(output: Any) -> torch.Tensor:
 def replaced_agreements(
     dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
 ) -> dict[int, Agreement]:
-    """Return how the dense model agrees with itself when one of its layers is replaced, for each layer alone."""
+    """Return how the dense model agrees with itself when one of its layers is replaced, for each layer alone.
+
+    What stands before the replaced layer is computed once: its outputs [B, T, H] are kept for the batch at hand.
+    """
     agreements = {layer: Agreement() for layer in layers}
     with torch.inference_mode():
         for batch in batches:
-            reference = logits_of(dense, batch)
+            outputs: dict[int, Any] = {}
+            with _recorded_outputs(dense, outputs):
+                reference = logits_of(dense, batch)
             for layer, agreement in agreements.items():
-                with replaced_layers(dense, {layer: layers[layer]}):
+                before = {at: output for at, output in outputs.items() if at < layer}
+                with replaced_layers(dense, {layer: layers[layer]}), _replayed_outputs(dense, before):
                     agreement.add(reference, logits_of(dense, batch), batch)
     return agreements
+
+
+@contextmanager
+def _recorded_outputs(model: nn.Module, outputs: dict[int, Any]) -> Iterator[None]:
+    """Keep what each decoder layer gives."""
+    with ExitStack() as stack:
+        for at, layer in enumerate(decoder_layers(model)):
+            handle = layer.register_forward_hook(lambda _, __, output, at=at: outputs.update({at: output}))
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def _replayed_outputs(model: nn.Module, outputs: Mapping[int, Any]) -> Iterator[None]:
+    """Let decoder layers give `outputs` again, whatever they are given, without computing anything."""
+    replayed: list[Any] = [layer for at, layer in enumerate(decoder_layers(model)) if at in outputs]
+    for layer, output in zip(replayed, outputs.values(), strict=True):
+        layer.forward = lambda *_, output=output, **__: output
+    try:
+        yield
+    finally:
+        for layer in replayed:
+            del layer.forward
 
 
 def whole_agreement(dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]) -> Agreement:

@@ -9,7 +9,7 @@ from torch import nn
 
 from moe_ray.moe.records import LayerVerdict
 from moe_ray.moe.running import TokenBatch
-from moe_ray.moe.upcycle.checks import Agreement, exact_differences, replaced_agreements, whole_agreement
+from moe_ray.moe.upcycle.checks import Agreement, output_differences, replaced_agreements, whole_agreement
 from moe_ray.moe.upcycle.request import Limits
 
 MIN_NAMED = ("agreement",)
@@ -68,23 +68,39 @@ def broken_limit(measured: Mapping[str, float], limits: Mapping[str, float]) -> 
 
 def examine_exactness(
     tests: LayerTests, dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
-) -> None:
-    """Test layers of identical experts, each alone, against the dense model."""
-    for layer, measured in exact_differences(dense, layers, batches).items():
+) -> dict[int, Agreement]:
+    """Test layers of identical experts, each alone, against the dense model.
+
+    Returns how the dense model agrees with itself when a layer is replaced, for each layer alone.
+    """
+    differences = output_differences(dense, layers, batches)
+    alone = replaced_agreements(dense, layers, batches)
+    for layer, agreement in alone.items():
+        measured = {
+            "exact_layer_difference": differences[layer],
+            "exact_logit_difference": agreement.relative_difference,
+        }
         tests.note(layer, measured, tests.limits.exact())
+    return alone
 
 
 def examine_drift(
-    tests: LayerTests, dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
+    tests: LayerTests,
+    dense: Any,
+    layers: Mapping[int, nn.Module],
+    batches: Sequence[TokenBatch],
+    alone: Mapping[int, Agreement] | None = None,
 ) -> Agreement | None:
     """Test the layers as they are, each alone, then those that passed together.
 
-    As long as they break a limit together, the one that moved the distribution most is reverted too. Returns how the
-    dense model agrees with the mixture of what is left; None where nothing is.
+    `alone` is what is known of each alone already. As long as they break a limit together, the one that moved the
+    distribution most is reverted too. Returns how the dense model agrees with the mixture of what is left; None where
+    nothing is.
     """
     chosen = {layer: module for layer, module in layers.items() if layer not in tests.reasons}
-    for layer, agreement in replaced_agreements(dense, chosen, batches).items():
-        tests.note(layer, agreement.measured(), tests.limits.drift())
+    known = replaced_agreements(dense, chosen, batches) if alone is None else alone
+    for layer in chosen:
+        tests.note(layer, known[layer].measured(), tests.limits.drift())
     return _test_together(tests, lambda left: whole_agreement(dense, {at: layers[at] for at in left}, batches))
 
 
