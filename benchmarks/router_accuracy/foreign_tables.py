@@ -9,7 +9,7 @@ from benchmarks.router_accuracy.routers import ROUTERS
 from benchmarks.router_accuracy.tables import run_of, table
 from moe_ray.config.schema import OTHER
 from moe_ray.routing.foreign import SCORE_NAMES
-from moe_ray.routing.results import Calibration, ForeignResult
+from moe_ray.routing.results import Calibration, ForeignResult, RouterTestResults
 
 TARGET_AUROC = 0.95
 TARGET_ECE = 0.02
@@ -76,9 +76,14 @@ def _shown(result: ForeignResult) -> str:
 def _calibration_rows(measured: Measurements) -> Iterator[Sequence[str]]:
     for key, run in measured.runs.items():
         before, after = run.results.before_scaling, run.results.after_scaling
-        temperature = f"{run.results.temperature:.2f}"
         eces, nlls = (f"{before.ece:.3f}", f"{after.ece:.3f}"), (f"{before.nll:.3f}", f"{after.nll:.3f}")
-        yield [key, str(run.results.n), temperature, *eces, *nlls]
+        yield [key, str(run.results.n), _temperatures(run.results), *eces, *nlls]
+
+
+def _temperatures(results: RouterTestResults) -> str:
+    """That of unsure texts, and that of sure ones if there is one."""
+    known = (results.temperature, results.sure_temperature)
+    return ", ".join(f"{temperature:.2f}" for temperature in known if temperature is not None)
 
 
 def _reliability(measured: Measurements) -> Iterator[str]:

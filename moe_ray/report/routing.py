@@ -148,8 +148,15 @@ def _test(tested: RouterTestResults) -> str:
     lines = (
         f"On {plural(tested.n, 'text')} that it had not seen before, after training on {count(tested.num_train)}: "
         f"accuracy {number(tested.accuracy)} {bounds}, macro-F1 {number(tested.macro_f1)}.",
-        f"A temperature of {number(tested.temperature, 2)} moved its expected calibration error from "
+        f"{_temperatures(tested)} moved its expected calibration error from "
         f"{number(tested.before_scaling.ece)} to {number(tested.after_scaling.ece)}.",
         f"Its threshold, on {words(tested.foreign_score)}, keeps {number(tested.own_kept)} of the domains' own texts.",
     )
     return " ".join(lines)
+
+
+def _temperatures(tested: RouterTestResults) -> str:
+    unsure = number(tested.temperature, 2)
+    if tested.sure_temperature is None:
+        return f"A temperature of {unsure}"
+    return f"Temperatures of {number(tested.sure_temperature, 2)} where it is sure and {unsure} where it is not"

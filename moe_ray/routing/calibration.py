@@ -1,7 +1,9 @@
-"""How sure a router may be: probabilities from logits, temperature scaling, and how well confidence agrees with truth.
+"""How sure a router may be: probabilities from logits, temperatures, and how well confidence agrees with truth.
 
 Shapes: n texts, k labels; `logits` and `probabilities` [n, k], `gold` [n] holds the place of each text's label.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,13 @@ IntArray = npt.NDArray[np.intp]
 NUM_BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 NUM_HALVINGS = 60  # of the range of 1/T, which leaves nothing that a double can hold
+# Chosen by cross-validation on validation texts of real routers (docs/router-accuracy.md): a text with a plain
+# probability of 0.99 is half sure. 0.99 ** 64 is 0.53, 0.95 ** 64 is 0.04.
+SURENESS_POWER = 64
+# What a second temperature must add to the log-likelihood of the validation texts: the likelihood ratio test's 5 %.
+MIN_GAIN_NATS = 1.92
+MAX_DROP = 0.99  # of 1/T, from sure texts to unsure ones: what is left of it keeps their verdict
+DROP_STEP = 1e-4
 
 
 def log_sum_exp(logits: FloatArray) -> FloatArray:
@@ -28,6 +37,62 @@ def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
     scaled = logits / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+class Temperatures(NamedTuple):
+    """What a text's logits are divided by: `sure` where the router is sure of the text, `unsure` where it is not.
+
+    In between 1/T goes from one to the other by the text's sureness: its highest plain probability to the power of
+    `SURENESS_POWER`. Without `sure` all texts have the one temperature. Both are positive, so that no verdict changes.
+    """
+
+    unsure: float
+    sure: float | None = None
+
+    def scaled(self, logits: FloatArray) -> FloatArray:
+        """`logits`, each row divided by its temperature."""
+        if self.sure is None:
+            return logits / self.unsure
+        sureness = _sureness(logits)
+        return logits * ((1 - sureness) / self.unsure + sureness / self.sure)
+
+    def probabilities(self, logits: FloatArray) -> FloatArray:
+        """Calibrated probabilities [n, k]."""
+        return softmax(self.scaled(logits))
+
+
+def _sureness(logits: FloatArray) -> FloatArray:
+    """From 0 to 1 for each text [n, 1]."""
+    return np.asarray(softmax(logits).max(axis=1, keepdims=True) ** SURENESS_POWER)
+
+
+def fit_temperatures(logits: FloatArray, gold: IntArray) -> Temperatures:
+    """One temperature, as `fit_temperature` finds it, or two where the n validation texts clearly speak for a second.
+
+    A second must add `MIN_GAIN_NATS` to the log-likelihood of the texts and the doubt. Sure texts have the lower one.
+    """
+    one, two = Temperatures(fit_temperature(logits, gold)), _fit_two(logits, gold)
+    loss_of_one, loss_of_two = (_loss(temperatures.scaled(logits), gold) for temperatures in (one, two))
+    return two if (len(gold) + 1) * (loss_of_one - loss_of_two) >= MIN_GAIN_NATS else one
+
+
+def _fit_two(logits: FloatArray, gold: IntArray) -> Temperatures:
+    """The likeliest two. The loss is convex in both 1/T, so along the drop from one to the other it has one valley."""
+    from scipy.optimize import minimize_scalar
+
+    sureness = _sureness(logits)
+
+    def dropping(drop: float) -> Temperatures:
+        sure = fit_temperature(logits * (1 - drop * (1 - sureness)), gold)
+        return Temperatures(unsure=min(sure / (1 - drop), MAX_TEMPERATURE), sure=sure)
+
+    found = minimize_scalar(
+        lambda drop: _loss(dropping(drop).scaled(logits), gold),
+        bounds=(0, MAX_DROP),
+        method="bounded",
+        options={"xatol": DROP_STEP},
+    )
+    return dropping(float(found.x))
 
 
 def fit_temperature(logits: FloatArray, gold: IntArray) -> float:
@@ -54,6 +119,11 @@ def _wanted(logits: FloatArray, gold: IntArray) -> float:
     """The mean logit of the true labels, with one text's worth of doubt."""
     num = len(gold)
     return float((num * logits[np.arange(num), gold] + logits.mean(axis=1)).mean() / (num + 1))
+
+
+def _loss(logits: FloatArray, gold: IntArray) -> float:
+    """Mean negative log-likelihood of the n texts and the doubt, in nats."""
+    return float(log_sum_exp(logits).mean()) - _wanted(logits, gold)
 
 
 def _slope(logits: FloatArray, wanted: float, inverse_temperature: float) -> float:

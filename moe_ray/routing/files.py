@@ -1,6 +1,6 @@
 """A router's directory: the classifier's own files, and beside them what makes a router of it.
 
-router.json        kind, labels, temperature, foreign score and threshold, settings, fingerprints of texts and weights
+router.json        kind, labels, temperatures, foreign score and threshold, settings, fingerprints of texts and weights
 foreign.npz        the domains' means, for the score `mahalanobis` alone
 test_results.json  what was measured of it, where somebody did
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from moe_ray.errors import ModelError, RunDirectoryError, first_line
 from moe_ray.fingerprint import file_sha256, fingerprint
-from moe_ray.routing.calibration import FloatArray
+from moe_ray.routing.calibration import FloatArray, Temperatures
 from moe_ray.routing.foreign import Mahalanobis, ScoreName
 from moe_ray.routing.registry import CLASSIFIERS
 from moe_ray.routing.results import RouterTestResults
@@ -35,7 +35,8 @@ RecordT = TypeVar("RecordT", bound=StoredRecord)
 class RouterRecord(StoredRecord):
     """router.json. `texts` is the fingerprint of what it learned from, `weights` that of the files beside this one.
 
-    `settings` is the experiment's section `router` as it was trained with.
+    `settings` is the experiment's section `router` as it was trained with. `sure_temperature` is None where one
+    temperature is enough.
     """
 
     format: Literal[1] = 1
@@ -43,6 +44,7 @@ class RouterRecord(StoredRecord):
     kind: str
     labels: list[str]
     temperature: float
+    sure_temperature: float | None = None
     foreign_score: ScoreName
     threshold: float
     query: Literal["question", "prompt"]
@@ -51,10 +53,17 @@ class RouterRecord(StoredRecord):
     weights: str | None = None
 
     @property
+    def temperatures(self) -> Temperatures:
+        return Temperatures(self.temperature, self.sure_temperature)
+
+    @property
     def fingerprint(self) -> str | None:
         """Names what decides the routes; None before a router is saved. Settings do not enter: the weights do."""
         names = ("kind", "labels", "temperature", "foreign_score", "threshold", "query", "weights")
-        return fingerprint({name: getattr(self, name) for name in names}) if self.weights else None
+        told = {name: getattr(self, name) for name in names}
+        if self.sure_temperature is not None:  # a router of one temperature keeps the name that it always had
+            told["sure_temperature"] = self.sure_temperature
+        return fingerprint(told) if self.weights else None
 
 
 def find_router(path: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
-from moe_ray.routing.calibration import FloatArray, IntArray, log_sum_exp, softmax
+from moe_ray.routing.calibration import FloatArray, IntArray, Temperatures, log_sum_exp
 from moe_ray.routing.classifier import ClassifierOutputs
 
 BoolArray = npt.NDArray[np.bool_]
@@ -63,7 +63,7 @@ class ForeignScorer:
     """Computes the scores. `mahalanobis` is None where a router goes by another score and needs no features."""
 
     own: BoolArray
-    temperature: float
+    temperatures: Temperatures
     mahalanobis: Mahalanobis | None
 
     @property
@@ -77,14 +77,15 @@ class ForeignScorer:
 
         With `OTHER` among the labels, probabilities are those of all labels, so that what the router learned of
         foreign queries lowers the highest probability of a domain; energy is over the domains' logits alone, because
-        a high logit of `OTHER` speaks against a query being the domains' own.
+        a high logit of `OTHER` speaks against a query being the domains' own. Its temperature is that of unsure texts.
         """
         if name == "mahalanobis":
             assert self.mahalanobis is not None
             return self.mahalanobis.scores(outputs.features)
         if name == "energy":
-            return self.temperature * log_sum_exp(outputs.logits[:, self.own] / self.temperature)
-        domains = softmax(outputs.logits, self.temperature)[:, self.own]
+            temperature = self.temperatures.unsure
+            return temperature * log_sum_exp(outputs.logits[:, self.own] / temperature)
+        domains = self.temperatures.probabilities(outputs.logits)[:, self.own]
         return np.asarray(domains.max(axis=1) if name == "max_probability" else domains.sum(axis=1))
 
     def all_scores(self, outputs: ClassifierOutputs) -> Mapping[ScoreName, FloatArray]:

@@ -68,6 +68,7 @@ class RouterTestResults(StoredRecord):
     per_label: list[LabelResult]
     confusion: list[list[int]]
     temperature: float
+    sure_temperature: float | None = None
     before_scaling: Calibration
     after_scaling: Calibration
     foreign_score: str

@@ -12,7 +12,7 @@ import numpy as np
 from moe_ray.atomic import write_directory_atomically
 from moe_ray.config.schema import OTHER
 from moe_ray.errors import ModelError
-from moe_ray.routing.calibration import FloatArray, softmax
+from moe_ray.routing.calibration import FloatArray
 from moe_ray.routing.classifier import ClassifierOutputs, TextClassifier
 from moe_ray.routing.files import (
     ROUTER_FILE,
@@ -101,7 +101,7 @@ class Router:
 
     @property
     def scorer(self) -> ForeignScorer:
-        return ForeignScorer(own=self.own, temperature=self.record.temperature, mahalanobis=self.mahalanobis)
+        return ForeignScorer(own=self.own, temperatures=self.record.temperatures, mahalanobis=self.mahalanobis)
 
     def require_domains(self, domains: Sequence[str], *, where: str | None = None) -> None:
         """Raise `ModelError`, with both lists, unless the router knows exactly these domains, in whatever order."""
@@ -142,7 +142,7 @@ class Router:
             started_s = time.perf_counter()
             batch = [readable(text) for text in texts[start : start + TEXTS_AT_ONCE]]
             outputs = self.classifier.outputs(batch)
-            probabilities = softmax(outputs.logits, self.record.temperature)[:, self.own]
+            probabilities = self.record.temperatures.probabilities(outputs.logits)[:, self.own]
             scores = self.scorer.scores(self.record.foreign_score, outputs)
             scores = np.where([is_blank(text) for text in batch], BLANK_SCORE, scores)
             elapsed_s = time.perf_counter() - started_s

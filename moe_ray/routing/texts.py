@@ -22,7 +22,7 @@ class RouterTexts:
     """All texts of a router. No two parts hold the same text, or nearly the same.
 
     `labels` are the domains in the order of the experiment, then `OTHER` if the router learns it. `train` fits the
-    weights; `validation` ends training and sets temperature and threshold; `test` is looked at once, afterwards.
+    weights; `validation` ends training and sets temperatures and threshold; `test` is looked at once, afterwards.
     `foreign` are queries of no domain, by set, that the router is tested against and never sees before.
     """
 

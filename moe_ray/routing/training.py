@@ -1,4 +1,4 @@
-"""Train a router: fit the classifier, then set temperature and threshold on validation, then test once."""
+"""Train a router: fit the classifier, then set temperatures and threshold on validation, then test once."""
 
 import time
 from collections import Counter
@@ -12,7 +12,7 @@ import moe_ray
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.domains.sampling import hash_rank
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.routing.calibration import FloatArray, fit_temperature
+from moe_ray.routing.calibration import FloatArray, fit_temperatures
 from moe_ray.routing.classifier import ClassifierOutputs, Report, TextClassifier
 from moe_ray.routing.data.files import texts_fingerprint
 from moe_ray.routing.evaluation import evaluate, foreign_results
@@ -61,7 +61,7 @@ def fit_router(
     own = np.array([label != OTHER for label in texts.labels])
     scorer = ForeignScorer(
         own=own,
-        temperature=fit_temperature(outputs.logits, gold),
+        temperatures=fit_temperatures(outputs.logits, gold),
         mahalanobis=_fit_mahalanobis(classifier, texts, own),
     )
     foreign = _foreignness(config, scorer, outputs, own[gold])
@@ -160,7 +160,8 @@ def _record(config: RouterConfig, labels: Sequence[str], learned_from: str, fore
         moe_ray_version=moe_ray.__version__,
         kind=config.kind,
         labels=list(labels),
-        temperature=foreign.scorer.temperature,
+        temperature=foreign.scorer.temperatures.unsure,
+        sure_temperature=foreign.scorer.temperatures.sure,
         foreign_score=foreign.score,
         threshold=foreign.threshold,
         query=config.query,

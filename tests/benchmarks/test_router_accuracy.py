@@ -200,6 +200,13 @@ def test_tables_show_a_run_and_leave_out_what_was_not_measured(run: RunRecord) -
     assert "| minilm" not in printed
 
 
+def test_the_calibration_table_tells_one_temperature_or_two(run: RunRecord) -> None:
+    told = {"temperature": 1.5, "sure_temperature": None}
+    for sure, shown in ((None, "| 1.50 |"), (0.75, "| 1.50, 0.75 |")):
+        results = run.results.model_copy(update=told | {"sure_temperature": sure})
+        assert shown in "\n".join(foreign_tables(measurements(run.model_copy(update={"results": results}))))
+
+
 def test_own_questions_are_held_to_their_target(run: RunRecord) -> None:
     own = run.model_copy(update={"part": "own", "case": "pooled"})
     missed = own.model_copy(update={"results": own.results.model_copy(update={"accuracy": 0.98})})

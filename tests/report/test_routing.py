@@ -246,6 +246,16 @@ def test_the_routers_own_test_stands_in_its_tables(routed: Reported) -> None:
     ]  # fmt: skip
 
 
+def test_one_temperature_is_told_and_so_are_two(routed: Reported) -> None:
+    tested = synthetic_test(DOMAINS).model_copy(update={"temperature": 1.625, "sure_temperature": None})
+    two = tested.model_copy(update={"sure_temperature": 0.975})
+    one_view, two_view = (routing_view(changed(routed.summary, test_results=each)) for each in (tested, two))
+    assert one_view is not None
+    assert two_view is not None
+    assert "A temperature of 1.62 moved its expected calibration error" in one_view.test
+    assert "Temperatures of 0.97 where it is sure and 1.62 where it is not moved" in two_view.test
+
+
 def test_a_router_that_was_loaded_without_its_test_has_a_section_without_one(routed: Reported) -> None:
     summary = changed(routed.summary, test_results=None, sweep=None, regret=[])
     page = render_report(summary, routed.run.manifest(), payload_of(routed.page))

@@ -2,18 +2,22 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp
 from scipy.special import softmax as scipy_softmax
 from sklearn.metrics import log_loss
 
 from moe_ray.routing.calibration import (
     MAX_TEMPERATURE,
+    MIN_GAIN_NATS,
     NUM_BINS,
+    SURENESS_POWER,
     FloatArray,
     IntArray,
+    Temperatures,
     calibration,
     fit_temperature,
+    fit_temperatures,
     log_sum_exp,
     negative_log_likelihood,
     reliability_bins,
@@ -25,11 +29,34 @@ def drawn(num: int, num_labels: int, seed: int) -> tuple[FloatArray, IntArray]:
     """Logits that are exactly right: labels drawn with the probabilities that they tell."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=1.5, size=(num, num_labels))
-    cumulative = softmax(logits).cumsum(axis=1)
-    return logits, (rng.random((num, 1)) > cumulative).sum(axis=1)
+    return logits, labels_of(softmax(logits), rng)
 
 
-def doubting_loss(logits: FloatArray, gold: IntArray, inverse_temperature: float) -> float:
+def labels_of(probabilities: FloatArray, rng: np.random.Generator) -> IntArray:
+    """A label of each text, drawn with these probabilities."""
+    cumulative = probabilities[:, :-1].cumsum(axis=1)
+    return np.asarray((rng.random((len(cumulative), 1)) > cumulative).sum(axis=1))
+
+
+def saturated(num: int, temperatures: Temperatures, seed: int) -> tuple[FloatArray, IntArray]:
+    """Logits whose margins end at 6, as a fine-tuned encoder's do; right where divided by `temperatures`."""
+    rng = np.random.default_rng(seed)
+    logits = np.zeros((num, 4))
+    logits[np.arange(num), rng.integers(0, 4, num)] = 6 * np.sqrt(rng.random(num))
+    return logits, labels_of(two_by_hand(logits, temperatures), rng)
+
+
+def two_by_hand(logits: FloatArray, temperatures: Temperatures) -> FloatArray:
+    """Probabilities text by text, by the definition."""
+    assert temperatures.sure is not None
+    rows = []
+    for row in logits:
+        sureness = scipy_softmax(row).max() ** SURENESS_POWER
+        rows.append(scipy_softmax(row * (sureness / temperatures.sure + (1 - sureness) / temperatures.unsure)))
+    return np.array(rows)
+
+
+def doubting_loss(logits: FloatArray, gold: IntArray, inverse_temperature: float | FloatArray) -> float:
     """Mean negative log-likelihood where each text is worth n/(n+1), and one even doubt 1/(n+1)."""
     num, num_labels = logits.shape
     wanted = np.full((num, num_labels), 1 / num_labels / (num + 1))
@@ -72,6 +99,7 @@ def test_a_router_without_mistakes_may_be_as_sure_as_one_doubt_among_its_texts_a
 ) -> None:
     logits, gold = np.zeros((num, num_labels)), np.zeros(num, dtype=np.intp)
     logits[:, 0] = 1.7
+    assert fit_temperatures(logits, gold) == Temperatures(fit_temperature(logits, gold))
     confidence = softmax(logits, fit_temperature(logits, gold))[:, 0]
     assert confidence == pytest.approx((num + 1 / num_labels) / (num + 1), abs=1e-9)
 
@@ -79,7 +107,59 @@ def test_a_router_without_mistakes_may_be_as_sure_as_one_doubt_among_its_texts_a
 def test_a_router_worse_than_chance_gets_the_highest_temperature_and_equal_logits_leave_it_at_one() -> None:
     logits, gold = np.array([[5.0, 0.0], [5.0, 0.0]]), np.array([1, 1])
     assert fit_temperature(logits, gold) == pytest.approx(MAX_TEMPERATURE)
+    assert fit_temperatures(logits, gold).unsure == pytest.approx(MAX_TEMPERATURE)
     assert fit_temperature(np.full((3, 4), 2.0), np.array([0, 1, 2])) == 1.0
+    assert fit_temperatures(np.full((3, 4), 2.0), np.array([0, 1, 2])) == Temperatures(1.0)
+
+
+def test_two_temperatures_are_found_again_and_make_both_ends_believable() -> None:
+    true = Temperatures(unsure=1.6, sure=0.8)
+    logits, gold = saturated(20_000, true, seed=4)
+    found = fit_temperatures(logits, gold)
+    assert found == pytest.approx(true, rel=0.05)
+    assert found.probabilities(logits) == pytest.approx(two_by_hand(logits, found), abs=1e-12)
+    assert calibration(found.probabilities(logits), gold).ece < 0.01
+    assert calibration(softmax(logits, fit_temperature(logits, gold)), gold).ece > 0.03
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_temperatures_are_where_scipy_finds_the_least_loss_of_both_at_once(seed: int) -> None:
+    logits, gold = saturated(900, Temperatures(unsure=2.0, sure=0.7), seed)
+    sureness = scipy_softmax(logits, axis=1).max(axis=1, keepdims=True) ** SURENESS_POWER
+
+    def loss(betas: FloatArray) -> float:
+        return doubting_loss(logits, gold, sureness * betas[1] + (1 - sureness) * betas[0])
+
+    best = minimize(loss, [1.0, 1.0], method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-13})
+    found = fit_temperatures(logits, gold)
+    assert found == pytest.approx(tuple(1 / best.x), rel=2e-3)
+    one = fit_temperature(logits, gold)
+    assert 901 * (doubting_loss(logits, gold, 1 / one) - best.fun) > MIN_GAIN_NATS
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("overconfidence", [0.3, 1.0, 2.0])
+def test_where_one_temperature_is_the_truth_there_is_no_second(overconfidence: float, seed: int) -> None:
+    logits, gold = drawn(900, 4, seed)
+    logits *= overconfidence
+    assert fit_temperatures(logits, gold) == Temperatures(fit_temperature(logits, gold))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 1e4])
+def test_no_verdict_changes_at_any_two_temperatures(scale: float) -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(scale=scale, size=(300, 4))
+    for sure in (0.01, 0.5, 1.0, 100.0):
+        scaled = Temperatures(unsure=min(100 * sure, MAX_TEMPERATURE), sure=sure).scaled(logits)
+        assert scaled.argmax(axis=1).tolist() == logits.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("power", [0.1, 0.5, 1.0, 3.0])
+def test_a_router_without_mistakes_is_not_made_surer_by_a_second_temperature(power: float, seed: int) -> None:
+    logits, gold = np.zeros((200, 3)), np.zeros(200, dtype=np.intp)
+    logits[:, 0] = 8 * np.random.default_rng(seed).random(200) ** power
+    assert fit_temperatures(logits, gold) == Temperatures(fit_temperature(logits, gold))
 
 
 def test_the_likelihood_is_scikit_learns_log_loss() -> None:

@@ -8,7 +8,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
-from moe_ray.routing.calibration import FloatArray
+from moe_ray.routing.calibration import FloatArray, Temperatures
 from moe_ray.routing.classifier import ClassifierOutputs
 from moe_ray.routing.foreign import ForeignScorer, Mahalanobis, auroc, fpr95, threshold_keeping
 
@@ -18,7 +18,7 @@ def outputs(logits: FloatArray) -> ClassifierOutputs:
 
 
 def scorer(own: list[bool], temperature: float = 1.0) -> ForeignScorer:
-    return ForeignScorer(own=np.array(own), temperature=temperature, mahalanobis=None)
+    return ForeignScorer(own=np.array(own), temperatures=Temperatures(temperature), mahalanobis=None)
 
 
 def test_energy_of_equal_logits_grows_with_the_logarithm_of_their_number() -> None:

@@ -226,6 +226,31 @@ def test_a_router_that_cannot_be_read_says_which_file_is_wrong(
     assert caught.value.remedy
 
 
+def test_a_router_that_was_saved_before_there_were_two_temperatures_is_the_same(copied: Path, router: Router) -> None:
+    path = copied / files.ROUTER_FILE
+    record = json.loads(path.read_text())
+    assert record.pop("sure_temperature") is None
+    known = Router.load(copied).fingerprint
+    path.write_text(json.dumps(record))
+    found = Router.load(copied)
+    assert found.fingerprint == known
+    assert (found.predict_proba(ASKED) == router.predict_proba(ASKED)).all()
+
+
+def test_a_second_temperature_is_read_and_renames_the_router_but_changes_no_verdict(
+    copied: Path, router: Router
+) -> None:
+    known = Router.load(copied).fingerprint
+    changed(sure_temperature=router.record.temperature / 4)(copied)
+    found = Router.load(copied)
+    before, after = router.predict_proba(ASKED), found.predict_proba(ASKED)
+    assert found.fingerprint != known
+    assert found.record.temperatures.probabilities(found.outputs(ASKED).logits) == pytest.approx(after)
+    assert (after.max(axis=1) >= before.max(axis=1)).all()
+    assert after.max() > before.max()
+    assert (after.argmax(axis=1) == before.argmax(axis=1)).all()
+
+
 def test_a_router_without_test_results_loads(copied: Path) -> None:
     (copied / files.TEST_RESULTS_FILE).unlink()
     assert Router.load(copied).test_results is None

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.routing.calibration import calibration, fit_temperature
+from moe_ray.routing.calibration import calibration, fit_temperatures
 from moe_ray.routing.data.files import texts_fingerprint
 from moe_ray.routing.foreign import auroc
 from moe_ray.routing.router import Router
@@ -24,17 +24,17 @@ def fitted(texts: RouterTexts, **foreign: object) -> Router:
     return fit_router(config, texts, device="cpu", report=nothing_reported)[0]
 
 
-def test_temperature_and_threshold_are_set_on_validation_alone() -> None:
+def test_temperatures_and_threshold_are_set_on_validation_alone() -> None:
     texts = router_texts()
     router = fitted(texts, keep=0.9)
     asked = [text.text for text in texts.validation]
     gold = np.array(codes(texts.validation, DOMAINS))
-    assert router.record.temperature == fit_temperature(router.outputs(asked).logits, gold)
+    assert router.record.temperatures == fit_temperatures(router.outputs(asked).logits, gold)
     kept = np.mean(router.judge(asked).scores >= router.threshold)
     assert 0.9 <= kept < 0.9 + 2 / len(asked)
     other_test = fitted(replace(texts, test=texts.test[:9], foreign={}), keep=0.9)
     assert other_test.threshold == router.threshold
-    assert other_test.record.temperature == router.record.temperature
+    assert other_test.record.temperatures == router.record.temperatures
 
 
 def test_test_results_are_what_the_router_says_of_the_test_texts() -> None:
