@@ -250,7 +250,7 @@ class RouterConfig(Section):
     max_texts_per_domain: Annotated[int, Field(ge=1)] | None = Field(None, description="drawn by a hash of the ids")
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share of the texts kept for testing")
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="share of the training texts kept for early stopping, temperature and threshold"
+        0.1, description="share of the training texts kept for early stopping, temperatures and threshold"
     )
     balance: Literal["none", "weighted", "downsample"] = Field(
         "none", description="weighted: the loss weighs labels evenly; downsample: as many texts as the rarest has"
