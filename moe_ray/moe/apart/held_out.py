@@ -14,19 +14,25 @@ MAX_WINDOW_TOKENS = 1024
 
 
 def bits_per_byte(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
-    """Return the bits that the model needs for a byte of `texts`, each text for itself, its end token left out.
+    """Return the bits that the model needs for a byte of `texts`, each text for itself, its end token left out."""
+    nats = sum(nats_by_text(model, tokenizer, texts))
+    return nats / math.log(2) / sum(len(text.encode("utf-8", errors="replace")) for text in texts)
+
+
+def nats_by_text(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[float]:
+    """Return what each text costs the model, in nats, its end token left out.
 
     A text longer than the model's context is read in windows that know nothing of each other. Each window begins
     after an end token, so that every token is foretold once.
     """
     length = min(int(model.config.max_position_embeddings), MAX_WINDOW_TOKENS) - 1
-    end, nats = end_token(tokenizer), 0.0
+    end, costs = end_token(tokenizer), []
     with torch.inference_mode():
         for text in texts:
             ids = plain_ids(tokenizer, text)
-            for start in range(0, len(ids), length):
-                nats += _nats(model, [end, *ids[start : start + length]])
-    return nats / math.log(2) / sum(len(text.encode("utf-8", errors="replace")) for text in texts)
+            windows = ([end, *ids[start : start + length]] for start in range(0, len(ids), length))
+            costs.append(sum(_nats(model, window) for window in windows))
+    return costs
 
 
 def _nats(model: Any, window: Sequence[int]) -> float:

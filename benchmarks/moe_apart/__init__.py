@@ -1,0 +1,1 @@
+"""Experts that were trained apart and then mixed, held against dense models on real text."""
