@@ -23,7 +23,7 @@ import transformers
 from benchmarks.machine import machine_line
 from benchmarks.moe_apart.comparing import EQUAL_TRAINING, LABELS, PERFECT, WIDER, Comparison
 from benchmarks.moe_apart.sizes import FULL, SMALL, Size
-from benchmarks.moe_apart.texts import DOMAINS, Texts, byte_counts, read_texts, write_experiment
+from benchmarks.moe_apart.texts import FILES, Texts, byte_counts, expert_texts, read_texts, write_experiment
 from benchmarks.moe_apart.trainings import Trainings
 from benchmarks.moe_apart.verdict import ByText, Row, difference_table, missing_rows, sentence, table
 from moe_ray.fingerprint import file_sha256, fingerprint
@@ -45,9 +45,10 @@ def compare(data: Path, work: Path, size: Size, *, num_threads: int) -> int:
     """Train, measure and print all; return the exit status."""
     folder = folder_of(work, data, size)
     write_experiment(folder, data)
-    texts = read_texts(folder, size.max_texts)
+    experts = expert_texts(data, size.max_texts)
+    texts = read_texts(folder, experts)
     print_texts(texts)
-    trainings = Trainings(folder, texts, size, num_threads=num_threads, told=_told)
+    trainings = Trainings(folder, experts, texts, size, num_threads=num_threads, told=_told)
     comparison = Comparison(folder, texts, size, trainings, num_threads=num_threads, told=_told)
     rows = list(comparison.rows())
     num_bytes = byte_counts(texts.measured)
@@ -69,7 +70,7 @@ def print_verdict(mixture: Row, rows: Mapping[str, Row], num_bytes: ByText) -> N
 
 def folder_of(work: Path, data: Path, size: Size) -> Path:
     """The folder that is named by what decides all weights, so that another comparison is never mixed with this one."""
-    files = {name: file_sha256(data / given["file"]) for name, given in DOMAINS.items()}
+    files = {name: file_sha256(data / file) for name, file in FILES.items()}
     return work.resolve() / fingerprint({"size": asdict(size), "files": files})[:12]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.moe_apart.measuring import Measured, measure
@@ -82,11 +83,7 @@ class Comparison:
         for top_k, label in BEFORE.items():
             yield self._row(label, mixtures[top_k], apart)
         for (part, top_k), label in AFTER.items():
-            tuned = self._best(
-                part,
-                label,
-                lambda rate, of=mixtures[top_k], part=part, k=top_k: self._trainings.finetuned(of, part, k, rate),
-            )
+            tuned = self._best(part, label, partial(self._trainings.finetuned, mixtures[top_k], part, top_k))
             self.mixtures.append(tuned)
             self._after_bits[label] = self._choosing_bits(tuned)
             yield self._row(label, tuned, apart + self._spent(tuned, self._size.finetune_steps))
@@ -95,20 +92,13 @@ class Comparison:
         """Yield the rows of the dense models, which learn from as many tokens as all of the mixture."""
         size, trainings = self._size, self._trainings
         steps = len(DOMAINS) * size.expert_steps + size.finetune_steps
-        trained = self._best(
-            "dense, from the anchor",
-            EQUAL_TRAINING,
-            lambda rate: trainings.dense("dense, 1 network", trainings.anchor, steps, rate),
-        )
+        make = partial(trainings.dense, "dense, 1 network", trainings.anchor, steps)
+        trained = self._best("dense, from the anchor", EQUAL_TRAINING, make)
         yield self._row(EQUAL_TRAINING, trained, anchor + self._spent(trained, steps))
         steps += size.anchor_steps
         for networks, label in WIDER.items():
-            start = trainings.untrained(networks)
-            trained = self._best(
-                "dense, from nothing",
-                label,
-                lambda rate, start=start, n=networks: trainings.dense(f"dense, {n} networks", start, steps, rate),
-            )
+            make = partial(trainings.dense, f"dense, {networks} networks", trainings.untrained(networks), steps)
+            trained = self._best("dense, from nothing", label, make)
             yield self._row(label, trained, self._spent(trained, steps))
 
     def main_mixture(self, rows: Sequence[Row]) -> Row:

@@ -10,15 +10,16 @@ import yaml
 from moe_ray.moe.apart.config import TextsConfig
 from moe_ray.moe.apart.texts import read_expert_texts
 
-DOMAINS: Mapping[str, Mapping[str, Any]] = {
-    "coding": {"task": "coding", "file": "code/new_codealpaca.json"},
-    "math": {"task": "math", "file": "ood/gsm8k_train.jsonl"},
-    "biomedical": {
-        "task": "free_text",
-        "file": "biomedical/medquad_4000.jsonl",
-        "columns": {"id": "id", "question": "question", "reference": "answer"},
-    },
+FILES = {
+    "coding": "code/new_codealpaca.json",
+    "math": "ood/gsm8k_train.jsonl",
+    "biomedical": "biomedical/medquad_4000.jsonl",
 }
+DOMAINS = tuple(FILES)
+TASKS = {"coding": "coding", "math": "math"}
+"""Tasks whose records become a question with its answer."""
+COLUMNS = {"biomedical": "answer"}
+"""Domains whose texts are a column as it stands."""
 HELD_OUT_FRACTION = 0.1
 EXPERIMENT_FILE = "texts.yaml"
 
@@ -38,29 +39,32 @@ class Texts:
 
 def write_experiment(folder: Path, data: Path) -> None:
     """Write the experiment file whose domains turn the records of `data` into texts."""
-    domains = {name: _domain(data, **given) for name, given in DOMAINS.items()}
+    domains = {name: {"task": task, "data": {"source": str(_file(data, name))}} for name, task in TASKS.items()}
     # A domain's texts are read through an experiment, and no experiment is without a model.
-    models = {"nobody": {"path": "nobody", "engine": "scripted"}}
+    models = {"models": {"nobody": {"path": "nobody", "engine": "scripted"}}, "baseline": "nobody"}
+    experiment = {"name": "moe-apart", **models, "domains": domains}
     folder.mkdir(parents=True, exist_ok=True)
-    told = yaml.safe_dump({"name": "moe-apart", "models": models, "domains": domains}, sort_keys=False)
-    (folder / EXPERIMENT_FILE).write_text(told, encoding="utf-8")
+    (folder / EXPERIMENT_FILE).write_text(yaml.safe_dump(experiment, sort_keys=False), encoding="utf-8")
 
 
-def _domain(data: Path, *, task: str, file: str, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
-    named = {"columns": dict(columns)} if columns else {}
-    return {"task": task, "data": {"source": str((data / file).resolve())}, **named}
+def _file(data: Path, domain: str) -> Path:
+    return (data / FILES[domain]).resolve()
 
 
-def expert_texts(max_texts: Mapping[str, int]) -> dict[str, tuple[TextsConfig, ...]]:
-    """Each domain is one expert's."""
-    return {
-        name: (TextsConfig(experiment=EXPERIMENT_FILE, domain=name, max_texts=max_texts[name]),) for name in DOMAINS
-    }
+def expert_texts(data: Path, max_texts: Mapping[str, int]) -> dict[str, tuple[TextsConfig, ...]]:
+    """Each domain is one expert's. The experiment file is `write_experiment`'s, below the folder that is read from."""
+    found = {}
+    for name in DOMAINS:
+        given: dict[str, Any] = {"experiment": EXPERIMENT_FILE, "domain": name}
+        if name in COLUMNS:
+            given = {"source": str(_file(data, name)), "column": COLUMNS[name]}
+        found[name] = (TextsConfig(**given, max_texts=max_texts[name]),)
+    return found
 
 
-def read_texts(folder: Path, max_texts: Mapping[str, int]) -> Texts:
-    """Read what `write_experiment` describes. Of the texts that nothing trains on, every other one is measured."""
-    found = read_expert_texts(expert_texts(max_texts), folder, held_out_fraction=HELD_OUT_FRACTION)
+def read_texts(folder: Path, experts: Mapping[str, tuple[TextsConfig, ...]]) -> Texts:
+    """Read the texts of `experts` from `folder`. Of those that nothing trains on, every other one is measured."""
+    found = read_expert_texts(experts, folder, held_out_fraction=HELD_OUT_FRACTION)
     return Texts(
         train={name: one.train for name, one in found.items()},
         choosing={name: one.held_out[::2] for name, one in found.items()},

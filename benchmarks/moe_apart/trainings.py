@@ -1,15 +1,15 @@
 """All trainings, in folders below one; what is there already is kept, and what was stopped goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.moe_apart.clock import Clock
 from benchmarks.moe_apart.sizes import Size
-from benchmarks.moe_apart.texts import HELD_OUT_FRACTION, Texts, expert_texts
+from benchmarks.moe_apart.texts import HELD_OUT_FRACTION, Texts
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.moe.apart.assemble import assemble, plan_mixture
 from moe_ray.moe.apart.base import write_base
-from moe_ray.moe.apart.config import PretrainConfig
+from moe_ray.moe.apart.config import PretrainConfig, TextsConfig
 from moe_ray.moe.apart.finetune import FinetuneSettings, finetune
 from moe_ray.moe.apart.pretrain import ANCHOR, BASE, EXPERTS, MIXTURE, pretrain
 from moe_ray.moe.apart.training import TrainingJob
@@ -22,9 +22,16 @@ class Trainings:
     """Makes checkpoints and returns their folders. `told` hears what is begun."""
 
     def __init__(
-        self, folder: Path, texts: Texts, size: Size, *, num_threads: int, told: Callable[[str], object]
+        self,
+        folder: Path,
+        experts: Mapping[str, tuple[TextsConfig, ...]],
+        texts: Texts,
+        size: Size,
+        *,
+        num_threads: int,
+        told: Callable[[str], object],
     ) -> None:
-        self._folder, self._texts, self._size = folder, texts, size
+        self._folder, self._experts, self._texts, self._size = folder, experts, texts, size
         self._num_threads, self._told = num_threads, told
         self._clock = Clock(folder)
 
@@ -49,7 +56,7 @@ class Trainings:
         return PretrainConfig(
             base_model=base_model,
             architecture=None if base_model else size.architecture(),
-            experts=expert_texts(size.max_texts),
+            experts=dict(self._experts),
             anchor=None if base_model else size.settings(size.anchor_steps, size.anchor_rate),
             training=size.settings(size.expert_steps, rate),
             top_k=TOP_K,

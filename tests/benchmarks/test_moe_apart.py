@@ -14,7 +14,7 @@ from benchmarks.moe_apart.clock import Clock
 from benchmarks.moe_apart.comparing import LABELS
 from benchmarks.moe_apart.measuring import parameter_counts
 from benchmarks.moe_apart.sizes import FULL, PARTS, SMALL, Size
-from benchmarks.moe_apart.texts import DOMAINS, read_texts, write_experiment
+from benchmarks.moe_apart.texts import DOMAINS, expert_texts, read_texts, write_experiment
 from benchmarks.moe_apart.verdict import (
     AVERAGE,
     Row,
@@ -148,7 +148,7 @@ def test_settings_are_chosen_on_other_texts_than_are_measured_or_trained_on(tmp_
     folder = folder_of(tmp_path, DATA, SMALL)
     assert folder != folder_of(tmp_path, DATA, FULL)
     write_experiment(folder, DATA)
-    texts = read_texts(folder, SMALL.max_texts)
+    texts = read_texts(folder, expert_texts(DATA, SMALL.max_texts))
     parts = [{text for own in part.values() for text in own} for part in (texts.train, texts.choosing, texts.measured)]
     assert len(set.union(*parts)) == sum(map(len, parts)) == sum(SMALL.max_texts.values())
     assert {name: len(own) for name, own in texts.measured.items()} == {"coding": 6, "math": 4, "biomedical": 2}
