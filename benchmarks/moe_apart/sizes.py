@@ -65,9 +65,9 @@ FULL = Size(
     vocab_size=2048,
     block_tokens=256,
     batch_size=4,
-    anchor_steps=400,
-    expert_steps=400,
-    finetune_steps=160,
+    anchor_steps=500,
+    expert_steps=300,
+    finetune_steps=120,
     anchor_rate=3e-3,
     rates={
         "experts": (1e-3, 3e-3),

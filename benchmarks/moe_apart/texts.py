@@ -63,13 +63,17 @@ def expert_texts(data: Path, max_texts: Mapping[str, int]) -> dict[str, tuple[Te
 
 
 def read_texts(folder: Path, experts: Mapping[str, tuple[TextsConfig, ...]]) -> Texts:
-    """Read the texts of `experts` from `folder`. Of those that nothing trains on, every other one is measured."""
+    """Read the texts of `experts` from `folder`. Of those that nothing trains on, a third is for choosing."""
     found = read_expert_texts(experts, folder, held_out_fraction=HELD_OUT_FRACTION)
     return Texts(
         train={name: one.train for name, one in found.items()},
-        choosing={name: one.held_out[::2] for name, one in found.items()},
-        measured={name: one.held_out[1::2] for name, one in found.items()},
+        choosing={name: one.held_out[::3] for name, one in found.items()},
+        measured={name: _without_thirds(one.held_out) for name, one in found.items()},
     )
+
+
+def _without_thirds(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text for at, text in enumerate(texts) if at % 3)
 
 
 def byte_counts(texts: Mapping[str, tuple[str, ...]]) -> dict[str, list[int]]:
