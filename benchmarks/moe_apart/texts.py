@@ -53,7 +53,7 @@ def _file(data: Path, domain: str) -> Path:
 
 def expert_texts(data: Path, max_texts: Mapping[str, int]) -> dict[str, tuple[TextsConfig, ...]]:
     """Each domain is one expert's. The experiment file is `write_experiment`'s, below the folder that is read from."""
-    found = {}
+    found: dict[str, tuple[TextsConfig, ...]] = {}
     for name in DOMAINS:
         given: dict[str, Any] = {"experiment": EXPERIMENT_FILE, "domain": name}
         if name in COLUMNS:

@@ -11,7 +11,7 @@ from moe_ray.moe.apart.assemble import assemble, plan_mixture
 from moe_ray.moe.apart.base import write_base
 from moe_ray.moe.apart.config import PretrainConfig, TextsConfig
 from moe_ray.moe.apart.finetune import FinetuneSettings, finetune
-from moe_ray.moe.apart.pretrain import ANCHOR, BASE, EXPERTS, MIXTURE, pretrain
+from moe_ray.moe.apart.pretrain import ANCHOR, BASE, EXPERTS, MIXTURE, RECORD_FILE, pretrain
 from moe_ray.moe.apart.training import TrainingJob
 
 TOP_K = 2
@@ -47,8 +47,10 @@ class Trainings:
     def pretrained(self, rate: float) -> Path:
         """Experts trained apart at this rate, from the same anchor at any rate, and their mixture."""
         out = self._folder / self._named("experts", rate)
-        base_model = None if self.anchor.parent == out else str(self.anchor)
-        pretrain(self._config(rate, base_model), self._folder, out, run=self._clock.run, told=self._told)
+        # A pretraining that is given again trains nothing, but measures all its models anew.
+        if not (out / RECORD_FILE).is_file():
+            base_model = None if self.anchor.parent == out else str(self.anchor)
+            pretrain(self._config(rate, base_model), self._folder, out, run=self._clock.run, told=self._told)
         return out
 
     def _config(self, rate: float, base_model: str | None = None) -> PretrainConfig:

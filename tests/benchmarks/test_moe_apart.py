@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.moe_apart.__main__ import folder_of
+from benchmarks.moe_apart import __main__ as command
 from benchmarks.moe_apart.clock import Clock
 from benchmarks.moe_apart.comparing import LABELS
 from benchmarks.moe_apart.measuring import parameter_counts
@@ -25,6 +25,7 @@ from benchmarks.moe_apart.verdict import (
     sentence,
     table,
 )
+from moe_ray.moe.comparing import Finding
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not (DATA / "ood").is_dir(), reason="needs ../shared/data")
@@ -111,6 +112,17 @@ def test_a_row_that_is_not_there_or_has_no_figure_is_missing() -> None:
     assert missing_rows([good, broken, cut], ["good", "bad", "short", "gone"], NUM_BYTES) == ["bad", "short", "gone"]
 
 
+def test_what_does_not_hold_or_cannot_be_checked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [
+        Finding(what="tensors", holds=True),
+        Finding(what="exactness against math", holds=False, detail="by 0.3"),
+        Finding(what="sources", holds=None, detail="gone"),
+    ]
+    monkeypatch.setattr(command, "verify", lambda _: iter(findings))
+    told = ["m: exactness against math: by 0.3", "m: sources: gone"]
+    assert list(command.broken_claims([Path("m")])) == told
+
+
 def test_active_parameters_are_those_of_the_experts_that_answer() -> None:
     class Layer(nn.Module):
         def __init__(self) -> None:
@@ -145,8 +157,8 @@ def test_every_part_is_tried_with_two_rates_and_every_domain_has_a_limit(size: S
 
 @needs_data
 def test_settings_are_chosen_on_other_texts_than_are_measured_or_trained_on(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, DATA, SMALL)
-    assert folder != folder_of(tmp_path, DATA, FULL)
+    folder = command.folder_of(tmp_path, DATA, SMALL)
+    assert folder != command.folder_of(tmp_path, DATA, FULL)
     write_experiment(folder, DATA)
     texts = read_texts(folder, expert_texts(DATA, SMALL.max_texts))
     parts = [{text for own in part.values() for text in own} for part in (texts.train, texts.choosing, texts.measured)]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from moe_ray.errors import ConfigError, ModelError, RunDirectoryError
 from moe_ray.moe.apart.config import FinetuneSettings
 from moe_ray.moe.apart.finetune import finetune
-from moe_ray.moe.apart.held_out import bits_per_byte
+from moe_ray.moe.apart.held_out import bits_per_byte, nats_by_text
 from moe_ray.moe.apart.pretrain import pretrain
 from moe_ray.moe.apart.texts import read_expert_texts
 from moe_ray.moe.certificate import read_certificate
@@ -189,6 +189,8 @@ def test_bits_per_byte_are_those_of_even_odds_for_a_model_that_knows_nothing(pre
     expected = num_tokens * math.log2(model.config.vocab_size) / len(text)
     assert num_tokens > model.config.max_position_embeddings
     assert bits_per_byte(model, tokenizer, [text]) == pytest.approx(expected, rel=1e-5)
+    of_text = num_tokens * math.log(model.config.vocab_size)
+    assert nats_by_text(model, tokenizer, ["", text]) == pytest.approx([0.0, of_text], rel=1e-5)
 
 
 def test_no_text_is_trained_on_and_held_out_and_none_is_two_experts(tmp_path: Path) -> None:
