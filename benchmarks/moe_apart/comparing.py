@@ -1,7 +1,7 @@
 """The rows: the anchor, experts alone, mixtures before and after finetune, dense models, and perfect routing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,9 @@ AFTER = {(part, top_k): f"{part} trained, top-{top_k}" for part in FINETUNED for
 EQUAL_TRAINING = "dense, from the anchor (active parameters of top-1)"
 WIDER = {2: "dense, from nothing (active parameters of top-2)", 3: "dense, from nothing (all the mixture's parameters)"}
 PERFECT = "experts alone, perfect routing"
-LABELS = (ANCHOR_LABEL, *ALONE.values(), *BEFORE.values(), *AFTER.values(), EQUAL_TRAINING, *WIDER.values(), PERFECT)
+PERFECT_WHOLE = "whole models trained apart, perfect routing"
+BOUNDS = (PERFECT, PERFECT_WHOLE)
+LABELS = (ANCHOR_LABEL, *ALONE.values(), *BEFORE.values(), *AFTER.values(), EQUAL_TRAINING, *WIDER.values(), *BOUNDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ class Comparison:
         yield from self._mixtures(pretrained, apart)
         yield from self._dense(anchor)
         yield self._row(PERFECT, trainings.mixture(pretrained, 1), apart, nats)
+        yield self._whole_apart(anchor)
 
     def _mixtures(self, pretrained: Path, apart: Spent) -> Iterator[Row]:
         """Yield the rows of the mixtures, before and after finetune."""
@@ -90,16 +93,27 @@ class Comparison:
 
     def _dense(self, anchor: Spent) -> Iterator[Row]:
         """Yield the rows of the dense models, which learn from as many tokens as all of the mixture."""
-        size, trainings = self._size, self._trainings
+        size, trainings, texts = self._size, self._trainings, self._texts.everything
         steps = len(DOMAINS) * size.expert_steps + size.finetune_steps
-        make = partial(trainings.dense, "dense, 1 network", trainings.anchor, steps)
+        make = partial(trainings.dense, "dense, 1 network", trainings.anchor, texts, steps)
         trained = self._best("dense, from the anchor", EQUAL_TRAINING, make)
         yield self._row(EQUAL_TRAINING, trained, anchor + self._spent(trained, steps))
         steps += size.anchor_steps
         for networks, label in WIDER.items():
-            make = partial(trainings.dense, f"dense, {networks} networks", trainings.untrained(networks), steps)
+            make = partial(trainings.dense, f"dense, {networks} networks", trainings.untrained(networks), texts, steps)
             trained = self._best("dense, from nothing", label, make)
             yield self._row(label, trained, self._spent(trained, steps))
+
+    def _whole_apart(self, anchor: Spent) -> Row:
+        """The row of one dense model for each domain, trained whole as long as an expert: what freezing costs."""
+        spent, nats, steps, start = anchor, dict[str, list[float]](), self._size.expert_steps, self._trainings.anchor
+        for name, texts in self._texts.train.items():
+            make = partial(self._trainings.dense, f"dense, {name}", start, texts, steps)
+            trained = self._best("dense, from the anchor", f"dense, {name}", make, column=name)
+            nats[name] = self._measured(trained, self._texts.measured).nats[name]
+            spent += self._spent(trained, steps)
+        row = self._row(PERFECT_WHOLE, start, spent, nats)
+        return replace(row, num_parameters=len(DOMAINS) * row.num_parameters)
 
     def main_mixture(self, rows: Sequence[Row]) -> Row:
         """Of the rows after finetune, the one with the fewest bits on the choosing texts."""
@@ -107,18 +121,23 @@ class Comparison:
         return next(row for row in rows if row.label == label)
 
     def _best(
-        self, part: str, what: str, make: Callable[[float], Path], judged: Callable[[Path], Path] = lambda made: made
+        self,
+        part: str,
+        what: str,
+        make: Callable[[float], Path],
+        judged: Callable[[Path], Path] = lambda made: made,
+        column: str = AVERAGE,
     ) -> Path:
         """Make what is asked for at each of the part's learning rates, and return the best by the choosing texts."""
         made = {rate: make(rate) for rate in self._size.rates[part]}
-        bits = {rate: self._choosing_bits(judged(path)) for rate, path in made.items()}
+        bits = {rate: self._choosing_bits(judged(path), column) for rate, path in made.items()}
         best = min(bits, key=bits.__getitem__)
         self._told(f"{what}: " + ", ".join(f"{one:.4f} at {rate:g}" for rate, one in bits.items()) + f"; {best:g}")
         return made[best]
 
-    def _choosing_bits(self, checkpoint: Path) -> float:
+    def _choosing_bits(self, checkpoint: Path, column: str = AVERAGE) -> float:
         found = self._measured(checkpoint, self._texts.choosing)
-        return bits_per_byte(found.nats, byte_counts(self._texts.choosing))[AVERAGE]
+        return bits_per_byte(found.nats, byte_counts(self._texts.choosing))[column]
 
     def _measured(self, checkpoint: Path, texts: Mapping[str, tuple[str, ...]]) -> Measured:
         return measure(checkpoint, texts, self._folder / "measured", num_threads=self._num_threads)

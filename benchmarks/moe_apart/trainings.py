@@ -98,12 +98,12 @@ class Trainings:
         )
         return out
 
-    def dense(self, name: str, start: Path, steps: int, rate: float) -> Path:
-        """A dense model, trained whole on all texts."""
+    def dense(self, name: str, start: Path, texts: tuple[str, ...], steps: int, rate: float) -> Path:
+        """A dense model, trained whole."""
         job = TrainingJob(
             model_dir=start,
             out_dir=self._folder / self._named(name, rate),
-            texts=self._texts.everything,
+            texts=texts,
             settings=self._size.settings(steps, rate),
             part="everything",
             num_threads=self._num_threads,
