@@ -21,7 +21,7 @@ from pathlib import Path
 import transformers
 
 from benchmarks.machine import machine_line
-from benchmarks.moe_apart.comparing import BOUNDS, EQUAL_TRAINING, LABELS, WIDER, Comparison
+from benchmarks.moe_apart.comparing import BOUNDS, DENSE, EQUAL_TRAINING, LABELS, Comparison
 from benchmarks.moe_apart.sizes import FULL, SMALL, Size
 from benchmarks.moe_apart.texts import FILES, Texts, byte_counts, expert_texts, read_texts, write_experiment
 from benchmarks.moe_apart.trainings import Trainings
@@ -63,7 +63,7 @@ def compare(data: Path, work: Path, size: Size, *, num_threads: int) -> int:
 
 def print_verdict(mixture: Row, rows: Mapping[str, Row], num_bytes: ByText) -> None:
     """Print the mixture's differences to the dense models and to perfect routing, and last the plain sentence."""
-    others = [rows[label] for label in (EQUAL_TRAINING, *WIDER.values(), *BOUNDS)]
+    others = [rows[label] for label in (*DENSE, *BOUNDS)]
     print("\n".join(["", *difference_table(mixture, others, num_bytes), ""]))
     print(sentence(mixture, rows[EQUAL_TRAINING], num_bytes))
 

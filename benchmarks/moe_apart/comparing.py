@@ -18,11 +18,16 @@ TOP_KS = (1, TOP_K)
 BEFORE = {top_k: f"mixture before finetune, top-{top_k}" for top_k in TOP_KS}
 AFTER = {(part, top_k): f"{part} trained, top-{top_k}" for part in FINETUNED for top_k in TOP_KS}
 EQUAL_TRAINING = "dense, from the anchor (active parameters of top-1)"
-WIDER = {2: "dense, from nothing (active parameters of top-2)", 3: "dense, from nothing (all the mixture's parameters)"}
+FROM_NOTHING = {
+    1: "dense, from nothing (active parameters of top-1)",
+    2: "dense, from nothing (active parameters of top-2)",
+    3: "dense, from nothing (all the mixture's parameters)",
+}
+DENSE = (EQUAL_TRAINING, *FROM_NOTHING.values())
 PERFECT = "experts alone, perfect routing"
 PERFECT_WHOLE = "whole models trained apart, perfect routing"
 BOUNDS = (PERFECT, PERFECT_WHOLE)
-LABELS = (ANCHOR_LABEL, *ALONE.values(), *BEFORE.values(), *AFTER.values(), EQUAL_TRAINING, *WIDER.values(), *BOUNDS)
+LABELS = (ANCHOR_LABEL, *ALONE.values(), *BEFORE.values(), *AFTER.values(), *DENSE, *BOUNDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +100,11 @@ class Comparison:
         """Yield the rows of the dense models, which learn from as many tokens as all of the mixture."""
         size, trainings, texts = self._size, self._trainings, self._texts.everything
         steps = len(DOMAINS) * size.expert_steps + size.finetune_steps
-        make = partial(trainings.dense, "dense, 1 network", trainings.anchor, texts, steps)
+        make = partial(trainings.dense, "dense, from the anchor", trainings.anchor, texts, steps)
         trained = self._best("dense, from the anchor", EQUAL_TRAINING, make)
         yield self._row(EQUAL_TRAINING, trained, anchor + self._spent(trained, steps))
         steps += size.anchor_steps
-        for networks, label in WIDER.items():
+        for networks, label in FROM_NOTHING.items():
             make = partial(trainings.dense, f"dense, {networks} networks", trainings.untrained(networks), texts, steps)
             trained = self._best("dense, from nothing", label, make)
             yield self._row(label, trained, self._spent(trained, steps))

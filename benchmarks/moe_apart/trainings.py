@@ -108,7 +108,8 @@ class Trainings:
             part="everything",
             num_threads=self._num_threads,
         )
-        self._told(f"Training {job.name}")
+        if not job.record_file.is_file():
+            self._told(f"Training {job.name}")
         for _ in self._clock.run([job]):
             pass
         return job.out_dir

@@ -152,7 +152,7 @@ def test_every_part_is_tried_with_two_rates_and_every_domain_has_a_limit(size: S
     assert set(size.rates) == set(PARTS)
     assert all(len(set(rates)) >= 2 for rates in size.rates.values())
     assert set(size.max_texts) == set(DOMAINS)
-    assert len(set(LABELS)) == len(LABELS) == 1 + 3 + 2 + 4 + 3 + 2
+    assert len(set(LABELS)) == len(LABELS) == 1 + 3 + 2 + 4 + 4 + 2
 
 
 @needs_data
