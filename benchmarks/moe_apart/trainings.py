@@ -9,8 +9,8 @@ from benchmarks.moe_apart.texts import HELD_OUT_FRACTION, Texts
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.moe.apart.assemble import assemble, plan_mixture
 from moe_ray.moe.apart.base import write_base
-from moe_ray.moe.apart.config import PretrainConfig, TextsConfig
-from moe_ray.moe.apart.finetune import FinetuneSettings, finetune
+from moe_ray.moe.apart.config import FinetuneSettings, PretrainConfig, TextsConfig
+from moe_ray.moe.apart.finetune import finetune
 from moe_ray.moe.apart.pretrain import ANCHOR, BASE, EXPERTS, MIXTURE, RECORD_FILE, pretrain
 from moe_ray.moe.apart.training import TrainingJob
 
