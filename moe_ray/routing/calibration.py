@@ -22,6 +22,8 @@ NUM_HALVINGS = 60  # of the range of 1/T, which leaves nothing that a double can
 SURENESS_POWER = 64
 # What a second temperature must add to the log-likelihood of the validation texts: the likelihood ratio test's 5 %.
 MIN_GAIN_NATS = 1.92
+# Texts that a router must misjudge before a second temperature is asked for: with fewer, the first few decide alone.
+MIN_MISTAKES = 20
 MAX_DROP = 0.99  # of 1/T, from sure texts to unsure ones: what is left of it keeps their verdict
 DROP_STEP = 1e-4
 
@@ -69,9 +71,13 @@ def _sureness(logits: FloatArray) -> FloatArray:
 def fit_temperatures(logits: FloatArray, gold: IntArray) -> Temperatures:
     """One temperature, as `fit_temperature` finds it, or two where the n validation texts clearly speak for a second.
 
-    A second must add `MIN_GAIN_NATS` to the log-likelihood of the texts and the doubt. Sure texts have the lower one.
+    A second must add `MIN_GAIN_NATS` to the log-likelihood of the texts and the doubt, and is not asked for where fewer
+    than `MIN_MISTAKES` texts are misjudged. Sure texts have the lower one.
     """
-    one, two = Temperatures(fit_temperature(logits, gold)), _fit_two(logits, gold)
+    one = Temperatures(fit_temperature(logits, gold))
+    if (logits.argmax(axis=1) != gold).sum() < MIN_MISTAKES:
+        return one
+    two = _fit_two(logits, gold)
     loss_of_one, loss_of_two = (_loss(temperatures.scaled(logits), gold) for temperatures in (one, two))
     return two if (len(gold) + 1) * (loss_of_one - loss_of_two) >= MIN_GAIN_NATS else one
 

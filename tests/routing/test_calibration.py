@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss
 from moe_ray.routing.calibration import (
     MAX_TEMPERATURE,
     MIN_GAIN_NATS,
+    MIN_MISTAKES,
     NUM_BINS,
     SURENESS_POWER,
     FloatArray,
@@ -160,6 +161,19 @@ def test_a_router_without_mistakes_is_not_made_surer_by_a_second_temperature(pow
     logits, gold = np.zeros((200, 3)), np.zeros(200, dtype=np.intp)
     logits[:, 0] = 8 * np.random.default_rng(seed).random(200) ** power
     assert fit_temperatures(logits, gold) == Temperatures(fit_temperature(logits, gold))
+
+
+def test_a_second_temperature_waits_for_enough_mistakes() -> None:
+    logits, gold = np.zeros((400, 3)), np.zeros(400, dtype=np.intp)
+    logits[:, 0] = 8.0
+    logits[:40, 0] = 4.0
+    few, enough = gold.copy(), gold.copy()
+    few[: MIN_MISTAKES - 1] = 1
+    enough[:MIN_MISTAKES] = 1
+    assert fit_temperatures(logits, few) == Temperatures(fit_temperature(logits, few))
+    found = fit_temperatures(logits, enough)
+    assert found.sure is not None
+    assert found.unsure > found.sure
 
 
 def test_the_likelihood_is_scikit_learns_log_loss() -> None:
