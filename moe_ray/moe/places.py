@@ -22,3 +22,8 @@ def require_space(out_dir: Path, num_bytes: int) -> None:
             where=str(parent),
             remedy="free space, or name another disk",
         )
+
+
+def weights_bytes(directory: Path) -> int:
+    """Return the size of a checkpoint's weights on the disk."""
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

@@ -19,7 +19,7 @@ from moe_ray.moe.card import write_card
 from moe_ray.moe.certificate import own_files, read_certificate, write_certificate
 from moe_ray.moe.comparing import GATE
 from moe_ray.moe.exactness import experts_exactness
-from moe_ray.moe.places import require_free
+from moe_ray.moe.places import require_free, require_space, weights_bytes
 from moe_ray.moe.records import Certificate, TensorOrigin
 from moe_ray.routing.files import write_json
 from moe_ray.store.records import StoredRecord
@@ -56,6 +56,8 @@ def finetune(
     """
     certificate = _certificate(directory)
     require_free(out)
+    # The trained mixture and its copy in `out`, and what a training of the experts goes on from.
+    require_space(out, weights_bytes(directory) * (5 if settings.with_experts else 2))
     work = work_folder(out)
     job = TrainingJob(
         model_dir=directory,

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.domains.sources import read_text
 from moe_ray.errors import RunDirectoryError
@@ -15,7 +17,7 @@ from moe_ray.moe.apart.held_out import bits_by_expert
 from moe_ray.moe.apart.state import REMEDY
 from moe_ray.moe.apart.texts import ExpertTexts, read_expert_texts
 from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, complete, in_turn
-from moe_ray.moe.places import require_space
+from moe_ray.moe.places import require_space, weights_bytes
 from moe_ray.planning.checkpoints import identity_files
 from moe_ray.routing.files import write_json
 from moe_ray.store.records import StoredRecord
@@ -81,11 +83,14 @@ def pretrain(
 
 
 def _record(out: Path) -> PretrainRecord | None:
-    """What a pretraining that is done left, if all is still there."""
+    """What a pretraining that is done left, if all is still there; a damaged record is made again."""
     path = out / RECORD_FILE
     if not (path.is_file() and (out / MIXTURE).is_dir()):
         return None
-    return PretrainRecord.model_validate_json(read_text(path))
+    try:
+        return PretrainRecord.model_validate_json(read_text(path))
+    except ValidationError:
+        return None
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:
@@ -117,7 +122,7 @@ def _require_room(config: PretrainConfig, out: Path) -> None:
 
     That is a checkpoint for each training with a state of up to three times its size, and the mixture.
     """
-    dense_bytes = sum(path.stat().st_size for path in (out / BASE).glob("*.safetensors"))
+    dense_bytes = weights_bytes(out / BASE)
     wanted = [out / EXPERTS / expert for expert in config.experts] + ([out / ANCHOR] if config.anchor else [])
     num_trainings = sum(not path.exists() for path in wanted)
     num_mixed = 0 if (out / MIXTURE).exists() else len(config.experts)

@@ -94,6 +94,9 @@ def test_a_pretraining_may_be_run_again_and_another_one_is_refused(pretrained: P
     assert heard == []
     assert list(record.bits_per_byte) == ["base", "anchor", *(f"experts/{name}" for name in WORDS), "mixture"]
     assert all(torch.equal(before[name], tensor) for name, tensor in tensors(pretrained / "mixture").items())
+    (pretrained / "pretrain.json").write_text("half")
+    assert pretrain(config, pretrained.parent, pretrained, heard=heard.append) == record
+    assert heard == []
     with pytest.raises(RunDirectoryError, match="something else than this pretraining"):
         pretrain(config.model_copy(update={"top_k": 1}), pretrained.parent, pretrained)
 

@@ -96,6 +96,14 @@ def test_a_state_or_a_record_of_another_training_is_refused(base: Path, tmp_path
         list(train(job))
 
 
+def test_mixed_precision_rounds_what_is_computed_and_not_the_weights(base: Path, tmp_path: Path) -> None:
+    full, mixed = (job_of(base, tmp_path / name, precision=name) for name in ("float32", "bfloat16"))
+    losses = [next(iter(train(job))).loss for job in (full, mixed)]
+    assert 1e-6 < abs(losses[0] - losses[1]) < 0.05
+    list(train(mixed))
+    assert {tensor.dtype for tensor in tensors(mixed.out_dir).values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("parts", [2, 3])
 def test_a_step_in_parts_is_the_same_step(base: Path, tmp_path: Path, parts: int) -> None:
     plain = (base / "config.json").read_text().replace('"resid_dropout": 0.2', '"resid_dropout": 0.0')
