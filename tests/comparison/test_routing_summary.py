@@ -112,6 +112,7 @@ def test_what_the_manifest_says_of_the_router_is_passed_on_and_its_test_in_its_o
         "per_label": [],
         "confusion": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
         "temperature": 1.5,
+        "sure_temperature": 1.25,
         "before_scaling": routing.calibration.model_dump(),
         "after_scaling": routing.calibration.model_dump(),
         "foreign_score": "energy",
