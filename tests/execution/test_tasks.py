@@ -107,18 +107,27 @@ def test_a_task_that_failed_takes_no_later_task_with_it() -> None:
         assert list(stream_task(count, 3, ONE_CPU)) == [0, 1, 2]
 
 
-def test_several_tasks_run_at_once_and_all_that_they_yield_comes() -> None:
-    def spell(word: str) -> Iterator[tuple[str, str, float]]:
-        for letter in word:
-            yield word, letter, time.time()
-            time.sleep(0.3)
+def _meet(folder: str, own: str, other: str) -> None:
+    """Return once the other task has come here too; raise when it does not in a patient time."""
+    Path(folder, own).touch()
+    deadline = time.monotonic() + 30
+    while not Path(folder, other).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{other} never ran beside {own}")
+        time.sleep(0.02)
 
-    heard = list(stream_tasks(spell, ["one", "four"], ONE_CPU))
+
+def test_several_tasks_run_at_once_and_all_that_they_yield_comes(tmp_path: Path) -> None:
+    meet, folder = _meet, str(tmp_path)
+
+    def spell(words: tuple[str, str]) -> Iterator[tuple[str, str]]:
+        meet(folder, *words)
+        for letter in words[0]:
+            yield words[0], letter
+
+    heard = list(stream_tasks(spell, [("one", "four"), ("four", "one")], ONE_CPU))
     for word in ("one", "four"):
-        assert "".join(letter for name, letter, _ in heard if name == word) == word
-    times = {word: [at for name, _, at in heard if name == word] for word in ("one", "four")}
-    assert min(times["one"]) < max(times["four"])
-    assert min(times["four"]) < max(times["one"])
+        assert "".join(letter for name, letter in heard if name == word) == word
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2, 3])
@@ -139,19 +148,23 @@ def test_a_task_whose_worker_dies_is_begun_anew_as_often_as_is_asked(tmp_path: P
     assert len(list(tmp_path.iterdir())) == max_attempts
 
 
-def test_when_one_task_fails_the_others_are_ended() -> None:
-    def work(is_endless: bool) -> Iterator[tuple[bool, int]]:
-        yield is_endless, os.getpid()
-        while is_endless:
-            time.sleep(0.05)
-        time.sleep(0.5)
+def test_when_one_task_fails_the_others_are_ended(tmp_path: Path) -> None:
+    pid_file = str(tmp_path / "pid")
+
+    def work(is_endless: bool) -> Iterator[int]:
+        if is_endless:
+            Path(pid_file).write_text(str(os.getpid()))
+            while True:
+                time.sleep(0.05)
+        deadline = time.monotonic() + 30
+        while not Path(pid_file).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield 1
         raise UserError("it is wrong", remedy="mend it")
 
-    stream = stream_tasks(work, [True, False], ONE_CPU)
-    pids = dict([next(stream), next(stream)])
     with pytest.raises(UserError):
-        list(stream)
-    assert _ends(pids[True])
+        list(stream_tasks(work, [True, False], ONE_CPU))
+    assert _ends(int(Path(pid_file).read_text()))
 
 
 def test_a_task_takes_no_more_cores_than_the_largest_node_has() -> None:
