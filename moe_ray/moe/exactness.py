@@ -6,9 +6,10 @@ from typing import Any
 
 from moe_ray.engines.transformers.model_facts import context_length
 from moe_ray.moe.records import ExactnessRecord
-from moe_ray.moe.running import load_for_construction, load_tokenizer, token_batches, visible_device
+from moe_ray.moe.running import load_for_construction, load_tokenizer, token_batches
 from moe_ray.moe.texts import built_in_texts
 from moe_ray.moe.upcycle.checks import compare_models, logits_sha256
+from moe_ray.routing.device import visible_device
 
 MAX_TEXT_TOKENS = 64
 

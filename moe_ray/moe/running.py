@@ -34,11 +34,6 @@ class TokenBatch:
         return int(self.attention_mask.sum())
 
 
-def visible_device() -> str:
-    """Return "cuda" when a GPU is visible, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def load_for_construction(directory: Path, *, device: str = "cpu", experts_implementation: str | None = None) -> Any:
     """Load a checkpoint in float32 and evaluation mode, with transformers alone. Raises `ModelError`."""
     architectures.register()

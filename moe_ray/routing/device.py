@@ -1,4 +1,11 @@
-"""Where a router computes."""
+"""Where a router or a mixture computes."""
+
+
+def visible_device() -> str:
+    """Return "cuda" when a GPU is visible, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def choose_device(num_threads: int) -> str:
@@ -6,7 +13,7 @@ def choose_device(num_threads: int) -> str:
     import torch
 
     torch.set_num_threads(num_threads)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return visible_device()
 
 
 def peak_torch_bytes(device: str) -> int | None:

@@ -17,13 +17,14 @@ from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.gates import prompt_gates, ridge_gates
 from moe_ray.moe.places import require_free, require_space
 from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict
-from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches, visible_device
+from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
 from moe_ray.moe.source import source_record
 from moe_ray.moe.upcycle.convert import convert
 from moe_ray.moe.upcycle.experts import FineTunes, Gates, random_gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
 from moe_ray.moe.upcycle.request import GateRequest
 from moe_ray.moe.upcycle.settings import UpcycleSettings
+from moe_ray.routing.device import visible_device
 
 KIND = "trained_apart"
 DEFAULT_SCALE = {"random": 0.02, "prompts": 1.0, "ridge": 8.0}

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from moe_ray.moe.apart.blocks import end_token, plain_ids
-from moe_ray.moe.running import load_for_construction, load_tokenizer, visible_device
+from moe_ray.moe.running import load_for_construction, load_tokenizer
+from moe_ray.routing.device import visible_device
 
 MAX_WINDOW_TOKENS = 1024
 

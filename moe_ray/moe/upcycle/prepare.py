@@ -8,10 +8,11 @@ from moe_ray.engines.transformers.model_facts import context_length
 from moe_ray.errors import DataError
 from moe_ray.fingerprint import file_sha256
 from moe_ray.moe.gates import prompt_gates, ridge_gates
-from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches, visible_device
+from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
 from moe_ray.moe.texts import Texts, built_in_texts, read_texts
 from moe_ray.moe.upcycle.experts import Gates, random_gates
 from moe_ray.moe.upcycle.request import UpcycleRequest
+from moe_ray.routing.device import visible_device
 
 RANDOM_SCALE = 0.02
 
