@@ -21,6 +21,7 @@ class MetricInfo(StoredRecord):
     aggregation: Aggregation
     higher_is_better: bool
     binary: bool
+    worst: float | None
     unit: str
 
 

@@ -114,6 +114,7 @@ def metric_info(metric: Metric) -> MetricInfo:
         aggregation=metric.aggregation,
         higher_is_better=metric.higher_is_better,
         binary=metric.binary,
+        worst=metric.worst,
         unit=metric.unit,
     )
 

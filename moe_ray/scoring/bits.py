@@ -21,6 +21,7 @@ class BitsPerByteGrader:
             name="bits_per_byte",
             definition="-log2 of the reference's probability after the prompt, per UTF-8 byte; mean weighted by bytes",
             higher_is_better=False,
+            worst=None,
             unit="bits/byte",
         ),
     )
@@ -31,7 +32,7 @@ class BitsPerByteGrader:
         try:
             loglikelihood, num_bytes = _reference_likelihood(example, usable_likelihoods(answers))
         except UnscorableError as error:
-            return unscored(example, model, self.metrics, str(error))
+            return unscored(example, model, self.metrics, error)
         value = -loglikelihood / math.log(2) / num_bytes
         return [score(example, model, metric, value, weight=float(num_bytes))]
 

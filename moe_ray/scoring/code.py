@@ -88,7 +88,7 @@ class _Work:
     model: str
     programs: tuple[Program, ...] = ()
     reference: Program | None = None
-    reason: str | None = None
+    error: UnscorableError | None = None
 
 
 class CodeGrader:
@@ -153,8 +153,8 @@ class CodeGrader:
             self._reference_s[new[patient]] = verdict.wall_s if verdict.passed else None
 
     def _scores(self, work: _Work, verdicts: Mapping[Program, Verdict]) -> list[Score]:
-        if work.reason is not None:
-            return unscored(work.example, work.model, self.metrics, work.reason)
+        if work.error is not None:
+            return unscored(work.example, work.model, self.metrics, work.error)
         reference = normalised(work.example.reference)
         matches = [normalised(program.code) == reference for program in work.programs]
         exact = score(
@@ -198,10 +198,10 @@ def _work(example: Example, model: str, answers: Sequence[Answer]) -> _Work:
     try:
         texts = usable_texts(answers)
     except UnscorableError as error:
-        return _Work(example=example, model=model, reason=str(error))
+        return _Work(example=example, model=model, error=error)
     tests = _strings(example.grading.get("tests"))
     if not tests:
-        return _Work(example=example, model=model, reason="the example has no tests")
+        return _Work(example=example, model=model, error=UnscorableError("the example has no tests"))
     setup = "\n".join([*_strings(example.grading.get("test_imports")), *_strings(example.grading.get("setup"))])
     programs = tuple(Program(code=extract_program(text), tests=tests, setup=setup) for text in texts)
     reference = Program(code=example.reference, tests=tests, setup=setup) if example.reference.strip() else None

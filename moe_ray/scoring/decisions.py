@@ -82,7 +82,7 @@ class DecisionGrader:
             gold, choices = gold_and_choices(example)
             labels = [parse_decision(text, choices) or UNPARSED for text in usable_texts(answers)]
         except UnscorableError as error:
-            return unscored(example, model, self.metrics, str(error))
+            return unscored(example, model, self.metrics, error)
         right = [float(label == gold) for label in labels]
         parsed = [float(label != UNPARSED) for label in labels]
         values = (sum(right) / len(right), right[0], sum(parsed) / len(parsed))
@@ -115,7 +115,7 @@ class LikelihoodDecisionGrader:
             gold, choices = gold_and_choices(example)
             label = _likeliest(usable_likelihoods(answers), choices)
         except UnscorableError as error:
-            return unscored(example, model, self.metrics, str(error))
+            return unscored(example, model, self.metrics, error)
         value = float(label == gold)
         return [score(example, model, metric, value, label=label, gold=gold) for metric in self.metrics]
 

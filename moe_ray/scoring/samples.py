@@ -11,7 +11,14 @@ NO_ANSWER = "no answer"
 
 
 class UnscorableError(Exception):
-    """An answer, or its example, has no value of a metric. The text is the reason that the score will carry."""
+    """An answer, or its example, has no value of a metric. The text is the reason that the score will carry.
+
+    `failed` says that the model is at fault, not the example, the grader or a run that is not finished.
+    """
+
+    def __init__(self, reason: str, *, failed: bool = False) -> None:
+        super().__init__(reason)
+        self.failed = failed
 
 
 def usable_texts(answers: Sequence[Answer]) -> list[str]:
@@ -23,7 +30,7 @@ def usable_texts(answers: Sequence[Answer]) -> list[str]:
     texts = [answer.text for answer in drawn if answer.error is None and answer.text is not None]
     if texts:
         return texts
-    raise UnscorableError(_reason(drawn))
+    raise _unanswered(drawn)
 
 
 def usable_likelihoods(answers: Sequence[Answer]) -> Answer:
@@ -32,7 +39,7 @@ def usable_likelihoods(answers: Sequence[Answer]) -> Answer:
     for answer in measured:
         if answer.error is None and answer.loglikelihoods:
             return answer
-    raise UnscorableError(_reason(measured))
+    raise _unanswered(measured)
 
 
 def score(
@@ -42,6 +49,7 @@ def score(
     value: float | None,
     *,
     reason: str | None = None,
+    failed: bool = False,
     weight: float = 1.0,
     label: str | None = None,
     gold: str | None = None,
@@ -55,6 +63,7 @@ def score(
         metric=metric.name,
         value=value,
         reason=reason,
+        failed=failed,
         weight=weight,
         label=label,
         gold=gold,
@@ -62,9 +71,9 @@ def score(
     )
 
 
-def unscored(example: Example, model: str, metrics: Sequence[Metric], reason: str) -> list[Score]:
-    """Return one score without a value for each of `metrics`."""
-    return [score(example, model, metric, None, reason=reason) for metric in metrics]
+def unscored(example: Example, model: str, metrics: Sequence[Metric], error: UnscorableError) -> list[Score]:
+    """Return one score without a value for each of `metrics`, with the reason that `error` gives."""
+    return [score(example, model, metric, None, reason=str(error), failed=error.failed) for metric in metrics]
 
 
 def sample_detail(num_used: int, num_samples: int) -> str | None:
@@ -89,7 +98,7 @@ class TextGrader(ABC):
         try:
             rows = [self.measure(example, text) for text in usable_texts(answers)]
         except UnscorableError as error:
-            return unscored(example, model, self.metrics, str(error))
+            return unscored(example, model, self.metrics, error)
         detail = sample_detail(len(rows), self.num_samples)
         return [
             score(example, model, metric, sum(values) / len(values), detail=detail)
@@ -97,7 +106,7 @@ class TextGrader(ABC):
         ]
 
 
-def _reason(failed: Sequence[Answer]) -> str:
+def _unanswered(failed: Sequence[Answer]) -> UnscorableError:
     if not failed:
-        return NO_ANSWER
-    return f"error: {failed[0].error or 'the answer is empty'}"
+        return UnscorableError(NO_ANSWER)
+    return UnscorableError(f"error: {failed[0].error or 'the answer is empty'}", failed=True)

@@ -15,8 +15,11 @@ class Score:
     """One value of one metric, for one model on one example.
 
     `value` is None when the answer could not be scored (no answer, an error): `reason` then says why. Such a score
-    is counted, and is not a zero. `weight` is the example's share in a weighted mean (bytes, for bits per
-    byte). `label` and `gold` are set where the metric counts labels (macro-F1, confusion).
+    is counted, and is not a zero. `failed` is True where that is the model's own fault (an error, a prompt refused by
+    its length): comparisons then count it as the metric's `worst`, so that failing never helps. It is False where
+    nothing was computed yet, or where the grader or the example is at fault. `weight` is the example's share in a
+    weighted mean (bytes, for bits per byte). `label` and `gold` are set where the metric counts labels (macro-F1,
+    confusion).
     """
 
     model: str
@@ -25,6 +28,7 @@ class Score:
     metric: str
     value: float | None
     reason: str | None = None
+    failed: bool = False
     weight: float = 1.0
     label: str | None = None
     gold: str | None = None
@@ -33,13 +37,18 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """How the scores of one name are read: their merge, their direction, and one line that defines them."""
+    """How the scores of one name are read: their merge, their direction, and one line that defines them.
+
+    `worst` is what a failed answer counts as where systems are compared; None where the metric has no worst value
+    (bits per byte), so that a failure cannot be counted.
+    """
 
     name: str
     definition: str
     aggregation: Aggregation = "mean"
     higher_is_better: bool = True
     binary: bool = False
+    worst: float | None = 0.0
     unit: str = ""
 
 

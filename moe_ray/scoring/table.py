@@ -25,6 +25,7 @@ SCORE_SCHEMA = pa.schema(
         pa.field("metric", pa.string(), nullable=False),
         pa.field("value", pa.float64()),
         pa.field("reason", pa.string()),
+        pa.field("failed", pa.bool_(), nullable=False),
         pa.field("weight", pa.float64(), nullable=False),
         pa.field("label", pa.string()),
         pa.field("gold", pa.string()),
@@ -77,9 +78,10 @@ def read_scores(path: Path) -> tuple[pa.Table, dict[str, Metric]]:
             "no scores here", where=str(path), remedy="run moe-ray evaluate (it scores answers that are there already)"
         )
     try:
-        table = pq.read_table(path, columns=SCORE_SCHEMA.names, read_dictionary=TEXT_COLUMNS).unify_dictionaries()
+        there = [name for name in SCORE_SCHEMA.names if name != "failed" or name in pq.read_schema(path).names]
+        table = pq.read_table(path, columns=there, read_dictionary=TEXT_COLUMNS).unify_dictionaries()
         described = json.loads(table.schema.metadata[METRICS_KEY])
-        table = table.select(SCORE_SCHEMA.names)
+        table = _with_failed(table).select(SCORE_SCHEMA.names)
         metrics = {name: Metric(**metric) for name, metric in described.items()}
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise RunDirectoryError(
@@ -88,3 +90,10 @@ def read_scores(path: Path) -> tuple[pa.Table, dict[str, Metric]]:
             remedy="delete it; scoring again makes it anew from the answers",
         ) from error
     return table, metrics
+
+
+def _with_failed(table: pa.Table) -> pa.Table:
+    """Tables of earlier versions do not say which scores failed; they are read as if none had."""
+    if "failed" in table.column_names:
+        return table
+    return table.append_column(SCORE_SCHEMA.field("failed"), pa.array([False] * table.num_rows))

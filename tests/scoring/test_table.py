@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -81,3 +82,10 @@ def test_a_parquet_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(RunDirectoryError):
         read_scores(tmp_path / "scores.parquet")
+
+
+def test_a_table_of_an_earlier_version_says_of_no_score_that_it_failed(tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    write_scores(path, [replace(SCORES[1], failed=True)], METRICS)
+    pq.write_table(pq.read_table(path).drop_columns(["failed"]), path)
+    assert scores_of_table(read_scores(path)[0]) == [SCORES[1]]
