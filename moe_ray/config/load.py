@@ -16,8 +16,11 @@ from moe_ray.config.problems import config_error, key_path, problems_of
 from moe_ray.config.schema import ExperimentConfig, Section
 from moe_ray.config.tree import Document, KeyPath, Place, dotted, parse_yaml
 from moe_ray.errors import ConfigError
+from moe_ray.files import JsonError, parse_json, read_bytes
 
 EXPERIMENT_SUFFIXES = (".yaml", ".yml")
+# Far beyond any experiment; the parser takes seconds for a megabyte.
+MAX_EXPERIMENT_BYTES = 1 << 20
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -98,10 +101,10 @@ def parse_section(text: str, source: str, kind: type[SectionT]) -> SectionT:
 
 def _parse_json(text: str, source: str) -> Document:
     try:
-        return Document(value=json.loads(text), places={(): Place(where=source)})
-    except json.JSONDecodeError as error:
+        return Document(value=parse_json(text), places={(): Place(where=source)})
+    except JsonError as error:
         raise ConfigError(
-            f"no JSON: {error.msg}", where=f"{source}:{error.lineno}", remedy="mend quotes, commas and brackets there"
+            f"not JSON: {error}", where=f"{source}:{error.line}", remedy="check quotes, commas and brackets there"
         ) from error
 
 
@@ -152,7 +155,7 @@ def _replace(value: Any, path: KeyPath, new: object) -> bool:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path, max_bytes=MAX_EXPERIMENT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(

@@ -10,7 +10,6 @@ A record is a mapping from column to value. Local files:
 """
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 from moe_ray.config.schema import LOCAL_DATA_SUFFIXES, DataConfig, is_local_path
 from moe_ray.domains.base import Record
 from moe_ray.errors import DataError, first_line
+from moe_ray.files import JsonError, parse_json
 from moe_ray.fingerprint import file_sha256
 
 _NAMED_IN_MESSAGES = 200
@@ -162,12 +162,12 @@ _READERS: dict[str, Callable[[Path], list[Record]]] = {
 
 def _parse_json(text: str, path: Path, *, first_line: int) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_without_duplicates)
-    except json.JSONDecodeError as error:
+        return parse_json(text, object_pairs_hook=_without_duplicates)
+    except JsonError as error:
         raise DataError(
-            f"malformed JSON: {error.msg} at column {error.colno}",
-            where=f"{path}:{first_line + error.lineno - 1}",
-            remedy="mend that line; a .jsonl file holds one whole object a line",
+            f"malformed JSON: {error} at column {error.column}",
+            where=f"{path}:{first_line + error.line - 1}",
+            remedy="correct that line; a .jsonl file holds one whole object a line",
         ) from error
     except _DuplicateKeyError as error:
         raise DataError(
