@@ -14,7 +14,7 @@ report.html            the report
 
 import errno
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,11 +23,12 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from moe_ray.atomic import write_atomically, write_text_atomically
-from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.domains.example import Example
 from moe_ray.errors import RunDirectoryError, first_line
+from moe_ray.files import read_bytes
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.store.answer_files import AnswerFiles, list_answer_files, merge_small_files, read_files
 from moe_ray.store.answers import Answer, from_table, to_table
@@ -38,6 +39,7 @@ RecordT = TypeVar("RecordT", bound=StoredRecord)
 ResultT = TypeVar("ResultT")
 # Another process that merges files while they are read here is done with it sooner than this.
 MAX_READS = 20
+_EXAMPLE = TypeAdapter(Example)
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
@@ -145,9 +147,9 @@ class RunDirectory:
                 where=str(path),
                 remedy="run moe-ray evaluate again to finish the run",
             )
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                yield _example_of_json(json.loads(line))
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield _example_of_json(line, f"{path}:{number}", domain)
 
     def _examples_path(self, domain: str) -> Path:
         return self.path / "examples" / f"{domain}.jsonl"
@@ -269,7 +271,7 @@ class RunDirectory:
 
 def _read_record(path: Path, kind: type[RecordT]) -> RecordT:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(read_bytes(path))
     except (ValidationError, OSError) as error:
         raise RunDirectoryError(
             f"cannot be read: {first_line(error)}",
@@ -283,16 +285,17 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
         file.writelines(lines)
 
 
-def _example_of_json(value: Mapping[str, object]) -> Example:
-    fields = dict(value)
-    prompts = fields.pop("prompts")
-    assert isinstance(prompts, dict)
-    return Example(prompts={style: _prompt_of_json(prompt) for style, prompt in prompts.items()}, **fields)  # type: ignore[arg-type]
+def _example_of_json(line: bytes, where: str, domain: str) -> Example:
+    try:
+        example = _EXAMPLE.validate_json(line)
+    except ValidationError as error:
+        raise _damaged_example(where, first_line(error)) from error
+    if example.domain != domain:
+        raise _damaged_example(where, f"an example of domain {example.domain!r}")
+    return example
 
 
-def _prompt_of_json(value: Mapping[str, object]) -> Prompt:
-    fields = dict(value)
-    messages = fields.pop("messages")
-    assert isinstance(messages, list)
-    tuples = {key: tuple(item) if isinstance(item, list) else item for key, item in fields.items()}
-    return Prompt(messages=tuple(Message(**message) for message in messages), **tuples)  # type: ignore[arg-type]
+def _damaged_example(where: str, what: str) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"not an example: {what}", where=where, remedy="run moe-ray evaluate again: it writes the examples again"
+    )
