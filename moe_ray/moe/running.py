@@ -104,9 +104,11 @@ def token_batches(
     """Return the texts' tokens in their order, in batches whose logits fit in `MAX_BATCH_NUMBERS`.
 
     A text counts up to `max_text_tokens`, and only texts that begin within the first `max_tokens` are read. Texts of
-    fewer than two tokens predict nothing and are left out. Raises `DataError` when none is left.
+    fewer than two tokens predict nothing and are left out. Raises `DataError` when none is left, and `ModelError` for a
+    tokenizer with more tokens than the model knows.
     """
     encoded = tokenizer([_readable(text) for text in texts], truncation=True, max_length=max_text_tokens)["input_ids"]
+    _require_known_tokens(encoded, vocabulary_size)
     rows = [(row, at) for at, row in enumerate(encoded) if len(row) >= 2]
     if not rows:
         raise DataError("no text has two tokens", remedy="give longer texts")
@@ -122,6 +124,15 @@ def token_batches(
             waiting = []
         waiting.append((row, at))
     return [*batches, _batch(waiting, labels)]
+
+
+def _require_known_tokens(encoded: Sequence[Sequence[int]], vocabulary_size: int) -> None:
+    largest = max((max(row, default=0) for row in encoded), default=0)
+    if largest >= vocabulary_size:
+        raise ModelError(
+            f"its tokenizer gives token {largest}, and its vocabulary has {vocabulary_size}",
+            remedy="put the files of the tokenizer that it was trained with beside the weights",
+        )
 
 
 def _batch(rows: Sequence[tuple[list[int], int]], labels: Sequence[int]) -> TokenBatch:

@@ -1,6 +1,5 @@
 """The dense checkpoints that mixtures are made of: opened with every tensor accounted for, held against each other."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,11 +8,13 @@ from typing import Any
 
 import torch
 
-from moe_ray.errors import ModelError
+from moe_ray.errors import ModelError, first_line
+from moe_ray.files import read_json
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.moe.records import SourceRecord
 from moe_ray.moe.tensors import REMEDY, SAVE_REMEDY, TensorReader
 from moe_ray.planning.checkpoints import identity_files
+from moe_ray.planning.shapes import decoder_shape
 
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
 COMPANION_FILES = (
@@ -78,16 +79,22 @@ def open_source(directory: Path, name: str | None = None) -> Source:
 
 
 def read_config(directory: Path) -> Any:
-    """The transformers configuration of the checkpoint in `directory`. Raises `ModelError` when there is none."""
+    """The transformers configuration of the checkpoint in `directory`. Raises `ModelError` when there is none.
+
+    One whose sizes are beyond reason is refused before transformers sees it.
+    """
     from transformers import AutoConfig
 
     directory = directory.expanduser()
     if not (directory / "config.json").is_file():
         raise ModelError("no checkpoint: it has no config.json", where=str(directory), remedy="check the path")
     try:
+        described = read_json(directory / "config.json")
+        decoder_shape(described if isinstance(described, dict) else {})
         return AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ModelError(f"unreadable config.json: {error}", where=str(directory), remedy=REMEDY) from error
+    except Exception as error:
+        # Each configuration class has its own checks; the cause is kept.
+        raise ModelError(f"unreadable config.json: {first_line(error)}", where=str(directory), remedy=REMEDY) from error
 
 
 def source_record(source: Source) -> SourceRecord:
@@ -134,8 +141,8 @@ def _require_plain(source: Source) -> None:
 
 
 def _require_tensors(source: Source) -> None:
-    expected, optional = _expected_tensors(source.config)
     reader, where = source.reader, str(source.directory)
+    expected, optional = _expected_tensors(source.config, where)
     there = {name for name in reader.names() if not name.endswith("rotary_emb.inv_freq")}
     if missing := sorted(expected.keys() - there - optional):
         raise ModelError(f"lacks {_named(missing)}", where=where, remedy=f"{REMEDY}, or {SAVE_REMEDY}")
@@ -151,15 +158,20 @@ def _require_tensors(source: Source) -> None:
             raise ModelError(f"{name} is quantised ({reader.dtype(name)})", where=where, remedy="choose it unquantised")
 
 
-def _expected_tensors(config: Any) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+def _expected_tensors(config: Any, where: str) -> tuple[dict[str, tuple[int, ...]], set[str]]:
     """Shapes of all tensors that the model's class has, and the tied ones that a file may leave out.
 
     The class is built without memory, on the meta device.
     """
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except Exception as error:
+        # Each architecture has its own checks; the cause is kept.
+        what = f"no model can be made of its config.json: {first_line(error)}"
+        raise ModelError(what, where=where, remedy=REMEDY) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return expected, set(model.all_tied_weights_keys)
 
@@ -193,7 +205,12 @@ def _require_same_tokenizer(base: Source, other: Source) -> None:
 def _vocabulary(path: Path) -> Any:
     if path.name != "tokenizer.json":
         return file_sha256(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read as JSON: {first_line(error)}", where=str(path), remedy=REMEDY) from error
+    if not isinstance(content, dict):
+        return content
     return {key: value for key, value in content.items() if key not in FREE_TOKENIZER_FIELDS}
 
 

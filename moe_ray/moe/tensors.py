@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from moe_ray.errors import ModelError
+from moe_ray.errors import ModelError, first_line
+from moe_ray.files import read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -97,10 +98,14 @@ def _weight_files(directory: Path) -> list[Path]:
 
 def _indexed(index: Path) -> dict[str, str]:
     try:
-        files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"damaged index: {error!r}", where=str(index), remedy=REMEDY) from error
-    return files
+        files = read_json(index)["weight_map"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ModelError(f"damaged index: {first_line(error)}", where=str(index), remedy=REMEDY) from error
+    if not isinstance(files, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in files.values()
+    ):
+        raise ModelError("the index names no files beside it", where=str(index), remedy=REMEDY)
+    return dict(files)
 
 
 def _require_indexed(directory: Path, there: Mapping[str, Path]) -> None:

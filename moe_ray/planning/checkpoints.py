@@ -1,6 +1,5 @@
 """What a checkpoint is, read from its files alone: its identity, its size, its shape. Needs no torch."""
 
-import json
 import re
 import struct
 from collections.abc import Mapping
@@ -11,7 +10,8 @@ from typing import Any
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.identity import text_settings
-from moe_ray.errors import ModelError
+from moe_ray.errors import ModelError, first_line
+from moe_ray.files import parse_json, read_json
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import ModelIdentity
 from moe_ray.planning.hashes import FileHashes
@@ -68,11 +68,12 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
         num_parameters, source = _count_parameters(directory), "safetensors headers"
         content, revision = files, None
     else:
-        config, num_parameters, source, revision = _hub_facts(model)
+        config, num_parameters, source, revision = _hub_facts(name, model)
         content = [model.path, model.revision or "main"]
-    if num_parameters is None and config is not None:
-        num_parameters = parameters_of_config(config)
-        source = "config.json" if num_parameters is not None else "unknown"
+    if config is not None:
+        estimated = _estimated_parameters(name, config)
+        if num_parameters is None:
+            num_parameters, source = estimated, "config.json" if estimated is not None else "unknown"
     return Checkpoint(
         name=name,
         identity=ModelIdentity(
@@ -121,13 +122,28 @@ def _local_config(name: str, directory: Path) -> Mapping[str, Any]:
             where=where,
             remedy="name the folder that save_pretrained wrote, with config.json, weights and tokenizer",
         )
+    return _config_of(path, where)
+
+
+def _config_of(path: Path, where: str) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}", where=where, remedy="restore the checkpoint") from error
+        config = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read as JSON: {first_line(error)}", where=where, remedy="restore the checkpoint"
+        ) from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object", where=where, remedy="restore the checkpoint")
     return config
+
+
+def _estimated_parameters(name: str, config: Mapping[str, Any]) -> int | None:
+    try:
+        return parameters_of_config(config)
+    except ValueError as error:
+        raise ModelError(
+            f"its config.json is damaged: {error}", where=f"models.{name}.path", remedy="restore the checkpoint"
+        ) from error
 
 
 def identity_files(directory: Path) -> list[Path]:
@@ -148,19 +164,19 @@ def _parameters_in_header(path: Path) -> int:
             (num_bytes,) = struct.unpack("<Q", file.read(8))
             if num_bytes > min(MAX_SAFETENSORS_HEADER_BYTES, size):
                 raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(num_bytes))
+            header = parse_json(file.read(num_bytes))
         tensors = [entry for key, entry in header.items() if key != "__metadata__"]
         promised = 8 + int(num_bytes) + max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
         if promised != size:
             raise ValueError(f"{size} bytes long where its header promises {promised}")
         return sum(prod(int(length) for length in entry["shape"]) for entry in tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error) as error:
         raise ModelError(
             f"damaged weights: {error}", where=str(path), remedy="download or write the checkpoint again"
         ) from error
 
 
-def _hub_facts(model: ModelConfig) -> tuple[Mapping[str, Any] | None, int | None, str, str | None]:
+def _hub_facts(name: str, model: ModelConfig) -> tuple[Mapping[str, Any] | None, int | None, str, str | None]:
     path = _hub_config_path(model)
     if path is None:
         named = _SIZE_IN_NAME.search(model.path)
@@ -168,7 +184,7 @@ def _hub_facts(model: ModelConfig) -> tuple[Mapping[str, Any] | None, int | None
         reach = "config.json is out of reach" if hub_answers() else "the hub cannot be reached"
         source = f"{'its name' if named else 'unknown'}: {reach}; moe-ray models download fetches it"
         return None, num_by_name, source, model.revision
-    return json.loads(path.read_text(encoding="utf-8")), None, "config.json", path.parent.name
+    return _config_of(path, f"models.{name}.path"), None, "config.json", path.parent.name
 
 
 def _hub_config_path(model: ModelConfig) -> Path | None:

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 GATED_MIXTURE = "gated_mixture"
+# Beyond any decoder. A config.json from elsewhere may claim a size that would take days to lay out.
+MAX_LAYERS = 1_000
+MAX_SIZE = 1 << 31
+MAX_SHOWN = 60
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
 class ParameterGroups(NamedTuple):
@@ -62,7 +67,7 @@ def parameter_groups(config: Mapping[str, Any]) -> ParameterGroups | None:
     if shape is None:
         return None
     attention = shape.hidden_size * shape.head_size * 2 * (shape.num_heads + shape.num_kv_heads)
-    num_whole = int(config["num_experts"]) if config.get("model_type") == GATED_MIXTURE else 1
+    num_whole = (_first(config, "num_experts") or 1) if config.get("model_type") == GATED_MIXTURE else 1
     dense = (shape.num_layers - shape.num_mixture_layers) * num_whole * shape.feed_forward(shape.inner_size)
     shared = shape.num_mixture_layers * shape.feed_forward(shape.shared_expert_size)
     return ParameterGroups(
@@ -73,10 +78,13 @@ def parameter_groups(config: Mapping[str, Any]) -> ParameterGroups | None:
 
 
 def decoder_shape(config: Mapping[str, Any]) -> DecoderShape | None:
-    """Return the shape that a config.json tells; None for one without the usual keys."""
+    """Return the shape that a config.json tells; None for one without the usual keys.
+
+    Raises `ValueError`, naming the key, for a size that is not a whole number within reason.
+    """
     text = text_config(config)
     hidden = _first(text, "hidden_size", "n_embd")
-    num_layers = _first(text, "num_hidden_layers", "n_layer", "num_layers")
+    num_layers = _first(text, *LAYER_KEYS)
     vocabulary = _first(text, "vocab_size")
     if not hidden or not num_layers or not vocabulary:
         return None
@@ -102,7 +110,9 @@ def decoder_shape(config: Mapping[str, Any]) -> DecoderShape | None:
 
 def _num_mixture_layers(text: Mapping[str, Any], num_layers: int) -> int:
     """Every `decoder_sparse_step`-th layer is a mixture (all by default), but for those of `mlp_only_layers`."""
-    step, dense = _first(text, "decoder_sparse_step") or 1, set(text.get("mlp_only_layers") or ())
+    step, dense = _first(text, "decoder_sparse_step") or 1, text.get("mlp_only_layers") or []
+    if not isinstance(dense, list):
+        raise ValueError(f"mlp_only_layers is {_shown(dense)}, not a list")
     return sum((layer + 1) % step == 0 and layer not in dense for layer in range(num_layers))
 
 
@@ -114,4 +124,18 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _first(text: Mapping[str, Any], *keys: str) -> int | None:
     """Return the first of `keys` that is there and neither null nor 0."""
-    return next((int(text[key]) for key in keys if text.get(key)), None)
+    return next((_whole_number(key, text[key]) for key in keys if text.get(key)), None)
+
+
+def _whole_number(key: str, value: object) -> int:
+    largest = MAX_LAYERS if key in LAYER_KEYS else MAX_SIZE
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value // 1:
+        raise ValueError(f"{key} is {_shown(value)}, not a whole number")
+    if not 0 < value <= largest:
+        raise ValueError(f"{key} is {_shown(value)}, not a number from 1 to {largest:,}")
+    return int(value)
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) <= MAX_SIZE**2 else "a number beyond reason"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -11,6 +11,9 @@ from moe_ray.moe.upcycle.experts import Copies, FineTunes
 from moe_ray.moe.upcycle.settings import UpcycleSettings
 from moe_ray.store.records import StoredRecord
 
+# Ten times what any mixture has. More would be planned for hours.
+MAX_EXPERTS = 4096
+
 ExpertsKind = Literal["copies", "noise", "groups", "models"]
 GateInit = Literal["random", "prompts", "ridge"]
 
@@ -53,7 +56,7 @@ class UpcycleRequest(StoredRecord):
     most. With `texts_sha256` the file must be that one. Without `check` nothing is tested.
     """
 
-    num_experts: int
+    num_experts: int = Field(le=MAX_EXPERTS)
     top_k: int = 2
     every: int | None = None
     layers: list[int] | None = None
