@@ -6,11 +6,9 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MAX_RECORD_BYTES = 64 << 20
-
-_CHUNK_BYTES = 1 << 20
 
 
 class JsonError(ValueError):
@@ -27,36 +25,29 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
 
     Raises `OSError` for a file that is missing, unreadable, larger than `max_bytes`, or not regular (a pipe, a device).
     """
+    with open_regular(path) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EINVAL, f"larger than {max_bytes >> 20} MiB", str(path))
+    return content
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading, without waiting for a writer where `path` is a pipe.
+
+    Raises `OSError` where it is missing, unreadable or not regular.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        _require_regular(os.fstat(descriptor), path, max_bytes)
-        return _read_all(descriptor, path, max_bytes)
-    finally:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except OSError:
         os.close(descriptor)
-
-
-def _require_regular(status: os.stat_result, path: Path, max_bytes: int) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    if status.st_size > max_bytes:
-        raise _too_large(path, max_bytes)
-
-
-def _read_all(descriptor: int, path: Path, max_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    num_bytes = 0
-    while part := os.read(descriptor, _CHUNK_BYTES):
-        parts.append(part)
-        num_bytes += len(part)
-        if num_bytes > max_bytes:  # files of /proc and growing files say nothing true of their size
-            raise _too_large(path, max_bytes)
-    return b"".join(parts)
-
-
-def _too_large(path: Path, max_bytes: int) -> OSError:
-    return OSError(errno.EINVAL, f"larger than {max_bytes >> 20} MiB", str(path))
+        raise
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_RECORD_BYTES) -> str:

@@ -210,4 +210,5 @@ def report(run: RunDirectory) -> Summary:
     """Write summary.json and report.html from a run directory's files."""
     from moe_ray.report.write import write_report
 
-    return write_report(run)
+    with disk_errors(run.path):
+        return write_report(run)

@@ -10,6 +10,7 @@ A record is a mapping from column to value. Local files:
 """
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def read_source(data: DataConfig, base_dir: Path) -> Source:
 
 def resolve_path(text: str, base_dir: Path) -> Path:
     """Return the path that `text` names: `~` is the home directory, a relative path is one below `base_dir`."""
-    return (base_dir / Path(text).expanduser()).resolve()
+    return Path(os.path.realpath(base_dir / Path(text).expanduser()))  # Path.resolve() fails on a loop of links
 
 
 def require_file(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.identity import text_settings
 from moe_ray.errors import ModelError, first_line
-from moe_ray.files import parse_json, read_json
+from moe_ray.files import open_regular, parse_json, read_json
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import ModelIdentity
 from moe_ray.planning.hashes import FileHashes
@@ -130,7 +130,7 @@ def _config_of(path: Path, where: str) -> Mapping[str, Any]:
         config = read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path} cannot be read as JSON: {first_line(error)}", where=where, remedy="restore the checkpoint"
+            f"{path} is not JSON that can be read: {first_line(error)}", where=where, remedy="restore the checkpoint"
         ) from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object", where=where, remedy="restore the checkpoint")
@@ -158,9 +158,9 @@ def _count_parameters(directory: Path) -> int | None:
 
 
 def _parameters_in_header(path: Path) -> int:
-    size = path.stat().st_size
     try:
-        with path.open("rb") as file:
+        size = path.stat().st_size
+        with open_regular(path) as file:
             (num_bytes,) = struct.unpack("<Q", file.read(8))
             if num_bytes > min(MAX_SAFETENSORS_HEADER_BYTES, size):
                 raise ValueError("its header is longer than the file")

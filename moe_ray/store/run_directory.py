@@ -14,6 +14,7 @@ report.html            the report
 
 import errno
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,7 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from moe_ray.atomic import write_atomically, write_text_atomically
 from moe_ray.domains.example import Example
 from moe_ray.errors import RunDirectoryError, first_line
-from moe_ray.files import read_bytes
+from moe_ray.files import open_regular, read_bytes
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.store.answer_files import AnswerFiles, list_answer_files, merge_small_files, read_files
 from moe_ray.store.answers import Answer, from_table, to_table
@@ -40,7 +41,7 @@ ResultT = TypeVar("ResultT")
 # Another process that merges files while they are read here is done with it sooner than this.
 MAX_READS = 20
 _EXAMPLE = TypeAdapter(Example)
-_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM})
 
 
 @contextmanager
@@ -53,8 +54,9 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise
         raise RunDirectoryError(
             f"cannot write: {error.strerror}",
-            where=str(path),
-            remedy="free disk space (or raise the quota), then run the same command again: what is there is kept",
+            where=str(error.filename or path),
+            remedy="free disk space, raise the quota or grant write permission, then run the same command again: "
+            "what is there is kept",
         ) from error
 
 
@@ -228,10 +230,11 @@ class RunDirectory:
 
     def routes(self) -> Routes | None:
         """Read the routes back; None when no router was asked. Raises `RunDirectoryError` for a damaged file."""
-        if not self.routes_path.is_file():
+        if not os.path.lexists(self.routes_path):
             return None
         try:
-            return routes_of_table(pq.read_table(self.routes_path))
+            with open_regular(self.routes_path) as file:
+                return routes_of_table(pq.read_table(file))
         except (pa.ArrowInvalid, OSError, LookupError, TypeError, ValueError) as error:
             raise RunDirectoryError(
                 f"cannot be read: {first_line(error)}",

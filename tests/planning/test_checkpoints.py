@@ -157,7 +157,7 @@ def test_a_folder_that_is_no_checkpoint_says_what_is_missing(tmp_path: Path) -> 
     with pytest.raises(ModelError, match="no such folder"):
         inspect_checkpoint("m", ModelConfig(path=str(tmp_path / "absent")), FileHashes(tmp_path / "hashes"))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="is not JSON"):
+    with pytest.raises(ModelError, match="is not JSON that can be read"):
         inspected(tmp_path)
 
 
