@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from moe_ray.files import parse_json
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -61,6 +63,8 @@ ROUTE_SCHEMA = pa.schema(
     ]
 )
 _ABOUT = b"moe_ray"
+TOLERANCE = 1e-6
+MAX_SECONDS = 1e6
 
 
 def routes_to_table(routes: Routes) -> pa.Table:
@@ -79,16 +83,27 @@ def routes_to_table(routes: Routes) -> pa.Table:
 
 
 def routes_of_table(table: pa.Table) -> Routes:
-    """The routes of a table that `routes_to_table` made. Raises `LookupError` or `ValueError` for another."""
-    about = json.loads(table.schema.metadata[_ABOUT])
+    """The routes of a table that `routes_to_table` made. Raises `LookupError`, `TypeError` or `ValueError` for another.
+
+    Probabilities from 0 to 1, finite scores, and seconds from 0 are checked, so that no damaged number is drawn.
+    """
+    about = parse_json(table.schema.metadata[_ABOUT])
     flat = table.column("probabilities").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return Routes(
-        router=about["router"],
-        domains=tuple(about["domains"]),
-        threshold=about["threshold"],
+    routes = Routes(
+        router=str(about["router"]),
+        domains=tuple(str(name) for name in about["domains"]),
+        threshold=float(about["threshold"]),
         example_domains=tuple(table.column("domain").to_pylist()),
         example_ids=tuple(table.column("example_id").to_pylist()),
         probabilities=flat.reshape(table.num_rows, len(about["domains"])),
         scores=table.column("score").to_numpy(),
         seconds=table.column("seconds").to_numpy(),
     )
+    for name, numbers, least, most in (
+        ("a probability", routes.probabilities, -TOLERANCE, 1 + TOLERANCE),
+        ("a score", routes.scores, -np.finfo(np.float64).max, np.finfo(np.float64).max),
+        ("seconds", routes.seconds, 0.0, MAX_SECONDS),
+    ):
+        if not bool(((numbers >= least) & (numbers <= most)).all()):  # NaN is neither
+            raise ValueError(f"{name} outside [{least:g}, {most:g}]")
+    return routes

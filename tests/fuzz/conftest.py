@@ -12,5 +12,5 @@ COMMON: dict[str, Any] = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.large_base_example, HealthCheck.data_too_large],
 }
 settings.register_profile("quick", max_examples=40, derandomize=True, **COMMON)
-settings.register_profile("thorough", max_examples=400, **COMMON)
+settings.register_profile("thorough", max_examples=500, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
