@@ -1,16 +1,13 @@
 """Grading of generated programs: does the program pass its tests, and is it the reference?"""
 
-import ast
 import math
-import re
-import textwrap
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.domains.example import Example, GradingValue
+from moe_ray.scoring.programs import extract_program, normalised
 from moe_ray.scoring.samples import UnscorableError, sample_detail, score, unscored, usable_texts
 from moe_ray.scoring.sandbox import Program, Sandbox, Verdict, shared_sandbox
 from moe_ray.scoring.score import Metric, Score
@@ -18,54 +15,8 @@ from moe_ray.store.answers import Answer
 
 PASS_AT = (1, 5, 10, 100)
 REFERENCE_TIME_FACTOR = 4.0
-BEGIN, DONE = "[BEGIN]", "[DONE]"
-FENCED = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-PYTHON_TAGS = ("python", "py", "python3")
-MAX_PARSED_CHARS = 100_000
 
 Item = tuple[Example, str, Sequence[Answer]]
-
-
-def extract_program(text: str) -> str:
-    """Return the program in an answer.
-
-    What follows [DONE] and a leading [BEGIN] are cut. Of the blocks fenced as Python (of those fenced as nothing, if
-    there are none) the first that parses counts, else the last; without fences, the whole text.
-    """
-    text = text.replace("\r\n", "\n").partition(DONE)[0]
-    if text.lstrip().startswith(BEGIN):
-        text = text.lstrip().removeprefix(BEGIN)
-    blocks = [(tag.lower(), _tidy(block)) for tag, block in FENCED.findall(text)]
-    tagged = [block for tag, block in blocks if tag in PYTHON_TAGS] or [block for tag, block in blocks if not tag]
-    for block in tagged:
-        if parse(block) is not None:
-            return block
-    return tagged[-1] if tagged else _tidy(text)
-
-
-def _tidy(code: str) -> str:
-    return textwrap.dedent(code).strip("\n").rstrip()
-
-
-def parse(code: str) -> ast.Module | None:
-    """Return the syntax tree of `code`, or None when it is no program (or a text of more than 100,000 characters)."""
-    if len(code) > MAX_PARSED_CHARS:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def normalised(code: str) -> str:
-    """Return `code` without comments and with one layout, so that equal programs are equal texts."""
-    tree = parse(code)
-    try:
-        return code.strip() if tree is None else ast.unparse(tree)
-    except (RecursionError, ValueError):
-        return code.strip()
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
