@@ -23,6 +23,14 @@ def parse(code: str, max_chars: int = MAX_PARSED_CHARS) -> ast.Module | None:
         return None
 
 
+def unparse(tree: ast.Module) -> str | None:
+    """Return the text of a syntax tree; None when it is nested too deeply to be written."""
+    try:
+        return ast.unparse(tree)
+    except (RecursionError, ValueError):
+        return None
+
+
 def tidy(code: str) -> str:
     """Return `code` without its common indentation and without blank lines around it."""
     return textwrap.dedent(code).strip("\n").rstrip()
@@ -35,23 +43,24 @@ def complete(prefix: str, code: str, entry_point: str | None = None) -> str:
     what `prefix` has before that definition (imports, helpers) goes before it. Any other answer is a continuation of
     `prefix`. A body that lost its indentation, or that of its first line, gets it back.
     """
-    name = _entry_name(prefix, entry_point)
+    name = _last_defined(prefix) if entry_point is None else entry_name(entry_point)
     whole = tidy(code)
     tree = parse(whole)
-    if tree is not None and name is not None and name in _definitions(tree):
-        joined = _before(prefix, name) + whole
-        return joined if parse(joined) is not None else whole
+    if tree is not None and name is not None and name in definitions(tree):
+        return _joined(_before(prefix, name), whole, tree)
     candidates = _continuations(prefix, code)
     return next((candidate for candidate in candidates if parse(candidate) is not None), candidates[0])
 
 
-def _entry_name(prefix: str, entry_point: str | None) -> str | None:
+def entry_name(entry_point: str) -> str | None:
     """Return the top-level name of an entry point: Solution for the entry point Solution().solve."""
-    if entry_point is not None:
-        found = _NAME.match(entry_point.strip())
-        return found[0] if found else None
+    found = _NAME.match(entry_point.strip())
+    return found[0] if found else None
+
+
+def _last_defined(prefix: str) -> str | None:
     tree = _parse_open(prefix)
-    return next(reversed(_definitions(tree)), None) if tree is not None else None
+    return next(reversed(definitions(tree)), None) if tree is not None else None
 
 
 def _parse_open(prefix: str) -> ast.Module | None:
@@ -59,7 +68,7 @@ def _parse_open(prefix: str) -> ast.Module | None:
     return parse(prefix) or parse(f"{prefix.rstrip()}\n{_body_indent(prefix)}pass\n")
 
 
-def _definitions(tree: ast.Module) -> dict[str, int]:
+def definitions(tree: ast.Module) -> dict[str, int]:
     """Return the names that a module defines at its top level, in order, with the line where each definition begins."""
     found: dict[str, int] = {}
     for node in tree.body:
@@ -71,10 +80,24 @@ def _definitions(tree: ast.Module) -> dict[str, int]:
 
 
 def _before(prefix: str, name: str) -> str:
-    """Return what `prefix` has before the definition of `name`."""
+    """Return what `prefix` has before the definition of `name`: all of it where it has none."""
     tree = _parse_open(prefix)
-    first_line = _definitions(tree).get(name, 1) if tree is not None else 1
-    return "".join(line + "\n" for line in prefix.split("\n")[: first_line - 1])
+    if tree is None:
+        return ""
+    lines = prefix.split("\n")
+    return "".join(line + "\n" for line in lines[: definitions(tree).get(name, len(lines) + 1) - 1])
+
+
+def _joined(before: str, whole: str, tree: ast.Module) -> str:
+    """Return one program after another; what the second imports from `__future__` must come first of all."""
+    future, rest = ast.Module(body=[], type_ignores=[]), list[ast.stmt]()
+    for node in tree.body:
+        is_future = isinstance(node, ast.ImportFrom) and node.module == "__future__"
+        (future.body if is_future else rest).append(node)
+    if not future.body or not before:
+        return before + whole
+    program = unparse(ast.Module(body=rest, type_ignores=[]))
+    return before + whole if program is None else f"{ast.unparse(future)}\n{before}{program}"
 
 
 def _continuations(prefix: str, code: str) -> list[str]:

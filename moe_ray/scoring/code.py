@@ -7,7 +7,8 @@ from functools import cached_property
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.domains.example import Example, GradingValue
-from moe_ray.scoring.programs import extract_program, normalised
+from moe_ray.domains.programs import complete
+from moe_ray.scoring.programs import extract_code, extract_program, normalised
 from moe_ray.scoring.samples import UnscorableError, sample_detail, score, unscored, usable_texts
 from moe_ray.scoring.sandbox import Program, Sandbox, Verdict, shared_sandbox
 from moe_ray.scoring.score import Metric, Score
@@ -154,9 +155,17 @@ def _work(example: Example, model: str, answers: Sequence[Answer]) -> _Work:
     if not tests:
         return _Work(example=example, model=model, error=UnscorableError("the example has no tests"))
     setup = "\n".join([*_strings(example.grading.get("test_imports")), *_strings(example.grading.get("setup"))])
-    programs = tuple(Program(code=extract_program(text), tests=tests, setup=setup) for text in texts)
+    programs = tuple(Program(code=_program(example, text), tests=tests, setup=setup) for text in texts)
     reference = Program(code=example.reference, tests=tests, setup=setup) if example.reference.strip() else None
     return _Work(example=example, model=model, programs=programs, reference=reference)
+
+
+def _program(example: Example, text: str) -> str:
+    """Return the program in an answer; where the answer completes a prefix, all of it."""
+    prefix, entry_point = example.grading.get("prefix"), example.grading.get("entry_point")
+    if not isinstance(prefix, str):
+        return extract_program(text)
+    return complete(prefix, extract_code(text), entry_point if isinstance(entry_point, str) else None)
 
 
 def _strings(value: GradingValue) -> tuple[str, ...]:

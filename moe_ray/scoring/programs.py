@@ -1,9 +1,8 @@
 """The program in an answer: which part of a text is code, and when two programs are equal."""
 
-import ast
 import re
 
-from moe_ray.domains.programs import parse, tidy
+from moe_ray.domains.programs import parse, tidy, unparse
 
 BEGIN, DONE = "[BEGIN]", "[DONE]"
 FENCE = "```"
@@ -64,7 +63,5 @@ def _tag(fence: str) -> str:
 def normalised(code: str) -> str:
     """Return `code` without comments and with one layout, so that equal programs are equal texts."""
     tree = parse(code)
-    try:
-        return code.strip() if tree is None else ast.unparse(tree)
-    except (RecursionError, ValueError):
-        return code.strip()
+    written = None if tree is None else unparse(tree)
+    return code.strip() if written is None else written
