@@ -8,6 +8,8 @@ from functools import cached_property
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.domains.example import Example, GradingValue
 from moe_ray.domains.programs import complete
+from moe_ray.errors import DataError
+from moe_ray.scoring.controls import Controls, Suite, shared_controls
 from moe_ray.scoring.programs import extract_code, extract_program, normalised
 from moe_ray.scoring.samples import UnscorableError, sample_detail, score, unscored, usable_texts
 from moe_ray.scoring.sandbox import Program, Sandbox, Verdict, shared_sandbox
@@ -16,6 +18,8 @@ from moe_ray.store.answers import Answer
 
 PASS_AT = (1, 5, 10, 100)
 REFERENCE_TIME_FACTOR = 4.0
+MAX_CHECKED = 100
+MAX_USELESS = 0.1
 
 Item = tuple[Example, str, Sequence[Answer]]
 
@@ -38,6 +42,7 @@ class _Work:
 
     example: Example
     model: str
+    suite: Suite | None = None
     programs: tuple[Program, ...] = ()
     reference: Program | None = None
     error: UnscorableError | None = None
@@ -48,6 +53,8 @@ class CodeGrader:
 
     A program may take the configured time, or four times what its reference takes where that is longer. A reference is
     timed only once a program of its example ran out of the configured time, and only up to four times that.
+
+    Where the tests of an example pass a program that is wrong by construction, pass@k has no value: see `Controls`.
 
     The sandbox is opened when the first program must run; `SandboxError` is raised then.
     """
@@ -63,6 +70,23 @@ class CodeGrader:
     def _sandbox(self) -> Sandbox:
         return shared_sandbox(self._sandbox_config)
 
+    @cached_property
+    def _controls(self) -> Controls:
+        return shared_controls(self._sandbox_config)
+
+    def check_examples(self, examples: Sequence[Example]) -> None:
+        """Raise `DataError` when the tests of more than a tenth of the first examples assert nothing."""
+        suites = {example.id: suite for example in examples[:MAX_CHECKED] if (suite := _suite(example)) is not None}
+        reasons = self._controls.reasons(suites.values())
+        useless = [example_id for example_id, suite in suites.items() if suite in reasons]
+        if len(useless) > MAX_USELESS * len(suites):
+            raise DataError(
+                f"the tests of {len(useless)} of {len(suites)} examples assert nothing; record {useless[0]}: "
+                f"{reasons[suites[useless[0]]]}",
+                where=f"domains.{examples[0].domain}.columns.tests",
+                remedy="name the column whose tests fail when the program is wrong, or another grader than code",
+            )
+
     def grade(self, example: Example, model: str, answers: Sequence[Answer]) -> list[Score]:
         """Return one score for each of `metrics`; see `Grader.grade`."""
         return self.grade_many([(example, model, answers)])[0]
@@ -70,9 +94,11 @@ class CodeGrader:
     def grade_many(self, items: Sequence[Item]) -> list[list[Score]]:
         """Grade many examples at once, several programs at a time; equal programs with equal tests run once."""
         works = [_work(*item) for item in items]
-        verdicts = self._run(program for work in works for program in work.programs)
-        verdicts |= self._run_longer(works, verdicts)
-        return [self._scores(work, verdicts) for work in works]
+        useless = self._controls.reasons(work.suite for work in works if work.suite is not None)
+        judged = [work for work in works if work.suite not in useless]
+        verdicts = self._run(program for work in judged for program in work.programs)
+        verdicts |= self._run_longer(judged, verdicts)
+        return [self._scores(work, verdicts, useless) for work in works]
 
     def _run(self, programs: Iterable[Program]) -> dict[Program, Verdict]:
         distinct = list(dict.fromkeys(programs))
@@ -104,7 +130,7 @@ class CodeGrader:
         for patient, verdict in self._run(missing).items():
             self._reference_s[new[patient]] = verdict.wall_s if verdict.passed else None
 
-    def _scores(self, work: _Work, verdicts: Mapping[Program, Verdict]) -> list[Score]:
+    def _scores(self, work: _Work, verdicts: Mapping[Program, Verdict], useless: Mapping[Suite, str]) -> list[Score]:
         if work.error is not None:
             return unscored(work.example, work.model, self.metrics, work.error)
         reference = normalised(work.example.reference)
@@ -116,8 +142,10 @@ class CodeGrader:
             sum(matches) / len(matches),
             detail=sample_detail(len(matches), self._num_samples),
         )
-        run = [verdicts[program] for program in work.programs]
-        return [exact, *self._pass_scores(work, run)]
+        if work.suite is not None and work.suite in useless:
+            error = UnscorableError(useless[work.suite])
+            return [exact, *unscored(work.example, work.model, self.metrics[1:], error)]
+        return [exact, *self._pass_scores(work, [verdicts[program] for program in work.programs])]
 
     def _pass_scores(self, work: _Work, verdicts: Sequence[Verdict]) -> list[Score]:
         known = [verdict for verdict in verdicts if verdict.outcome != "sandbox_failed"]
@@ -125,7 +153,9 @@ class CodeGrader:
         scores = []
         for k, metric in zip(self._ks, self.metrics[1:], strict=True):
             if len(known) < k:
-                reason = f"{len(known)} of {self._num_samples} samples could be run: {verdicts[0].detail}"
+                lost = [verdict.detail for verdict in verdicts if verdict.outcome == "sandbox_failed"]
+                why = lost[0] if lost else "the others have no answer"
+                reason = f"{len(known)} of {self._num_samples} samples could be run: {why}"
                 scores.append(score(work.example, work.model, metric, None, reason=reason))
                 continue
             value = pass_at_k(len(known), num_correct, k)
@@ -151,13 +181,24 @@ def _work(example: Example, model: str, answers: Sequence[Answer]) -> _Work:
         texts = usable_texts(answers)
     except UnscorableError as error:
         return _Work(example=example, model=model, error=error)
-    tests = _strings(example.grading.get("tests"))
-    if not tests:
+    suite = _suite(example)
+    if suite is None:
         return _Work(example=example, model=model, error=UnscorableError("the example has no tests"))
-    setup = "\n".join([*_strings(example.grading.get("test_imports")), *_strings(example.grading.get("setup"))])
-    programs = tuple(Program(code=_program(example, text), tests=tests, setup=setup) for text in texts)
-    reference = Program(code=example.reference, tests=tests, setup=setup) if example.reference.strip() else None
-    return _Work(example=example, model=model, programs=programs, reference=reference)
+    programs = tuple(Program(code=_program(example, text), tests=suite.tests, setup=suite.setup) for text in texts)
+    reference = Program(code=example.reference, tests=suite.tests, setup=suite.setup)
+    return _Work(
+        example=example,
+        model=model,
+        suite=suite,
+        programs=programs,
+        reference=reference if example.reference.strip() else None,
+    )
+
+
+def _suite(example: Example) -> Suite | None:
+    tests = _strings(example.grading.get("tests"))
+    setup = [*_strings(example.grading.get("test_imports")), *_strings(example.grading.get("setup"))]
+    return Suite(tests, "\n".join(setup)) if tests else None
 
 
 def _program(example: Example, text: str) -> str:
