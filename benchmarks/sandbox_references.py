@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.config.schema import SandboxConfig
-from moe_ray.scoring.code import parse
+from moe_ray.domains.programs import parse
 from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
 
 KNOWN_SLOW = frozenset({123})

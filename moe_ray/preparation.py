@@ -23,7 +23,7 @@ from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.plan import Workload, all_cells, plan_work, single_cells
 from moe_ray.routing.asked import asked_by_routing
-from moe_ray.scoring.score import Grader
+from moe_ray.scoring.score import ExampleChecker, Grader
 from moe_ray.store.opening import RunFacts, open_manifest
 from moe_ray.store.records import Manifest
 from moe_ray.store.routes import Routes
@@ -144,13 +144,24 @@ def begin(experiment: LoadedExperiment, prepared: Prepared) -> Manifest:
     """Write down what the run is (config, manifest, examples), or find that it is the one to resume."""
     config, run = experiment.config, prepared.run
     names = {name: domain.graders for name, domain in prepared.domains.items()}
-    make_all_graders(config, names, experiment.base_dir)
+    graders = make_all_graders(config, names, experiment.base_dir)
     manifest = open_manifest(run, config, _facts(config, prepared))
+    if prepared.work.shards:
+        with located(experiment):
+            _check_examples(prepared, graders)
     run.write_config(dump_experiment(config))
     run.write_manifest(manifest)
     for name, domain in prepared.domains.items():
         run.write_examples(name, domain.examples)
     return manifest
+
+
+def _check_examples(prepared: Prepared, graders: Mapping[str, Sequence[Grader]]) -> None:
+    """Let graders refuse examples that they could not judge. The controls of programs cost sandbox time."""
+    for name, domain in prepared.domains.items():
+        for grader in graders[name]:
+            if isinstance(grader, ExampleChecker):
+                grader.check_examples(domain.examples)
 
 
 def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:

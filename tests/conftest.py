@@ -6,8 +6,13 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 OBJECT_STORE_BYTES = 150 << 20
+
+# The same inputs in every run, and no judgement by the clock: the tests pass or fail alike on every machine.
+settings.register_profile("moe_ray", derandomize=True, deadline=None)
+settings.load_profile("moe_ray")
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,16 @@
 """What is decided between the experiment file and the run."""
 
+import json
+from pathlib import Path
+
+import pytest
+
 from moe_ray.config.schema import DomainConfig, ExperimentConfig, ModelConfig
+from moe_ray.errors import DataError
 from moe_ray.planning.cells import ModelIdentity
 from moe_ray.planning.checkpoints import Checkpoint
-from moe_ray.preparation import pinned
+from moe_ray.preparation import begin, pinned, prepare
+from tests.execution.experiments import scripted, write_experiment
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -37,3 +44,21 @@ def test_a_hub_model_is_loaded_at_the_commit_that_was_inspected_though_its_branc
         "served": None,  # its command says what it loads
     }
     assert found.model_copy(update={"models": models}) == config
+
+
+VACUOUS = {"id": "1", "question": "Add one.", "reference": "def f(x): return x + 1", "tests": ["f(1)"]}
+
+
+def test_tests_that_pass_a_wrong_program_are_refused_before_any_model_works(tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(VACUOUS))
+    experiment = write_experiment(
+        tmp_path,
+        {"m": scripted()},
+        domains={"programs": {"task": "code", "data": {"source": "./tasks.jsonl"}}},
+        runtime={"sandbox": {"allow_weak": True}},
+    )
+    prepared = prepare(experiment)
+    with pytest.raises(DataError, match="the tests of 1 of 1 examples assert nothing") as caught:
+        begin(experiment, prepared)
+    assert "experiment.yaml" in (caught.value.where or "")
+    assert not prepared.run.exists

@@ -13,9 +13,8 @@ from typing import ClassVar
 
 from moe_ray.config.schema import DomainConfig, is_local_path
 from moe_ray.domains.base import Record
-from moe_ray.domains.code_examples import CHAT, code_example, code_values
+from moe_ray.domains.code_examples import CHAT, CodeRecordTask
 from moe_ray.domains.example import Example
-from moe_ray.domains.record_task import RecordTask
 from moe_ray.domains.sources import read_file, read_source
 from moe_ray.domains.templates import as_text
 from moe_ray.errors import ConfigError, DataError
@@ -32,7 +31,7 @@ You are an expert Python programmer, and here is your task: {question} Your code
 """
 
 
-class MBPP(RecordTask):
+class MBPP(CodeRecordTask):
     """MBPP. Templates may name {question} and {tests}; a completion template of one's own gets no shots."""
 
     default_graders = ("code", "bits_per_byte")
@@ -70,9 +69,8 @@ class MBPP(RecordTask):
 
     def example(self, example_id: str, record: Record) -> Example:
         """Turn one task into its example."""
-        asked = code_values(self, record)
-        return code_example(
-            self,
+        asked = self.code_values(record)
+        return self.code_example(
             example_id,
             record,
             chat=self._chat.render(asked),
@@ -128,6 +126,6 @@ class MBPP(RecordTask):
         return shots
 
     def _solved(self, shot: Record) -> str:
-        asked = self._completion.render(code_values(self, shot))
+        asked = self._completion.render(self.code_values(shot))
         solution = as_text(self.value(shot, "reference")).strip("\n")
         return f"{asked}{solution}\n[DONE]\n\n"

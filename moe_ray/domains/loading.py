@@ -113,8 +113,10 @@ def _draw_examples(task: Task, source: Source, listed: frozenset[str] | None, li
         made = ((example.id, example) for example in task.examples(source.records))
         return draw(made, limit=limit, listed=listed, where=source.where)
     drawn = draw(task.candidates(source.records), limit=limit, listed=listed, where=source.where)
+    pairs = [(example_id, task.example(example_id, record)) for example_id, record in drawn.pairs]
+    task.check()
     return Drawn(
-        pairs=[(example_id, task.example(example_id, record)) for example_id, record in drawn.pairs],
+        pairs=pairs,
         num_available=drawn.num_available,
         num_not_listed=drawn.num_not_listed,
         num_listed_but_missing=drawn.num_listed_but_missing,

@@ -71,6 +71,7 @@ def prepare_domain(
         )
         for example_id, record in drawn.pairs:
             task.example(example_id, record)
+        task.check()
     supporting = task.supporting_records()
     records = [*supporting, *(record for _, record in drawn.pairs)]
     path = out_dir / f"{name}{suffix}"

@@ -56,6 +56,9 @@ class RecordTask(ABC):
     def example(self, example_id: str, record: Record) -> Example:
         """Turn one record into its example. Raises `DataError` when the record is malformed."""
 
+    def check(self) -> None:  # noqa: B027 - a hook for subclasses
+        """Raise `DataError` when the examples that were made show that the data cannot be used."""
+
     def supporting_records(self) -> list[Record]:
         """Return the records that are no examples, but that the prompts need."""
         return []

@@ -5,7 +5,7 @@ Templates may name every column of the data, and every role.
 
 decision    roles question, label, and if wanted id, context, reference; `choices` lists the labels
 free_text   roles question, reference, and if wanted id, context
-code        roles question, reference (a solution), tests, and if wanted id, setup, test_imports
+code        roles question, reference (a solution), tests, and if wanted id, setup, test_imports, entry_point, prefix
 
 Without an id column a record's id is a fingerprint of its content.
 """
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.base import Record
 from moe_ray.domains.code_examples import CHAT as CODE_CHAT
-from moe_ray.domains.code_examples import code_example, code_values
+from moe_ray.domains.code_examples import CodeRecordTask
 from moe_ray.domains.example import Example
 from moe_ray.domains.record_task import RecordTask
 from moe_ray.domains.templates import Template, as_text
@@ -46,6 +46,18 @@ CODE_COMPLETION = """\
 
 # Solution:
 """
+
+PREFIX_CHAT = """\
+Complete this Python program:
+
+```python
+{prefix}
+```
+
+Answer with one fenced code block (```python) that holds the whole program."""
+
+# Where the Codex paper ends a completion, then where an answer turns from code to text.
+PREFIX_STOP = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\nassert ", "\n```")
 
 
 class _ColumnsTask(RecordTask):
@@ -164,8 +176,12 @@ class FreeTextTask(_ColumnsTask):
         )
 
 
-class CodeTask(_ColumnsTask):
-    """A program answers the task, and tests decide."""
+class CodeTask(_ColumnsTask, CodeRecordTask):
+    """A program answers the task, and tests decide.
+
+    With the role `prefix` the answer completes the beginning of a program (HumanEval's prompt). The default prompts
+    then show that beginning and no tests.
+    """
 
     default_graders = ("code", "bits_per_byte")
     chat_default = CODE_CHAT
@@ -177,9 +193,22 @@ class CodeTask(_ColumnsTask):
         "tests": ("tests",),
         "setup": ("setup",),
         "test_imports": ("test_imports",),
+        "entry_point": ("entry_point",),
+        "prefix": (),  # only where it is named: it changes what is asked
     }
+
+    def __init__(self, name: str, config: DomainConfig) -> None:
+        super().__init__(name, config)
+        self._completes = "prefix" in config.columns
+        if self._completes:
+            self._chat = self.template("template", PREFIX_CHAT)
+            self._completion = self.template("completion_template", "{prefix}")
 
     def example(self, example_id: str, record: Record) -> Example:
         """Turn one record into its example."""
-        chat, completion = self._prompts(record, code_values(self, record))
-        return code_example(self, example_id, record, chat=chat, completion=completion, stop=("\n# Task:", "\nassert "))
+        values = {**self.code_values(record), "entry_point": self.entry_point(record) or ""}
+        prefix = self.prefix(record)
+        chat, _ = self._prompts(record, {**values, "prefix": prefix.strip("\n")})
+        _, completion = self._prompts(record, {**values, "prefix": prefix})
+        stop = PREFIX_STOP if self._completes else ("\n# Task:", "\nassert ")
+        return self.code_example(example_id, record, chat=chat, completion=completion, stop=stop)

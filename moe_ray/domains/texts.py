@@ -38,7 +38,7 @@ def final_number(text: str) -> Decimal | None:
         return None
     sign, digits = found[0 if mark else -1]
     number = Decimal(digits.replace(",", ""))
-    return -number if sign else number
+    return number.copy_negate() if sign else number  # unary minus would round to the context's 28 digits
 
 
 class _QuestionTask(RecordTask):

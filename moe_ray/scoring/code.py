@@ -1,16 +1,16 @@
 """Grading of generated programs: does the program pass its tests, and is it the reference?"""
 
-import ast
 import math
-import re
-import textwrap
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.domains.example import Example, GradingValue
+from moe_ray.domains.programs import complete
+from moe_ray.errors import DataError
+from moe_ray.scoring.controls import Controls, Suite, shared_controls
+from moe_ray.scoring.programs import extract_code, extract_program, normalised
 from moe_ray.scoring.samples import UnscorableError, sample_detail, score, unscored, usable_texts
 from moe_ray.scoring.sandbox import Program, Sandbox, Verdict, shared_sandbox
 from moe_ray.scoring.score import Metric, Score
@@ -18,54 +18,10 @@ from moe_ray.store.answers import Answer
 
 PASS_AT = (1, 5, 10, 100)
 REFERENCE_TIME_FACTOR = 4.0
-BEGIN, DONE = "[BEGIN]", "[DONE]"
-FENCED = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-PYTHON_TAGS = ("python", "py", "python3")
-MAX_PARSED_CHARS = 100_000
+MAX_CHECKED = 100
+MAX_USELESS = 0.1
 
 Item = tuple[Example, str, Sequence[Answer]]
-
-
-def extract_program(text: str) -> str:
-    """Return the program in an answer.
-
-    What follows [DONE] and a leading [BEGIN] are cut. Of the blocks fenced as Python (of those fenced as nothing, if
-    there are none) the first that parses counts, else the last; without fences, the whole text.
-    """
-    text = text.replace("\r\n", "\n").partition(DONE)[0]
-    if text.lstrip().startswith(BEGIN):
-        text = text.lstrip().removeprefix(BEGIN)
-    blocks = [(tag.lower(), _tidy(block)) for tag, block in FENCED.findall(text)]
-    tagged = [block for tag, block in blocks if tag in PYTHON_TAGS] or [block for tag, block in blocks if not tag]
-    for block in tagged:
-        if parse(block) is not None:
-            return block
-    return tagged[-1] if tagged else _tidy(text)
-
-
-def _tidy(code: str) -> str:
-    return textwrap.dedent(code).strip("\n").rstrip()
-
-
-def parse(code: str) -> ast.Module | None:
-    """Return the syntax tree of `code`, or None when it is no program (or a text of more than 100,000 characters)."""
-    if len(code) > MAX_PARSED_CHARS:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def normalised(code: str) -> str:
-    """Return `code` without comments and with one layout, so that equal programs are equal texts."""
-    tree = parse(code)
-    try:
-        return code.strip() if tree is None else ast.unparse(tree)
-    except (RecursionError, ValueError):
-        return code.strip()
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -86,6 +42,7 @@ class _Work:
 
     example: Example
     model: str
+    suite: Suite | None = None
     programs: tuple[Program, ...] = ()
     reference: Program | None = None
     error: UnscorableError | None = None
@@ -96,6 +53,8 @@ class CodeGrader:
 
     A program may take the configured time, or four times what its reference takes where that is longer. A reference is
     timed only once a program of its example ran out of the configured time, and only up to four times that.
+
+    Where the tests of an example pass a program that is wrong by construction, pass@k has no value: see `Controls`.
 
     The sandbox is opened when the first program must run; `SandboxError` is raised then.
     """
@@ -111,6 +70,23 @@ class CodeGrader:
     def _sandbox(self) -> Sandbox:
         return shared_sandbox(self._sandbox_config)
 
+    @cached_property
+    def _controls(self) -> Controls:
+        return shared_controls(self._sandbox_config)
+
+    def check_examples(self, examples: Sequence[Example]) -> None:
+        """Raise `DataError` when the tests of more than a tenth of the first examples assert nothing."""
+        suites = {example.id: suite for example in examples[:MAX_CHECKED] if (suite := _suite(example)) is not None}
+        reasons = self._controls.reasons(suites.values())
+        useless = [example_id for example_id, suite in suites.items() if suite in reasons]
+        if len(useless) > MAX_USELESS * len(suites):
+            raise DataError(
+                f"the tests of {len(useless)} of {len(suites)} examples assert nothing; record {useless[0]}: "
+                f"{reasons[suites[useless[0]]]}",
+                where=f"domains.{examples[0].domain}.columns.tests",
+                remedy="name the column whose tests fail when the program is wrong, or another grader than code",
+            )
+
     def grade(self, example: Example, model: str, answers: Sequence[Answer]) -> list[Score]:
         """Return one score for each of `metrics`; see `Grader.grade`."""
         return self.grade_many([(example, model, answers)])[0]
@@ -118,9 +94,11 @@ class CodeGrader:
     def grade_many(self, items: Sequence[Item]) -> list[list[Score]]:
         """Grade many examples at once, several programs at a time; equal programs with equal tests run once."""
         works = [_work(*item) for item in items]
-        verdicts = self._run(program for work in works for program in work.programs)
-        verdicts |= self._run_longer(works, verdicts)
-        return [self._scores(work, verdicts) for work in works]
+        useless = self._controls.reasons(work.suite for work in works if work.suite is not None)
+        judged = [work for work in works if work.suite not in useless]
+        verdicts = self._run(program for work in judged for program in work.programs)
+        verdicts |= self._run_longer(judged, verdicts)
+        return [self._scores(work, verdicts, useless) for work in works]
 
     def _run(self, programs: Iterable[Program]) -> dict[Program, Verdict]:
         distinct = list(dict.fromkeys(programs))
@@ -152,7 +130,7 @@ class CodeGrader:
         for patient, verdict in self._run(missing).items():
             self._reference_s[new[patient]] = verdict.wall_s if verdict.passed else None
 
-    def _scores(self, work: _Work, verdicts: Mapping[Program, Verdict]) -> list[Score]:
+    def _scores(self, work: _Work, verdicts: Mapping[Program, Verdict], useless: Mapping[Suite, str]) -> list[Score]:
         if work.error is not None:
             return unscored(work.example, work.model, self.metrics, work.error)
         reference = normalised(work.example.reference)
@@ -164,8 +142,10 @@ class CodeGrader:
             sum(matches) / len(matches),
             detail=sample_detail(len(matches), self._num_samples),
         )
-        run = [verdicts[program] for program in work.programs]
-        return [exact, *self._pass_scores(work, run)]
+        if work.suite is not None and work.suite in useless:
+            error = UnscorableError(useless[work.suite])
+            return [exact, *unscored(work.example, work.model, self.metrics[1:], error)]
+        return [exact, *self._pass_scores(work, [verdicts[program] for program in work.programs])]
 
     def _pass_scores(self, work: _Work, verdicts: Sequence[Verdict]) -> list[Score]:
         known = [verdict for verdict in verdicts if verdict.outcome != "sandbox_failed"]
@@ -173,7 +153,9 @@ class CodeGrader:
         scores = []
         for k, metric in zip(self._ks, self.metrics[1:], strict=True):
             if len(known) < k:
-                reason = f"{len(known)} of {self._num_samples} samples could be run: {verdicts[0].detail}"
+                lost = [verdict.detail for verdict in verdicts if verdict.outcome == "sandbox_failed"]
+                why = lost[0] if lost else "the others have no answer"
+                reason = f"{len(known)} of {self._num_samples} samples could be run: {why}"
                 scores.append(score(work.example, work.model, metric, None, reason=reason))
                 continue
             value = pass_at_k(len(known), num_correct, k)
@@ -199,13 +181,32 @@ def _work(example: Example, model: str, answers: Sequence[Answer]) -> _Work:
         texts = usable_texts(answers)
     except UnscorableError as error:
         return _Work(example=example, model=model, error=error)
-    tests = _strings(example.grading.get("tests"))
-    if not tests:
+    suite = _suite(example)
+    if suite is None:
         return _Work(example=example, model=model, error=UnscorableError("the example has no tests"))
-    setup = "\n".join([*_strings(example.grading.get("test_imports")), *_strings(example.grading.get("setup"))])
-    programs = tuple(Program(code=extract_program(text), tests=tests, setup=setup) for text in texts)
-    reference = Program(code=example.reference, tests=tests, setup=setup) if example.reference.strip() else None
-    return _Work(example=example, model=model, programs=programs, reference=reference)
+    programs = tuple(Program(code=_program(example, text), tests=suite.tests, setup=suite.setup) for text in texts)
+    reference = Program(code=example.reference, tests=suite.tests, setup=suite.setup)
+    return _Work(
+        example=example,
+        model=model,
+        suite=suite,
+        programs=programs,
+        reference=reference if example.reference.strip() else None,
+    )
+
+
+def _suite(example: Example) -> Suite | None:
+    tests = _strings(example.grading.get("tests"))
+    setup = [*_strings(example.grading.get("test_imports")), *_strings(example.grading.get("setup"))]
+    return Suite(tests, "\n".join(setup)) if tests else None
+
+
+def _program(example: Example, text: str) -> str:
+    """Return the program in an answer; where the answer completes a prefix, all of it."""
+    prefix, entry_point = example.grading.get("prefix"), example.grading.get("entry_point")
+    if not isinstance(prefix, str):
+        return extract_program(text)
+    return complete(prefix, extract_code(text), entry_point if isinstance(entry_point, str) else None)
 
 
 def _strings(value: GradingValue) -> tuple[str, ...]:

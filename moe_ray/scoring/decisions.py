@@ -24,9 +24,17 @@ _LEAD_IN = r"[\W_]*(?:(?:the\s+)?answer\b(?:\s+is\b)?[\W_]*)?"
 
 @lru_cache(maxsize=64)
 def _pattern(choices: tuple[str, ...]) -> re.Pattern[str]:
-    """Match any choice as a whole word in any case; the longest first, so that "not guilty" is not read as "not"."""
-    ordered = sorted(choices, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)({'|'.join(map(re.escape, ordered))})(?!\w)", re.IGNORECASE)
+    """Match any choice as a whole word in any case; the longest first, so that "not guilty" is not read as "not".
+
+    The group that matched says which choice it was: group i is choice i of `_longest_first`. Comparing the matched text
+    with the choices again would fail, because the matcher and `str.casefold` differ (on the dotted and the dotless I).
+    """
+    groups = "|".join(f"({re.escape(choice)})" for choice in _longest_first(choices))
+    return re.compile(rf"(?<!\w)(?:{groups})(?!\w)", re.IGNORECASE)
+
+
+def _longest_first(choices: tuple[str, ...]) -> list[str]:
+    return sorted(choices, key=len, reverse=True)
 
 
 @lru_cache(maxsize=64)
@@ -37,9 +45,9 @@ def _leading_pattern(choices: tuple[str, ...]) -> re.Pattern[str]:
 def parse_decision(text: str, choices: Sequence[str]) -> str | None:
     """Return the choice that `text` names first, as a whole word in any case; None when it names none."""
     found = _pattern(tuple(choices)).search(text)
-    if found is None:
+    if found is None or found.lastindex is None:
         return None
-    return next(choice for choice in choices if choice.casefold() == found[1].casefold())
+    return _longest_first(tuple(choices))[found.lastindex - 1]
 
 
 def after_decision(text: str, choices: Sequence[str]) -> str:

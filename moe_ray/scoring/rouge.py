@@ -8,6 +8,9 @@ from moe_ray.scoring.decisions import after_decision
 from moe_ray.scoring.samples import TextGrader, UnscorableError
 from moe_ray.scoring.score import Metric
 
+# About a second of work: a reference of 1,000 words leaves room for an answer of ten million.
+MAX_WORD_PAIRS = 10**10
+
 
 class RougeLGrader(TextGrader):
     """ROUGE-L against the reference, on the tokens of the `rouge-score` package and equal to its `rougeL` F-measure.
@@ -31,7 +34,12 @@ class RougeLGrader(TextGrader):
             raise UnscorableError("the reference has no words")
         choices = example.grading.get("choices")
         explained = after_decision(text, choices) if isinstance(choices, list) and choices else text
-        return (f_measure(reference, rouge_tokens(explained)),)
+        words = rouge_tokens(explained)
+        if len(words) * len(reference) > MAX_WORD_PAIRS:
+            raise UnscorableError(
+                f"{len(words)} words, which is too many to compare with the reference's {len(reference)}"
+            )
+        return (f_measure(reference, words),)
 
 
 def rouge_tokens(text: str) -> list[str]:

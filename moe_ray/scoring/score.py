@@ -72,3 +72,12 @@ class BatchGrader(Grader, Protocol):
     def grade_many(self, items: Sequence[tuple[Example, str, Sequence[Answer]]]) -> list[list[Score]]:
         """Grade (example, model, answers) items; returns for each, in order, what `grade` would."""
         ...
+
+
+@runtime_checkable
+class ExampleChecker(Grader, Protocol):
+    """A grader that can tell beforehand that it would grade nothing right."""
+
+    def check_examples(self, examples: Sequence[Example]) -> None:
+        """Raise a `UserError` when the examples of a domain cannot be graded, before any model answers them."""
+        ...

@@ -43,7 +43,14 @@ def score_table(scores: Scores) -> pa.Table:
         return scores
     rows = list(scores)
     columns = {name: [getattr(score, name) for score in rows] for name in SCORE_SCHEMA.names}
-    return pa.table(columns, schema=SCORE_SCHEMA)
+    try:
+        return pa.table(columns, schema=SCORE_SCHEMA)
+    except UnicodeEncodeError:  # a reason or a detail quotes half a character
+        return pa.table(columns | {name: [*map(_escaped, columns[name])] for name in TEXT_COLUMNS}, schema=SCORE_SCHEMA)
+
+
+def _escaped(text: str | None) -> str | None:
+    return None if text is None else text.encode(errors="backslashreplace").decode()
 
 
 def scores_of_table(table: pa.Table) -> list[Score]:

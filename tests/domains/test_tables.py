@@ -1,8 +1,13 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.loading import load_domain
+from moe_ray.errors import DataError
 
 from .records import by_id, load, shared, text_of
 
@@ -88,3 +93,48 @@ def test_real_free_text_loads_from_yaml_alone() -> None:
     assert domain.data_fingerprint["num_records"] == 6349
     assert len(domain.examples) == 300
     assert all(example.reference and example.grading["question"] for example in domain.examples)
+
+
+HUMANEVAL = {
+    "task_id": "T/0",
+    "prompt": "def f(x):\n",
+    "canonical_solution": "    return x + 1\n",
+    "test": "def check(candidate):\n    assert candidate(1) == 2\n",
+    "entry_point": "f",
+}
+HUMANEVAL_COLUMNS = {"id": "task_id", "question": "prompt", "reference": "canonical_solution", "tests": "test"}
+
+
+def test_tests_that_nothing_calls_are_refused_with_the_column_their_number_and_a_remedy(tmp_path: Path) -> None:
+    records = [{**HUMANEVAL, "task_id": f"T/{number}", "entry_point": ""} for number in range(3)]
+    records.append({**HUMANEVAL, "task_id": "T/3", "test": "assert f(1) == 2", "entry_point": ""})
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, records, "code", columns=HUMANEVAL_COLUMNS)
+    assert caught.value.where == "domains.field.columns.tests"
+    assert "3 of 4 examples have tests that cannot judge a program" in caught.value.what
+    assert "record T/" in caught.value.what
+    assert "nothing calls check(candidate)" in caught.value.what
+    assert "entry_point" in (caught.value.remedy or "")
+
+
+def test_a_reference_that_is_half_a_program_asks_for_the_prefix(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="its reference does not define f") as caught:
+        load(tmp_path, [HUMANEVAL], "code", columns=HUMANEVAL_COLUMNS)
+    assert "columns: {prefix: prompt}" in (caught.value.remedy or "")
+
+
+def test_a_column_called_prefix_that_is_not_named_changes_nothing(tmp_path: Path) -> None:
+    record = {"id": "1", "question": "Add one.", "reference": "def f(x): return x + 1", "tests": ["assert f(1) == 2"]}
+    (plain,) = load(tmp_path, [record], "code").examples
+    (other,) = load(tmp_path, [{**record, "prefix": "x"}], "code").examples
+    assert plain == other
+
+
+@pytest.mark.parametrize("spell", [json.dumps, repr])
+def test_a_list_of_tests_may_be_spelled_as_text(spell: Callable[[Any], str], tmp_path: Path) -> None:
+    tests = ["assert f(1) == 2", "assert f(2) == 3"]
+    record = {"id": "1", "question": "Add one.", "reference": "def f(x): return x + 1"}
+    (listed,) = load(tmp_path, [{**record, "tests": tests}], "code").examples
+    (spelled,) = load(tmp_path, [{**record, "tests": spell(tests)}], "code").examples
+    assert listed == spelled
+    assert listed.grading["tests"] == tests

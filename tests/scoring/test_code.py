@@ -1,27 +1,21 @@
-"""Programs in answers are found, run once each, and counted into pass@k and exact match."""
+"""Programs are run once each, and counted into pass@k and exact match."""
 
 import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.domains.example import Example, GradingValue
-from moe_ray.scoring.code import (
-    CodeGrader,
-    extract_program,
-    normalised,
-    parse,
-    pass_at_k,
-)
+from moe_ray.errors import DataError
+from moe_ray.scoring.code import CodeGrader, pass_at_k
+from moe_ray.scoring.controls import EMPTY_PASSES, WRONG_PASSES, Controls
 from moe_ray.scoring.sandbox import Program, Verdict
 from moe_ray.scoring.score import Score
 from moe_ray.store.answers import Answer
-from tests.scoring.sandbox.attacks import ATTACKS
 
 CONFIG = SandboxConfig(allow_weak=True)
 REFERENCE = "def f(x):\n    return x + 1"
@@ -46,52 +40,6 @@ def answer(text: str | None, *, sample: int = 0, error: str | None = None) -> An
         num_completion_tokens=1, loglikelihoods=None, loglikelihood_tokens=None, error=error, batch_rows=1,
         time_to_first_token_s=None, total_s=0.1, replica="r", shard="s", finished_at=1.0,
     )  # fmt: skip
-
-
-EXTRACTED = {
-    "a fenced block": ("Sure!\n```python\nx = 1\n```\nThat is it.", "x = 1"),
-    "an unclosed block": ("```python\nx = 1\ny = 2", "x = 1\ny = 2"),
-    "the first block that parses": ("```python\nx = (\n```\n```python\nx = 2\n```\n```python\nx = 3\n```", "x = 2"),
-    "the last when none parses": ("```python\nx = (\n```\n```py\ny = (\n```", "y = ("),
-    "Python before untagged": ("```\noutput\n```\n```python\nx = 1\n```", "x = 1"),
-    "untagged": ("```\nx = 1\n```", "x = 1"),
-    "an indented fence": ("1. Do:\n   ```python\n   x = 1\n   ```", "x = 1"),
-    "Windows lines": ("```python\r\nx = 1\r\ny = 2\r\n```", "x = 1\ny = 2"),
-    "other languages are not": ("```bash\nls\n```", "```bash\nls\n```"),
-    "markers": ("[BEGIN]\nx = 1\n[DONE]\nmore", "x = 1"),
-    "only the end marker": ("x = 1\n[DONE]\n```python\ny = 1\n```", "x = 1"),
-    "a marker after blanks": ("\n\n [BEGIN]\nx = 1", "x = 1"),
-    "plain code": ("def f():\n    return 1\n", "def f():\n    return 1"),
-    "nothing": ("", ""),
-}
-
-
-@pytest.mark.parametrize("name", EXTRACTED)
-def test_the_program_of_an_answer_is(name: str) -> None:
-    text, program = EXTRACTED[name]
-    assert extract_program(text) == program
-
-
-@pytest.mark.parametrize("code", ["x = (", "-" * 100_000 + "1", "x = 1\0", "9" * 5000, "x" * 100_001])
-def test_no_program_is_none_and_not_an_exception(code: str) -> None:
-    assert parse(code) is None
-    assert normalised(code) == code
-
-
-def test_doubtful_escapes_in_a_program_warn_nobody() -> None:
-    assert parse(r"x = '\d'") is not None
-
-
-def test_no_attack_breaks_the_grader_before_it_is_run(tmp_path: Path) -> None:
-    for attack in ATTACKS:
-        code = attack.program(tmp_path).code
-        assert isinstance(normalised(extract_program(f"```python\n{code}\n```")), str)
-
-
-def test_comments_and_layout_do_not_count_for_equality() -> None:
-    other = "# mine\ndef f( x ):\n\n  return (x+1)  # so\n"
-    assert normalised(other) == normalised(REFERENCE)
-    assert normalised(other.replace("+", "-")) != normalised(REFERENCE)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +87,7 @@ class FakeSandbox:
 def fake_grader(num_samples: int) -> tuple[CodeGrader, FakeSandbox]:
     grader, sandbox = CodeGrader(CONFIG, num_samples), FakeSandbox()
     vars(grader)["_sandbox"] = sandbox
+    vars(grader)["_controls"] = Controls(FakeSandbox().run_all)
     return grader, sandbox
 
 
@@ -271,3 +220,73 @@ def test_a_really_slow_reference_gives_its_programs_time() -> None:
 
 def test_the_sandbox_of_a_run_is_opened_once() -> None:
     assert CodeGrader(CONFIG)._sandbox is CodeGrader(CONFIG, 5)._sandbox
+
+
+VACUOUS = {"defines": ["def check(candidate):\n    assert candidate(1) == 2"], "calls": ["f(1)"]}
+
+
+def with_tests(example_id: str, tests: list[str]) -> Example:
+    return replace(EXAMPLE, id=example_id, grading={"tests": tests})
+
+
+def test_an_example_whose_tests_assert_nothing_is_unscored_and_not_passed() -> None:
+    grader = CodeGrader(CONFIG)
+    examples = [with_tests(name, tests) for name, tests in VACUOUS.items()] + [EXAMPLE]
+    rows = grader.grade_many([(one, "m", [answer(REFERENCE)]) for one in examples])
+    assert [row[1].value for row in rows] == [None, None, 1.0]
+    assert [row[1].reason for row in rows] == [EMPTY_PASSES, WRONG_PASSES, None]
+    assert [row[0].value for row in rows] == [1.0, 1.0, 1.0]
+    assert not any(row[1].failed for row in rows)
+
+
+def test_a_column_of_tests_that_assert_nothing_is_refused_with_words() -> None:
+    examples = [EXAMPLE, *(with_tests(str(number), [*VACUOUS["defines"], f"x = {number}"]) for number in range(9))]
+    with pytest.raises(DataError, match=r"the tests of 9 of 10 examples assert nothing; record 0: .* empty") as caught:
+        CodeGrader(CONFIG).check_examples(examples)
+    assert caught.value.where == "domains.code.columns.tests"
+
+
+def test_a_few_examples_of_many_may_assert_nothing() -> None:
+    useful = [with_tests(str(number), [f"assert f({number}) == {number + 1}"]) for number in range(9)]
+    CodeGrader(CONFIG).check_examples([*useful, with_tests("vacuous", VACUOUS["defines"])])
+    CodeGrader(CONFIG).check_examples([])
+
+
+def test_the_check_before_a_run_has_a_bound() -> None:
+    grader, ran = fake_grader(1)[0], FakeSandbox()
+    vars(grader)["_controls"] = Controls(ran.run_all)
+    grader.check_examples([with_tests(str(number), [f"assert f({number})"]) for number in range(5000)])
+    assert len(ran.programs) == 2 * 100
+
+
+def test_a_sample_that_could_not_be_run_gives_the_reason_and_no_other_does() -> None:
+    grader, _ = fake_grader(5)
+    texts = ["x = 1", "x = 2", "broken = 3", "right = 4", "x = 5"]
+    (_, _, at_5) = grader.grade(EXAMPLE, "m", [answer(text, sample=i) for i, text in enumerate(texts)])
+    assert at_5.reason == "4 of 5 samples could be run: no box"
+    assert not at_5.failed
+    errors = [answer(None, sample=i, error="too long") for i in range(3)]
+    (_, _, at_5) = grader.grade(EXAMPLE, "m", [answer("x = 1", sample=3), answer("x = 2", sample=4), *errors])
+    assert at_5.reason == "2 of 5 samples could be run: the others have no answer"
+
+
+ENDINGS = (
+    *(
+        "import sys\nsys.exit(0)",
+        "raise SystemExit",
+        "raise SystemExit(0)",
+        "import os\nos._exit(0)",
+        "exit()",
+        "quit(0)",
+    ),
+    "import threading, _thread\nthreading.Timer(0, _thread.interrupt_main).start()\nraise KeyboardInterrupt",
+)
+
+
+@pytest.mark.parametrize("tests", [["assert f(1) == 2"], ["assert f(1) == 2\nassert f(2) == 3"]], ids=["one", "two"])
+def test_a_program_that_ends_the_interpreter_does_not_pass(tests: list[str]) -> None:
+    codes = [*ENDINGS, *(f"def f(x):\n    {ending.replace(chr(10), chr(10) + '    ')}" for ending in ENDINGS)]
+    scores = CodeGrader(CONFIG).grade_many(
+        [(with_tests(str(i), tests), "m", [answer(code)]) for i, code in enumerate(codes)]
+    )
+    assert [row[1].value for row in scores] == [0.0] * len(codes)

@@ -43,6 +43,23 @@ def test_a_longer_choice_is_not_read_as_a_shorter_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "choices", "decision"),
+    [
+        ("BİLLİNG", ("billing", "delivery"), "billing"),
+        ("b\N{LATIN SMALL LETTER DOTLESS I}ll\N{LATIN SMALL LETTER DOTLESS I}ng", ("billing", "delivery"), "billing"),
+        ("\N{KELVIN SIGN}", ("k", "m"), "k"),
+        ("Ha\N{LATIN SMALL LETTER LONG S}t", ("hast", "hat"), "hast"),
+        ("STRASSE, or straße", ("straße", "weg"), "straße"),
+        ("YES \ud800", CHOICES, "yes"),
+    ],
+)
+def test_letters_that_match_without_folding_alike_name_their_choice(
+    text: str, choices: tuple[str, ...], decision: str
+) -> None:
+    assert parse_decision(text, choices) == decision
+
+
+@pytest.mark.parametrize(
     ("text", "rest"),
     [
         ("Yes, it does.", "it does."),

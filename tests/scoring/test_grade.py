@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from moe_ray.domains.example import Example
-from moe_ray.errors import ConfigError
+from moe_ray.errors import ConfigError, SandboxError
 from moe_ray.scoring import grade
 from moe_ray.scoring.bits import BitsPerByteGrader
 from moe_ray.scoring.decisions import DecisionGrader, LikelihoodDecisionGrader
@@ -135,9 +135,70 @@ class WrongGrader(CountingGrader):
         return [[] for _ in items]
 
 
-def test_a_grader_that_gives_other_scores_than_its_metrics_is_found_out() -> None:
-    with pytest.raises(ValueError, match="WrongGrader gave other scores"):
-        grade_all({"law": LAW}, {"law": [WrongGrader()]}, [])
+def test_a_grader_that_gives_other_scores_than_its_metrics_leaves_them_unscored_and_says_so() -> None:
+    scores = grade_all({"law": LAW}, {"law": [WrongGrader()]}, [])
+    assert len(scores) == 2 * len(LAW)
+    assert {score.reason for score in scores} == {"WrongGrader gave other scores than ['num_answers']"}
+
+
+class RaisingGrader:
+    """Raises on an answer that holds the word boom; else gives the number of answers."""
+
+    metrics: tuple[Metric, ...] = (Metric(name="first", definition="f"), Metric(name="second", definition="s"))
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.num_graded = 0
+
+    def grade(self, example: Example, model: str, answers: Sequence[Answer]) -> list[Score]:
+        self.num_graded += 1
+        if any("boom" in (answer.text or "") for answer in answers):
+            raise self.error
+        return [
+            Score(model=model, domain=example.domain, example_id=example.id, metric=metric.name, value=1.0)
+            for metric in self.metrics
+        ]
+
+
+class RaisingBatchGrader(RaisingGrader):
+    """The same, many at a time."""
+
+    def grade_many(self, items: Sequence[tuple[Example, str, Sequence[Answer]]]) -> list[list[Score]]:
+        return [self.grade(*item) for item in items]
+
+
+BOOM = [generated("boom" if number in (1, 2) else "fine", of=one, model="base") for number, one in enumerate(BIO)]
+
+
+@pytest.mark.parametrize("kind", [RaisingGrader, RaisingBatchGrader])
+def test_a_grader_that_raises_on_an_answer_costs_that_answers_scores_alone(kind: type[RaisingGrader]) -> None:
+    grader = kind(KeyError("no such word"))
+    scores = grade_all({"bio": BIO}, {"bio": [grader, DecisionGrader()]}, BOOM)
+    raised = {(score.example_id, score.metric): score for score in scores if score.model == "base" and score.reason}
+    assert [key for key, score in raised.items() if score.metric in ("first", "second")] == [
+        (example_id, metric) for example_id in ("b1", "b2") for metric in ("first", "second")
+    ]
+    assert raised["b1", "first"].reason == f"{kind.__name__} raised KeyError: 'no such word'"
+    assert raised["b1", "first"].value is None
+    assert not raised["b1", "first"].failed
+    assert len(scores) == 2 * len(BIO) * 5
+
+
+def test_a_batch_of_many_is_not_graded_one_by_one_for_one_that_raises() -> None:
+    examples = [decision_example("yes", f"b{number}", domain="bio") for number in range(256)]
+    answers = [
+        generated("boom" if number == 77 else "fine", of=one, model="base") for number, one in enumerate(examples)
+    ]
+    grader = RaisingBatchGrader(ValueError("no"))
+    scores = grade_all({"bio": examples}, {"bio": [grader]}, answers)
+    assert sum(score.value is None for score in scores) == 2
+    assert grader.num_graded < 4 * len(examples)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SandboxError("no box"), MemoryError()], ids=repr)
+def test_what_is_not_the_answers_fault_ends_grading(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        grade_all({"bio": BIO}, {"bio": [RaisingGrader(error)]}, BOOM)
 
 
 def test_one_metric_with_two_definitions_is_refused() -> None:

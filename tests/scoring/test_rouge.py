@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
+from moe_ray.scoring import rouge
 from moe_ray.scoring.rouge import RougeLGrader, f_measure, longest_common_subsequence
 
 from .answering import decision_example, example, generated
@@ -105,3 +106,12 @@ def test_samples_are_averaged_and_errors_are_unscored() -> None:
     assert score.value == 0.0
     (score,) = RougeLGrader().grade(example(reference="…"), "m", [generated("words")])
     assert (score.value, score.reason) == (None, "the reference has no words")
+
+
+def test_an_answer_beyond_the_bound_on_comparisons_is_unscored_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rouge, "MAX_WORD_PAIRS", 12)
+    graded = [
+        RougeLGrader().grade(example(), "m", [generated(text)])[0] for text in ("the cat sat on", "the cat sat on it")
+    ]
+    assert [score.value is None for score in graded] == [False, True]
+    assert graded[1].reason == "5 words, which is too many to compare with the reference's 3"

@@ -89,3 +89,9 @@ def test_a_table_of_an_earlier_version_says_of_no_score_that_it_failed(tmp_path:
     write_scores(path, [replace(SCORES[1], failed=True)], METRICS)
     pq.write_table(pq.read_table(path).drop_columns(["failed"]), path)
     assert scores_of_table(read_scores(path)[0]) == [SCORES[1]]
+
+
+def test_half_a_character_in_a_reason_is_kept_as_an_escape(tmp_path: Path) -> None:
+    write_scores(tmp_path / "scores.parquet", [replace(SCORES[1], reason="said \ud800é"), SCORES[2]], METRICS)
+    stored = scores_of_table(read_scores(tmp_path / "scores.parquet")[0])
+    assert stored == [replace(SCORES[1], reason=r"said \ud800é"), SCORES[2]]

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from moe_ray.scoring.sandbox.boxes import Box
 from moe_ray.scoring.sandbox.guest import wire
+from moe_ray.scoring.sandbox.guest.clock import MAX_WALL_FACTOR
 from moe_ray.scoring.sandbox.packing import guest_code
 from moe_ray.scoring.sandbox.program import Outcome, Program, Verdict
 
@@ -31,11 +32,14 @@ def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> Ve
     }
     job = {"code": program.code, "setup": program.setup, "tests": list(program.tests)}
     started = time.monotonic()
-    output = _communicate(box, guest_code() + wire.frames([settings, job]), settings["timeout_s"] + START_GRACE_S)
+    patience_s = MAX_WALL_FACTOR * settings["timeout_s"] + START_GRACE_S
+    output = _communicate(box, guest_code() + wire.frames([settings, job]), patience_s)
     try:
         outcome, detail, wall_s = wire.decode(output[wire.LENGTH.size :], _no_object)
     except (wire.WireError, ValueError) as error:
         raise BoxError("no verdict") from error
+    if outcome == "idle":
+        return Verdict(outcome="timeout", detail=printable(detail), wall_s=wall_s, idle=True)
     if outcome not in get_args(Outcome):
         raise BoxError(f"{detail} after {time.monotonic() - started:.1f} s")
     return Verdict(outcome=outcome, detail=printable(detail), wall_s=wall_s)

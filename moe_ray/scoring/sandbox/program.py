@@ -13,7 +13,7 @@ class Program:
 
     `code` is untrusted. `tests` are statements, each of which must run to its end; `setup` runs before them, with the
     names that the program defines at hand, and its import statements run before the program too. `timeout_s` is of
-    wall time and of CPU time; None: the configured one.
+    CPU time on a busy machine, else of wall time (see `guest.clock`); None: the configured one.
     """
 
     code: str
@@ -32,12 +32,14 @@ class Verdict:
 
     `failed`: an assert did not hold; `error`: the program or a test raised, or the program ended early;
     `sandbox_failed`: the sandbox itself broke, so that nothing is known about the program. `detail` is one line;
-    `wall_s` is from the start of the program's process to the verdict.
+    `wall_s` is from the start of the program's process to the verdict. `idle` says of a timeout that the program took
+    little CPU time: it slept, or the machine had no time for it.
     """
 
     outcome: Outcome
     detail: str
     wall_s: float
+    idle: bool = False
 
     @property
     def passed(self) -> bool:

@@ -15,6 +15,8 @@ from moe_ray.scoring.sandbox.probing import PROBE_TIMEOUT_S, probe
 from moe_ray.scoring.sandbox.program import BackendName, Program, Protections, Verdict
 
 CONTROL = Program(code="def f(): return 1", tests=("assert f() == 1",))
+MAX_REPEATED_IN_VAIN = 4
+BUSY_LOAD = 1.5
 REMEDY = "install bubblewrap, or accept the risk with --allow-weak-sandbox (runtime.sandbox.allow_weak: true)"
 
 
@@ -43,7 +45,8 @@ class Sandbox:
     def run_all(self, programs: Sequence[Program], on_done: Callable[[int], None] | None = None) -> list[Verdict]:
         """Run every program, several at once, and return their verdicts in order.
 
-        `on_done` is called in this thread with a program's position as it ends, in any order.
+        `on_done` is called in this thread with a program's position as it ends, in any order. What ran out of time
+        without using it, on a busy machine, is run again alone.
         """
         workers: SimpleQueue[int] = SimpleQueue()
         for worker in range(self._num_workers):
@@ -59,7 +62,21 @@ class Sandbox:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+        self._repeat_idle(programs, verdicts)
         return [verdicts[index] for index in range(len(programs))]
+
+    def _repeat_idle(self, programs: Sequence[Program], verdicts: dict[int, Verdict]) -> None:
+        """Run idle programs of a busy machine again, one after the other, as long as that gives other verdicts.
+
+        Programs that sleep are idle too. So many of them in a row cost their time once more, then no further ones do.
+        """
+        idle = [index for index in range(len(programs)) if verdicts[index].idle]
+        num_in_vain = 0
+        for index in idle if idle and _is_busy() else ():
+            verdicts[index] = self._judge(programs[index], worker=0)
+            num_in_vain = num_in_vain + 1 if verdicts[index].idle else 0
+            if num_in_vain == MAX_REPEATED_IN_VAIN:
+                return
 
     def _run(self, program: Program, workers: "SimpleQueue[int]") -> Verdict:
         worker = workers.get()
@@ -89,6 +106,11 @@ class Sandbox:
 def shared_sandbox(config: SandboxConfig) -> Sandbox:
     """Return this process's sandbox for `config`: what it protects is tried once. Raises what `Sandbox.open` raises."""
     return Sandbox.open(config)
+
+
+def _is_busy() -> bool:
+    """Say whether more wants to run here, or waits for a disk, than the sandbox's own programs on all cores."""
+    return os.getloadavg()[0] > BUSY_LOAD * (os.cpu_count() or 1)
 
 
 def _num_workers(config: SandboxConfig) -> int:

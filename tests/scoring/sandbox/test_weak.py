@@ -11,6 +11,7 @@ from moe_ray import pipeline, preparation, stored_run
 from moe_ray.cli.failures import EXIT_USAGE, reported
 from moe_ray.cli.main import app
 from moe_ray.config.load import load_experiment
+from moe_ray.scoring.code import CodeGrader
 from moe_ray.scoring.sandbox import boxes, shared_sandbox
 from moe_ray.scoring.sandbox import sandbox as sandbox_module
 from moe_ray.scoring.sandbox.boxes import Box
@@ -93,6 +94,7 @@ def test_answers_that_a_stronger_machine_made_are_graded_here_only_when_that_is_
 ) -> None:
     loaded = load_experiment(experiment)
     monkeypatch.setattr(preparation, "sandbox_record", lambda *_: {"backend": "bubblewrap", "missing": []})
+    monkeypatch.setattr(CodeGrader, "check_examples", lambda *_: None)
     prepared = preparation.prepare(loaded)
     prepared.run.prepare()
     preparation.begin(loaded, prepared)

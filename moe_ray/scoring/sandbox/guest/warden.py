@@ -9,6 +9,7 @@ import sys
 import time
 
 from moe_ray.scoring.sandbox.guest import confine, kernel, wire
+from moe_ray.scoring.sandbox.guest.clock import Clock
 from moe_ray.scoring.sandbox.guest.judge import Link, judge
 from moe_ray.scoring.sandbox.guest.player import play
 
@@ -82,7 +83,7 @@ def watch(children: Children, settings: dict[str, Any]) -> Verdict:
 
     Raises `BrokenPipeError` when nobody is left to report to.
     """
-    deadline = time.monotonic() + settings["timeout_s"]
+    clock = Clock(settings["timeout_s"], (children.player, children.judge))
     output, result = children.output[0], children.result[0]
     poll = select.poll()
     poll.register(STDOUT, 0)  # of a pipe without a reader the kernel tells an error, asked or not
@@ -90,8 +91,7 @@ def watch(children: Children, settings: dict[str, Any]) -> Verdict:
     poll.register(result, select.POLLIN)
     num_output_bytes = 0
     while True:
-        left_ms = max(0.0, deadline - time.monotonic()) * 1000
-        ready = [fd for fd, _ in poll.poll(left_ms)]
+        ready = [fd for fd, _ in poll.poll(clock.left_s() * 1000)]
         if STDOUT in ready:
             raise BrokenPipeError
         if output in ready:
@@ -103,8 +103,9 @@ def watch(children: Children, settings: dict[str, Any]) -> Verdict:
                 return "output_limit", f"printed more than {settings['output_bytes']} bytes"
         if result in ready:
             return _read_result(result)
-        if time.monotonic() >= deadline:
-            return "timeout", f"not done after {settings['timeout_s']:g} s"
+        over = clock.over()
+        if over is not None:
+            return over
 
 
 def _read_result(fd: int) -> Verdict:
