@@ -1,8 +1,6 @@
 """From a domain's section of the experiment file to its examples."""
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.base import Task
 from moe_ray.domains.example import Example
+from moe_ray.domains.own_code import importable
 from moe_ray.domains.record_task import RecordTask
 from moe_ray.domains.registry import task_class
 from moe_ray.domains.sampling import Drawn, draw
@@ -43,11 +42,10 @@ def load_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain
 
     Raises `ConfigError` for a wrong task, column name, choice or template, and `DataError` for wrong data.
     """
-    with importable(base_dir):
-        task = make_task(name, config, base_dir)
-        source = read_source(config.data, base_dir)
-        listed = listed_ids(config, base_dir)
-        drawn = _draw_examples(task, source, listed, config.max_examples)
+    task = make_task(name, config, base_dir)
+    source = read_source(config.data, base_dir)
+    listed = listed_ids(config, base_dir)
+    drawn = _draw_examples(task, source, listed, config.max_examples)
     skipped = _skipped(task, drawn)
     if not drawn.pairs:
         raise DataError(
@@ -75,7 +73,8 @@ def load_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain
 
 def make_task(name: str, config: DomainConfig, base_dir: Path) -> Task:
     """Return the domain's task. Its settings that are files are resolved against `base_dir`."""
-    kind = task_class(config.task, where=f"domains.{name}.task")
+    with importable(base_dir):
+        kind = task_class(config.task, where=f"domains.{name}.task")
     settings = {
         key: str(resolve_path(value, base_dir)) if key.endswith("_file") and isinstance(value, str) else value
         for key, value in config.settings.items()
@@ -94,17 +93,6 @@ def listed_ids(config: DomainConfig, base_dir: Path) -> frozenset[str] | None:
     if not ids:
         raise DataError("lists no ids", where=str(path), remedy="list one id a line, or leave data.ids_file out")
     return ids
-
-
-@contextmanager
-def importable(folder: Path) -> Iterator[None]:
-    """Make the modules in `folder` importable, before all others, for as long as the context lasts."""
-    entry = str(folder.resolve())
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        sys.path.remove(entry)
 
 
 def _draw_examples(task: Task, source: Source, listed: frozenset[str] | None, limit: int | None) -> Drawn[Example]:

@@ -9,6 +9,7 @@ from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import DataConfig, DomainConfig, OtherTextsConfig
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
+from moe_ray.domains.own_code import importable
 from moe_ray.domains.registry import task_class
 from moe_ray.domains.sources import resolve_path
 from moe_ray.errors import ConfigError, DataError
@@ -69,7 +70,8 @@ def _source(expert: str, texts: TextsConfig, where: str, base_dir: Path, taken: 
     name = free_name(set_name(column), taken)
     if texts.task is None:
         return labelled_source(name, expert, column, where, base_dir)
-    task_class(texts.task, where=f"{where}.task")
+    with importable(base_dir):
+        task_class(texts.task, where=f"{where}.task")
     data = DataConfig.model_validate(texts.model_dump(include=set(DataConfig.model_fields), exclude_none=True))
     return _examples_source(name, expert, texts, DomainConfig(task=texts.task, data=data), base_dir)
 
