@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from moe_ray import architectures
+from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import ModelError
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.moe.records import SourceRecord
@@ -84,8 +86,9 @@ def read_config(directory: Path) -> Any:
     directory = directory.expanduser()
     if not (directory / "config.json").is_file():
         raise ModelError("no checkpoint: it has no config.json", where=str(directory), remedy="check the path")
+    architectures.register()
     try:
-        return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        return read_pretrained(AutoConfig, directory)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(f"unreadable config.json: {error}", where=str(directory), remedy=REMEDY) from error
 
@@ -159,7 +162,7 @@ def _expected_tensors(config: Any) -> tuple[dict[str, tuple[int, ...]], set[str]
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return expected, set(model.all_tied_weights_keys)
 

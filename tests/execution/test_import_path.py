@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import moe_ray
-from moe_ray.execution.import_path import INJECTED, job_config
+from moe_ray.execution.import_path import INJECTED, job_options
 
 DRIVER = """
 import json, sys
@@ -51,4 +51,4 @@ def test_a_workers_import_path_lacks_the_drivers_working_directory(tmp_path: Pat
 
 def test_a_submitted_job_keeps_the_configuration_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INJECTED, "{}")
-    assert job_config() is None
+    assert job_options() == {}
