@@ -1,6 +1,6 @@
 """From a domain's section of the experiment file to its examples."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.base import Task
 from moe_ray.domains.example import Example
 from moe_ray.domains.own_code import importable
-from moe_ray.domains.record_task import RecordTask
+from moe_ray.domains.record_task import SAME_AS_ANOTHER, RecordTask
 from moe_ray.domains.registry import task_class
 from moe_ray.domains.sampling import Drawn, draw
 from moe_ray.domains.sources import Source, read_json, read_source, read_text, resolve_path
 from moe_ray.errors import DataError
 from moe_ray.fingerprint import file_sha256
+
+__all__ = ["LoadedDomain", "importable", "listed_ids", "load_domain", "make_task"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class LoadedDomain:
     `examples` are limited already, in the order of the hash of their ids. `data_fingerprint` is for the manifest:
     source, resolved, sha256 (a local file) or revision (the hub), num_records (in the source), num_available
     (that could have been drawn), num_examples, num_skipped (reason -> count), ids_file, notes. `notes` says which
-    prompt this is where a task has more than one.
+    prompt this is where a task has more than one, and what of the data gives no example.
     """
 
     examples: tuple[Example, ...]
@@ -53,7 +55,7 @@ def load_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain
             where=source.where,
             remedy="check data.source and the domain's columns",
         )
-    notes = tuple(getattr(task, "notes", ()))
+    notes = (*getattr(task, "notes", ()), *_data_notes(config, skipped, listed, drawn))
     return LoadedDomain(
         examples=tuple(example for _, example in drawn.pairs),
         task=task,
@@ -113,6 +115,20 @@ def _skipped(task: Task, drawn: Drawn[Example]) -> dict[str, int]:
     counted: Mapping[str, int] = getattr(task, "skipped", {})
     unlisted = {"not in ids_file": drawn.num_not_listed} if drawn.num_not_listed else {}
     return {**counted, **unlisted}
+
+
+def _data_notes(
+    config: DomainConfig, skipped: Mapping[str, int], listed: frozenset[str] | None, drawn: Drawn[Example]
+) -> Iterator[str]:
+    """What a reader of the results should know of the data: records and listed ids that give no example."""
+    if listed and drawn.num_listed_but_missing:
+        yield (
+            f"{drawn.num_listed_but_missing:,} of the {len(listed):,} ids in {Path(str(config.data.ids_file)).name} give "
+            "no example: the data does not have them, or their records were left out"
+        )
+    for reason, number in skipped.items():
+        if reason == SAME_AS_ANOTHER or reason.endswith("is empty"):
+            yield f"{number:,} record{'' if number == 1 else 's'} left out: {reason}"
 
 
 def _ids_file_fingerprint(config: DomainConfig, base_dir: Path, drawn: Drawn[Example]) -> dict[str, Any] | None:
