@@ -122,9 +122,10 @@ def _data_notes(
 ) -> Iterator[str]:
     """What a reader of the results should know of the data: records and listed ids that give no example."""
     if listed and drawn.num_listed_but_missing:
+        name = Path(str(config.data.ids_file)).name
         yield (
-            f"{drawn.num_listed_but_missing:,} of the {len(listed):,} ids in {Path(str(config.data.ids_file)).name} give "
-            "no example: the data does not have them, or their records were left out"
+            f"{drawn.num_listed_but_missing:,} of the {len(listed):,} ids in {name} give no example: "
+            "the data does not have them, or their records were left out"
         )
     for reason, number in skipped.items():
         if reason == SAME_AS_ANOTHER or reason.endswith("is empty"):

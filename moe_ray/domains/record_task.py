@@ -32,6 +32,8 @@ class RecordTask(ABC):
 
     default_graders: tuple[str, ...] = ()
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    chat_default: ClassVar[str]
+    completion_default: ClassVar[str]
     needed: ClassVar[frozenset[str]] = frozenset()
     known_settings: ClassVar[frozenset[str]] = frozenset()
 

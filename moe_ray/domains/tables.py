@@ -60,9 +60,6 @@ def _folded(label: str) -> str:
 class _ColumnsTask(RecordTask):
     """What the kinds share: the values that a template may name are the roles' and the columns'."""
 
-    chat_default: ClassVar[str]
-    completion_default: ClassVar[str]
-
     def __init__(self, name: str, config: DomainConfig) -> None:
         super().__init__(name, config)
         self._chat = self.template("template", self.chat_default)

@@ -44,8 +44,7 @@ def final_number(text: str) -> Decimal | None:
 class _QuestionTask(RecordTask):
     """What the three share: templates may name {question}."""
 
-    chat_default: ClassVar[str]
-    completion_default: ClassVar[str] = "Question: {question}\n\nAnswer:"
+    completion_default = "Question: {question}\n\nAnswer:"
 
     def __init__(self, name: str, config: DomainConfig) -> None:
         super().__init__(name, config)
