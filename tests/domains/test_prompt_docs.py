@@ -16,11 +16,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 INTRODUCTION = """\
 # Default prompts
 
-What a model is asked when a domain has no `prompt` of its own. Names in braces are filled in from the example. A model
-with `prompt_style: chat` gets the chat prompt as one user message (after `prompt.system`, if there is one), a model with
-`prompt_style: completion` the completion prompt as one text to continue. An answer ends at the stop strings, which are
-cut off. `prompt.template`, `prompt.completion_template` and `prompt.stop` replace them; [config.md](config.md) has the
-keys. `{context}` of `decision` and `free_text` is the context and a blank line, or nothing.
+What a model is asked when a domain has no `prompt` of its own. Names in braces are filled in from the example. A
+model with `prompt_style: chat` gets the chat prompt as one user message (after `prompt.system`, if there is one), a
+model with `prompt_style: completion` the completion prompt as one text to continue. An answer ends at the stop
+strings, which are cut off. `prompt.template`, `prompt.completion_template` and `prompt.stop` replace them;
+[config.md](config.md) has the keys. `{context}` of `decision` and `free_text` is the context and a blank line, or
+nothing.
 """
 RECORDS: Mapping[str, dict[str, Any]] = {
     "pubmedqa": {"id": 1, "question": "Q", "context": ["C"], "final_decision": "yes", "long_answer": "R"},
