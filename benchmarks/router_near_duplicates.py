@@ -112,7 +112,9 @@ def uncleaned(experiment: LoadedExperiment, run: Mapping[str, Sequence[Any]]) ->
             foreign[source.name] = tuple(there)
         else:
             by_label.setdefault(source.label, []).extend(there)
-    splits = split_texts(by_label, test_fraction=router.test_fraction, validation_fraction=router.validation_fraction)
+    splits = split_texts(
+        by_label.values(), test_fraction=router.test_fraction, validation_fraction=router.validation_fraction
+    )
     texts = RouterTexts(labels=tuple(by_label), **splits._asdict(), foreign=foreign)
     return rows_of(texts, queries_of(run, router.query))
 

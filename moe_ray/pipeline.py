@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What a run would do on a fleet."""
+    """What a run would do on a fleet. `notes` are those of the domains' data and prompts."""
 
     checkpoints: Mapping[str, Checkpoint]
     work: Workload
@@ -39,6 +39,7 @@ class RunPlan:
     fleet: Fleet
     simulation: Simulation
     router: "WantedRouter | None"
+    notes: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ def plan(experiment: LoadedExperiment, fleet: Fleet, *, only: str | None = None)
         fleet=fleet,
         simulation=simulation,
         router=_wanted_router(experiment, prepared),
+        notes={name: domain.notes for name, domain in prepared.domains.items()},
     )
 
 

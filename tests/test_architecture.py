@@ -76,6 +76,35 @@ def test_what_needs_neither_ray_nor_torch_does_not_load_them(module: str) -> Non
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("method", ["from_pretrained", "from_config"])
+def test_whether_code_of_a_checkpoint_may_run_is_said_in_each_call(method: str) -> None:
+    """Where it is not said, transformers asks on standard input, and a yes runs whatever came with the files."""
+    calls = {
+        f"{path.relative_to(ROOT)}:{node.lineno}": {keyword.arg for keyword in node.keywords}
+        for _, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
+    }
+    assert calls
+    assert [place for place, named in calls.items() if "trust_remote_code" not in named] == []
+
+
+def test_nothing_is_unpickled_but_tensors() -> None:
+    """`torch.load` reads weights alone, `numpy.load` no objects; what unpickles freely is not imported at all."""
+    safe = {"torch.load": "weights_only", "np.load": "allow_pickle"}
+    calls = {
+        f"{path.relative_to(ROOT)}:{node.lineno}": (ast.unparse(node.func), {one.arg for one in node.keywords})
+        for _, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in safe
+    }
+    assert {kind for kind, _ in calls.values()} == set(safe)
+    assert [place for place, (kind, named) in calls.items() if safe[kind] not in named] == []
+    picklers = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+    users = [path.name for _, path in modules() if picklers & {name.split(".")[0] for name in imports(path)}]
+    assert users == []
+
+
 def test_every_part_has_a_place_in_the_layers() -> None:
     parts = {part for part, _ in modules()} - {"__init__", "__main__"}
     assert parts == set(RANK)

@@ -59,7 +59,7 @@ def _source(name: str, texts: Sequence[LabelledText], use: Use, limit: int | Non
 def split_by_text(texts: Sequence[LabelledText], labels: Sequence[str]) -> Splits:
     """Split by a hash of the ids, each label by itself."""
     by_label = {label: [text for text in texts if text.label == label] for label in labels}
-    return split_texts(by_label, test_fraction=TEST_FRACTION, validation_fraction=VALIDATION_FRACTION)
+    return split_texts(by_label.values(), test_fraction=TEST_FRACTION, validation_fraction=VALIDATION_FRACTION)
 
 
 def router_texts(splits: Splits, labels: Sequence[str], foreign: Mapping[str, Texts]) -> RouterTexts:

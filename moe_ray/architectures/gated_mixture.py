@@ -85,7 +85,7 @@ class GatedMixtureForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: GatedMixtureConfig) -> None:
         super().__init__(config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config, trust_remote_code=False)
         put_experts(self.language_model, config.num_experts)
         self.gating_network = GatingNetwork(
             config.get_text_config().hidden_size,
@@ -245,8 +245,10 @@ class GatedMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("the cache was filled under a decision: give its gating_probs or forced_expert again")
 
     def _read(self, texts: str | Sequence[str], tokenizer: Any) -> tuple[Tensor, Tensor]:
-        # Without a configuration it would read that of the folder again, and ask whether its code may be run.
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(self.config.name_or_path, config=self.config)
+        # Without a configuration it would read that of the folder again, whose code is running already.
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(
+            self.config.name_or_path, config=self.config, trust_remote_code=False
+        )
         rows = [torch.tensor(tokenizer(text).input_ids) for text in ([texts] if isinstance(texts, str) else texts)]
         ids_BT = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths_B1 = torch.tensor([[len(row)] for row in rows])

@@ -26,6 +26,9 @@ def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | No
     planned = pipeline.plan(experiment, fleet, only=only)
     console = Console(highlight=False)
     console.print(_work_table(planned))
+    for name, notes in planned.notes.items():
+        for note in notes:
+            console.print(f"note: {name}: {note}", markup=False, soft_wrap=True)
     if planned.router is not None:
         console.print(_router_line(planned.router, experiment.config.matrix), markup=False, soft_wrap=True)
     if not planned.work.shards:

@@ -19,7 +19,7 @@ JsonScalar = str | int | float | bool | None
 OTHER = "other"  # the router's label for queries that belong to no domain
 
 LOCAL_PATH_PREFIXES = ("./", "../", "/", "~")
-LOCAL_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+LOCAL_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 
 
 def is_local_path(source: str) -> bool:
@@ -73,7 +73,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where a domain's records are."""
 
-    source: str = Field(min_length=1, description="hub id, or a local .json, .jsonl, .csv or .parquet file")
+    source: str = Field(min_length=1, description="hub id, or a local .json, .jsonl, .csv, .tsv or .parquet file")
     subset: str | None = Field(None, description="the hub data set's configuration name")
     split: str = "test"
     revision: str | None = None
@@ -178,7 +178,7 @@ class OutputConfig(Section):
 class OtherTextsConfig(Section):
     """Queries that belong to no domain."""
 
-    source: str = Field(min_length=1, description="hub id, or a local .json, .jsonl, .csv or .parquet file")
+    source: str = Field(min_length=1, description="hub id, or a local .json, .jsonl, .csv, .tsv or .parquet file")
     column: str = Field("text", description="the column that holds the query")
     subset: str | None = None
     split: str = "train"

@@ -38,6 +38,8 @@ class PubMedQA(RecordTask):
     """PubMedQA in its reasoning-required setting. Templates may name {question} and {context}."""
 
     default_graders = ("decision", "decision_loglik", "rouge_l", "bits_per_byte")
+    chat_default = CHAT
+    completion_default = COMPLETION
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "id": ("pubid", "id"),
         "question": ("question", "QUESTION"),
@@ -48,8 +50,8 @@ class PubMedQA(RecordTask):
 
     def __init__(self, name: str, config: DomainConfig) -> None:
         super().__init__(name, config)
-        self._chat = self.template("template", CHAT, ("question", "context"))
-        self._completion = self.template("completion_template", COMPLETION, ("question", "context"))
+        self._chat = self.template("template", self.chat_default, ("question", "context"))
+        self._completion = self.template("completion_template", self.completion_default, ("question", "context"))
 
     def example(self, example_id: str, record: Record) -> Example:
         """Turn one record into its example. The reference is the long answer, the label the final decision."""

@@ -35,6 +35,8 @@ class MBPP(CodeRecordTask):
     """MBPP. Templates may name {question} and {tests}; a completion template of one's own gets no shots."""
 
     default_graders = ("code", "bits_per_byte")
+    chat_default = CHAT
+    completion_default = COMPLETION
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "id": ("task_id", "id"),
         "question": ("text", "prompt"),
@@ -47,8 +49,8 @@ class MBPP(CodeRecordTask):
 
     def __init__(self, name: str, config: DomainConfig) -> None:
         super().__init__(name, config)
-        self._chat = self.template("template", CHAT, VALUES)
-        self._completion = self.template("completion_template", COMPLETION, VALUES)
+        self._chat = self.template("template", self.chat_default, VALUES)
+        self._completion = self.template("completion_template", self.completion_default, VALUES)
         self._shots: list[Record] = []
         self._shots_are_data = False
         self._prefix = ""

@@ -34,6 +34,8 @@ class LawStackExchange(RecordTask):
     """Questions and answers in the format of the Stack Exchange API. Templates may name {title} and {body}."""
 
     default_graders = ("rouge_l", "completeness", "relevance", "bits_per_byte")
+    chat_default = CHAT
+    completion_default = COMPLETION
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "id": ("question_id", "id"),
         "title": ("question_title", "title"),
@@ -43,8 +45,8 @@ class LawStackExchange(RecordTask):
 
     def __init__(self, name: str, config: DomainConfig) -> None:
         super().__init__(name, config)
-        self._chat = self.template("template", CHAT, ("title", "body"))
-        self._completion = self.template("completion_template", COMPLETION, ("title", "body"))
+        self._chat = self.template("template", self.chat_default, ("title", "body"))
+        self._completion = self.template("completion_template", self.completion_default, ("title", "body"))
 
     def skip_reason(self, record: Record) -> str | None:
         """Say "no answer" of a question whose list of answers is empty."""

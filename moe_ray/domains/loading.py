@@ -1,8 +1,6 @@
 """From a domain's section of the experiment file to its examples."""
 
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,15 @@ from typing import Any
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.base import Task
 from moe_ray.domains.example import Example
-from moe_ray.domains.record_task import RecordTask
+from moe_ray.domains.own_code import importable
+from moe_ray.domains.record_task import SAME_AS_ANOTHER, RecordTask
 from moe_ray.domains.registry import task_class
 from moe_ray.domains.sampling import Drawn, draw
 from moe_ray.domains.sources import Source, read_json, read_source, read_text, resolve_path
 from moe_ray.errors import DataError
 from moe_ray.fingerprint import file_sha256
+
+__all__ = ["LoadedDomain", "importable", "listed_ids", "load_domain", "make_task"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class LoadedDomain:
     `examples` are limited already, in the order of the hash of their ids. `data_fingerprint` is for the manifest:
     source, resolved, sha256 (a local file) or revision (the hub), num_records (in the source), num_available
     (that could have been drawn), num_examples, num_skipped (reason -> count), ids_file, notes. `notes` says which
-    prompt this is where a task has more than one.
+    prompt this is where a task has more than one, and what of the data gives no example.
     """
 
     examples: tuple[Example, ...]
@@ -43,11 +44,10 @@ def load_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain
 
     Raises `ConfigError` for a wrong task, column name, choice or template, and `DataError` for wrong data.
     """
-    with importable(base_dir):
-        task = make_task(name, config, base_dir)
-        source = read_source(config.data, base_dir)
-        listed = listed_ids(config, base_dir)
-        drawn = _draw_examples(task, source, listed, config.max_examples)
+    task = make_task(name, config, base_dir)
+    source = read_source(config.data, base_dir)
+    listed = listed_ids(config, base_dir)
+    drawn = _draw_examples(task, source, listed, config.max_examples)
     skipped = _skipped(task, drawn)
     if not drawn.pairs:
         raise DataError(
@@ -55,7 +55,7 @@ def load_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain
             where=source.where,
             remedy="check data.source and the domain's columns",
         )
-    notes = tuple(getattr(task, "notes", ()))
+    notes = (*getattr(task, "notes", ()), *_data_notes(config, skipped, listed, drawn))
     return LoadedDomain(
         examples=tuple(example for _, example in drawn.pairs),
         task=task,
@@ -75,7 +75,8 @@ def load_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain
 
 def make_task(name: str, config: DomainConfig, base_dir: Path) -> Task:
     """Return the domain's task. Its settings that are files are resolved against `base_dir`."""
-    kind = task_class(config.task, where=f"domains.{name}.task")
+    with importable(base_dir):
+        kind = task_class(config.task, where=f"domains.{name}.task")
     settings = {
         key: str(resolve_path(value, base_dir)) if key.endswith("_file") and isinstance(value, str) else value
         for key, value in config.settings.items()
@@ -94,17 +95,6 @@ def listed_ids(config: DomainConfig, base_dir: Path) -> frozenset[str] | None:
     if not ids:
         raise DataError("lists no ids", where=str(path), remedy="list one id a line, or leave data.ids_file out")
     return ids
-
-
-@contextmanager
-def importable(folder: Path) -> Iterator[None]:
-    """Make the modules in `folder` importable, before all others, for as long as the context lasts."""
-    entry = str(folder.resolve())
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        sys.path.remove(entry)
 
 
 def _draw_examples(task: Task, source: Source, listed: frozenset[str] | None, limit: int | None) -> Drawn[Example]:
@@ -127,6 +117,21 @@ def _skipped(task: Task, drawn: Drawn[Example]) -> dict[str, int]:
     counted: Mapping[str, int] = getattr(task, "skipped", {})
     unlisted = {"not in ids_file": drawn.num_not_listed} if drawn.num_not_listed else {}
     return {**counted, **unlisted}
+
+
+def _data_notes(
+    config: DomainConfig, skipped: Mapping[str, int], listed: frozenset[str] | None, drawn: Drawn[Example]
+) -> Iterator[str]:
+    """What a reader of the results should know of the data: records and listed ids that give no example."""
+    if listed and drawn.num_listed_but_missing:
+        name = Path(str(config.data.ids_file)).name
+        yield (
+            f"{drawn.num_listed_but_missing:,} of the {len(listed):,} ids in {name} give no example: "
+            "the data does not have them, or their records were left out"
+        )
+    for reason, number in skipped.items():
+        if reason == SAME_AS_ANOTHER or reason.endswith("is empty"):
+            yield f"{number:,} record{'' if number == 1 else 's'} left out: {reason}"
 
 
 def _ids_file_fingerprint(config: DomainConfig, base_dir: Path, drawn: Drawn[Example]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from moe_ray.atomic import write_text_atomically
 from moe_ray.config.schema import DomainConfig
-from moe_ray.domains.loading import importable, listed_ids, make_task
+from moe_ray.domains.loading import listed_ids, make_task
 from moe_ray.domains.record_task import RecordTask
 from moe_ray.domains.sampling import draw
 from moe_ray.domains.sources import read_source
@@ -54,24 +54,23 @@ def prepare_domain(
     Raises what `load_domain` raises, and `ConfigError` for a `module:Class` task that is no `RecordTask`: which records
     its examples come from, only that class knows.
     """
-    with importable(base_dir):
-        task = make_task(name, config, base_dir)
-        if not isinstance(task, RecordTask):
-            raise ConfigError(
-                f"task {config.task} does not say which records its examples come from",
-                where=f"domains.{name}.task",
-                remedy="derive the class from moe_ray.domains.record_task.RecordTask, or prepare its file yourself",
-            )
-        source = read_source(config.data, base_dir)
-        drawn = draw(
-            task.candidates(source.records),
-            limit=min(limit, config.max_examples or limit),
-            listed=listed_ids(config, base_dir),
-            where=source.where,
+    task = make_task(name, config, base_dir)
+    if not isinstance(task, RecordTask):
+        raise ConfigError(
+            f"task {config.task} does not say which records its examples come from",
+            where=f"domains.{name}.task",
+            remedy="derive the class from moe_ray.domains.record_task.RecordTask, or prepare its file yourself",
         )
-        for example_id, record in drawn.pairs:
-            task.example(example_id, record)
-        task.check()
+    source = read_source(config.data, base_dir)
+    drawn = draw(
+        task.candidates(source.records),
+        limit=min(limit, config.max_examples or limit),
+        listed=listed_ids(config, base_dir),
+        where=source.where,
+    )
+    for example_id, record in drawn.pairs:
+        task.example(example_id, record)
+    task.check()
     supporting = task.supporting_records()
     records = [*supporting, *(record for _, record in drawn.pairs)]
     path = out_dir / f"{name}{suffix}"

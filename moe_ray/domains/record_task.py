@@ -11,20 +11,30 @@ from typing import Any, ClassVar
 
 from moe_ray.config.schema import DomainConfig, PromptStyle
 from moe_ray.domains.base import Record
+from moe_ray.domains.columns import MISSING, is_empty, value_at
 from moe_ray.domains.example import Example, GradingValue, Message, Prompt
 from moe_ray.domains.registry import suggestion
 from moe_ray.domains.templates import Template, as_text
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.fingerprint import fingerprint
 
+SAME_AS_ANOTHER = "the same as another record"
+
 _NUM_HEX_OF_CONTENT_ID = 16
 
 
 class RecordTask(ABC):
-    """Base of the shipped tasks. `skipped` counts the records that gave no example, by reason."""
+    """Base of the shipped tasks. `skipped` counts the records that gave no example, by reason.
+
+    A record in which a role of `needed` is empty is skipped; elsewhere an empty role is an error. The defaults of the
+    two prompts are named, so that they can be listed.
+    """
 
     default_graders: tuple[str, ...] = ()
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    chat_default: ClassVar[str]
+    completion_default: ClassVar[str]
+    needed: ClassVar[frozenset[str]] = frozenset()
     known_settings: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, name: str, config: DomainConfig) -> None:
@@ -40,11 +50,19 @@ class RecordTask(ABC):
         return f"domains.{self.name}.{key}"
 
     def candidates(self, records: Iterable[Record]) -> Iterable[tuple[str, Record]]:
-        """Yield (id, record) for every record that can become an example; count the others in `skipped`."""
+        """Yield (id, record) for every record that can become an example; count the others in `skipped`.
+
+        Of equal records without an id the first is yielded.
+        """
+        seen: set[str] = set()
         for record in records:
-            reason = self.skip_reason(record)
+            reason = self.skip_reason(record) or self._empty_reason(record)
+            example_id = self.record_id(record) if reason is None else ""
+            if reason is None and example_id in seen and self._column(record, "id") is None:
+                reason = SAME_AS_ANOTHER
             if reason is None:
-                yield self.record_id(record), record
+                seen.add(example_id)
+                yield example_id, record
             else:
                 self.skipped[reason] += 1
 
@@ -73,7 +91,7 @@ class RecordTask(ABC):
         if column is None:
             content = {key: as_text(value) for key, value in record.items()}
             return fingerprint(content, num_hex=_NUM_HEX_OF_CONTENT_ID)
-        example_id = as_text(record[column]).strip()
+        example_id = as_text(value_at(record, column)).strip()
         if not example_id:
             raise DataError(
                 f"a record has no id: column {column} is empty",
@@ -90,10 +108,11 @@ class RecordTask(ABC):
             raise DataError(
                 f"{self._label(record)} has no column {names} (the {role})",
                 where=self.where(f"columns.{role}"),
-                remedy=f"name the right one under columns; available: {', '.join(record)}",
+                remedy=f"name the right one under columns; available: {', '.join(record)}; "
+                "a nested one is a path, such as answer.label or answers.0.text",
             )
-        value = record[column]
-        if value is None or value == "" or value == []:
+        value = value_at(record, column)
+        if is_empty(value):
             raise DataError(
                 f"{self._label(record)}: column {column} (the {role}) is empty",
                 where=self.where("data"),
@@ -110,7 +129,7 @@ class RecordTask(ABC):
         column = self._column(record, role)
         if column is None and role in self.config.columns:
             self.value(record, role)
-        return None if column is None else record[column]
+        return None if column is None else value_at(record, column)
 
     def template(self, key: str, default: str, available: Iterable[str] | None = None) -> Template:
         """Return the template `prompt.KEY`, or the task's own; checked when the names are known beforehand."""
@@ -156,11 +175,20 @@ class RecordTask(ABC):
         return (named,) if named else self.roles[role]
 
     def _column(self, record: Record, role: str) -> str | None:
-        return next((column for column in self._columns_of(role) if column in record), None)
+        columns = self._columns_of(role)
+        return next((column for column in columns if value_at(record, column) is not MISSING), None)
+
+    def _empty_reason(self, record: Record) -> str | None:
+        """Say which needed role is empty; None where none is, and where a column is missing, which is an error."""
+        for role in self.roles:
+            column = self._column(record, role) if role in self.needed else None
+            if column is not None and is_empty(value_at(record, column)):
+                return f"the {role} is empty"
+        return None
 
     def _label(self, record: Record) -> str:
         column = self._column(record, "id")
-        return f"record {record[column]}" if column else f"the record of columns {', '.join(record)}"
+        return f"record {value_at(record, column)}" if column else f"the record of columns {', '.join(record)}"
 
     def _refuse_unknown(self, key: str, given: Mapping[str, object], known: Iterable[str]) -> None:
         unknown = next((name for name in given if name not in set(known)), None)

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 from moe_ray.domains.base import Task
-from moe_ray.errors import ConfigError
+from moe_ray.domains.own_code import import_named
+from moe_ray.errors import ConfigError, first_line
 
 EntryT = TypeVar("EntryT")
 
@@ -63,7 +64,7 @@ for _name, _place in {
 
 def task_class(task: str, *, where: str) -> type[Task]:
     """Return the class of `task`: a registered name, or `module:Class`. Raises `ConfigError` when there is none."""
-    loaded = import_object(task if ":" in task else TASKS.get(task, where=where), where=where)
+    loaded = import_object(task, where=where) if ":" in task else _shipped(TASKS.get(task, where=where))
     if not (isinstance(loaded, type) and hasattr(loaded, "examples") and hasattr(loaded, "default_graders")):
         raise ConfigError(
             f"{task} is no task: it must be a class with default_graders and examples(records)",
@@ -73,14 +74,26 @@ def task_class(task: str, *, where: str) -> type[Task]:
     return loaded
 
 
+def _shipped(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def import_object(spec: str, *, where: str) -> Any:
-    """Import what `module:Name` names. Raises `ConfigError` saying which half is wrong, and why."""
+    """Import what `module:Name` names: installed, or in the folder that `importable` made known.
+
+    Raises `ConfigError` saying which half is wrong, and why.
+    """
     module_name, _, attribute = spec.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError, SyntaxError) as error:
+        module = import_named(module_name)
+    except ConfigError as error:
+        error.where = where
+        raise
+    except Exception as error:
+        # A user's own module raises anything; the cause is kept.
         raise ConfigError(
-            f"cannot import {module_name!r} of {spec!r}: {error}",
+            f"cannot import {module_name!r} of {spec!r}: {first_line(error)}",
             where=where,
             remedy="write module:Class; the module lies beside the experiment file or is installed",
         ) from error

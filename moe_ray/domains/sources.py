@@ -1,24 +1,25 @@
-"""Where records come from: a local file in one of four formats, or a data set on the hub.
+"""Where records come from: a local file in one of five formats, or a data set on the hub.
 
 A record is a mapping from column to value. Local files:
 
 .json     a list of objects; or an object of objects (each then gets its key as column `id`, as in PubMedQA's
           `ori_pqal.json`); or an object that holds only such a list (as BioASQ's files)
 .jsonl    one object a line; blank lines are skipped
-.csv      a header line, then rows; every value is a string
+.csv      a header line, then rows; every value is a string. Commas, semicolons, tabs or vertical bars between the cells
+.tsv      the same with tabs
 .parquet  any table
 """
 
-import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moe_ray.config.schema import LOCAL_DATA_SUFFIXES, DataConfig, is_local_path
 from moe_ray.domains.base import Record
+from moe_ray.domains.csv_files import read_rows
 from moe_ray.errors import DataError, first_line
 from moe_ray.files import JsonError, parse_json
 from moe_ray.fingerprint import file_sha256
@@ -65,9 +66,14 @@ def require_file(path: Path) -> None:
 
 def read_text(path: Path) -> str:
     """Return a file's text. Raises `DataError` when it is missing or not UTF-8."""
+    return _text_as_it_is(path).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _text_as_it_is(path: Path) -> str:
+    """Return a file's text with the line ends that it has; those inside of quotes belong to a cell."""
     require_file(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8") from error
     except OSError as error:
@@ -82,7 +88,7 @@ def read_json(path: Path) -> Any:
 def read_file(path: Path) -> list[Record]:
     """Return the records of a local file. Raises `DataError` when it is missing or malformed."""
     require_file(path)
-    reader = _READERS.get(path.suffix)
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
             f"cannot tell the format of a data file that ends in {path.suffix or path.name!r}",
@@ -127,15 +133,7 @@ def _read_jsonl(path: Path) -> list[Record]:
 
 
 def _read_csv(path: Path) -> list[Record]:
-    read_text(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            return [_require_full_row(row, f"{path}:{reader.line_num}") for row in reader]
-        except csv.Error as error:
-            raise DataError(
-                f"malformed CSV: {error}", where=f"{path}:{reader.line_num}", remedy="mend the quotes of that row"
-            ) from error
+    return read_rows(_text_as_it_is(path), path)
 
 
 def _read_parquet(path: Path) -> list[Record]:
@@ -157,6 +155,7 @@ _READERS: dict[str, Callable[[Path], list[Record]]] = {
     ".json": _read_json_file,
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".parquet": _read_parquet,
 }
 
@@ -197,14 +196,6 @@ def _require_object(value: Any, where: str) -> Record:
             f"a record must be a JSON object, not {type(value).__name__}", where=where, remedy="mend or remove it"
         )
     return value
-
-
-def _require_full_row(row: Mapping[str | None, Any], where: str) -> Record:
-    if None in row or None in row.values():
-        raise DataError(
-            "the row has another number of cells than the header", where=where, remedy="quote cells that hold commas"
-        )
-    return {str(key): value for key, value in row.items()}
 
 
 def _read_hub(data: DataConfig) -> Source:

@@ -10,6 +10,7 @@ code        roles question, reference (a solution), tests, and if wanted id, set
 Without an id column a record's id is a fingerprint of its content.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -60,11 +61,16 @@ Answer with one fenced code block (```python) that holds the whole program."""
 PREFIX_STOP = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\nassert ", "\n```")
 
 
+_NUMBER = re.compile(r"(\d{1,9})(\.0+)?", re.ASCII)
+
+
+def _folded(label: str) -> str:
+    """`label` without what makes no difference: capitals, and how many spaces stand where."""
+    return " ".join(label.split()).casefold()
+
+
 class _ColumnsTask(RecordTask):
     """What the kinds share: the values that a template may name are the roles' and the columns'."""
-
-    chat_default: ClassVar[str]
-    completion_default: ClassVar[str]
 
     def __init__(self, name: str, config: DomainConfig) -> None:
         super().__init__(name, config)
@@ -93,6 +99,7 @@ class DecisionTask(_ColumnsTask):
     """One of a few labels answers the question."""
 
     default_graders = ("decision", "decision_loglik", "bits_per_byte")
+    needed = frozenset({"question", "label"})
     chat_default = DECISION_CHAT
     completion_default = DECISION_COMPLETION
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -105,7 +112,7 @@ class DecisionTask(_ColumnsTask):
 
     def __init__(self, name: str, config: DomainConfig) -> None:
         super().__init__(name, config)
-        folded = [choice.casefold() for choice in config.choices]
+        folded = [_folded(choice) for choice in config.choices]
         if len(folded) < 2 or len(set(folded)) < len(folded) or not all(folded):
             raise ConfigError(
                 f"a decision task needs two or more different choices, not {list(config.choices)}",
@@ -136,21 +143,46 @@ class DecisionTask(_ColumnsTask):
         )
 
     def _gold(self, example_id: str, record: Record) -> str:
-        text = self.text(record, "label")
-        label = next((choice for choice in self.config.choices if choice.casefold() == text.casefold()), None)
+        """Return the choice that the label names; capitals and spaces make no difference, a number is a place."""
+        value, choices = self.value(record, "label"), self.config.choices
+        by_name = {_folded(choice): choice for choice in choices}
+        label = by_name.get(_folded(as_text(value)))
+        if label is None and isinstance(value, bool):
+            label = by_name.get("yes" if value else "no")
+        elif label is None and (number := _NUMBER.fullmatch(as_text(value).strip())):
+            label = self._choice_at(int(number[1]))
         if label is None:
-            raise DataError(
-                f"record {example_id}: the label {text!r} is not one of the choices",
-                where=self.where("choices"),
-                remedy=f"choices are {', '.join(self.config.choices)}; add the label or mend the record",
-            )
+            raise self._no_choice(example_id, value)
         return label
+
+    def _choice_at(self, place: int) -> str | None:
+        """The choice of a class number, counted from 0. A note shows the order, which nothing else can check."""
+        choices = self.config.choices
+        if place >= len(choices):
+            return None
+        note = f"labels are numbers: {', '.join(f'{at} is {choice}' for at, choice in enumerate(choices))}"
+        if note not in self.notes:
+            self.notes.append(note)
+        return choices[place]
+
+    def _no_choice(self, example_id: str, value: Any) -> DataError:
+        choices = ", ".join(self.config.choices)
+        remedies = {
+            bool: f"choices are {choices}; true and false are read as yes and no, or list them: choices: [true, false]",
+            int: f"choices are {choices}; a number counts them from 0: list all classes of the data, in their order",
+        }
+        return DataError(
+            f"record {example_id}: the label {as_text(value)!r} is not one of the choices",
+            where=self.where("choices"),
+            remedy=remedies.get(type(value), f"choices are {choices}; add the label or correct the record"),
+        )
 
 
 class FreeTextTask(_ColumnsTask):
     """A text answers the question, and is held against a reference text."""
 
     default_graders = ("rouge_l", "completeness", "relevance", "bits_per_byte")
+    needed = frozenset({"question", "reference"})
     chat_default = FREE_TEXT_CHAT
     completion_default = FREE_TEXT_COMPLETION
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {

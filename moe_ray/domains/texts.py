@@ -9,7 +9,7 @@ Without an id a record's id is a fingerprint of its content.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -44,23 +44,12 @@ def final_number(text: str) -> Decimal | None:
 class _QuestionTask(RecordTask):
     """What the three share: templates may name {question}."""
 
-    chat_default: ClassVar[str]
-    completion_default: ClassVar[str] = "Question: {question}\n\nAnswer:"
+    completion_default = "Question: {question}\n\nAnswer:"
 
     def __init__(self, name: str, config: DomainConfig) -> None:
         super().__init__(name, config)
         self._chat = self.template("template", self.chat_default, ("question",))
         self._completion = self.template("completion_template", self.completion_default, ("question",))
-
-    def candidates(self, records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
-        """Yield (id, record) for every record; of equal ones without an id the first, the others are counted."""
-        seen: set[str] = set()
-        for example_id, record in super().candidates(records):
-            if example_id in seen and self._column(record, "id") is None:
-                self.skipped["the same as another record"] += 1
-            else:
-                seen.add(example_id)
-                yield example_id, record
 
     def answered(
         self,

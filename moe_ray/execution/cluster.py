@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.errors import CapacityError, UserError, first_line
+from moe_ray.execution.import_path import job_options
 from moe_ray.execution.node_agent import NodeAgent, NodeHardware
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots
 
@@ -189,7 +190,7 @@ def _join(address: str) -> None:
             _knock(address)
         # Its core retries aloud, in lines that nobody can use, before ray.init raises what they mean.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
-        ray.init(address=address, **_QUIETLY)
+        ray.init(address=address, **_QUIETLY, **job_options())
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise UserError(
             f"cannot join a Ray cluster at {address!r}: {first_line(error)}",
@@ -212,7 +213,7 @@ def _start(temp_dir: str | None) -> None:
         # Ray listens on all interfaces, and where no mode is set it asks for a token. One for this run alone leaves no
         # file in the home folder. The mode itself is left to ray.init, which must also tell its loaded native part.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray.init(address="local", include_dashboard=False, _temp_dir=temp_dir, **_QUIETLY)
+    ray.init(address="local", include_dashboard=False, _temp_dir=temp_dir, **_QUIETLY, **job_options())
 
 
 def _temp_dir(configured: Path | None) -> str | None:

@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch.nn.utils import clip_grad_norm_
 
+from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.microworld.pairs import Pair, read_pairs
 from moe_ray.microworld.spec import RESULT_FILE, Budget, TrainingResult, TrainingSpec, cached_result
 from moe_ray.microworld.tokenizer import EOS, MAX_POSITIONS, load_tokenizer
@@ -86,7 +87,7 @@ def new_model(spec: TrainingSpec, tokenizer: Any) -> Any:
 
 def _frozen_but_feed_forwards(checkpoint: str) -> Any:
     """Return a trained model in which nothing but the feed-forwards learns."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint).requires_grad_(False)
+    model = read_pretrained(transformers.AutoModelForCausalLM, checkpoint).requires_grad_(False)
     for layer in model.model.layers:
         layer.mlp.requires_grad_(True)
     return model

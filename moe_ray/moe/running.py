@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 
 from moe_ray import architectures
+from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import DataError, ModelError, first_line
 from moe_ray.routing.embedding.reading import padded
 
@@ -39,8 +40,9 @@ def load_for_construction(directory: Path, *, device: str = "cpu", experts_imple
     architectures.register()
     chosen = {"experts_implementation": experts_implementation} if experts_implementation else {}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **chosen)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        model = read_pretrained(transformers.AutoModelForCausalLM, directory, dtype=torch.float32, **chosen)
+    except Exception as error:
+        # Configurations, safetensors and pickle raise anything; the cause is kept.
         raise ModelError(
             f"cannot be loaded: {first_line(error)}", where=str(directory), remedy="check that the checkpoint is whole"
         ) from error
@@ -49,9 +51,11 @@ def load_for_construction(directory: Path, *, device: str = "cpu", experts_imple
 
 def load_tokenizer(directory: Path) -> Any:
     """Load a checkpoint's tokenizer. Raises `ModelError`."""
+    architectures.register()
     try:
-        return transformers.AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError, KeyError) as error:
+        return read_pretrained(transformers.AutoTokenizer, directory)
+    except Exception as error:
+        # Parsers of tokenizers raise anything; the cause is kept.
         raise ModelError(
             f"no usable tokenizer: {first_line(error)}", where=str(directory), remedy="put its files beside the weights"
         ) from error

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from moe_ray import architectures
+from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import ModelError, first_line
 from moe_ray.files import read_json
 from moe_ray.fingerprint import file_sha256, fingerprint
@@ -88,10 +90,11 @@ def read_config(directory: Path) -> Any:
     directory = directory.expanduser()
     if not (directory / "config.json").is_file():
         raise ModelError("no checkpoint: it has no config.json", where=str(directory), remedy="check the path")
+    architectures.register()
     try:
         described = read_json(directory / "config.json")
         decoder_shape(described if isinstance(described, dict) else {})
-        return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        return read_pretrained(AutoConfig, directory)
     except Exception as error:
         # Each configuration class has its own checks; the cause is kept.
         raise ModelError(f"unreadable config.json: {first_line(error)}", where=str(directory), remedy=REMEDY) from error
@@ -167,7 +170,7 @@ def _expected_tensors(config: Any, where: str) -> tuple[dict[str, tuple[int, ...
 
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
         # Each architecture has its own checks; the cause is kept.
         what = f"no model can be made of its config.json: {first_line(error)}"

@@ -9,11 +9,13 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
+from pydantic import Field, field_validator
 
+from moe_ray.config.schema import OTHER
 from moe_ray.errors import ModelError, RunDirectoryError, first_line
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.routing.calibration import FloatArray, Temperatures
@@ -31,6 +33,10 @@ FORMAT = 1
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)
 
+# Training sets temperatures between 0.01 and 100. Farther out, logits overflow or say nothing.
+Temperature = Annotated[float, Field(ge=1e-4, le=1e4, allow_inf_nan=False, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+
 
 class RouterRecord(StoredRecord):
     """router.json. `texts` is the fingerprint of what it learned from, `weights` that of the files beside this one.
@@ -42,15 +48,22 @@ class RouterRecord(StoredRecord):
     format: Literal[1] = 1
     moe_ray_version: str
     kind: str
-    labels: list[str]
-    temperature: float
-    sure_temperature: float | None = None
+    labels: list[Annotated[str, Field(min_length=1)]]
+    temperature: Temperature
+    sure_temperature: Temperature | None = None
     foreign_score: ScoreName
-    threshold: float
+    threshold: Finite
     query: Literal["question", "prompt"]
     settings: dict[str, Any]
     texts: str
     weights: str | None = None
+
+    @field_validator("labels")
+    @classmethod
+    def _require_distinct(cls, labels: list[str]) -> list[str]:
+        if len(set(labels)) < len(labels) or not set(labels) - {OTHER}:
+            raise ValueError("labels are distinct, and one of them at least is a domain")
+        return labels
 
     @property
     def temperatures(self) -> Temperatures:
@@ -130,12 +143,31 @@ def write_mahalanobis(directory: Path, fitted: Mahalanobis) -> None:
     np.savez(directory / FOREIGN_FILE, means=fitted.means, whitening=fitted.whitening)
 
 
-def read_mahalanobis(directory: Path) -> Mahalanobis:
-    """Read foreign.npz. Raises `ModelError` where it is missing or damaged."""
+def require_recorded(directory: Path, record: RouterRecord) -> None:
+    """Raise `ModelError` unless the files are those that the record names by their fingerprint."""
+    if weights_fingerprint(directory) != record.weights:
+        raise ModelError(
+            "the router's files are not those that it was saved with: one was changed, added or lost",
+            where=str(directory),
+            remedy="copy the router's whole directory again, without other files in it, or train it again",
+        )
+
+
+def read_mahalanobis(directory: Path, num_domains: int) -> Mahalanobis:
+    """Read foreign.npz. Raises `ModelError` where it is missing, damaged, or of another number of domains."""
     path = directory / FOREIGN_FILE
     with reading(path):
         arrays = read_arrays(path)
-        return Mahalanobis(means=arrays["means"], whitening=arrays["whitening"])
+        means, whitening = arrays["means"], arrays["whitening"]
+        require_shape("means", means, (num_domains, len(whitening)))
+        require_shape("whitening", whitening, (len(whitening), len(whitening)))
+        return Mahalanobis(means=means, whitening=whitening)
+
+
+def require_shape(name: str, array: FloatArray, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless `array` has the `shape` and holds finite numbers alone."""
+    if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite numbers of shape {shape}, not {array.dtype} of shape {array.shape}")
 
 
 @contextmanager

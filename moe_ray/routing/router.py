@@ -21,6 +21,7 @@ from moe_ray.routing.files import (
     read_mahalanobis,
     read_record,
     read_test_results,
+    require_recorded,
     weights_fingerprint,
     write_json,
     write_mahalanobis,
@@ -174,7 +175,10 @@ class Router:
 
     @classmethod
     def load(cls, directory: Path | str, device: str = "cpu") -> Self:
-        """Read a saved router. Raises `ModelError` naming what is missing, damaged or unknown."""
+        """Read a saved router; nothing that lies in its directory is run.
+
+        Raises `ModelError` naming what is missing, damaged, unknown, or not what was saved.
+        """
         directory = Path(directory)
         record = read_record(directory)
         classifier = classifier_class(record.kind).load(directory, device=device)
@@ -184,12 +188,15 @@ class Router:
                 where=str(directory / ROUTER_FILE),
                 remedy="copy the router's whole directory again, or train it again",
             )
-        return cls(
+        num_domains = len(set(record.labels) - {OTHER})
+        router = cls(
             classifier=classifier,
             record=record,
-            mahalanobis=read_mahalanobis(directory) if record.foreign_score == "mahalanobis" else None,
+            mahalanobis=read_mahalanobis(directory, num_domains) if record.foreign_score == "mahalanobis" else None,
             test_results=read_test_results(directory),
         )
+        require_recorded(directory, record)
+        return router
 
 
 def require_domains(known: Sequence[str], wanted: Sequence[str], *, where: str | None = None) -> None:

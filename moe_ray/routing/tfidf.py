@@ -12,7 +12,7 @@ from moe_ray.errors import DataError
 from moe_ray.routing.calibration import FloatArray, IntArray
 from moe_ray.routing.classifier import ClassifierOutputs, Report, TrainingProgress
 from moe_ray.routing.confusion import confusion_matrix, macro_f1
-from moe_ray.routing.files import read_arrays, reading
+from moe_ray.routing.files import read_arrays, reading, require_shape
 from moe_ray.routing.texts import LabelledText, codes
 
 ANALYZERS: tuple[dict[str, Any], ...] = (
@@ -109,16 +109,30 @@ class TfidfClassifier:
         with reading(directory / TERMS_FILE):
             known = json.loads((directory / TERMS_FILE).read_text(encoding="utf-8"))
             terms, max_words = known["terms"], known["max_words"]
+            _require_terms(terms, max_words)
         with reading(directory / WEIGHTS_FILE):
             numbers = read_arrays(directory / WEIGHTS_FILE)
             idfs = [numbers[f"idf_{at}"] for at in range(len(ANALYZERS))]
-            return cls(terms, idfs, numbers["coefficients"], numbers["intercepts"], max_words)
+            coefficients, intercepts = numbers["coefficients"], numbers["intercepts"]
+            for known_terms, idf in zip(terms, idfs, strict=True):
+                require_shape("idf", idf, (len(known_terms),))
+            require_shape("intercepts", intercepts, (len(intercepts),))
+            require_shape("coefficients", coefficients, (len(intercepts), sum(map(len, terms))))
+            return cls(terms, idfs, coefficients, intercepts, max_words)
 
     def _counted(self, texts: Sequence[str]) -> Any:
         from scipy.sparse import hstack
 
         beginnings = [_beginning(text, self._max_words) for text in texts]
         return hstack([vectorizer.transform(beginnings) for vectorizer in self._vectorizers], format="csr")
+
+
+def _require_terms(terms: object, max_words: object) -> None:
+    if not isinstance(max_words, int) or isinstance(max_words, bool) or max_words < 1:
+        raise ValueError(f"max_words must be a number from 1 on, not {max_words!r}")
+    lists = terms if isinstance(terms, list) and len(terms) == len(ANALYZERS) else [None]
+    if not all(isinstance(known, list) and all(isinstance(term, str) for term in known) for known in lists):
+        raise ValueError(f"terms must be {len(ANALYZERS)} lists of texts")
 
 
 def _beginning(text: str, max_words: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import moe_ray
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.domains.sampling import hash_rank
-from moe_ray.errors import ConfigError, DataError
+from moe_ray.errors import ConfigError, DataError, ModelError
 from moe_ray.routing.calibration import FloatArray, fit_temperatures
 from moe_ray.routing.classifier import ClassifierOutputs, Report, TextClassifier
 from moe_ray.routing.data.files import texts_fingerprint
@@ -57,6 +57,7 @@ def fit_router(
     )
     train_s = time.monotonic() - started_s
     outputs = classifier.outputs([text.text for text in texts.validation])
+    _require_finite(outputs)
     gold = np.array(codes(texts.validation, texts.labels))
     own = np.array([label != OTHER for label in texts.labels])
     scorer = ForeignScorer(
@@ -70,6 +71,16 @@ def fit_router(
     results = evaluate(router, texts, train_s=train_s, validation_foreign=foreign.measured)
     kept = router.mahalanobis if foreign.score == "mahalanobis" else None
     return replace(router, mahalanobis=kept, test_results=results), results
+
+
+def _require_finite(outputs: ClassifierOutputs) -> None:
+    """Raise `ModelError` for a classifier whose training diverged: no temperature and no threshold fits it."""
+    if not (np.isfinite(outputs.logits).all() and np.isfinite(outputs.features).all()):
+        raise ModelError(
+            "the router's training diverged: its outputs are not finite numbers",
+            where="router.training",
+            remedy="lower router.training.learning_rate",
+        )
 
 
 def _require_learnable(texts: RouterTexts) -> None:

@@ -72,6 +72,8 @@ def _load(spec: str, base_dir: Path, where: str) -> Any:
         path = resolve_path(spec, base_dir)
         require_file(path)
         place = str(path)
+    else:
+        _require_no_script_here(spec, where)
     try:
         # In memory, and with one seed: no lock between two runs, and the same value each time.
         return evaluate.load(place, keep_in_memory=True, seed=0)
@@ -87,6 +89,17 @@ def _load(spec: str, base_dir: Path, where: str) -> Any:
             where=where,
             remedy="check the name; without network name a script: evaluate:./FILE.py",
         ) from error
+
+
+def _require_no_script_here(name: str, where: str) -> None:
+    """Refuse the name of a script in the working directory, which `evaluate` would run in place of the hub's metric."""
+    script = Path(name, f"{Path(name).name}.py")
+    if script.is_file():
+        raise ConfigError(
+            f"evaluate would run {script} of the working directory as {name!r}",
+            where=where,
+            remedy=f"to use that script, name it with its path: evaluate:./{script}; else run from another directory",
+        )
 
 
 def _probe(metric: Any, name: str, where: str) -> tuple[bool, Mapping[str, Any]]:

@@ -48,6 +48,20 @@ def test_a_plan_counts_what_an_only_option_leaves(moe_ray: Command) -> None:
     assert "on simulated 2x80GiB: 2 wave(s)" in moe_ray("plan", file, "--simulate", "2x80GiB")[1]
 
 
+def test_a_plan_tells_what_of_the_data_gives_no_example(moe_ray: Command, tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        "name: p\nmodels: {m: {path: ./none, engine: scripted}}\nbaseline: m\ndomains:\n  field:\n    task: free_text\n"
+        "    data: {source: ./d.csv, ids_file: ./ids.txt}\n    expert: m\n"
+    )
+    (tmp_path / "d.csv").write_text("id;question;reference\n1;Q?;R\n2;Q?;\n")
+    (tmp_path / "ids.txt").write_text("1\n3\n4\n")
+    code, shown = moe_ray("plan", file)
+    assert code == 0, shown
+    assert "note: field: 2 of the 3 ids in ids.txt give no example" in shown
+    assert "note: field: 1 record left out: the reference is empty" in shown
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_is_begun_in_parts_finished_scored_again_reported_and_compared(moe_ray: Command, tmp_path: Path) -> None:
     file, results = EXPERIMENTS / "custom-domain.yaml", tmp_path / "results"

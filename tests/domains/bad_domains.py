@@ -137,7 +137,7 @@ BAD_DOMAINS = [
         **decision(ROW, columns={"context": "abstract"}),
     ),
     BadDomain(
-        name="an empty column", kind=DataError, what="(the question) is empty", **decision({**ROW, "question": None})
+        name="an empty column", kind=DataError, what="the question is empty", **decision({**ROW, "question": None})
     ),
     BadDomain(name="an empty id", kind=DataError, what="no id", **decision({**ROW, "id": " "})),
     BadDomain(

@@ -14,6 +14,25 @@ from moe_ray.domains.loading import LoadedDomain, load_domain
 SHARED_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
+POEMS = """
+from moe_ray.domains.example import Example, Message, Prompt
+
+class Poems:
+    default_graders = ("rouge_l",)
+
+    def __init__(self, name, config):
+        self.name, self.settings = name, config.settings
+
+    def examples(self, records):
+        for record in records:
+            prompt = Prompt(messages=(Message(role="user", content=record["first"]),), reference=record["second"])
+            prompts = {"chat": prompt, "completion": prompt}
+            yield Example(id=record["id"], domain=self.name, prompts=prompts, reference=record["second"])
+"""
+
+LINES = [{"id": f"p{number}", "first": f"rose {number}", "second": "red"} for number in range(20)]
+
+
 def shared(path: str) -> str:
     """Return the path of a real data file, or skip the test where there is none."""
     file = (SHARED_DATA / path).resolve()

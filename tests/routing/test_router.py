@@ -13,11 +13,13 @@ from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.errors import ModelError, RunDirectoryError
 from moe_ray.routing import files, tfidf
 from moe_ray.routing import router as router_module
+from moe_ray.routing.calibration import FloatArray
 from moe_ray.routing.router import BLANK_SCORE, MAX_CHARACTERS, Router
 from moe_ray.routing.training import fit_router
 from moe_ray.store.records import Manifest
 from moe_ray.store.run_directory import RunDirectory
-from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts
+from tests.routing.hostile import change_json, seal
+from tests.routing.queries import DOMAINS, RandomClassifier, nothing_reported, queries, router_texts
 
 BLANK = ["", " \n\t", "\0\0", "\N{ZERO WIDTH SPACE}\N{NO-BREAK SPACE}", " " * 100_000]
 ODD = [
@@ -208,6 +210,27 @@ def removed(name: str) -> Callable[[Path], object]:
         (changed(format=7), files.ROUTER_FILE, "format 7; this moe_ray reads format 1"),
         (changed(kind="oracle"), files.ROUTER_FILE, "no kind of router is called 'oracle'"),
         (changed(temperature="warm"), files.ROUTER_FILE, "missing or damaged"),
+        *[
+            (changed(**{name: value}), files.ROUTER_FILE, "missing or damaged")
+            for name in ("temperature", "sure_temperature")
+            for value in (float("nan"), float("inf"), 0, 0.0, -1.0, 1e-320, True, "1", [1.0])
+        ],
+        *[
+            (changed(threshold=value), files.ROUTER_FILE, "missing or damaged")
+            for value in (float("nan"), float("-inf"), None, "0.5", True, [0.5], {"legal": 0.5})
+        ],
+        *[
+            (changed(labels=value), files.ROUTER_FILE, "missing or damaged")
+            for value in (
+                [],
+                ["legal", "legal", "code"],
+                ["legal", "", "code"],
+                "legal",
+                [["legal"]],
+                [OTHER],
+                {"a": 1},
+            )
+        ],
         (changed(unheard_of=1), files.ROUTER_FILE, "missing or damaged"),
         (changed(labels=["legal", "code"]), files.ROUTER_FILE, "2 labels, but weights for 3"),
         (changed(foreign_score="mahalanobis"), files.FOREIGN_FILE, "missing or damaged"),
@@ -224,6 +247,76 @@ def test_a_router_that_cannot_be_read_says_which_file_is_wrong(
         Router.load(copied)
     assert caught.value.where == str(copied / file)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda directory: change_json(directory / tfidf.TERMS_FILE, max_words=1),
+        lambda directory: shutil.copyfile(directory / tfidf.WEIGHTS_FILE, directory / "more.npz"),
+        changed(weights="0" * 64),
+        changed(weights=None),
+    ],
+    ids=["changed", "added", "another fingerprint", "no fingerprint"],
+)
+def test_files_that_are_not_those_of_the_record_are_refused(copied: Path, change: Callable[[Path], object]) -> None:
+    change(copied)
+    with pytest.raises(ModelError, match="not those that it was saved with") as caught:
+        Router.load(copied)
+    assert caught.value.where == str(copied)
+    assert caught.value.remedy
+
+
+def numbers(**values: np.ndarray) -> Callable[[Path], object]:
+    def change(directory: Path) -> None:
+        path = directory / tfidf.WEIGHTS_FILE
+        np.savez(path, allow_pickle=True, **{**files.read_arrays(path), **values})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (numbers(coefficients=np.zeros((3, 5))), "coefficients must be finite numbers of shape"),
+        (numbers(coefficients=np.zeros(3)), "coefficients must be finite numbers of shape"),
+        (numbers(intercepts=np.full(3, np.nan)), "intercepts must be finite numbers of shape"),
+        (numbers(intercepts=np.zeros((3, 1))), "intercepts must be finite numbers of shape"),
+        (numbers(idf_0=np.array(["a"])), "idf must be finite numbers of shape"),
+        (numbers(idf_1=np.array([{}], dtype=object)), "Object arrays cannot be loaded"),
+        (written(tfidf.TERMS_FILE, '{"terms": [["a"]], "max_words": 9}'), "terms must be 2 lists of texts"),
+        (written(tfidf.TERMS_FILE, '{"terms": [["a"], [1]], "max_words": 9}'), "terms must be 2 lists of texts"),
+        (written(tfidf.TERMS_FILE, '{"terms": [[], []], "max_words": -1}'), "max_words must be a number"),
+    ],
+)
+def test_weights_that_fit_their_fingerprint_and_nothing_else_are_refused(
+    copied: Path, change: Callable[[Path], object], says: str
+) -> None:
+    change(copied)
+    seal(copied)
+    with pytest.raises(ModelError, match=says):
+        Router.load(copied)
+
+
+def test_means_of_other_domains_are_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "router"
+    trained(score="mahalanobis").save(directory)
+    np.savez(directory / files.FOREIGN_FILE, means=np.zeros((2, 3)), whitening=np.eye(3))
+    seal(directory)
+    with pytest.raises(ModelError, match="means must be finite numbers of shape"):
+        Router.load(directory)
+
+
+class Diverged(RandomClassifier):
+    def logits(self, text: str) -> FloatArray:
+        return super().logits(text) * np.nan
+
+
+def test_a_training_that_diverged_is_told_before_anything_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moe_ray.routing.training.classifier_class", lambda _: Diverged)
+    with pytest.raises(ModelError, match="training diverged") as caught:
+        trained()
+    assert caught.value.where == "router.training"
 
 
 def test_a_router_that_was_saved_before_there_were_two_temperatures_is_the_same(copied: Path, router: Router) -> None:

@@ -48,6 +48,20 @@ def script(
     return EvaluateGrader(f"./{name}.py", folder)
 
 
+def test_a_script_of_the_working_directory_is_not_run_in_place_of_a_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rouge", "someone/bleu"):
+        (tmp_path / name).mkdir(parents=True)
+        script_file = tmp_path / name / f"{Path(name).name}.py"
+        script_file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigError, match="of the working directory") as caught:
+            EvaluateGrader(name, tmp_path / "elsewhere", where="domains.bio.graders")
+        assert caught.value.where == "domains.bio.graders"
+        assert not (tmp_path / "ran").exists()
+
+
 LENGTHS = "sum(map(len, predictions)) / sum(map(len, references))"
 
 

@@ -1,6 +1,6 @@
 """The keeper of a server: a small process that starts it, and ends it with all its children when its owner is gone.
 
-    python -m moe_ray.engines.server.keeper LOG_FILE STOP_TIMEOUT_S PROGRAM ARGUMENT...
+    python -P moe_ray/engines/server/keeper.py LOG_FILE STOP_TIMEOUT_S PROGRAM ARGUMENT...
 
 The owner keeps the other end of this process's standard input. When that end closes, by a call or because the owner
 died of anything, the server gets SIGTERM, then SIGKILL. The keeper leaves its owner's process tree first: Ray ends an

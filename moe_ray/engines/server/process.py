@@ -40,7 +40,8 @@ class ServerProcess:
         environment = {**os.environ, **env}
         program = _found(command[0], environment.get("PATH", ""))
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        keeper = [sys.executable, "-m", "moe_ray.engines.server.keeper", str(log_path), str(stop_timeout_s)]
+        # By its path and with -P: neither the working directory nor this folder enters its import path.
+        keeper = [sys.executable, "-P", str(Path(__file__).with_name("keeper.py")), str(log_path), str(stop_timeout_s)]
         self._keeper = subprocess.Popen(
             [*keeper, program, *command[1:]],
             stdin=subprocess.PIPE,

@@ -15,6 +15,7 @@ from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.batching import is_out_of_memory
 from moe_ray.engines.transformers.model_facts import cache_bytes_per_token, context_length, rope_switch_length
+from moe_ray.engines.transformers.pretrained import OwnCodeError, read_pretrained
 from moe_ray.errors import ModelError
 
 CHECK_REMEDY = "check the path, the revision and that the download is complete"
@@ -86,12 +87,16 @@ def _load_tokenizer(config: ModelConfig) -> Any:
     source = config.tokenizer or config.path
     revision = config.revision if config.tokenizer is None else None
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            _expanded(source), revision=revision, trust_remote_code=config.trust_remote_code
+        tokenizer = read_pretrained(
+            transformers.AutoTokenizer,
+            _expanded(source),
+            revision=revision,
+            trust_remote_code=config.trust_remote_code,
         )
     except Exception as error:
         # Parsers, the hub and remote code raise anything; the cause is kept.
-        raise _refused(config, f"no usable tokenizer: {_first_line(error)}", TOKENIZER_REMEDY) from error
+        remedy = _loading_remedy(config, error) if isinstance(error, OwnCodeError) else TOKENIZER_REMEDY
+        raise _refused(config, f"no usable tokenizer: {_first_line(error)}", remedy) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise _refused(config, "no usable tokenizer: its vocabulary is empty", TOKENIZER_REMEDY)
     if config.prompt_style == "chat" and tokenizer.chat_template is None:
@@ -117,7 +122,8 @@ def _scales(parameter: Any) -> list[torch.Tensor]:
 
 def _load_weights(config: ModelConfig, settings: TransformersSettings, quantization: Any) -> Any:
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        model, info = read_pretrained(
+            transformers.AutoModelForCausalLM,
             _expanded(config.path),
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
@@ -140,7 +146,7 @@ def _load_weights(config: ModelConfig, settings: TransformersSettings, quantizat
 def _loading_remedy(config: ModelConfig, error: Exception) -> str:
     if is_out_of_memory(error):
         return "free memory, quantise the model, or give it more GPUs"
-    if "trust_remote_code" in str(error):
+    if isinstance(error, OwnCodeError):
         return "set trust_remote_code: true for this model, if you trust the code that comes with it"
     return CHECK_REMEDY if is_local_path(config.path) else HUB_REMEDY
 

@@ -4,13 +4,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from transformers import AutoConfig
-
-from moe_ray import architectures
 from moe_ray.moe.apart.assemble import layer_verdicts, plan_mixture
 from moe_ray.moe.comparing import GATE, Finding, compare_exactness, compare_layers, compare_tensors
 from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.records import Certificate
+from moe_ray.moe.source import read_config
 from moe_ray.moe.tensors import TensorReader
 from moe_ray.moe.upcycle.convert import convert
 
@@ -23,8 +21,7 @@ def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Pat
     `paths` are the sources' by name. Gates, and experts that finetune trained, come from texts: that they have not
     changed, the files' hashes tell. Needs room for one more mixture.
     """
-    architectures.register()
-    config = AutoConfig.from_pretrained(directory)
+    config = read_config(directory)
     anchor, *experts = [source.name for source in certificate.sources]
     plan = plan_mixture(paths[anchor], [paths[name] for name in experts], top_k=config.num_experts_per_tok, seed=0)
     kept = [origin for origin in certificate.tensors if origin.how != GATE and not origin.how.endswith(TRAINED)]

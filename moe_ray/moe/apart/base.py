@@ -64,7 +64,7 @@ def _untrained(config: PretrainConfig, tokenizer: Any) -> Any:
     try:
         described = transformers.AutoConfig.for_model(model_type, **{**ids, **asked, "vocab_size": len(tokenizer)})
         torch.manual_seed(config.training.seed)
-        return transformers.AutoModelForCausalLM.from_config(described)
+        return transformers.AutoModelForCausalLM.from_config(described, trust_remote_code=False)
     except Exception as error:
         # A configuration's own checks raise anything; the cause is kept.
         raise ConfigError(

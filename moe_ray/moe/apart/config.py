@@ -20,7 +20,7 @@ class TextsConfig(Section):
     Examples are those of a task's data set, or of a domain of an experiment.
     """
 
-    source: str | None = Field(None, description="hub id, or a local .json, .jsonl, .csv or .parquet file")
+    source: str | None = Field(None, description="hub id, or a local .json, .jsonl, .csv, .tsv or .parquet file")
     column: str = Field("text", description="the column that holds the text")
     task: str | None = Field(None, description="a task that reads the records of source: coding, math, reasoning, ...")
     subset: str | None = None

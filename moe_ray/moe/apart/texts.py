@@ -1,7 +1,6 @@
 """The texts of each expert, without duplicates, and those that are held out."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +8,14 @@ from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import DataConfig, DomainConfig, OtherTextsConfig
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
+from moe_ray.domains.own_code import importable
 from moe_ray.domains.registry import task_class
 from moe_ray.domains.sources import resolve_path
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.moe.apart.config import TextsConfig
-from moe_ray.routing.data.cleaning import Candidate, TextSource, clean
+from moe_ray.routing.data.cleaning import Candidate, TextSource
+from moe_ray.routing.data.corpus import Shares, make_corpus, num_left
+from moe_ray.routing.data.report import SourceReport
 from moe_ray.routing.data.similarity import normal_form, without_affixes
 from moe_ray.routing.data.sources import free_name, labelled_source, set_name
 from moe_ray.routing.texts import LabelledText
@@ -23,7 +25,10 @@ MIN_TEXTS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertTexts:
-    """One expert's texts, in the order of a hash. No text of `held_out` is, even nearly, one of `train`."""
+    """One expert's texts, in the order of a hash. No text of `held_out` is, even nearly, one of `train`.
+
+    Of each of the expert's sources the same share is held out.
+    """
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -34,7 +39,7 @@ def read_expert_texts(
 ) -> dict[str, ExpertTexts]:
     """Read each expert's texts; relative paths are below `base_dir`.
 
-    No two texts are (nearly) the same, and a text that two experts have is nobody's. Raises `DataError` for a data set
+    No two texts are (nearly) the same, and a text that two experts share is left out. Raises `DataError` for a data set
     that cannot be read or that leaves an expert fewer than `MIN_TEXTS` texts, `ConfigError` for an unknown domain.
     """
     sources: list[TextSource] = []
@@ -42,23 +47,27 @@ def read_expert_texts(
         for at, texts in enumerate(sets):
             taken = {source.name for source in sources}
             sources.append(_source(expert, texts, f"experts.{expert}.{at}", base_dir, taken))
-    cleaned = clean(sources, ())
-    found = {}
+    corpus = make_corpus(
+        sources,
+        require=lambda reports: _require_enough(experts, reports),
+        shares=Shares(test=held_out_fraction),
+        within="source",
+    )
+    train, held_out = (
+        {expert: tuple(text.text for text in part if text.label == expert) for expert in experts}
+        for part in (corpus.splits.train, corpus.splits.test)
+    )
+    return {expert: ExpertTexts(train=train[expert], held_out=held_out[expert]) for expert in experts}
+
+
+def _require_enough(experts: Iterable[str], reports: Sequence[SourceReport]) -> None:
     for expert in experts:
-        own = [text.text for source in cleaned if source.report.label == expert for text in source.texts]
-        found[expert] = _split(expert, own, held_out_fraction)
-    return found
-
-
-def _split(expert: str, texts: Sequence[str], held_out_fraction: float) -> ExpertTexts:
-    if len(texts) < MIN_TEXTS:
-        raise DataError(
-            f"{len(texts)} texts are left for {expert} without duplicates; {MIN_TEXTS} are needed",
-            where=f"experts.{expert}",
-            remedy="give it more texts",
-        )
-    num_held_out = min(len(texts) - 1, math.ceil(held_out_fraction * len(texts)))
-    return ExpertTexts(train=tuple(texts[num_held_out:]), held_out=tuple(texts[:num_held_out]))
+        if (num_texts := num_left(reports, expert)) < MIN_TEXTS:
+            raise DataError(
+                f"{num_texts} texts are left for {expert} without duplicates; {MIN_TEXTS} are needed",
+                where=f"experts.{expert}",
+                remedy="give it more texts",
+            )
 
 
 def _source(expert: str, texts: TextsConfig, where: str, base_dir: Path, taken: set[str]) -> TextSource:
@@ -69,7 +78,8 @@ def _source(expert: str, texts: TextsConfig, where: str, base_dir: Path, taken: 
     name = free_name(set_name(column), taken)
     if texts.task is None:
         return labelled_source(name, expert, column, where, base_dir)
-    task_class(texts.task, where=f"{where}.task")
+    with importable(base_dir):
+        task_class(texts.task, where=f"{where}.task")
     data = DataConfig.model_validate(texts.model_dump(include=set(DataConfig.model_fields), exclude_none=True))
     return _examples_source(name, expert, texts, DomainConfig(task=texts.task, data=data), base_dir)
 

@@ -3,16 +3,13 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from transformers import AutoConfig
-
-from moe_ray import architectures
 from moe_ray.moe.comparing import Finding, compare_copies, compare_exactness, compare_layers, finding
 from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.merged.differences import differences
 from moe_ray.moe.merged.gate_records import GateRecord
 from moe_ray.moe.merged.naming import naming_of
 from moe_ray.moe.records import Certificate
-from moe_ray.moe.source import open_source
+from moe_ray.moe.source import open_source, read_config
 from moe_ray.moe.tensors import TensorReader
 
 
@@ -22,8 +19,7 @@ def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Pat
     `paths` are the sources' by name. The gate comes from no source: that it has not changed, the file's hash tells.
     """
     opened = [open_source(paths[source.name], name=source.name) for source in certificate.sources]
-    architectures.register()
-    naming = naming_of(AutoConfig.from_pretrained(directory), opened[0])
+    naming = naming_of(read_config(directory), opened[0])
     directories = {source.name: source.directory for source in opened}
     yield compare_copies(TensorReader(directory), directories, certificate.tensors)
     found = differences(opened, GateRecord.model_validate(certificate.settings["gate"]), naming)

@@ -1,16 +1,17 @@
 """The texts that a gate is trained and tested on: cleaned and split as a router's are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moe_ray.errors import DataError
 from moe_ray.moe.merged.gate_config import GateConfig
-from moe_ray.routing.data.cleaning import CleanSource, TextSource, clean
+from moe_ray.routing.data.cleaning import TextSource
+from moe_ray.routing.data.corpus import Shares, make_corpus, num_left
 from moe_ray.routing.data.read import MIN_TEXTS
 from moe_ray.routing.data.report import SourceReport
 from moe_ray.routing.data.sources import free_name, labelled_source, set_name
-from moe_ray.routing.data.splitting import Splits, downsampled, split_texts
+from moe_ray.routing.data.splitting import Splits
 from moe_ray.routing.texts import LabelledText
 
 
@@ -33,18 +34,13 @@ def read_gate_texts(config: GateConfig, base_dir: Path) -> GateTexts:
     Raises `DataError` for a data set that cannot be read, a missing column, and an expert that fewer than
     `MIN_TEXTS` texts are left for.
     """
-    cleaned = clean(_sources(config, base_dir), ())
-    by_expert = {expert: _texts_for(expert, cleaned) for expert in config.data}
-    _require_enough(by_expert)
-    splits = split_texts(by_expert, test_fraction=config.test_fraction, validation_fraction=config.validation_fraction)
-    if config.balance == "downsample":
-        splits = splits._replace(train=downsampled(splits.train), validation=downsampled(splits.validation))
-    return GateTexts(
-        experts=tuple(config.data),
-        splits=splits,
-        held_out={source.report.name: source.texts for source in cleaned if source.report.use == "test"},
-        sources=tuple(source.report for source in cleaned),
+    corpus = make_corpus(
+        _sources(config, base_dir),
+        require=lambda reports: _require_enough(config.data, reports),
+        shares=Shares(test=config.test_fraction, validation=config.validation_fraction),
+        balance=config.balance,
     )
+    return GateTexts(experts=tuple(config.data), splits=corpus.splits, held_out=corpus.apart, sources=corpus.sources)
 
 
 def _sources(config: GateConfig, base_dir: Path) -> list[TextSource]:
@@ -56,16 +52,11 @@ def _sources(config: GateConfig, base_dir: Path) -> list[TextSource]:
     return sources
 
 
-def _texts_for(expert: str, cleaned: Sequence[CleanSource]) -> list[LabelledText]:
-    own = [source for source in cleaned if source.report.label == expert and source.report.use == "train"]
-    return [text for source in own for text in source.texts]
-
-
-def _require_enough(by_expert: Mapping[str, Sequence[LabelledText]]) -> None:
-    for expert, texts in by_expert.items():
-        if len(texts) < MIN_TEXTS:
+def _require_enough(experts: Iterable[str], reports: Sequence[SourceReport]) -> None:
+    for expert in experts:
+        if (num_texts := num_left(reports, expert)) < MIN_TEXTS:
             raise DataError(
-                f"{len(texts)} texts are left for {expert} without duplicates; a gate needs {MIN_TEXTS}",
+                f"{num_texts} texts are left for {expert} without duplicates; a gate needs {MIN_TEXTS}",
                 where=f"data.{expert}",
                 remedy="give it more texts",
             )

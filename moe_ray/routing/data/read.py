@@ -9,11 +9,11 @@ from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.domains.example import Example
 from moe_ray.errors import ConfigError, DataError, UserError
-from moe_ray.routing.data.cleaning import CleanSource, clean
+from moe_ray.routing.data.cleaning import TextSource
+from moe_ray.routing.data.corpus import Shares, make_corpus
 from moe_ray.routing.data.report import REASONS, DataReport, Reason, SourceReport
 from moe_ray.routing.data.sources import domain_source, other_sources
-from moe_ray.routing.data.splitting import Splits, downsampled, split_texts
-from moe_ray.routing.texts import LabelledText, RouterTexts
+from moe_ray.routing.texts import RouterTexts
 
 MIN_TEXTS = 10
 
@@ -41,9 +41,19 @@ def read_texts(experiment: LoadedExperiment, run_examples: Mapping[str, Sequence
             "the experiment has no router", where=str(experiment.path), remedy="add a section `router:` to it"
         )
     with _located(experiment):
-        cleaned = _clean_sources(experiment, router, run_examples)
-        _require_enough([source.report for source in cleaned], router)
-    return _router_data(cleaned, router)
+        sources, run_forms = _sources(experiment, router, run_examples)
+        corpus = make_corpus(
+            sources,
+            run_forms=run_forms,
+            require=lambda reports: _require_enough(reports, router),
+            shares=Shares(test=router.test_fraction, validation=router.validation_fraction),
+            balance=router.balance,
+        )
+    train, validation, test = corpus.splits
+    return RouterData(
+        RouterTexts(labels=corpus.labels, train=train, validation=validation, test=test, foreign=corpus.apart),
+        DataReport(sources=corpus.sources, num_unbalanced=corpus.num_unbalanced),
+    )
 
 
 @contextmanager
@@ -57,16 +67,16 @@ def _located(experiment: LoadedExperiment) -> Iterator[None]:
         raise
 
 
-def _clean_sources(
+def _sources(
     experiment: LoadedExperiment, router: RouterConfig, run_examples: Mapping[str, Sequence[Example]]
-) -> list[CleanSource]:
+) -> tuple[list[TextSource], list[str]]:
+    """The sources of the router's texts, and the forms of the queries that the run asks."""
     sources, run_forms = [], []
     for name, domain in experiment.config.domains.items():
         source, forms = domain_source(name, domain, router, run_examples.get(name, ()), experiment.base_dir)
         sources.append(source)
         run_forms += forms
-    sources += other_sources(router, experiment.base_dir)
-    return clean(sources, run_forms)
+    return [*sources, *other_sources(router, experiment.base_dir)], run_forms
 
 
 def _require_enough(reports: Sequence[SourceReport], router: RouterConfig) -> None:
@@ -100,31 +110,3 @@ def _require(sources: Sequence[SourceReport], num_needed: int, *, where: str, re
         where=where,
         remedy=remedy,
     )
-
-
-def _router_data(cleaned: Sequence[CleanSource], router: RouterConfig) -> RouterData:
-    by_label: dict[str, list[LabelledText]] = {}
-    for source in cleaned:
-        if source.report.use == "train":
-            by_label.setdefault(source.report.label, []).extend(source.texts)
-    drawn = split_texts(by_label, test_fraction=router.test_fraction, validation_fraction=router.validation_fraction)
-    splits = drawn
-    if router.balance == "downsample":
-        splits = Splits(downsampled(drawn.train), downsampled(drawn.validation), drawn.test)
-    texts = RouterTexts(
-        labels=tuple(by_label),
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
-        foreign={source.report.name: source.texts for source in cleaned if source.report.use == "test"},
-    )
-    num_left_out = _counts(drawn) - _counts(splits)
-    report = DataReport(
-        sources=tuple(source.report for source in cleaned),
-        num_unbalanced={label: num_left_out[label] for label in by_label},
-    )
-    return RouterData(texts, report)
-
-
-def _counts(splits: Splits) -> Counter[str]:
-    return Counter(text.label for part in splits for text in part)

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from moe_ray.config.schema import OTHER, DataConfig, DomainConfig, OtherTextsConfig, RouterConfig, is_local_path
 from moe_ray.domains.base import Record
+from moe_ray.domains.columns import MISSING, is_empty, value_at
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
 from moe_ray.domains.sources import read_source
@@ -85,13 +86,15 @@ def labelled_source(name: str, label: str, texts: OtherTextsConfig, where: str, 
 
 
 def _query_in(record: Record, column: str, where: str) -> str:
-    if column not in record:
+    value = value_at(record, column)
+    if value is MISSING:
         raise DataError(
             f"a record has no column {column}",
             where=f"{where}.column",
             remedy=f"name the column that holds the query; this record has {', '.join(record)}",
         )
-    value = record[column]
+    if is_empty(value):
+        return ""
     if isinstance(value, list | tuple | Mapping):
         raise DataError(
             f"column {column} holds {type(value).__name__}, not a text",

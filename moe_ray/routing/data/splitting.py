@@ -1,6 +1,6 @@
 """Which texts train, validate and test: by a hash of their ids, so that a text stays where it is when others come."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from moe_ray.domains.sampling import hash_rank
@@ -18,17 +18,19 @@ class Splits(NamedTuple):
 
 
 def split_texts(
-    by_label: Mapping[str, Sequence[LabelledText]], *, test_fraction: float, validation_fraction: float
+    groups: Iterable[Sequence[LabelledText]], *, test_fraction: float, validation_fraction: float | None
 ) -> Splits:
-    """Split each label's texts: `test_fraction` of all for the test, `validation_fraction` of the rest to validate.
+    """Split each group's texts: `test_fraction` of all for the test, `validation_fraction` of the rest to validate.
 
-    Each text is drawn by itself, so that the shares are met on average; every part gets one text of every label at
-    least, of three or more.
+    Each text is drawn by itself, so that the shares are met on average; every part gets one text of every group at
+    least, if it has as many as there are parts. Without a `validation_fraction` there are two.
     """
     parts: tuple[list[LabelledText], ...] = ([], [], [])
-    for texts in by_label.values():
-        test, rest = _drawn(texts, "test", test_fraction, num_left=2)
-        validation, train = _drawn(rest, "validation", validation_fraction, num_left=1)
+    for texts in groups:
+        test, train = _drawn(texts, "test", test_fraction, num_left=1 if validation_fraction is None else 2)
+        validation: Sequence[LabelledText] = ()
+        if validation_fraction is not None:
+            validation, train = _drawn(train, "validation", validation_fraction, num_left=1)
         for part, taken in zip(parts, (train, validation, test), strict=True):
             part.extend(taken)
     return Splits(*(tuple(sorted(part, key=_rank)) for part in parts))

@@ -14,6 +14,7 @@ from transformers.utils.hub import cached_file
 
 from moe_ray.config.schema import is_local_path
 from moe_ray.engines.transformers.loading import CHECK_REMEDY, HUB_REMEDY
+from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import ModelError, first_line
 from moe_ray.planning.hub import hub_answers
 
@@ -70,16 +71,14 @@ class _Checkpoint:
     def _tokenizer(self) -> Any:
         try:
             # Of a long text the beginning counts, whatever side the model's own use of the tokenizer cuts.
-            return transformers.AutoTokenizer.from_pretrained(
-                self._source, truncation_side="right", trust_remote_code=False, **self._origin()
-            )
+            return read_pretrained(transformers.AutoTokenizer, self._source, truncation_side="right", **self._origin())
         except Exception as error:
             # Parsers and the hub raise anything; the cause is kept.
             raise self._refused(f"no usable tokenizer: {first_line(error)}", TOKENIZER_REMEDY) from error
 
     def _config(self) -> Any:
         try:
-            config = transformers.AutoConfig.from_pretrained(self._source, trust_remote_code=False, **self._origin())
+            config = read_pretrained(transformers.AutoConfig, self._source, **self._origin())
         except Exception as error:
             # Configurations and the hub raise anything; the cause is kept.
             raise self._refused(f"no usable config.json: {first_line(error)}") from error
@@ -91,7 +90,7 @@ class _Checkpoint:
     def _declared(self) -> tuple[list[str], tuple[int, ...]]:
         """The input embeddings' names (an output layer that is tied to them bears them too) and their shape."""
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(self._config())
+            model = transformers.AutoModelForCausalLM.from_config(self._config(), trust_remote_code=False)
         weight = model.get_input_embeddings().weight
         parameters = model.named_parameters(remove_duplicate=False)
         return [name for name, parameter in parameters if parameter is weight], tuple(weight.shape)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.config.schema import RouterConfig, RouterTrainingConfig
+from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.routing.classifier import ClassifierOutputs, FloatArray, Report
 from moe_ray.routing.embedding.checkpoint import InputEmbeddings, read_input_embeddings
@@ -118,11 +119,12 @@ class EmbeddingClassifier:
         network = load_gating(directory, device=device)
         path = directory / READING_FILE
         try:
-            max_tokens = int(json.loads(path.read_text(encoding="utf-8"))["max_tokens"])
+            max_tokens = _positive(json.loads(path.read_text(encoding="utf-8"))["max_tokens"])
             path = directory / TRAINING_FILE
             training = json.loads(path.read_text(encoding="utf-8"))
             path = directory / MATRIX_FILE
             matrix = load_file(path, device=device)["embeddings"]
+            _require_matrix(matrix, network.num_inputs)
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             raise damaged(path, error) from error
         tokenizer = _saved_tokenizer(directory / TOKENIZER_FOLDER)
@@ -166,9 +168,20 @@ def _array(tensor: torch.Tensor) -> FloatArray:
     return array
 
 
+def _positive(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"max_tokens must be a number from 1 on, not {value!r}")
+    return value
+
+
+def _require_matrix(matrix: torch.Tensor, num_inputs: int) -> None:
+    if matrix.dim() != 2 or matrix.shape[1] != num_inputs or not matrix.is_floating_point() or not len(matrix):
+        raise ValueError(f"embeddings are {list(matrix.shape)} of {matrix.dtype}; the network reads {num_inputs}")
+
+
 def _saved_tokenizer(directory: Path) -> Any:
     try:
-        return transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return read_pretrained(transformers.AutoTokenizer, directory, local_files_only=True)
     except Exception as error:
         # Parsers of tokenizers raise anything; the cause is kept.
         raise damaged(directory, error) from error

@@ -10,6 +10,7 @@ import transformers
 
 from moe_ray.config.schema import RouterConfig, is_local_path
 from moe_ray.engines.transformers.loading import HUB_REMEDY
+from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import ConfigError, ModelError, first_line
 from moe_ray.planning.hub import hub_answers
 from moe_ray.routing.transformer.architecture import configure, is_encoder
@@ -50,13 +51,14 @@ class _Source:
         return ModelError(what, where=f"{self.key}: {self.name}{at}", remedy=remedy)
 
     def read(self, reader: Any, **settings: Any) -> Any:
-        """Call `reader.from_pretrained`. Without a network, what the hub's cache holds is taken."""
+        """Read a pretrained part. Without a network, what the hub's cache holds is taken."""
         local = is_local_path(self.name)
         needed = "config.json" if self.key == MODEL_KEY else "tokenizer_config.json"
         if local and not (Path(self.name).expanduser() / needed).is_file():
             raise self.refused(f"no such directory, or no {needed} in it")
         try:
-            return reader.from_pretrained(
+            return read_pretrained(
+                reader,
                 str(Path(self.name).expanduser()) if local else self.name,
                 revision=self.revision,
                 local_files_only=not local and not hub_answers(),
@@ -144,7 +146,9 @@ def _name_labels(model_config: Any, labels: Sequence[str]) -> None:
 
 def _untrained(model_config: Any, key: str) -> Any:
     try:
-        return transformers.AutoModelForSequenceClassification.from_config(model_config, dtype=torch.float32)
+        return transformers.AutoModelForSequenceClassification.from_config(
+            model_config, dtype=torch.float32, trust_remote_code=False
+        )
     except Exception as error:
         # Each architecture has its own checks; the cause is kept.
         raise ConfigError(

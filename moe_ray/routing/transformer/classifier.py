@@ -11,6 +11,7 @@ import transformers
 from pydantic import ValidationError
 
 from moe_ray.config.schema import RouterConfig
+from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import CapacityError, first_line
 from moe_ray.routing.classifier import ClassifierOutputs, Report
 from moe_ray.routing.files import TRAINING_FILE, damaged, write_json
@@ -103,6 +104,7 @@ class TransformerClassifier:
             directory,
             "model.safetensors",
             config=model_config,
+            use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are named in the info, and refused below with the missing
@@ -151,7 +153,7 @@ def _history(directory: Path) -> TrainingHistory:
 
 def _read(reader: Any, directory: Path, file_name: str, **settings: Any) -> Any:
     try:
-        return reader.from_pretrained(directory, local_files_only=True, **settings)
+        return read_pretrained(reader, directory, local_files_only=True, **settings)
     except Exception as error:
         # Parsers and safetensors raise anything; the cause is kept.
         raise damaged(directory / file_name, first_line(error)) from error

@@ -19,6 +19,7 @@ from moe_ray.engines.identity import text_settings
 from moe_ray.engines.registry import validate_engine
 from moe_ray.engines.server.command import filled_in
 from moe_ray.engines.server.engine import ServerEngine
+from moe_ray.engines.server.process import ServerProcess
 from moe_ray.errors import ConfigError, EngineLostError, ModelError
 from moe_ray.execution.processes import peak_resident_bytes
 from tests.engines.asking import ROOMY, ask, completion, measure
@@ -48,6 +49,16 @@ def model(folder: Path, options: str = "", *, path: str = "tiny", **settings: An
         **settings,
     }
     return ModelConfig(path=path, engine="server", prompt_style="completion", engine_settings=settings)
+
+
+def test_the_keeper_imports_nothing_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("psutil", "selectors"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    process = ServerProcess([sys.executable, "-I", "-c", "pass"], tmp_path / "log", {}, stop_timeout_s=1.0)
+    assert process.exit_status(patience_s=20.0) == "0"
+    process.stop()
+    assert not (tmp_path / "ran").exists()
 
 
 def wait_until_gone(pids: Iterable[int], timeout_s: float = 20.0) -> bool:

@@ -245,7 +245,7 @@ BAD: Mapping[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]]] = 
     ),
     "an empty question": (
         lambda config: config["router"].update(data={"animals": {"source": "./hollow.jsonl"}}),
-        ("experiment.yaml:", "router.data.animals", "is empty"),
+        ("hollow.jsonl", "no record gives an example", "the question is empty"),
     ),
 }  # fmt: skip
 

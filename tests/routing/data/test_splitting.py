@@ -14,7 +14,7 @@ def texts(label: str, num: int) -> list[LabelledText]:
 
 
 def split(by_label: dict[str, Sequence[LabelledText]]) -> Splits:
-    return split_texts(by_label, test_fraction=0.2, validation_fraction=0.1)
+    return split_texts(by_label.values(), test_fraction=0.2, validation_fraction=0.1)
 
 
 def test_each_text_is_in_one_part_and_the_shares_are_met() -> None:
