@@ -11,6 +11,7 @@ import moe_ray
 from moe_ray.cli import options as o
 from moe_ray.cli.failures import reported
 from moe_ray.cli.moe_commands import moe_app
+from moe_ray.cli.terminal import output_console, show_traceback
 
 app = typer.Typer(
     name="moe-ray",
@@ -31,7 +32,7 @@ app.add_typer(moe_app, name="moe")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(moe_ray.__version__)
+        output_console().print(moe_ray.__version__)
         raise typer.Exit
 
 
@@ -202,11 +203,14 @@ def router_train(
 def run() -> None:
     """Run the command line, and turn every outcome into an exit code.
 
-    0: done. 1: the run ended without all that was asked. 2: a mistake that can be mended, said in a line or two.
+    0: done. 1: the run ended without all that was asked. 2: a usage error, with its remedy.
     130: interrupted.
     """
     # Hub libraries print advice and bars of their own, which would tear the progress display.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(reported(app))
+    try:
+        sys.exit(reported(app))
+    finally:
+        sys.excepthook = show_traceback  # typer sets its own whenever it is called

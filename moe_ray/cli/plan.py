@@ -3,15 +3,14 @@
 import os
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from moe_ray import pipeline
+from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots, simulated_fleet
 from moe_ray.planning.memory import GIB
 from moe_ray.planning.simulate import Simulation
+from moe_ray.report.text_table import TextTable
 
 if TYPE_CHECKING:
     from moe_ray.router_stage.stage import WantedRouter
@@ -24,10 +23,10 @@ def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | No
     runtime = experiment.config.runtime
     fleet = simulated_fleet(simulate) if simulate else _this_machine(runtime)
     planned = pipeline.plan(experiment, fleet, only=only)
-    console = Console(highlight=False)
+    console = output_console()
     console.print(_work_table(planned))
     if planned.router is not None:
-        console.print(_router_line(planned.router, experiment.config.matrix), markup=False, soft_wrap=True)
+        console.print(_router_line(planned.router, experiment.config.matrix), soft_wrap=True)
     if not planned.work.shards:
         console.print("Nothing is left to compute; moe-ray evaluate would grade and report.")
         return
@@ -65,8 +64,8 @@ def _router_line(router: "WantedRouter", matrix: str) -> str:
     )
 
 
-def _work_table(planned: pipeline.RunPlan) -> Table:
-    table = Table(title="Answers to compute", title_justify="left")
+def _work_table(planned: pipeline.RunPlan) -> TextTable:
+    table = TextTable(title="Answers to compute", title_justify="left")
     for heading in ("model", "domain", "kind"):
         table.add_column(heading)
     for heading in ("in all", "there", "to do"):
@@ -76,8 +75,8 @@ def _work_table(planned: pipeline.RunPlan) -> Table:
     return table
 
 
-def _memory_table(planned: pipeline.RunPlan) -> Table:
-    table = Table(title="What a copy of each model takes (estimated)", title_justify="left")
+def _memory_table(planned: pipeline.RunPlan) -> TextTable:
+    table = TextTable(title="What a copy of each model takes (estimated)", title_justify="left")
     table.add_column("model")
     for heading in ("weights", "cache", "in all"):
         table.add_column(heading, justify="right")
@@ -99,8 +98,8 @@ def _gib(num_bytes: int | None) -> str:
     return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / (1 << 20):.1f} MiB"
 
 
-def _stays_table(simulation: Simulation, fleet: Fleet) -> Table:
-    table = Table(title="Who stays where", title_justify="left")
+def _stays_table(simulation: Simulation, fleet: Fleet) -> TextTable:
+    table = TextTable(title="Who stays where", title_justify="left")
     table.add_column("wave", justify="right")
     table.add_column("place")
     table.add_column("model")
