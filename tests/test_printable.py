@@ -60,7 +60,7 @@ def test_a_line_is_one_line_however_lines_are_told_apart(text: str) -> None:
 
 @given(ANY_TEXT)
 def test_no_further_line_of_an_indented_text_begins_at_the_margin(text: str) -> None:
-    first, *others = indented(text).split("\n")
+    _first, *others = indented(text).split("\n")
     assert all(line == "" or line.startswith(" ") for line in others)
     assert indented(indented(text)) == indented(text)
 

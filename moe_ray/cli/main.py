@@ -65,12 +65,18 @@ def plan(
     max_new_tokens: o.MaxNewTokens = None,
     max_examples: o.MaxExamples = None,
     only: o.Only = None,
+    speed: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]TOKENS", help="New tokens a second of one copy, for the time.")
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PARAMETERS", help="A model's size where it is unknown: base=7B.")
+    ] = None,
 ) -> None:
-    """Say what a run would compute and where, without starting anything."""
+    """Say what a run would compute and where, and refuse what evaluate would refuse. Starts nothing."""
     from moe_ray.cli.plan import show_plan
 
     changes = o.Changes(set_ or [], model, results_dir, max_new_tokens, max_examples)
-    show_plan(o.load(file, changes), simulate, only)
+    show_plan(o.load(file, changes), simulate, only, sizes=size or [], speeds=speed or [])
 
 
 @app.command()
