@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import moe_ray.scoring.registry as grading
+from moe_ray.config.checks import chats, unused_template
 from moe_ray.config.dump import dump_experiment
 from moe_ray.config.identity import identity
 from moe_ray.config.load import LoadedExperiment
@@ -110,8 +111,23 @@ def _load_domains(
                 if not assume_unreachable:
                     raise
                 domains[name] = assume_domain(name, domain, experiment.base_dir)
+            domains[name] = _with_template_note(name, experiment.config, domains[name])
             grading.check_grader_names(domains[name].graders, where=f"domains.{name}.graders")
     return domains
+
+
+def _with_template_note(name: str, config: ExperimentConfig, domain: LoadedDomain) -> LoadedDomain:
+    """Refuse a template that no model of the domain is asked with; note one that some are not asked with."""
+    unused = unused_template(name, config)
+    if unused is None:
+        return domain
+    if not chats(name, config):
+        raise ConfigError(
+            unused,
+            where=f"domains.{name}.prompt.template",
+            remedy="write it as prompt.completion_template, the whole text of the completion style",
+        )
+    return replace(domain, notes=(*domain.notes, f"{name}: {unused}."))
 
 
 def _inspect_checkpoints(experiment: LoadedExperiment, problems: Problems) -> dict[str, Checkpoint]:

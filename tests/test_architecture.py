@@ -24,7 +24,7 @@ LAYERS = (
     ("report",),
     ("microworld", "downloads"),
     ("preparation",),
-    ("preflight",),
+    ("preflight", "preview"),
     ("stored_run", "router_stage"),
     ("pipeline",),
     ("cli",),

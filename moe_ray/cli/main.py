@@ -80,6 +80,21 @@ def plan(
 
 
 @app.command()
+def prompts(
+    file: o.ExperimentFile,
+    domain: Annotated[str | None, typer.Option(help="One domain of the file.")] = None,
+    model: Annotated[str | None, typer.Option(help="One model of the file.")] = None,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Examples of each domain.")] = 1,
+    set_: o.Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, with the token ids.")] = False,
+) -> None:
+    """Show the exact prompts that models get, with their token counts. Loads tokenizers, and no model."""
+    from moe_ray.cli.prompts import show_prompts
+
+    show_prompts(o.load(file, o.Changes(set_ or [])), domain, model, number, as_json=as_json)
+
+
+@app.command()
 def evaluate(
     file: o.ExperimentFile,
     set_: o.Set = None,
