@@ -4,6 +4,7 @@ MoeRayError
 ├── UserError              somebody can mend it; the command line prints it plainly and exits with 2
 │   ├── ConfigError        the experiment file, or an option that overrides it
 │   ├── DataError          a data set: missing, malformed, empty
+│   │   └── OfflineError   a data set that is on the hub, which cannot be reached
 │   ├── ModelError         a checkpoint: missing, malformed, too large
 │   ├── RunDirectoryError  a run directory: unwritable, half-written, of another experiment
 │   ├── CapacityError      the work can never be placed on the hardware there is
@@ -11,6 +12,9 @@ MoeRayError
 ├── EngineLostError        a loaded model cannot answer any more (a server ended, an endpoint is silent)
 └── RunFailedError         the run ended without all that was asked; what was computed is kept; exits with 1
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class MoeRayError(Exception):
@@ -36,9 +40,38 @@ class UserError(MoeRayError):
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}\n  remedy: {self.remedy}" if self.remedy else text
 
+    @property
+    def in_a_list(self) -> str:
+        """The message as one of several: the remedy in parentheses, further lines indented."""
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text} ({self.remedy})".replace("\n", "\n  ") if self.remedy else text.replace("\n", "\n  ")
+
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the parts when the error crosses a process border (exceptions pickle only their args)."""
         return _rebuild, (type(self), self.what, self.where, self.remedy)
+
+
+class Problems:
+    """Mistakes that are gathered, so that all of them are reported at once."""
+
+    def __init__(self) -> None:
+        self._found: list[UserError] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep a `UserError` of this block, and go on after it."""
+        try:
+            yield
+        except UserError as error:
+            self._found.append(error)
+
+    def raise_if_any(self) -> None:
+        """Raise what was gathered: the one error as it was, several as one that lists them."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            listed = "".join(f"\n  {error.in_a_list}" for error in self._found)
+            raise UserError(f"{len(self._found)} problems{listed}", remedy="fix them and run the same command again")
 
 
 def first_line(error: BaseException) -> str:
@@ -56,6 +89,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A data set is missing, malformed or empty."""
+
+
+class OfflineError(DataError):
+    """A data set is neither in the cache nor can the hub be reached."""
 
 
 class ModelError(UserError):

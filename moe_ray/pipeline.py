@@ -1,14 +1,16 @@
 """The run, from the experiment file to the report. Everything else only serves these steps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_ray import preparation, stored_run
+from moe_ray import preflight, preparation, stored_run
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.runs import RunComparison, compare_runs
 from moe_ray.config.load import LoadedExperiment
+from moe_ray.domains.assumed import is_assumed
+from moe_ray.errors import OfflineError, Problems
 from moe_ray.execution.joining import Join, joining
 from moe_ray.execution.observer import RunObserver
 from moe_ray.planning.checkpoints import Checkpoint
@@ -16,6 +18,7 @@ from moe_ray.planning.fleet import Fleet
 from moe_ray.planning.plan import Placement, Workload, place_models
 from moe_ray.planning.scheduler import Abandoned
 from moe_ray.planning.simulate import Simulation, simulate
+from moe_ray.planning.speeds import Speed, Stretch, measured_speeds, stated_speeds, with_sizes
 from moe_ray.preparation import Prepared
 from moe_ray.store.lock import exclusive
 from moe_ray.store.opening import begin_session, end_session
@@ -31,7 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What a run would do on a fleet. `notes` are those of the domains' data and prompts."""
+    """What a run would do on a fleet.
+
+    `assumed` are the domains whose data could not be reached, with their size; `notes` are those of the domains' data
+    and prompts.
+    """
 
     checkpoints: Mapping[str, Checkpoint]
     work: Workload
@@ -39,6 +46,8 @@ class RunPlan:
     fleet: Fleet
     simulation: Simulation
     router: "WantedRouter | None"
+    speeds: Mapping[str, Speed]
+    assumed: Mapping[str, int]
     notes: Mapping[str, tuple[str, ...]]
 
 
@@ -52,29 +61,62 @@ class Outcome:
     abandoned: tuple[Abandoned, ...]
 
 
-def plan(experiment: LoadedExperiment, fleet: Fleet, *, only: str | None = None) -> RunPlan:
-    """Say what a run would compute and where, without Ray and without a model."""
-    prepared = preparation.prepare(experiment, only=only)
-    placement = place_models(experiment.config, prepared.work, prepared.checkpoints, fleet)
-    simulation = simulate(fleet, placement.demands, prepared.work.shards, placement.costs)
+def plan(
+    experiment: LoadedExperiment,
+    fleet: Fleet,
+    *,
+    only: str | None = None,
+    is_here: bool = True,
+    sizes: Sequence[str] = (),
+    speeds: Sequence[str] = (),
+) -> RunPlan:
+    """Say what a run would compute and where, without Ray and without a model, and refuse what `evaluate` would.
+
+    `sizes` and `speeds` are read as `--size` and `--speed` are. Without `is_here` the plan is for another place: what
+    cannot be reached from here is assumed. Raises one `UserError` of all that is wrong.
+    """
+    prepared = preparation.prepare(experiment, only=only, assume_unreachable=not is_here)
+    checkpoints = with_sizes(prepared.checkpoints, sizes)
+    problems = Problems()
+    preflight.gather_problems(experiment, prepared, problems, is_here=is_here)
+    router = None
+    with problems.gathered(), preparation.located(experiment):
+        router = _wanted_router(experiment, prepared, is_here=is_here)
+    with problems.gathered(), preparation.located(experiment):
+        placement = place_models(experiment.config, prepared.work, checkpoints, fleet)
+    problems.raise_if_any()
+    known = measured_speeds(_stretches(prepared.run)) | stated_speeds(speeds, list(experiment.config.models))
     return RunPlan(
-        checkpoints=prepared.checkpoints,
+        checkpoints=checkpoints,
         work=prepared.work,
         placement=placement,
         fleet=fleet,
-        simulation=simulation,
-        router=_wanted_router(experiment, prepared),
+        simulation=simulate(fleet, placement.demands, prepared.work.shards, placement.costs, known),
+        router=router,
+        speeds=known,
+        assumed={name: len(one.examples) for name, one in prepared.domains.items() if is_assumed(one)},
         notes={name: domain.notes for name, domain in prepared.domains.items()},
     )
 
 
-def _wanted_router(experiment: LoadedExperiment, prepared: Prepared) -> "WantedRouter | None":
+def _wanted_router(experiment: LoadedExperiment, prepared: Prepared, *, is_here: bool) -> "WantedRouter | None":
     if experiment.config.router is None:
         return None
     from moe_ray.router_stage.stage import wanted_router
 
-    with preparation.located(experiment):
+    try:
         return wanted_router(experiment, prepared.examples, prepared.run)
+    except OfflineError:
+        if is_here:
+            raise
+        return None
+
+
+def _stretches(run: RunDirectory) -> Iterator[Stretch]:
+    """What the replicas of earlier sessions did; nothing where there is no run yet."""
+    for record in run.telemetry() if run.exists else ():
+        num_tokens = record.num_completion_tokens
+        yield Stretch(model=record.model, num_tokens=num_tokens, busy_s=record.busy_s, load_s=record.load_s)
 
 
 def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str | None = None) -> Outcome:

@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import moe_ray.scoring.registry as grading
+from moe_ray.config.checks import chats, unused_template
 from moe_ray.config.dump import dump_experiment
 from moe_ray.config.identity import identity
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import ExperimentConfig, ModelConfig, PromptStyle
+from moe_ray.domains.assumed import assume_domain
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import LoadedDomain, load_domain
 from moe_ray.engines.identity import text_settings
 from moe_ray.engines.registry import validate_engine
-from moe_ray.errors import ConfigError, UserError
+from moe_ray.errors import ConfigError, OfflineError, Problems, UserError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import Cell
 from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.plan import Workload, all_cells, plan_work, single_cells
+from moe_ray.planning.tokenizer_files import require_tokenizer
 from moe_ray.routing.asked import asked_by_routing
 from moe_ray.scoring.score import ExampleChecker, Grader
 from moe_ray.store.opening import RunFacts, open_manifest
@@ -59,13 +62,14 @@ class Prepared:
         return totals
 
 
-def prepare(experiment: LoadedExperiment, *, only: str | None = None) -> Prepared:
+def prepare(experiment: LoadedExperiment, *, only: str | None = None, assume_unreachable: bool = False) -> Prepared:
     """Read data and checkpoints, and find out what is left to do. Starts nothing, writes nothing but caches.
 
-    `only` limits the work to "baseline", "experts" or one domain. Raises the `UserError` of what is wrong.
+    `only` limits the work to "baseline", "experts" or one domain. With `assume_unreachable`, data sets on a hub that
+    cannot be reached are replaced by made-up ones: enough for a plan. Raises one `UserError` of all that is wrong.
     """
     with located(experiment):
-        return _prepare(experiment, only)
+        return _prepare(experiment, only, assume_unreachable)
 
 
 @contextmanager
@@ -79,17 +83,12 @@ def located(experiment: LoadedExperiment) -> Iterator[None]:
         raise
 
 
-def _prepare(experiment: LoadedExperiment, only: str | None) -> Prepared:
-    config = experiment.config
+def _prepare(experiment: LoadedExperiment, only: str | None, assume_unreachable: bool) -> Prepared:
+    config, problems = experiment.config, Problems()
     wanted = wanted_pairs(config, only)
-    for name, model in config.models.items():
-        _validate_engine(name, model)
-    domains = {name: load_domain(name, domain, experiment.base_dir) for name, domain in config.domains.items()}
-    for name, domain in domains.items():
-        grading.check_grader_names(domain.graders, where=f"domains.{name}.graders")
-    hashes = FileHashes()
-    checkpoints = {name: inspect_checkpoint(name, model, hashes) for name, model in config.models.items()}
-    hashes.save()
+    domains = _load_domains(experiment, problems, assume_unreachable)
+    checkpoints = _inspect_checkpoints(experiment, problems)
+    problems.raise_if_any()
     run = RunDirectory(config.output.results_dir / config.name)
     examples = {name: domain.examples for name, domain in domains.items()}
     identities = {name: checkpoint.identity for name, checkpoint in checkpoints.items()}
@@ -98,6 +97,49 @@ def _prepare(experiment: LoadedExperiment, only: str | None) -> Prepared:
     prepared = Prepared(domains=domains, checkpoints=checkpoints, run=run, cells=cells, work=work)
     routes = run.routes() if config.router else None
     return prepared if routes is None else with_routes(config, prepared, routes, only)
+
+
+def _load_domains(
+    experiment: LoadedExperiment, problems: Problems, assume_unreachable: bool
+) -> dict[str, LoadedDomain]:
+    domains: dict[str, LoadedDomain] = {}
+    for name, domain in experiment.config.domains.items():
+        with problems.gathered(), located(experiment):
+            try:
+                domains[name] = load_domain(name, domain, experiment.base_dir)
+            except OfflineError:
+                if not assume_unreachable:
+                    raise
+                domains[name] = assume_domain(name, domain, experiment.base_dir)
+            domains[name] = _with_template_note(name, experiment.config, domains[name])
+            grading.check_grader_names(domains[name].graders, where=f"domains.{name}.graders")
+    return domains
+
+
+def _with_template_note(name: str, config: ExperimentConfig, domain: LoadedDomain) -> LoadedDomain:
+    """Refuse a template that no model of the domain is asked with; note one that some are not asked with."""
+    unused = unused_template(name, config)
+    if unused is None:
+        return domain
+    if not chats(name, config):
+        raise ConfigError(
+            unused,
+            where=f"domains.{name}.prompt.template",
+            remedy="write it as prompt.completion_template, the whole text of the completion style",
+        )
+    return replace(domain, notes=(*domain.notes, f"{name}: {unused}."))
+
+
+def _inspect_checkpoints(experiment: LoadedExperiment, problems: Problems) -> dict[str, Checkpoint]:
+    hashes = FileHashes()
+    checkpoints: dict[str, Checkpoint] = {}
+    for name, model in experiment.config.models.items():
+        with problems.gathered(), located(experiment):
+            _validate_engine(name, model)
+            checkpoints[name] = inspect_checkpoint(name, model, hashes)
+            require_tokenizer(name, model)
+    hashes.save()
+    return checkpoints
 
 
 def with_routes(config: ExperimentConfig, prepared: Prepared, routes: Routes, only: str | None) -> Prepared:
@@ -164,14 +206,19 @@ def _check_examples(prepared: Prepared, graders: Mapping[str, Sequence[Grader]])
                 grader.check_examples(domain.examples)
 
 
+def run_identity(config: ExperimentConfig, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """Return what decides the run's answers, as its manifest keeps it."""
+    fingerprints = {name: checkpoint.identity.fingerprint for name, checkpoint in checkpoints.items()}
+    return identity(config, text_settings=text_settings, model_fingerprints=fingerprints)
+
+
 def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:
-    fingerprints = {name: checkpoint.identity.fingerprint for name, checkpoint in prepared.checkpoints.items()}
     notes = [note for model in config.models.values() for note in model.notes]
     notes += [
         note for name, domain in config.domains.items() for note in (*domain.notes, *prepared.domains[name].notes)
     ]
     return RunFacts(
-        identity=identity(config, text_settings=text_settings, model_fingerprints=fingerprints),
+        identity=run_identity(config, prepared.checkpoints),
         models={name: _model_record(config, checkpoint) for name, checkpoint in prepared.checkpoints.items()},
         domains={
             name: {

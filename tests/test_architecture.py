@@ -13,7 +13,7 @@ ROOT = PACKAGE.parent
 
 # Each part may import the parts before it in its line, and itself.
 LAYERS = (
-    ("errors", "fingerprint", "atomic", "files", "proportions"),
+    ("errors", "fingerprint", "atomic", "files", "proportions", "printable", "hub"),
     ("config",),
     ("domains", "architectures"),
     ("engines",),
@@ -24,6 +24,7 @@ LAYERS = (
     ("report",),
     ("microworld", "downloads"),
     ("preparation",),
+    ("preflight", "preview"),
     ("stored_run", "router_stage"),
     ("pipeline",),
     ("cli",),

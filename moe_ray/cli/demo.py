@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from moe_ray.cli.evaluate import evaluate_experiment
+from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.config.load import load_experiment
 from moe_ray.microworld.build import build_microworld
 from moe_ray.microworld.spec import TrainingResult, TrainingSpec
@@ -20,7 +19,7 @@ def run_demo(results_dir: Path, size: WorldSize = "demo", *, mixtures: bool = Fa
 
     With `mixtures` two more models are made and evaluated beside them: a merged and an upcycled mixture.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = output_console(soft_wrap=True)
     console.print("Demo: a synthetic micro-world, and four models of under a million parameters trained on it.")
     started = time.monotonic()
     file = build_microworld(results_dir / "microworld", size=size, map_tasks=_train_on_ray(console), mixtures=mixtures)
@@ -28,7 +27,7 @@ def run_demo(results_dir: Path, size: WorldSize = "demo", *, mixtures: bool = Fa
     evaluate_experiment(load_experiment(file, [f'output.results_dir="{results_dir}"']), only=None)
 
 
-def _train_on_ray(console: Console) -> Callable[[Train, Sequence[TrainingSpec]], Iterator[TrainingResult]]:
+def _train_on_ray(console: Terminal) -> Callable[[Train, Sequence[TrainingSpec]], Iterator[TrainingResult]]:
     def mapped(train: Train, specs: Sequence[TrainingSpec]) -> Iterator[TrainingResult]:
         from moe_ray.config.schema import RuntimeConfig
         from moe_ray.execution.cluster import connect

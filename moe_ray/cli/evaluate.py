@@ -1,9 +1,8 @@
 """`moe-ray evaluate`: the pipeline with a progress display, and words for every way it can end."""
 
-from rich.console import Console
-
 from moe_ray import pipeline
 from moe_ray.cli.progress import ProgressDisplay
+from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import RunFailedError
 from moe_ray.report.tables import print_summary
@@ -14,7 +13,7 @@ def evaluate_experiment(experiment: LoadedExperiment, only: str | None) -> pipel
 
     Raises `RunFailedError` when work was given up: what is there is on disk and in the report.
     """
-    console = Console(highlight=False)
+    console = output_console()
     run_path = experiment.config.output.results_dir / experiment.config.name
     try:
         with ProgressDisplay(console) as display:
@@ -27,7 +26,7 @@ def evaluate_experiment(experiment: LoadedExperiment, only: str | None) -> pipel
         )
         raise
     print_summary(console, outcome.summary)
-    console.print(f"\nReport: {outcome.run.report_path}", markup=False, soft_wrap=True)
+    console.print(f"\nReport: {outcome.run.report_path}", soft_wrap=True)
     if outcome.abandoned:
         reasons = "".join(
             f"\n  {entry.model}: {entry.num_cells} answers given up: {entry.reason}" for entry in outcome.abandoned

@@ -2,34 +2,30 @@
 
 import typer
 import typer.exceptions
-from rich.console import Console
 
+from moe_ray.cli.terminal import error_console, safe_streams
 from moe_ray.errors import RunFailedError, UserError
 from moe_ray.execution import interruption
+from moe_ray.printable import indented
 
 EXIT_RUN_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def error_console() -> Console:
-    """A console on standard error that wraps nothing: paths stay whole when they are copied."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
-
-
 def reported(app: typer.Typer) -> int:
     """Run `app` and return its exit code. A user's mistake is printed without a traceback; other errors keep theirs."""
     console = error_console()
     try:
-        with interruption.listening():
+        with safe_streams(), interruption.listening():
             result = app(standalone_mode=False)
     except UserError as error:
         console.print("error: ", style="bold red", end="")
-        console.print(str(error), markup=False)
+        console.print(indented(str(error)))
         return EXIT_USAGE
     except RunFailedError as error:
         console.print("incomplete: ", style="bold yellow", end="")
-        console.print(str(error), markup=False)
+        console.print(indented(str(error)))
         return EXIT_RUN_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -37,6 +33,6 @@ def reported(app: typer.Typer) -> int:
         return exit_.exit_code
     except typer.exceptions.TyperException as error:
         console.print("error: ", style="bold red", end="")
-        console.print(f"{error.format_message()}\n  remedy: moe-ray --help lists commands and options", markup=False)
+        console.print(f"{indented(error.format_message())}\n  remedy: moe-ray --help lists commands and options")
         return EXIT_USAGE
     return result if isinstance(result, int) else 0

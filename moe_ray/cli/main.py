@@ -11,6 +11,7 @@ import moe_ray
 from moe_ray.cli import options as o
 from moe_ray.cli.failures import reported
 from moe_ray.cli.moe_commands import moe_app
+from moe_ray.cli.terminal import output_console, show_traceback
 
 app = typer.Typer(
     name="moe-ray",
@@ -31,7 +32,7 @@ app.add_typer(moe_app, name="moe")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(moe_ray.__version__)
+        output_console().print(moe_ray.__version__)
         raise typer.Exit
 
 
@@ -64,12 +65,33 @@ def plan(
     max_new_tokens: o.MaxNewTokens = None,
     max_examples: o.MaxExamples = None,
     only: o.Only = None,
+    speed: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]TOKENS", help="New tokens a second of one copy, for the time.")
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PARAMETERS", help="A model's size where it is unknown: base=7B.")
+    ] = None,
 ) -> None:
-    """Say what a run would compute and where, without starting anything."""
+    """Say what a run would compute and where, and refuse what evaluate would refuse. Starts nothing."""
     from moe_ray.cli.plan import show_plan
 
     changes = o.Changes(set_ or [], model, results_dir, max_new_tokens, max_examples)
-    show_plan(o.load(file, changes), simulate, only)
+    show_plan(o.load(file, changes), simulate, only, sizes=size or [], speeds=speed or [])
+
+
+@app.command()
+def prompts(
+    file: o.ExperimentFile,
+    domain: Annotated[str | None, typer.Option(help="One domain of the file.")] = None,
+    model: Annotated[str | None, typer.Option(help="One model of the file.")] = None,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Examples of each domain.")] = 1,
+    set_: o.Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, with the token ids.")] = False,
+) -> None:
+    """Show the exact prompts that models get, with their token counts. Loads tokenizers, and no model."""
+    from moe_ray.cli.prompts import show_prompts
+
+    show_prompts(o.load(file, o.Changes(set_ or [])), domain, model, number, as_json=as_json)
 
 
 @app.command()
@@ -202,11 +224,14 @@ def router_train(
 def run() -> None:
     """Run the command line, and turn every outcome into an exit code.
 
-    0: done. 1: the run ended without all that was asked. 2: a mistake that can be mended, said in a line or two.
+    0: done. 1: the run ended without all that was asked. 2: a usage error, with its remedy.
     130: interrupted.
     """
     # Hub libraries print advice and bars of their own, which would tear the progress display.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(reported(app))
+    try:
+        sys.exit(reported(app))
+    finally:
+        sys.excepthook = show_traceback  # typer sets its own whenever it is called

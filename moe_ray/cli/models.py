@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from moe_ray.cli.terminal import LineColumn, Terminal, output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.downloads.download import Job, make_job, require_space, run_job
@@ -23,7 +23,7 @@ def download_models(experiment: LoadedExperiment, to: Path | None, only: str | N
     models = experiment.config.models
     if only is not None and only not in models:
         raise ConfigError(f"no model {only!r}", where="--only", remedy=f"choose one of {', '.join(models)}")
-    console = Console(soft_wrap=True, highlight=False)
+    console = output_console(soft_wrap=True)
     for name, model in models.items():
         if only in (None, name):
             _tell_what_is_not_fetched(console, name, model)
@@ -37,14 +37,12 @@ def download_models(experiment: LoadedExperiment, to: Path | None, only: str | N
         raise
 
 
-def _tell_what_is_not_fetched(console: Console, name: str, model: ModelConfig) -> None:
+def _tell_what_is_not_fetched(console: Terminal, name: str, model: ModelConfig) -> None:
     if model.engine in ENGINES_WITHOUT_FILES:
-        console.print(f"{name}: engine {model.engine}, nothing to fetch", markup=False)
+        console.print(f"{name}: engine {model.engine}, nothing to fetch")
     elif is_local_path(model.path):
         there = Path(model.path).expanduser().exists()
-        console.print(
-            f"{name}: {model.path} is {'here already' if there else 'a local path, but not there'}", markup=False
-        )
+        console.print(f"{name}: {model.path} is {'here already' if there else 'a local path, but not there'}")
 
 
 def _job(repository: Repository, to: Path | None) -> Job:
@@ -52,8 +50,8 @@ def _job(repository: Repository, to: Path | None) -> Job:
     return make_job(look_up(repository), None if to is None else to / name)
 
 
-def _run(console: Console, jobs: Sequence[Job], to: Path | None) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+def _run(console: Terminal, jobs: Sequence[Job], to: Path | None) -> None:
+    columns = (LineColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
     try:
         with Progress(
             *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console, transient=True
@@ -67,19 +65,17 @@ def _run(console: Console, jobs: Sequence[Job], to: Path | None) -> None:
                 folder = run_job(job, partial(progress.advance, task))
                 _tell(console, job, folder, fetched, to)
     except KeyboardInterrupt:
-        console.print("\nInterrupted. What came is kept; the same command goes on.", markup=False)
+        console.print("\nInterrupted. What came is kept; the same command goes on.")
         raise
 
 
-def _tell(console: Console, job: Job, folder: Path, fetched: int, to: Path | None) -> None:
+def _tell(console: Terminal, job: Job, folder: Path, fetched: int, to: Path | None) -> None:
     repository, files = job.snapshot.repository, job.snapshot.files
     total = size(sum(file.num_bytes for file in files))
     news = f"{size(fetched)} fetched" if fetched else "all of it here already"
-    console.print(f"{repository.key}: {repository.repo}, {plural(len(files), 'file')}, {total}, {news}", markup=False)
-    console.print(f"  in {folder}", markup=False)
+    console.print(f"{repository.key}: {repository.repo}, {plural(len(files), 'file')}, {total}, {news}")
+    console.print(f"  in {folder}")
     if to is not None:
-        console.print(
-            f"  {repository.role}: {folder.absolute()}  # {repository.repo} at {job.snapshot.commit}", markup=False
-        )
+        console.print(f"  {repository.role}: {folder.absolute()}  # {repository.repo} at {job.snapshot.commit}")
     elif repository.role == "path":
-        console.print(f"  revision: {job.snapshot.commit}", markup=False)
+        console.print(f"  revision: {job.snapshot.commit}")

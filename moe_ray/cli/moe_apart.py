@@ -4,10 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from moe_ray.cli.progress import ProgressDisplay
+from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.errors import DataError
 from moe_ray.moe.apart.config import PretrainConfig, load_pretrain_config
 from moe_ray.moe.apart.finetune import FinetuneRecord, finetune, work_folder
@@ -16,12 +14,13 @@ from moe_ray.moe.apart.state import HistoryPoint
 from moe_ray.moe.apart.texts import read_expert_texts
 from moe_ray.moe.apart.training import Run, TrainingJob, TrainingStep, train
 from moe_ray.report.format import NONE, number, plural
+from moe_ray.report.text_table import TextTable
 
 
 def pretrain_experts(file: Path, out: Path) -> None:
     """Train the experts of `file` apart, mix them, and say how well each foretells what it never saw."""
     config = load_pretrain_config(file)
-    console = Console(highlight=False, soft_wrap=True)
+    console = output_console(soft_wrap=True)
     with _resumable(console, out), _ray_tasks(config) as run, ProgressDisplay(console) as display:
         record = pretrain(
             config,
@@ -33,14 +32,14 @@ def pretrain_experts(file: Path, out: Path) -> None:
         )
     console.print(_texts_table(record))
     console.print(_bits_table(record.bits_per_byte))
-    console.print(f"\nMixture: {out / MIXTURE}", markup=False)
+    console.print(f"\nMixture: {out / MIXTURE}")
 
 
 def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
     """Train the gates of `mixture` on the texts of `file`, and say what that changed."""
     config = load_pretrain_config(file)
     texts = read_expert_texts(config.experts, file.absolute().parent, held_out_fraction=config.held_out_fraction)
-    console = Console(highlight=False, soft_wrap=True)
+    console = output_console(soft_wrap=True)
     with _resumable(console, work_folder(out)), _ray_tasks(config) as run, ProgressDisplay(console) as display:
         record = finetune(
             mixture.absolute(),
@@ -54,8 +53,8 @@ def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
         )
     console.print(_bits_table(record.bits_per_byte))
     for line in _gates(record):
-        console.print(line, markup=False)
-    console.print(f"\nMixture: {out}", markup=False)
+        console.print(line)
+    console.print(f"\nMixture: {out}")
 
 
 @contextmanager
@@ -79,12 +78,12 @@ def _ray_tasks(config: PretrainConfig) -> Iterator[Run]:
 
 
 @contextmanager
-def _resumable(console: Console, out: Path) -> Iterator[None]:
+def _resumable(console: Terminal, out: Path) -> Iterator[None]:
     """Tell what is kept when somebody stops it, and what can be done about a disk that takes no more."""
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"\nInterrupted. What was trained is kept in {out}; the same command resumes.", markup=False)
+        console.print(f"\nInterrupted. What was trained is kept in {out}; the same command resumes.")
         raise
     except OSError as error:
         raise DataError(
@@ -98,8 +97,8 @@ def _show(display: ProgressDisplay, step: TrainingStep) -> None:
     display.training(step.step, step.num_steps, f"loss {number(step.loss)}", step.name)
 
 
-def _texts_table(record: PretrainRecord) -> Table:
-    table = Table(title="Texts, without duplicates", title_justify="left")
+def _texts_table(record: PretrainRecord) -> TextTable:
+    table = TextTable(title="Texts, without duplicates", title_justify="left")
     table.add_column("expert")
     for heading in ("learned from", "held out"):
         table.add_column(heading, justify="right")
@@ -108,9 +107,9 @@ def _texts_table(record: PretrainRecord) -> Table:
     return table
 
 
-def _bits_table(bits_per_byte: Mapping[str, Mapping[str, float]]) -> Table:
+def _bits_table(bits_per_byte: Mapping[str, Mapping[str, float]]) -> TextTable:
     """Models, one a row, by what they need for a byte of each expert's held-out texts."""
-    table = Table(title="Bits per byte of held-out texts (less is better)", title_justify="left")
+    table = TextTable(title="Bits per byte of held-out texts (less is better)", title_justify="left")
     table.add_column("model")
     for expert in next(iter(bits_per_byte.values())):
         table.add_column(expert, justify="right")

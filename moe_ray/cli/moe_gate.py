@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.errors import DataError
 from moe_ray.moe.merged.gate_config import load_gate_config
 from moe_ray.moe.merged.gate_records import GateResult, GateTrainingInfo
 from moe_ray.report.format import number
+from moe_ray.report.text_table import TextTable
 from moe_ray.routing.classifier import TrainingProgress
 from moe_ray.routing.device import choose_device
 
@@ -23,7 +22,7 @@ def train_gate_of_file(file: Path, out: Path) -> None:
     from moe_ray.moe.merged.gate_training import require_gate_or_nothing, train_gate
 
     require_gate_or_nothing(out)
-    console = Console(highlight=False)
+    console = output_console()
     device = choose_device(RuntimeConfig().cpu_threads)
     gate = train_gate(config, file.absolute().parent, device=device, report=_Teller(console))
     try:
@@ -35,13 +34,13 @@ def train_gate_of_file(file: Path, out: Path) -> None:
     console.print(_table(gate.info))
     if gate.info.best_epoch is not None:
         console.print(f"Best epoch {gate.info.best_epoch} of {len(gate.info.history)}, by validation macro-F1.")
-    console.print(f"\nGate: {out}", markup=False, soft_wrap=True)
+    console.print(f"\nGate: {out}", soft_wrap=True)
 
 
 class _Teller:
     """Prints a line for each epoch."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
 
     def __call__(self, progress: TrainingProgress) -> None:
@@ -50,9 +49,9 @@ class _Teller:
         )
 
 
-def _table(info: GateTrainingInfo) -> Table:
+def _table(info: GateTrainingInfo) -> TextTable:
     """How good the gate is on each part, one a row."""
-    table = Table(title="The gate on texts that it did not learn from", title_justify="left")
+    table = TextTable(title="The gate on texts that it did not learn from", title_justify="left")
     table.add_column("texts")
     for heading in ("number", "accuracy", "macro-F1", "mean confidence"):
         table.add_column(heading, justify="right")
@@ -65,7 +64,7 @@ def _table(info: GateTrainingInfo) -> Table:
     return table
 
 
-def _add_row(table: Table, name: str, result: GateResult) -> None:
+def _add_row(table: TextTable, name: str, result: GateResult) -> None:
     table.add_row(
         name, f"{result.n:,}", number(result.accuracy), number(result.macro_f1), number(result.mean_confidence)
     )

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.console import Console
 
+from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.config.load import parse_section
 from moe_ray.domains.sources import read_text
 from moe_ray.errors import ConfigError
 from moe_ray.moe.generation import GenerateSettings, Mixture, Written
+from moe_ray.printable import one_line
 from moe_ray.report.format import number
 from moe_ray.routing.router import readable
 
@@ -29,9 +30,9 @@ def generate_text(directory: Path, config: Path | None, options: Mapping[str, An
     if settings.prompt is None:
         raise ConfigError("no prompt", where="--prompt", remedy="give --prompt TEXT, or prompt in the --config file")
     written = Mixture(directory).write(settings.prompt, settings)
-    console = Console(highlight=False, soft_wrap=True)
+    console = output_console(soft_wrap=True)
     if as_json:
-        console.print(json.dumps({"prompt": settings.prompt, **asdict(written)}), markup=False)
+        console.print(json.dumps({"prompt": settings.prompt, **asdict(written)}))
     else:
         _tell(console, written)
 
@@ -52,13 +53,13 @@ def _settings(config: Path | None, options: Mapping[str, Any]) -> GenerateSettin
         raise ConfigError(what, where=f"--{name.replace('_', '-')}", remedy="change that option") from error
 
 
-def _tell(console: Console, written: Written) -> None:
-    console.print(readable(written.text), markup=False)
+def _tell(console: Terminal, written: Written) -> None:
+    console.print(readable(written.text))
     console.print()
     if written.probabilities is None:
-        console.print(written.no_gate, markup=False)
+        console.print(written.no_gate)
     else:
         told = ", ".join(f"{name} {number(share)}" for name, share in written.probabilities.items())
-        console.print(f"gate: {told}", markup=False)
+        console.print(one_line(f"gate: {told}"))
     if written.expert is not None:
-        console.print(f"Expert {written.expert} answered alone.", markup=False)
+        console.print(f"Expert {written.expert} answered alone.")

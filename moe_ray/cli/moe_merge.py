@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-from rich.table import Table
+from rich.progress import BarColumn, DownloadColumn, Progress
 
+from moe_ray.cli.terminal import LineColumn, Terminal, output_console
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.moe.merged.gate import read_gate
 from moe_ray.moe.merged.merge import MergePlan, MixtureMode, merge, plan_merge
 from moe_ray.moe.places import require_free
 from moe_ray.moe.records import Certificate
+from moe_ray.printable import one_line
 from moe_ray.report.format import plural, size
+from moe_ray.report.text_table import TextTable
 
 
 def merge_models(
@@ -23,11 +24,11 @@ def merge_models(
     Raises `ConfigError` for names that no expert has, and what `plan_merge` and `merge` raise.
     """
     require_free(out)
-    console = Console(highlight=False, soft_wrap=True)
+    console = output_console(soft_wrap=True)
     named = _named(models, read_gate(gate).record.experts)
     plan = plan_merge(named, gate, mode=mode, take_first=take_first)
     _tell_plan(console, plan)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    columns = (LineColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
     try:
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("writing", total=plan.num_bytes)
@@ -38,7 +39,7 @@ def merge_models(
         ) from error
     if certificate.exactness:
         console.print(_table(certificate))
-    console.print(f"\nMixture: {out}", markup=False)
+    console.print(f"\nMixture: {out}")
 
 
 def _named(models: Sequence[str], experts: Sequence[str]) -> dict[str, Path]:
@@ -68,18 +69,18 @@ def _require_once(names: Sequence[str]) -> None:
             raise ConfigError(f"two models for expert {name}", where="MODEL", remedy="give one of them")
 
 
-def _tell_plan(console: Console, plan: MergePlan) -> None:
+def _tell_plan(console: Terminal, plan: MergePlan) -> None:
     for source in plan.sources:
-        console.print(f"{source.name}: {source.directory}", markup=False)
+        console.print(one_line(f"{source.name}: {source.directory}"))
     for line in plan.differences:
-        console.print(f"taken from {plan.sources[0].name}, though {line}", markup=False)
+        console.print(one_line(f"taken from {plan.sources[0].name}, though {line}"))
     what = f"{len(plan.sources)} experts in {plural(len(plan.naming.verdicts()), 'layer')}, {plan.config.mixture_mode}"
-    console.print(f"{what}; {size(plan.num_bytes)} to write", markup=False)
+    console.print(f"{what}; {size(plan.num_bytes)} to write")
 
 
-def _table(certificate: Certificate) -> Table:
+def _table(certificate: Certificate) -> TextTable:
     """Each expert alone against its source, one a row."""
-    table = Table(title="Each expert alone, against its source in float32", title_justify="left")
+    table = TextTable(title="Each expert alone, against its source in float32", title_justify="left")
     table.add_column("expert")
     for heading in ("tokens", "largest logit difference", "same greedy token", "reload"):
         table.add_column(heading, justify="right")

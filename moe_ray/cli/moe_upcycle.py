@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 
+from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.errors import ConfigError
 from moe_ray.moe.records import Certificate, ExactnessRecord
 from moe_ray.moe.upcycle.build import upcycle_model
 from moe_ray.moe.upcycle.plan import UpcyclePlan
 from moe_ray.moe.upcycle.request import UpcycleRequest
 from moe_ray.report.format import NONE, count, listed, plural, size
+from moe_ray.report.text_table import TextTable
 
 NUM_NAMED = 5
 COLUMNS = (
@@ -26,11 +26,11 @@ COLUMNS = (
 
 def upcycle_checkpoint(model: Path, out: Path, values: dict[str, Any]) -> None:
     """Make the mixture that `values` (of an `UpcycleRequest`; None stands for its default) ask for, and say how."""
-    console = Console(highlight=False)
+    console = output_console()
     request = request_of(values)
 
     def told(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     certificate = upcycle_model(
         model, out, request, told=told, planned=lambda plan: _show_plan(console, plan, request, out)
@@ -38,8 +38,8 @@ def upcycle_checkpoint(model: Path, out: Path, values: dict[str, Any]) -> None:
     if request.check:
         console.print(verdicts_table(certificate))
     for line in _outcome(certificate):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"\nMixture: {out}", markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    console.print(f"\nMixture: {out}", soft_wrap=True)
 
 
 def request_of(values: dict[str, Any]) -> UpcycleRequest:
@@ -69,7 +69,7 @@ def layer_numbers(text: str | None) -> list[int] | None:
         raise ConfigError(f"{text!r} names no layers", where="--layers", remedy="write numbers: 3,7") from error
 
 
-def _show_plan(console: Console, plan: UpcyclePlan, request: UpcycleRequest, out: Path) -> None:
+def _show_plan(console: Terminal, plan: UpcyclePlan, request: UpcycleRequest, out: Path) -> None:
     recipe = plan.recipe
     dense, shape = recipe.source, recipe.shape
     num_layers = f"{len(shape.layers)} of {plural(shape.num_layers, 'layer')}"
@@ -82,7 +82,7 @@ def _show_plan(console: Console, plan: UpcyclePlan, request: UpcycleRequest, out
         *(f"  lost: {one.source}'s {one.tensor}, which differs by {one.max_abs:.3g}" for one in plan.differences),
     ]
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _numbers(layers: tuple[int, ...]) -> str:
@@ -107,9 +107,9 @@ def _tests(request: UpcycleRequest) -> str:
     return f"tests on {request.texts or 'built-in texts'}" if request.check else "no tests"
 
 
-def verdicts_table(certificate: Certificate) -> Table:
+def verdicts_table(certificate: Certificate) -> TextTable:
     """The layers that were to be converted, one a row, with what was measured of each."""
-    table = Table(title="Layers, each alone against the dense model", title_justify="left")
+    table = TextTable(title="Layers, each alone against the dense model", title_justify="left")
     table.add_column("layer", justify="right")
     for heading, _ in COLUMNS:
         table.add_column(heading, justify="right")

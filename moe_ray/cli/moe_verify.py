@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from moe_ray.cli.failures import EXIT_RUN_FAILED, EXIT_USAGE
+from moe_ray.cli.terminal import output_console
 from moe_ray.errors import UserError
 from moe_ray.moe.verification import verify
+from moe_ray.printable import one_line
 
 SIGNS = {True: "holds", False: "DIFFERS", None: "not checked"}
 WIDTH = max(map(len, SIGNS.values()))
@@ -19,10 +20,10 @@ def verify_mixture(directory: Path, sources: Sequence[str]) -> None:
 
     Exits with 1 when something does not hold, and with 2 when all that could be checked holds but something could not.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = output_console(soft_wrap=True)
     outcomes = set()
     for finding in verify(directory, _moved(sources)):
-        console.print(f"{SIGNS[finding.holds]:{WIDTH}}  {finding.what}: {finding.detail}", markup=False)
+        console.print(one_line(f"{SIGNS[finding.holds]:{WIDTH}}  {finding.what}: {finding.detail}"))
         outcomes.add(finding.holds)
     if False in outcomes:
         raise typer.Exit(EXIT_RUN_FAILED)

@@ -1,17 +1,18 @@
 """`moe-ray plan`: what a run would do, as tables."""
 
 import os
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from moe_ray import pipeline
+from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import RuntimeConfig
+from moe_ray.domains.assumed import ASSUMED_CHARACTERS
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots, simulated_fleet
 from moe_ray.planning.memory import GIB
 from moe_ray.planning.simulate import Simulation
+from moe_ray.report.text_table import TextTable
 
 if TYPE_CHECKING:
     from moe_ray.router_stage.stage import WantedRouter
@@ -19,18 +20,27 @@ if TYPE_CHECKING:
 MAX_STAYS_SHOWN = 40
 
 
-def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | None) -> None:
+def show_plan(
+    experiment: LoadedExperiment,
+    simulate: str | None,
+    only: str | None,
+    *,
+    sizes: Sequence[str] = (),
+    speeds: Sequence[str] = (),
+) -> None:
     """Print the plan of `experiment` for this machine, or for the hardware that `simulate` describes."""
     runtime = experiment.config.runtime
     fleet = simulated_fleet(simulate) if simulate else _this_machine(runtime)
-    planned = pipeline.plan(experiment, fleet, only=only)
-    console = Console(highlight=False)
+    planned = pipeline.plan(experiment, fleet, only=only, is_here=simulate is None, sizes=sizes, speeds=speeds)
+    console = output_console()
     console.print(_work_table(planned))
+    for line in _assumptions(experiment, planned):
+        console.print(line, soft_wrap=True)
     for name, notes in planned.notes.items():
         for note in notes:
-            console.print(f"note: {name}: {note}", markup=False, soft_wrap=True)
+            console.print(f"note: {name}: {note}", soft_wrap=True)
     if planned.router is not None:
-        console.print(_router_line(planned.router, experiment.config.matrix), markup=False, soft_wrap=True)
+        console.print(_router_line(planned.router, experiment.config.matrix), soft_wrap=True)
     if not planned.work.shards:
         console.print("Nothing is left to compute; moe-ray evaluate would grade and report.")
         return
@@ -42,6 +52,48 @@ def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | No
         f"{planned.simulation.num_waves} wave(s), {planned.simulation.num_swaps} swap(s).",
         soft_wrap=True,
     )
+    console.print(_time_line(planned), soft_wrap=True)
+
+
+def _assumptions(experiment: LoadedExperiment, planned: pipeline.RunPlan) -> Iterator[str]:
+    """What this plan had to assume, because the hub cannot be reached."""
+    for name, number in planned.assumed.items():
+        source = experiment.config.domains[name].data.source
+        yield (
+            f"assumed: {name} has {number:,} examples of {ASSUMED_CHARACTERS:,} characters; "
+            f"{source} is not in the cache, and the hub cannot be reached"
+        )
+    if experiment.config.router is not None and planned.router is None:
+        yield "unknown: the router's texts cannot be reached; it is trained before the models answer"
+    for model in planned.placement.estimates:
+        checkpoint = planned.checkpoints[model]
+        guessed, colon, reason = checkpoint.size_source.partition(":")
+        if colon and checkpoint.num_parameters is not None:
+            yield f"assumed: the size of {model} is {checkpoint.num_parameters:,}, from {guessed}:{reason}"
+        elif checkpoint.num_parameters is None and planned.placement.demands[model].gpus:
+            yield f"unknown: the size of {model}, which gets a whole GPU; state it with --size {model}=7B"
+
+
+def _time_line(planned: pipeline.RunPlan) -> str:
+    """How long the run takes if every answer takes all tokens that it may."""
+    unknown = [model for model in planned.placement.demands if model not in planned.speeds]
+    if unknown:
+        return (
+            f"Time: unknown, as is the speed of {', '.join(unknown)}; state the new tokens a second of one copy with "
+            "--speed 1500 or --speed NAME=1500. A run that was begun knows its own."
+        )
+    speeds = {model: planned.speeds[model] for model in planned.placement.demands}
+    told = ", ".join(f"{model} {speed.tokens_per_s:,.0f} ({speed.source})" for model, speed in speeds.items())
+    assert planned.simulation.duration_s is not None
+    loading = "" if any(speed.load_s for speed in speeds.values()) else ", without loading the models"
+    return f"Time: at most {_duration(planned.simulation.duration_s)}{loading}; tokens a second of a copy: {told}."
+
+
+def _duration(duration_s: float) -> str:
+    if duration_s < 120:
+        return f"{duration_s:.0f} s"
+    minutes = round(duration_s / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _this_machine(runtime: RuntimeConfig) -> Fleet:
@@ -68,8 +120,8 @@ def _router_line(router: "WantedRouter", matrix: str) -> str:
     )
 
 
-def _work_table(planned: pipeline.RunPlan) -> Table:
-    table = Table(title="Answers to compute", title_justify="left")
+def _work_table(planned: pipeline.RunPlan) -> TextTable:
+    table = TextTable(title="Answers to compute", title_justify="left")
     for heading in ("model", "domain", "kind"):
         table.add_column(heading)
     for heading in ("in all", "there", "to do"):
@@ -79,8 +131,8 @@ def _work_table(planned: pipeline.RunPlan) -> Table:
     return table
 
 
-def _memory_table(planned: pipeline.RunPlan) -> Table:
-    table = Table(title="What a copy of each model takes (estimated)", title_justify="left")
+def _memory_table(planned: pipeline.RunPlan) -> TextTable:
+    table = TextTable(title="What a copy of each model takes (estimated)", title_justify="left")
     table.add_column("model")
     for heading in ("weights", "cache", "in all"):
         table.add_column(heading, justify="right")
@@ -91,7 +143,7 @@ def _memory_table(planned: pipeline.RunPlan) -> Table:
         demand = planned.placement.demands[model]
         slot = f"{demand.gpus:g} GPU" if demand.gpus else "1 CPU slot"
         sizes = [_gib(estimate.weights_bytes), _gib(estimate.cache_bytes), _gib(estimate.total_bytes)]
-        source = planned.checkpoints[model].size_source
+        source = planned.checkpoints[model].size_source.partition(":")[0]
         table.add_row(model, *sizes, slot, demand.reason, source)
     return table
 
@@ -102,8 +154,8 @@ def _gib(num_bytes: int | None) -> str:
     return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / (1 << 20):.1f} MiB"
 
 
-def _stays_table(simulation: Simulation, fleet: Fleet) -> Table:
-    table = Table(title="Who stays where", title_justify="left")
+def _stays_table(simulation: Simulation, fleet: Fleet) -> TextTable:
+    table = TextTable(title="Who stays where", title_justify="left")
     table.add_column("wave", justify="right")
     table.add_column("place")
     table.add_column("model")

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+
+from moe_ray.cli.terminal import LineColumn, Terminal
+from moe_ray.printable import indented
 
 ROUTER = "router"
 
@@ -14,16 +16,16 @@ ROUTER = "router"
 class ProgressDisplay:
     """Draws bars on a terminal; elsewhere (a job's log) prints a line for each event and each tenth of the work."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._live = console.is_terminal
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            LineColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            LineColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
+            LineColumn("{task.fields[state]}"),
             console=console,
             disable=not self._live,
         )
@@ -82,4 +84,4 @@ class ProgressDisplay:
         self._say(f"{model}: {num_cells} answers given up: {reason}")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(indented(text), soft_wrap=True)

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from moe_ray import pipeline
+from moe_ray.cli.terminal import output_console
 from moe_ray.report.tables import print_summary, run_comparison_tables
 from moe_ray.store.run_directory import RunDirectory
 
@@ -19,12 +18,12 @@ def report_run(path: Path) -> None:
     """Print the tables of a run and write its report."""
     run = RunDirectory(path)
     summary = pipeline.report(run)
-    console = Console(highlight=False)
+    console = output_console()
     print_summary(console, summary)
-    console.print(f"\nReport: {run.report_path}", markup=False, soft_wrap=True)
+    console.print(f"\nReport: {run.report_path}", soft_wrap=True)
 
 
 def compare_run_directories(first: Path, second: Path) -> None:
     """Print what two runs share and where they differ."""
     comparison = pipeline.compare(RunDirectory(first), RunDirectory(second))
-    Console(highlight=False).print(run_comparison_tables(comparison))
+    output_console().print(run_comparison_tables(comparison))

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
 
-from rich.console import Console
-
+from moe_ray.cli.terminal import output_console
 from moe_ray.config.schema import OTHER
 from moe_ray.errors import UserError
+from moe_ray.printable import one_line
 from moe_ray.report.format import number, seconds
 from moe_ray.routing.files import find_router
 from moe_ray.routing.router import BLANK_SCORE, Route, Router, readable
@@ -33,9 +33,9 @@ def route_texts(texts: Sequence[str], path: Path, *, as_json: bool) -> None:
     router = Router.load(find_router(path))
     routes = router.route(wanted)
     lines = _json_lines(wanted, routes) if as_json else _plain_lines(wanted, routes, router)
-    console = Console(highlight=False, soft_wrap=True)
+    console = output_console(soft_wrap=True)
     for line in lines:
-        console.print(line, markup=False)
+        console.print(one_line(line))
 
 
 def _lines_of_stdin() -> list[str]:

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from moe_ray.atomic import write_directory_atomically
+from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.domains.loading import load_domain
 from moe_ray.domains.prepare import prepare_domain
 from moe_ray.errors import DataError
 from moe_ray.report.format import NONE, plural
+from moe_ray.report.text_table import TextTable
 from moe_ray.routing.data.files import FOREIGN_DIR, REPORT_FILE, TEST_FILE, TRAIN_FILE, write_texts_files
 from moe_ray.routing.data.read import RouterData, read_texts
 from moe_ray.routing.data.report import REASONS, DataReport, split_counts, splits_of
@@ -59,19 +58,19 @@ def _require_replaceable(out: Path) -> None:
 
 
 def _tell(data: RouterData, out: Path) -> None:
-    console = Console(highlight=False)
+    console = output_console()
     console.print(_splits_table(data.texts))
     console.print(_sources_table(data.report))
     for reason, meaning in REASONS.items():
         if any(source.dropped.get(reason) for source in data.report.sources):
-            console.print(f"  {reason}: {meaning}", markup=False, soft_wrap=True)
+            console.print(f"  {reason}: {meaning}", soft_wrap=True)
     if num_unbalanced := sum(data.report.num_unbalanced.values()):
-        console.print(f"Balance left out {plural(num_unbalanced, 'text')} of the larger labels.", markup=False)
-    console.print(f"\nWrote {out}", markup=False, soft_wrap=True)
+        console.print(f"Balance left out {plural(num_unbalanced, 'text')} of the larger labels.")
+    console.print(f"\nWrote {out}", soft_wrap=True)
 
 
-def _splits_table(texts: RouterTexts) -> Table:
-    table = Table(title="The router's texts", title_justify="left")
+def _splits_table(texts: RouterTexts) -> TextTable:
+    table = TextTable(title="The router's texts", title_justify="left")
     table.add_column("label")
     for split, _ in splits_of(texts):
         table.add_column(split, justify="right")
@@ -82,8 +81,8 @@ def _splits_table(texts: RouterTexts) -> Table:
     return table
 
 
-def _sources_table(report: DataReport) -> Table:
-    table = Table(title="What became of the records", title_justify="left")
+def _sources_table(report: DataReport) -> TextTable:
+    table = TextTable(title="What became of the records", title_justify="left")
     table.add_column("source")
     table.add_column("records", justify="right")
     table.add_column("kept", justify="right")

@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from moe_ray import pipeline
 from moe_ray.cli.progress import ProgressDisplay
+from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import DataError, ModelError
+from moe_ray.printable import one_line
 from moe_ray.report.format import number, plural
+from moe_ray.report.text_table import TextTable
 from moe_ray.routing.results import RouterTestResults
 
 
@@ -21,15 +21,15 @@ def train_router(experiment: LoadedExperiment, out: Path | None) -> None:
     """
     if out is not None and out.exists() and any(out.iterdir()):
         raise ModelError("there is something here already", where=str(out), remedy="name a new folder with --out")
-    console = Console(highlight=False)
+    console = output_console()
     with ProgressDisplay(console) as display:
         directory, results = pipeline.train_router(experiment, display)
     if results is not None:
         console.print(results_table(results))
-        console.print(_sentence(results), markup=False, soft_wrap=True)
+        console.print(_sentence(results), soft_wrap=True)
     if out is not None:
         _copy(directory, out)
-    console.print(f"\nRouter: {out or directory}", markup=False, soft_wrap=True)
+    console.print(f"\nRouter: {out or directory}", soft_wrap=True)
 
 
 def _copy(directory: Path, out: Path) -> None:
@@ -41,9 +41,9 @@ def _copy(directory: Path, out: Path) -> None:
         ) from error
 
 
-def results_table(results: RouterTestResults) -> Table:
+def results_table(results: RouterTestResults) -> TextTable:
     """The labels of the test texts, one a row."""
-    table = Table(title=f"On {plural(results.n, 'test text')} that it has never seen", title_justify="left")
+    table = TextTable(title=f"On {plural(results.n, 'test text')} that it has never seen", title_justify="left")
     table.add_column("label")
     for heading in ("texts", "precision", "recall", "F1"):
         table.add_column(heading, justify="right")
@@ -59,7 +59,7 @@ def _sentence(results: RouterTestResults) -> str:
         f"calibration error {number(results.after_scaling.ece)} (before scaling {number(results.before_scaling.ece)})",
     ]
     foreign = [
-        f"{item.set}: AUROC {number(item.auroc)}, {item.kept:.0%} kept"
+        f"{one_line(item.set)}: AUROC {number(item.auroc)}, {item.kept:.0%} kept"
         for item in results.foreign
         if item.kept is not None
     ]

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
+from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.starter import starter_text
 from moe_ray.errors import UserError
@@ -19,19 +18,19 @@ def write_starter(file: Path) -> None:
         raise UserError("exists already", where=str(file), remedy="name another file, or remove this one") from error
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror}", where=str(file), remedy="name another file") from error
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"Wrote {file}. Edit it, then:\n  moe-ray plan {file}\n  moe-ray evaluate {file}", markup=False)
+    console = output_console(soft_wrap=True)
+    console.print(f"Wrote {file}. Edit it, then:\n  moe-ray plan {file}\n  moe-ray evaluate {file}")
 
 
 def prepare_data(experiment: LoadedExperiment, out: Path, max_examples: int) -> None:
     """Write the prepared records of every domain below `out`, and say what no tool can fetch."""
     from moe_ray.domains.prepare import FETCH_BY_HAND, prepare_domain
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = output_console(soft_wrap=True)
     for name, domain in experiment.config.domains.items():
         done = prepare_domain(name, domain, experiment.base_dir, out, limit=max_examples)
-        console.print(f"{name}: {done.num_examples} of {done.num_available} examples in {done.path}", markup=False)
-    console.print(f"Name a file in data.source to run without a network, such as ./{out}/NAME.jsonl.", markup=False)
+        console.print(f"{name}: {done.num_examples} of {done.num_available} examples in {done.path}")
+    console.print(f"Name a file in data.source to run without a network, such as ./{out}/NAME.jsonl.")
     console.print("To be fetched by hand:")
     for line in FETCH_BY_HAND:
-        console.print(f"  - {line}", markup=False)
+        console.print(f"  - {line}")

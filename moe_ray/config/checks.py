@@ -59,6 +59,25 @@ def _choices(name: str, domain: DomainConfig) -> Iterator[Problem]:
         yield Problem(path=path, what="a choice is empty or given twice (capitals make no difference)")
 
 
+def unused_template(name: str, config: ExperimentConfig) -> str | None:
+    """Say for which models `prompt.template` has no effect on domain `name`; None where all use it.
+
+    It is the chat style's. Only the tasks that ship are judged: another may use it as it likes.
+    """
+    domain = config.domains[name]
+    if domain.prompt.template is None or domain.prompt.completion_template is not None or ":" in domain.task:
+        return None
+    completing = [model for model in config.models_of(name) if config.models[model].prompt_style == "completion"]
+    if not completing:
+        return None
+    return f"prompt.template is for prompt_style chat; {', '.join(completing)} get the task's own completion prompt"
+
+
+def chats(name: str, config: ExperimentConfig) -> bool:
+    """Say whether a model of the chat style answers domain `name`."""
+    return any(config.models[model].prompt_style == "chat" for model in config.models_of(name))
+
+
 def _unanswered(config: ExperimentConfig) -> Iterator[Problem]:
     for name in config.domains:
         if not config.models_of(name):

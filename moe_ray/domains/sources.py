@@ -20,9 +20,10 @@ from typing import Any
 from moe_ray.config.schema import LOCAL_DATA_SUFFIXES, DataConfig, is_local_path
 from moe_ray.domains.base import Record
 from moe_ray.domains.csv_files import read_rows
-from moe_ray.errors import DataError, first_line
+from moe_ray.errors import DataError, OfflineError, first_line
 from moe_ray.files import JsonError, parse_json
 from moe_ray.fingerprint import file_sha256
+from moe_ray.hub import hub_answers, without_retries
 
 _NAMED_IN_MESSAGES = 200
 
@@ -203,9 +204,11 @@ def _read_hub(data: DataConfig) -> Source:
 
     name = f"{data.source}, {data.subset or 'default'}, split {data.split}"
     try:
-        table = datasets.load_dataset(data.source, data.subset, split=data.split, revision=data.revision)
+        with without_retries():
+            table = datasets.load_dataset(data.source, data.subset, split=data.split, revision=data.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
+        kind = OfflineError if isinstance(error, ConnectionError) and not hub_answers() else DataError
+        raise kind(
             f"cannot be loaded from the hub: {first_line(error)[:_NAMED_IN_MESSAGES]}",
             where=name,
             remedy=_hub_remedy(error),

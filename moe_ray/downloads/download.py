@@ -13,7 +13,7 @@ from moe_ray.downloads.partial import fetch, is_whole, num_bytes_there
 from moe_ray.downloads.repository import Snapshot, refused
 from moe_ray.downloads.selection import RemoteFile
 from moe_ray.errors import ModelError, RunFailedError
-from moe_ray.planning.hub import hub_errors
+from moe_ray.hub import hub_errors
 from moe_ray.report.format import size
 
 NUM_FILES_AT_ONCE = 4

@@ -8,7 +8,7 @@ from typing import Literal
 from moe_ray.config.schema import ExperimentConfig, ModelConfig, is_local_path
 from moe_ray.downloads.selection import RemoteFile, wanted_files
 from moe_ray.errors import ModelError
-from moe_ray.planning.hub import hub_answers, hub_errors
+from moe_ray.hub import hub_answers, hub_errors
 
 ENGINES_WITHOUT_FILES = ("scripted", "endpoint")
 LOOK_UP_TIMEOUT_S = 30.0

@@ -13,9 +13,9 @@ from moe_ray.engines.identity import text_settings
 from moe_ray.errors import ModelError, first_line
 from moe_ray.files import open_regular, parse_json, read_json
 from moe_ray.fingerprint import fingerprint
+from moe_ray.hub import hub_answers, hub_errors
 from moe_ray.planning.cells import ModelIdentity
 from moe_ray.planning.hashes import FileHashes
-from moe_ray.planning.hub import hub_answers, hub_errors
 from moe_ray.planning.shapes import parameters_of_config
 
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from moe_ray.config.schema import ExperimentConfig, ModelConfig
 from moe_ray.domains.example import Example
+from moe_ray.errors import Problems
 from moe_ray.planning.cells import Cell, CellKind, CellMaker, ModelIdentity
 from moe_ray.planning.checkpoints import Checkpoint
 from moe_ray.planning.fleet import Demand, Fleet, demand_of
@@ -102,17 +103,18 @@ def place_models(
 ) -> Placement:
     """Estimate every model with work left, and say what a copy of it takes on `fleet`.
 
-    Raises `CapacityError` for a model that no node could hold.
+    Raises `CapacityError` for a model that no node could hold, or a `UserError` that lists several.
     """
     longest = _longest_tokens(work.cells)
     models = dict.fromkeys(shard.model for shard in work.shards)
     estimates = {
         name: estimate_memory(checkpoints[name], config.models[name], config.runtime, longest[name]) for name in models
     }
-    demands = {
-        name: _demand(name, config.models[name], estimate, fleet, config.runtime.gpu_memory_fraction)
-        for name, estimate in estimates.items()
-    }
+    demands, problems = dict[str, Demand](), Problems()
+    for name, estimate in estimates.items():
+        with problems.gathered():
+            demands[name] = _demand(name, config.models[name], estimate, fleet, config.runtime.gpu_memory_fraction)
+    problems.raise_if_any()
     costs = {name: max(1.0, (checkpoints[name].num_parameters or 10**9) / 10**9) for name in models}
     return Placement(estimates=estimates, demands=demands, costs=costs)
 

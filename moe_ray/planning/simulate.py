@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from moe_ray.planning.fleet import Demand, Fleet, Slot
 from moe_ray.planning.scheduler import Scheduler, Start
 from moe_ray.planning.shards import Shard
+from moe_ray.planning.speeds import Speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +23,13 @@ class Stay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
-    """The stays in the order of their starts; a swap is a stay on places that another model has left."""
+    """The stays in the order of their starts; a swap is a stay on places that another model has left.
+
+    `duration_s` is None where the speed of a model with work is unknown.
+    """
 
     stays: tuple[Stay, ...]
+    duration_s: float | None = None
 
     @property
     def num_waves(self) -> int:
@@ -36,9 +41,17 @@ class Simulation:
 
 
 def simulate(
-    fleet: Fleet, demands: Mapping[str, Demand], shards: Sequence[Shard], costs: Mapping[str, float]
+    fleet: Fleet,
+    demands: Mapping[str, Demand],
+    shards: Sequence[Shard],
+    costs: Mapping[str, float],
+    speeds: Mapping[str, Speed] | None = None,
 ) -> Simulation:
-    """Play the scheduler through, with time in proportion to cells x cost, and say who stays where."""
+    """Play the scheduler through, and say which model stays where, and for how long if all `speeds` are known.
+
+    Without them time is in proportion to cells x cost.
+    """
+    known = speeds if speeds and demands.keys() <= speeds.keys() else None
     scheduler = Scheduler(fleet, demands, shards, costs=costs)
     clock: list[tuple[float, int, str, str]] = []
     starts: dict[str, tuple[int, Start]] = {}
@@ -46,7 +59,7 @@ def simulate(
     left: dict[tuple[str, str], int] = {}
     now, tick = 0.0, 0
 
-    def feed(replica: str) -> None:
+    def feed(replica: str, ready_at: float) -> None:
         nonlocal tick
         shard = scheduler.next_shard(replica)
         if shard is None:
@@ -56,21 +69,21 @@ def simulate(
             return
         tick += 1
         work[replica].append(shard)
-        heapq.heappush(clock, (now + len(shard.cells) * costs.get(shard.model, 1.0), tick, replica, shard.id))
+        seconds = known[shard.model].seconds(shard) if known else len(shard.cells) * costs.get(shard.model, 1.0)
+        heapq.heappush(clock, (ready_at + seconds, tick, replica, shard.id))
 
     while True:
         for start in scheduler.starts():
             starts[start.replica] = (1 + max(left.get(place, 0) for place in start.slot.places), start)
             work[start.replica] = []
-            feed(start.replica)
+            feed(start.replica, now + (known[start.model].load_s if known else 0.0))
         if not clock:
             break
         now, _, replica, shard_id = heapq.heappop(clock)
         scheduler.completed(replica, shard_id)
-        feed(replica)
-    return Simulation(
-        stays=tuple(_stay(wave, start, work[name]) for name, (wave, start) in starts.items() if work[name])
-    )
+        feed(replica, now)
+    stays = tuple(_stay(wave, start, work[name]) for name, (wave, start) in starts.items() if work[name])
+    return Simulation(stays=stays, duration_s=now if known else None)
 
 
 def _stay(wave: int, start: Start, shards: Sequence[Shard]) -> Stay:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from moe_ray.comparison.records import ModelResources, PairedComparison, RoutingSummary, Summary
 from moe_ray.comparison.runs import RunComparison, ValuePair
 from moe_ray.comparison.summary import SIGNIFICANCE
+from moe_ray.printable import one_line
 from moe_ray.report.cautions import cautions
 from moe_ray.report.format import (
     NONE,
@@ -25,6 +25,7 @@ from moe_ray.report.format import (
 )
 from moe_ray.report.routing import routing_sentence
 from moe_ray.report.routing_tables import accuracy_table
+from moe_ray.report.text_table import TextTable
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import DomainView, domain_views, winner_of
 
@@ -56,9 +57,9 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(summary_tables(summary))
 
 
-def _table(title: str, caption: str | None = None) -> Table:
-    return Table(
-        title=title,
+def _table(name: str, rest: str = "", caption: str | None = None) -> TextTable:
+    return TextTable(
+        title=Text.assemble((one_line(name), "bold"), one_line(rest)),
         caption=caption,
         box=SIMPLE_HEAD,
         title_justify="left",
@@ -68,9 +69,9 @@ def _table(title: str, caption: str | None = None) -> Table:
     )
 
 
-def quality_table(view: DomainView) -> Table:
+def quality_table(view: DomainView) -> TextTable:
     """One domain: every metric of every system, with interval and n."""
-    table = _table(f"[bold]{view.name}[/]")
+    table = _table(view.name)
     table.add_column("metric / system", overflow="fold", ratio=1)
     for title in ("value", "95 % interval", "n", "unscored"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -85,11 +86,11 @@ def quality_table(view: DomainView) -> Table:
     return table
 
 
-def comparison_table(summary: Summary) -> Table:
+def comparison_table(summary: Summary) -> TextTable:
     """Paired differences, each with its interval, adjusted p-value and a verdict."""
     tests = f"exact McNemar or paired permutation, Benjamini-Hochberg over {len(summary.comparisons)}"
     caption = f"better: at adjusted p < {SIGNIFICANCE}; p: {tests}"
-    table = _table(f"[bold]Paired differences[/] from {summary.comparisons[0].system_b} on the same examples", caption)
+    table = _table("Paired differences", f" from {summary.comparisons[0].system_b} on the same examples", caption)
     table.add_column("domain / metric", overflow="fold", ratio=1)
     for title in ("difference", "95 % interval", "p", "n"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -113,10 +114,10 @@ def _difference_cells(item: PairedComparison) -> Iterator[Text]:
     yield Text(winner_of(item), style=style)
 
 
-def routing_table(summary: Summary, routing: RoutingSummary) -> Table:
+def routing_table(summary: Summary, routing: RoutingSummary) -> TextTable:
     """How often the router was right, by domain, and what its mistakes cost there."""
     found = accuracy_table(routing)
-    table = _table("[bold]Routing[/]", routing_sentence(summary, routing))
+    table = _table("Routing", caption=routing_sentence(summary, routing))
     table.add_column(found.row_title, overflow="fold", ratio=1)
     for column in found.columns:
         table.add_column(column.title, justify="right")
@@ -125,10 +126,10 @@ def routing_table(summary: Summary, routing: RoutingSummary) -> Table:
     return table
 
 
-def resources_table(summary: Summary) -> Table:
+def resources_table(summary: Summary) -> TextTable:
     """What each model cost."""
     caption = "p50 and p99: whole answers inside their batches; alone: the probe at batch size 1"
-    table = _table("[bold]Resources[/] by model", caption)
+    table = _table("Resources", " by model", caption)
     table.add_column("model", overflow="fold", ratio=1)
     has_energy = any(model.gpu_energy_j is not None for model in summary.models.values())
     for title in ("load", "memory", "tokens/s", "p50", "p99", "alone", *(["energy"] if has_energy else [])):
@@ -160,8 +161,8 @@ def run_comparison_tables(comparison: RunComparison) -> Group:
     return Group(*parts)
 
 
-def _changes_table(comparison: RunComparison) -> Table:
-    table = _table("[bold]What differs in the runs[/]", None if comparison.changes else "nothing")
+def _changes_table(comparison: RunComparison) -> TextTable:
+    table = _table("What differs in the runs", caption=None if comparison.changes else "nothing")
     for title in ("setting", f"first: {comparison.first}", f"second: {comparison.second}"):
         table.add_column(title, overflow="fold")
     for change in comparison.changes:
@@ -173,9 +174,9 @@ def _shorten(text: str) -> str:
     return text if len(text) <= MAX_CHANGE_CHARS else f"{text[: MAX_CHANGE_CHARS - 1]}…"
 
 
-def _pairs_table(comparison: RunComparison) -> Table:
+def _pairs_table(comparison: RunComparison) -> TextTable:
     caption = "change: second minus first on the examples that both scored; p adjusted over all rows"
-    table = _table(f"[bold]{comparison.second} against {comparison.first}[/]", caption)
+    table = _table(f"{comparison.second} against {comparison.first}", caption=caption)
     table.add_column("domain / metric / system", overflow="fold", ratio=1)
     for title in ("first", "second", "change", "95 % interval", "p", "n"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -9,7 +9,7 @@ import pytest
 
 from moe_ray.config.schema import DataConfig
 from moe_ray.domains.sources import read_source
-from moe_ray.errors import DataError
+from moe_ray.errors import DataError, OfflineError
 from moe_ray.fingerprint import file_sha256
 
 ROWS = [{"id": "1", "text": 'say "yes", please'}, {"id": "2", "text": "two\nlines and \u2028 a separator"}]
@@ -69,6 +69,23 @@ def test_a_hub_data_set_is_asked_for_by_subset_split_and_revision(
     assert asked == [(("org/set", "full"), {"split": "train", "revision": "main"})]
     assert source.records == rows
     assert source.origin["revision"] == "0123abc"
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its libraries would sleep between their retries, half a minute for each data set."""
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError(f"it waits {seconds} s for another try")
+
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("moe_ray.hub.hub_answers", lambda: False)
+    monkeypatch.setattr("moe_ray.domains.sources.hub_answers", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(OfflineError) as caught:
+        read_source(DataConfig(source="org/set-that-nobody-has"), tmp_path)
+    assert "moe-ray data prepare" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize(

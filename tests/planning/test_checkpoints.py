@@ -15,9 +15,9 @@ import transformers
 
 from moe_ray.config.schema import ModelConfig, RuntimeConfig
 from moe_ray.errors import ModelError
+from moe_ray.hub import hub_answers
 from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
-from moe_ray.planning.hub import hub_answers
 from moe_ray.planning.memory import DEVICE_OVERHEAD_BYTES, cache_bytes_per_token, estimate_memory
 from moe_ray.planning.shapes import parameters_of_config
 

@@ -17,6 +17,7 @@ from moe_ray.engines.transformers.batching import is_out_of_memory
 from moe_ray.engines.transformers.model_facts import cache_bytes_per_token, context_length, rope_switch_length
 from moe_ray.engines.transformers.pretrained import OwnCodeError, read_pretrained
 from moe_ray.errors import ModelError
+from moe_ray.hub import without_retries
 
 CHECK_REMEDY = "check the path, the revision and that the download is complete"
 HUB_REMEDY = "check the id and revision; a gated model needs `hf auth login`, no network needs a local copy"
@@ -44,6 +45,47 @@ class LoadedModel:
     forward_arguments: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerAlone:
+    """A model's tokenizer and the numbers that decide how prompts fit, without its weights."""
+
+    tokenizer: Any
+    pad_token_id: int
+    context_length: int | None
+    vocabulary_size: int
+
+
+def load_tokenizer_alone(config: ModelConfig) -> TokenizerAlone:
+    """Load what turns a prompt into token ids, and no weights. Raises `ModelError`."""
+    transformers.utils.logging.set_verbosity_error()
+    _require_files(config)
+    architectures.register()
+    with without_retries():
+        tokenizer = _load_tokenizer(config)
+        architecture = _load_architecture(config)
+    return TokenizerAlone(
+        tokenizer=tokenizer,
+        pad_token_id=_pad_token_id(tokenizer),
+        context_length=context_length(architecture),
+        vocabulary_size=int(architecture.get_text_config(decoder=True).vocab_size),
+    )
+
+
+def _load_architecture(config: ModelConfig) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            _expanded(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:
+        # Parsers, the hub and remote code raise anything; the cause is kept.
+        remedy = _loading_remedy(config, error)
+        raise _refused(config, f"config.json cannot be used: {_first_line(error)}", remedy) from error
+
+
+def _pad_token_id(tokenizer: Any) -> int:
+    return next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
+
+
 def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
     """Load the checkpoint onto this process's device: all GPUs it sees, or the CPU.
 
@@ -64,7 +106,7 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
         tokenizer=tokenizer,
         device=model.device,
         eos_token_ids=_eos_token_ids(model, tokenizer),
-        pad_token_id=next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0),
+        pad_token_id=_pad_token_id(tokenizer),
         context_length=context_length(model.config),
         rope_switch_length=rope_switch_length(model.config),
         cache_bytes_per_token=cache_bytes_per_token(model.config, config.dtype),

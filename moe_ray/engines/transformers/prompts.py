@@ -7,7 +7,7 @@ import jinja2
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.domains.example import Message, Prompt
-from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.engines.transformers.loading import LoadedModel, TokenizerAlone
 
 TEMPLATE_DATE = "26 Jul 2024"
 
@@ -47,7 +47,7 @@ class PromptEncoder:
     text, with the special tokens that the tokenizer puts in front by itself.
     """
 
-    def __init__(self, loaded: LoadedModel, config: ModelConfig) -> None:
+    def __init__(self, loaded: LoadedModel | TokenizerAlone, config: ModelConfig) -> None:
         self._tokenizer = loaded.tokenizer
         self._context_length = loaded.context_length
         self._vocabulary_size = loaded.vocabulary_size

@@ -16,7 +16,7 @@ from moe_ray.config.schema import is_local_path
 from moe_ray.engines.transformers.loading import CHECK_REMEDY, HUB_REMEDY
 from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import ModelError, first_line
-from moe_ray.planning.hub import hub_answers
+from moe_ray.hub import hub_answers
 
 TOKENIZER_REMEDY = "put the files of the tokenizer that it was trained with beside the weights"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"

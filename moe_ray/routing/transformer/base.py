@@ -12,7 +12,7 @@ from moe_ray.config.schema import RouterConfig, is_local_path
 from moe_ray.engines.transformers.loading import HUB_REMEDY
 from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import ConfigError, ModelError, first_line
-from moe_ray.planning.hub import hub_answers
+from moe_ray.hub import hub_answers
 from moe_ray.routing.transformer.architecture import configure, is_encoder
 from moe_ray.routing.transformer.wordpiece import MAX_TOKENS, learn_tokenizer
 

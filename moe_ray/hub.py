@@ -1,6 +1,8 @@
 """Whether the model hub can be reached, found out once and quickly."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 ANSWER_TIMEOUT_S = 3.0
@@ -10,7 +12,7 @@ ANSWER_TIMEOUT_S = 3.0
 def hub_answers() -> bool:
     """Say whether the hub answers at all; asked once in a process, within seconds.
 
-    huggingface_hub itself retries for half a minute before it gives up on a file, for every model anew.
+    huggingface_hub and datasets retry for half a minute before they give up on a file or a data set, each time again.
     """
     from huggingface_hub import constants, get_session
 
@@ -21,6 +23,21 @@ def hub_answers() -> bool:
     except hub_errors():
         return False
     return True
+
+
+@contextmanager
+def without_retries() -> Iterator[None]:
+    """Where the hub does not answer, let its libraries read their caches alone, without a request."""
+    from huggingface_hub import constants
+
+    if hub_answers():
+        yield
+        return
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
