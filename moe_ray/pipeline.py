@@ -93,7 +93,7 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
             _grade(stored_run.load_run(run))
         observer.stage("Writing the report")
         summary = report(run)
-    num_missing = len(work.cells) - (manifest.sessions[-1].cells_done_after or 0)
+    num_missing = work.num_cells - (manifest.sessions[-1].cells_done_after or 0)
     return Outcome(run=run, summary=summary, num_missing=num_missing, abandoned=tuple(abandoned))
 
 
@@ -161,6 +161,7 @@ def _fill_cells(
         placement=placement,
         session=session.session,
         probes=preparation.probe_cells(experiment.config, prepared),
+        identities={name: checkpoint.identity.key for name, checkpoint in prepared.checkpoints.items()},
     )
     return Executor(job, cluster, fleet, prepared.run, observer).execute()
 

@@ -51,11 +51,11 @@ class Prepared:
         return {name: domain.examples for name, domain in self.domains.items()}
 
     def totals(self) -> dict[str, tuple[int, int]]:
-        """Cells done and in all, by model."""
+        """Cells done and in all, by the model that computes them."""
         totals: dict[str, tuple[int, int]] = {}
-        for (model, _, _), (done, total) in self.work.counts().items():
-            before = totals.get(model, (0, 0))
-            totals[model] = (before[0] + done, before[1] + total)
+        for (model, _, _), counts in self.work.counts().items():
+            done, total = totals.get(model, (0, 0))
+            totals[model] = (done + counts.done, total + counts.total - counts.num_shared)
         return totals
 
 
@@ -195,8 +195,14 @@ def _prompt_record(config: ExperimentConfig, domain: str, examples: Sequence[Exa
 
 
 def probe_cells(config: ExperimentConfig, prepared: Prepared) -> dict[str, list[Cell]]:
-    """Return the cells of the batch-size-1 probe, by model; none for a model that was probed in an earlier session."""
-    probed = {record.model for record in prepared.run.telemetry() if record.probe}
+    """Return the cells of the batch-size-1 probe, by model; none for a model that was probed in an earlier session.
+
+    A probe counts for the model under any name; telemetry of earlier versions knows a model by its name alone.
+    """
+    records = [record for record in prepared.run.telemetry() if record.probe]
+    identities = {record.identity for record in records}
+    probed = {name for name, checkpoint in prepared.checkpoints.items() if checkpoint.identity.key in identities}
+    probed |= {record.model for record in records if record.identity is None}
     by_model: dict[str, list[Cell]] = {}
     for cell in prepared.work.cells:
         if cell.kind == "generate" and cell.sample_index == 0 and cell.model not in probed:

@@ -1,6 +1,7 @@
 """`moe-ray plan`: what a run would do, as tables."""
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots, simulated_fleet
 from moe_ray.planning.memory import GIB
+from moe_ray.planning.plan import Workload
 from moe_ray.planning.simulate import Simulation
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | No
     planned = pipeline.plan(experiment, fleet, only=only)
     console = Console(highlight=False)
     console.print(_work_table(planned))
+    for line in _shared_lines(planned.work):
+        console.print(line, markup=False, soft_wrap=True)
     if planned.router is not None:
         console.print(_router_line(planned.router, experiment.config.matrix), markup=False, soft_wrap=True)
     if not planned.work.shards:
@@ -71,9 +75,17 @@ def _work_table(planned: pipeline.RunPlan) -> Table:
         table.add_column(heading)
     for heading in ("in all", "there", "to do"):
         table.add_column(heading, justify="right")
-    for (model, domain, kind), (done, total) in planned.work.counts().items():
-        table.add_row(model, domain, kind, str(total), str(done), str(total - done))
+    for (model, domain, kind), counts in planned.work.counts().items():
+        table.add_row(model, domain, kind, str(counts.total), str(counts.done), str(counts.num_to_do))
     return table
+
+
+def _shared_lines(work: Workload) -> Iterator[str]:
+    for (model, computing), number in work.shared().items():
+        yield (
+            f"{model} shares {number} cells with {computing} (the same checkpoint): each is computed once and counts "
+            "for both."
+        )
 
 
 def _memory_table(planned: pipeline.RunPlan) -> Table:

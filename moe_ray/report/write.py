@@ -12,6 +12,7 @@ from moe_ray.report.browser import ANSWER_COLUMNS, CHOICE_COLUMNS, browser_paylo
 from moe_ray.report.html import render_report
 from moe_ray.scoring.score import Metric
 from moe_ray.scoring.table import Scores, read_scores
+from moe_ray.store.owners import find_owners
 from moe_ray.store.run_directory import RunDirectory
 
 
@@ -33,8 +34,9 @@ def summary_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric])
     """Summarise `scores` that are at hand already; writes nothing."""
     manifest = run.manifest()
     routes = run.routes() if manifest.router else None
-    answers = run.answers_table(SUMMARY_COLUMNS)
-    return summarise(scores, metrics, manifest, run.telemetry(), answers, routes=routes)
+    owners = find_owners(run, manifest)
+    answers = owners.answers(SUMMARY_COLUMNS)
+    return summarise(scores, metrics, manifest, owners.telemetry(), answers, routes=routes)
 
 
 def report_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric]) -> Summary:
@@ -48,8 +50,9 @@ def report_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric]) 
 
 def _payload(run: RunDirectory, summary: Summary, scores: Scores) -> dict[str, Any]:
     """What the page carries of the answers. The texts of the others are never in memory together."""
-    chosen = choose_examples(run.answers_table(CHOICE_COLUMNS))
-    shown = run.answers_table(ANSWER_COLUMNS, chosen.where)
+    owners = find_owners(run, run.manifest())
+    chosen = choose_examples(owners.answers(CHOICE_COLUMNS))
+    shown = owners.answers(ANSWER_COLUMNS, chosen.where)
     examples = (example for domain in summary.domain_metrics for example in run.each_example(domain))
     routes = run.routes() if summary.routing is not None else None
     return browser_payload(summary, chosen, shown, examples, scores, routes)

@@ -12,6 +12,7 @@ import moe_ray
 from moe_ray.config.identity import describe_drift
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.errors import RunDirectoryError
+from moe_ray.fingerprint import canonical_json
 from moe_ray.store.environment import git_state, versions
 from moe_ray.store.records import Manifest, SessionRecord
 from moe_ray.store.run_directory import RunDirectory
@@ -59,8 +60,11 @@ def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) 
 
 
 def refuse_drift(run: RunDirectory, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise `RunDirectoryError` when a model, a domain or the decoding that both have differs."""
-    changes = describe_drift(old, new, shared_only=True)
+    """Raise `RunDirectoryError` when a model, a domain or the decoding that both have differs.
+
+    A model that had another name is the same model: names may change, and change hands.
+    """
+    changes = describe_drift(old, _without_renamed(old, new), shared_only=True)
     if changes:
         shown = "".join(f"\n    {line}" for line in changes)
         raise RunDirectoryError(
@@ -68,6 +72,11 @@ def refuse_drift(run: RunDirectory, old: Mapping[str, Any], new: Mapping[str, An
             where=str(run.path),
             remedy="undo the change to resume it, or give the changed experiment another name or --results-dir",
         )
+
+
+def _without_renamed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    known = {canonical_json(model) for model in old["models"].values()}
+    return {**new, "models": {name: m for name, m in new["models"].items() if canonical_json(m) not in known}}
 
 
 def begin_session(manifest: Manifest, num_done: int) -> SessionRecord:

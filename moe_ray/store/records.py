@@ -25,11 +25,13 @@ class ReplicaTelemetry(StoredRecord):
     """What one replica (an actor that held one model) cost, from its start to the end of its process.
 
     Memory and energy figures that the device cannot give are None, never 0. `busy_s` is the time inside the
-    engine; `gpu_energy_j` is the whole GPU's while this replica held it.
+    engine; `gpu_energy_j` is the whole GPU's while this replica held it. `model` is the name that the model had then;
+    `identity` is the model under any name (`ModelIdentity.key`), None in telemetry of earlier versions.
     """
 
     replica: str
     model: str
+    identity: str | None = None
     session: str
     node: str
     pid: int
