@@ -1,6 +1,6 @@
 """The run, from the experiment file to the report. Everything else only serves these steps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moe_ray import preparation, stored_run
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.runs import RunComparison, compare_runs
+from moe_ray.config.dump import dump_experiment
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.execution.joining import Join, joining
 from moe_ray.execution.observer import RunObserver
@@ -84,13 +85,13 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
     prepared = preparation.prepare(experiment, only=only)
     run = prepared.run
     run.prepare()
-    with exclusive(run), disk_errors(run.path):
+    with exclusive(run, observer.stage), disk_errors(run.path):
         manifest = preparation.begin(experiment, prepared)
         work, abandoned = _work(experiment, prepared, manifest, observer, only)
         run.merge_answers()
         if run.graded != stored_run.grading_fingerprint(run):
             observer.stage("Grading answers")
-            _grade(stored_run.load_run(run))
+            _grade(stored_run.load_run(run, experiment=experiment))
         observer.stage("Writing the report")
         summary = report(run)
     num_missing = work.num_cells - (manifest.sessions[-1].cells_done_after or 0)
@@ -173,16 +174,31 @@ def train_router(experiment: LoadedExperiment, observer: RunObserver) -> "tuple[
     return trained_router(experiment, observer)
 
 
-def score(run: RunDirectory, *, allow_weak_sandbox: bool = False) -> None:
-    """Grade the answers of a run directory anew. Needs its files alone: no data set, no model, no Ray.
+def score(
+    run: RunDirectory,
+    *,
+    experiment: LoadedExperiment | None = None,
+    trust: bool = False,
+    allow_weak_sandbox: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Grade the answers of a run directory again. Needs its files alone: no data set, no model, no Ray.
+
+    With an `experiment`, its graders and its sandbox's limits replace those that the run directory names; see
+    `load_run` for what a run directory may ask for without it.
 
     Raises `SandboxError` when generated programs would run without a protection that this machine lacks, unless
-    `allow_weak_sandbox`; the manifest tells which protections held.
+    `allow_weak_sandbox`; the manifest tells which protections held. `tell` is called with what the user should know.
     """
-    manifest = run.manifest()  # where there is no run, say so before anything is made there
-    with exclusive(run), disk_errors(run.path):
-        stored = stored_run.load_run(run, allow_weak_sandbox=allow_weak_sandbox)
+    run.manifest()  # where there is no run, say so before anything is made there
+    with exclusive(run, tell), disk_errors(run.path):
+        stored = stored_run.load_run(run, experiment=experiment, trust=trust, allow_weak_sandbox=allow_weak_sandbox)
+        manifest = stored.manifest
         manifest.sandbox = preparation.sandbox_record(stored.config, stored.grader_names)
+        for domain, names in stored.grader_names.items():
+            manifest.domains[domain]["graders"] = list(names)
+        if experiment is not None:
+            run.write_config(dump_experiment(stored.config))
         run.write_manifest(manifest)
         run.merge_answers()
         _grade(stored)

@@ -1,19 +1,25 @@
 """A run directory, read back: what it takes to grade its answers again."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe_ray.config.load import load_experiment
-from moe_ray.config.schema import ExperimentConfig
+from moe_ray.config.load import LoadedExperiment, load_experiment
+from moe_ray.config.schema import ExperimentConfig, SandboxConfig
 from moe_ray.domains.example import Example
+from moe_ray.domains.loading import importable, make_task
+from moe_ray.errors import ConfigError, RunDirectoryError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.plan import Asked, all_cells, single_cells
 from moe_ray.preparation import make_all_graders, wanted_pairs
 from moe_ray.routing.asked import asked_by_routing
 from moe_ray.scoring.grade import DomainWork
+from moe_ray.scoring.registry import is_own_code
 from moe_ray.scoring.score import Grader
 from moe_ray.store.answers import GRADED_COLUMNS, Answer, from_table
 from moe_ray.store.environment import versions
@@ -21,23 +27,31 @@ from moe_ray.store.owners import RANKING_COLUMNS, model_identities, one_row_for_
 from moe_ray.store.records import Manifest
 from moe_ray.store.run_directory import RunDirectory
 
+# What a program may use where nothing but the run directory says so.
+MAX_MEMORY_MIB = 8192
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run directory read back: enough to grade its answers again, a domain and a model at a time."""
+    """A run directory read back: enough to grade its answers again, a domain and a model at a time.
+
+    `grader_names` are by domain; the files that they name lie below `base_dir`.
+    """
 
     run: RunDirectory
     config: ExperimentConfig
     manifest: Manifest
-
-    @property
-    def grader_names(self) -> dict[str, list[str]]:
-        """Names of the graders, by domain."""
-        return {domain: self.manifest.domains[domain]["graders"] for domain in self.config.domains}
+    grader_names: Mapping[str, Sequence[str]]
+    base_dir: Path
 
     def graders(self) -> dict[str, Sequence[Grader]]:
         """The graders of this run, by domain."""
-        return make_all_graders(self.config, self.grader_names, self.run.path)
+        with importable(self.base_dir) if self._has_own_code else nullcontext():
+            return make_all_graders(self.config, self.grader_names, self.base_dir)
+
+    @property
+    def _has_own_code(self) -> bool:
+        return any(is_own_code(name) for names in self.grader_names.values() for name in names)
 
     def work(self, graders: Mapping[str, Sequence[Grader]]) -> Iterator[DomainWork]:
         """What is to be graded, domain by domain.
@@ -61,7 +75,9 @@ class StoredRun:
         models = (*self.config.models_of(domain), *asked)
 
         def answers_of(model: str) -> list[Answer]:
-            where = (pc.field("domain") == domain) & pc.field("model").isin(sorted(stored_under[model]))
+            where = (pc.field("domain") == domain) & pc.field("model").isin(
+                pa.array(sorted(stored_under[model]), pa.string())
+            )
             columns = dict.fromkeys((*GRADED_COLUMNS, *RANKING_COLUMNS))
             stored = from_table(one_row_for_each_key(self.run.answers_table(list(columns), where)))
             return [answer for answer in stored if answer.key in wanted[model]]
@@ -105,14 +121,101 @@ def grading_fingerprint(run: RunDirectory) -> str:
             "files": run.files_fingerprint(),
             "experiment": config.model_dump(mode="json", exclude={"runtime", "output"}),
             "sandbox": config.runtime.sandbox.model_dump(mode="json", exclude={"num_workers"}),
-            "graders": {domain: manifest.domains[domain]["graders"] for domain in config.domains},
+            "graders": _stored_names(run, manifest, config),
             "given_up": sorted({entry.model for entry in manifest.given_up}),
             "versions": versions(),
         }
     )
 
 
-def load_run(run: RunDirectory, *, allow_weak_sandbox: bool = False) -> StoredRun:
-    """Read a run directory back. Raises `RunDirectoryError` when it holds no run."""
-    changes = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
-    return StoredRun(run=run, manifest=run.manifest(), config=load_experiment(run.config_path, changes).config)
+def load_run(
+    run: RunDirectory,
+    *,
+    experiment: LoadedExperiment | None = None,
+    trust: bool = False,
+    allow_weak_sandbox: bool = False,
+) -> StoredRun:
+    """Read a run directory back, to grade its answers.
+
+    A run directory is data and may be somebody else's. Code of one's own, and the limits of the sandbox, come from the
+    user's `experiment`, or from the directory when the user trusts it; `allow_weak` never comes from the directory.
+
+    Raises `RunDirectoryError` when there is no run, or when it names code without being trusted.
+    """
+    manifest, config = run.manifest(), load_experiment(run.config_path).config
+    sandbox = config.runtime.sandbox if experiment is None else experiment.config.runtime.sandbox
+    names = _stored_names(run, manifest, config)
+    base_dir = run.path
+    if experiment is not None:
+        config = _with_graders_of(experiment.config, config)
+        names = _names_of(experiment, config.domains)
+        base_dir = experiment.base_dir
+    elif not trust:
+        _refuse_own_code(run, names)
+        sandbox = _tamed(run, sandbox)
+    allow_weak = allow_weak_sandbox or (experiment is not None and sandbox.allow_weak)
+    runtime = config.runtime.model_copy(update={"sandbox": sandbox.model_copy(update={"allow_weak": allow_weak})})
+    config = config.model_copy(update={"runtime": runtime})
+    return StoredRun(run=run, manifest=manifest, config=config, grader_names=names, base_dir=base_dir)
+
+
+def _stored_names(run: RunDirectory, manifest: Manifest, config: ExperimentConfig) -> dict[str, Sequence[str]]:
+    """The graders that the manifest names for each domain of the config."""
+    names = {domain: manifest.domains.get(domain, {}).get("graders") for domain in config.domains}
+    for domain, graders in names.items():
+        if not isinstance(graders, list) or not all(isinstance(name, str) for name in graders):
+            raise RunDirectoryError(
+                f"names no graders of domain {domain}, which config.yaml has",
+                where=str(run.manifest_path),
+                remedy="restore both files; moe-ray evaluate writes them again",
+            )
+    return {domain: graders or () for domain, graders in names.items()}
+
+
+def _with_graders_of(experiment: ExperimentConfig, config: ExperimentConfig) -> ExperimentConfig:
+    """The stored config, with the graders that the user's experiment names for its domains."""
+    lacking = [name for name in config.domains if name not in experiment.domains]
+    if lacking:
+        raise ConfigError(
+            f"the experiment has no domain {', '.join(lacking)}, which the run has",
+            where="domains",
+            remedy="give the experiment file that the run was made from",
+        )
+    domains = {
+        name: domain.model_copy(update={"graders": experiment.domains[name].graders})
+        for name, domain in config.domains.items()
+    }
+    return config.model_copy(update={"domains": domains})
+
+
+def _names_of(experiment: LoadedExperiment, domains: Iterable[str]) -> dict[str, Sequence[str]]:
+    """The graders that the experiment names, or those of the domain's task."""
+    found: dict[str, Sequence[str]] = {}
+    with importable(experiment.base_dir):
+        for name in domains:
+            domain = experiment.config.domains[name]
+            tasks_own = domain.graders is None
+            found[name] = make_task(name, domain, experiment.base_dir).default_graders if tasks_own else domain.graders
+    return found
+
+
+def _refuse_own_code(run: RunDirectory, names: Mapping[str, Sequence[str]]) -> None:
+    own = [f"{name} ({domain})" for domain, graders in names.items() for name in graders if is_own_code(name)]
+    if own:
+        raise RunDirectoryError(
+            f"this run is graded by code that is not part of moe_ray: {', '.join(own)}",
+            where=str(run.path),
+            remedy="add --experiment FILE to take the graders from your own experiment file, or --trust to run what "
+            "the run directory names",
+        )
+
+
+def _tamed(run: RunDirectory, sandbox: SandboxConfig) -> SandboxConfig:
+    """The sandbox's limits, as far as a directory may ask for them: no more workers than this machine would take."""
+    if sandbox.memory_mib > MAX_MEMORY_MIB:
+        raise RunDirectoryError(
+            f"this run lets each program use {sandbox.memory_mib} MiB of memory, more than {MAX_MEMORY_MIB} MiB",
+            where=str(run.path),
+            remedy="add --experiment FILE to take the limits from your own experiment file, or --trust",
+        )
+    return sandbox.model_copy(update={"num_workers": "auto"})
