@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What a run would do on a fleet."""
+    """What a run would do on a fleet. `changes` says what became of its data since its last session."""
 
     checkpoints: Mapping[str, Checkpoint]
     work: Workload
@@ -40,6 +40,7 @@ class RunPlan:
     fleet: Fleet
     simulation: Simulation
     router: "WantedRouter | None"
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ def plan(experiment: LoadedExperiment, fleet: Fleet, *, only: str | None = None)
         fleet=fleet,
         simulation=simulation,
         router=_wanted_router(experiment, prepared),
+        changes=prepared.changes,
     )
 
 
@@ -83,6 +85,8 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
     """
     observer.stage("Reading data and checkpoints")
     prepared = preparation.prepare(experiment, only=only)
+    for change in prepared.changes:
+        observer.stage(change)
     run = prepared.run
     run.prepare()
     with exclusive(run, observer.stage), disk_errors(run.path):

@@ -24,6 +24,7 @@ from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.plan import Workload, all_cells, plan_work, single_cells
 from moe_ray.routing.asked import asked_by_routing
 from moe_ray.scoring.score import Grader
+from moe_ray.store.changes import data_changes
 from moe_ray.store.opening import RunFacts, open_manifest
 from moe_ray.store.records import Manifest
 from moe_ray.store.routes import Routes
@@ -36,7 +37,8 @@ BASELINE, EXPERTS = "baseline", "experts"
 class Prepared:
     """An experiment with its data, its checkpoints, its run directory and the work that is left.
 
-    `cells` are the matrix's; `work` has those that the router asks for beside them.
+    `cells` are the matrix's; `work` has those that the router asks for beside them. `changes` says in sentences what
+    became of the data since the run's last session.
     """
 
     domains: Mapping[str, LoadedDomain]
@@ -44,6 +46,7 @@ class Prepared:
     run: RunDirectory
     cells: tuple[Cell, ...]
     work: Workload
+    changes: tuple[str, ...] = ()
 
     @property
     def examples(self) -> dict[str, tuple[Example, ...]]:
@@ -95,7 +98,10 @@ def _prepare(experiment: LoadedExperiment, only: str | None) -> Prepared:
     identities = {name: checkpoint.identity for name, checkpoint in checkpoints.items()}
     cells = tuple(all_cells(config, examples, identities, wanted))
     work = plan_work(config, cells, run.done_keys())
-    prepared = Prepared(domains=domains, checkpoints=checkpoints, run=run, cells=cells, work=work)
+    changes = data_changes(run, examples, {name: domain.data_fingerprint for name, domain in domains.items()})
+    prepared = Prepared(
+        domains=domains, checkpoints=checkpoints, run=run, cells=cells, work=work, changes=tuple(changes)
+    )
     routes = run.routes() if config.router else None
     return prepared if routes is None else with_routes(config, prepared, routes, only)
 
@@ -173,6 +179,7 @@ def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:
         prompts={name: _prompt_record(config, name, domain.examples) for name, domain in prepared.domains.items()},
         sandbox=sandbox_record(config, {name: domain.graders for name, domain in prepared.domains.items()}),
         notes=tuple(dict.fromkeys(notes)),
+        changes=prepared.changes,
     )
 
 

@@ -28,7 +28,7 @@ def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | No
     planned = pipeline.plan(experiment, fleet, only=only)
     console = Console(highlight=False)
     console.print(_work_table(planned))
-    for line in _shared_lines(planned.work):
+    for line in (*planned.changes, *_shared_lines(planned.work)):
         console.print(line, markup=False, soft_wrap=True)
     if planned.router is not None:
         console.print(_router_line(planned.router, experiment.config.matrix), markup=False, soft_wrap=True)

@@ -30,6 +30,7 @@ class RunFacts:
     prompts: Mapping[str, Mapping[str, Any]]
     sandbox: Mapping[str, Any] | None
     notes: tuple[str, ...]
+    changes: tuple[str, ...] = ()
 
 
 def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) -> Manifest:
@@ -41,6 +42,7 @@ def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) 
     old = run.manifest() if run.exists else None
     if old is not None:
         refuse_drift(run, old.identity, facts.identity)
+    changes = list(dict.fromkeys([*(old.changes if old else ()), *facts.changes]))
     return Manifest(
         name=config.name,
         moe_ray_version=moe_ray.__version__,
@@ -51,7 +53,8 @@ def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) 
         prompts={name: dict(prompt) for name, prompt in facts.prompts.items()},
         baseline=config.baseline,
         experts={name: domain.expert for name, domain in config.domains.items() if domain.expert},
-        notes=list(facts.notes),
+        notes=[*facts.notes, *changes],
+        changes=changes,
         sandbox=dict(facts.sandbox) if facts.sandbox else None,
         router=old.router if old and config.router else None,
         sessions=old.sessions if old else [],
@@ -62,9 +65,10 @@ def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) 
 def refuse_drift(run: RunDirectory, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise `RunDirectoryError` when a model, a domain or the decoding that both have differs.
 
-    A model that had another name is the same model: names may change, and change hands.
+    A model that had another name is the same model: names may change, and change hands. `likelihood` only says which
+    cells are wanted.
     """
-    changes = describe_drift(old, _without_renamed(old, new), shared_only=True)
+    changes = describe_drift(_deciding(old), _deciding(_without_renamed(old, new)), shared_only=True)
     if changes:
         shown = "".join(f"\n    {line}" for line in changes)
         raise RunDirectoryError(
@@ -72,6 +76,10 @@ def refuse_drift(run: RunDirectory, old: Mapping[str, Any], new: Mapping[str, An
             where=str(run.path),
             remedy="undo the change to resume it, or give the changed experiment another name or --results-dir",
         )
+
+
+def _deciding(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key != "likelihood"}
 
 
 def _without_renamed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,10 @@ class GivenUp(StoredRecord):
 
 
 class Manifest(StoredRecord):
-    """What this run is. `identity` decides whether a resume continues the same run."""
+    """What this run is. `identity` decides whether a resume continues the same run.
+
+    `changes` says what became of the data between sessions; the sentences stand in `notes` too.
+    """
 
     format: Literal[1] = 1
     name: str
@@ -99,6 +102,7 @@ class Manifest(StoredRecord):
     baseline: str | None
     experts: dict[str, str]
     notes: list[str] = Field(default_factory=list)
+    changes: list[str] = Field(default_factory=list)
     sandbox: dict[str, Any] | None = None
     router: dict[str, Any] | None = None
     sessions: list[SessionRecord] = Field(default_factory=list)
