@@ -66,7 +66,7 @@ def resume(folder: Path, _: int) -> int:
     """Decide what is left to do, as `moe-ray plan` and `moe-ray evaluate` begin."""
     work = preparation.prepare(synthetic_store.load(folder)).work
     assert not work.shards
-    return sum(done for done, _ in work.counts().values())
+    return sum(counts.done for counts in work.counts().values())
 
 
 def merge(folder: Path, _: int) -> int:

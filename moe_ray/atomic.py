@@ -1,6 +1,7 @@
 """Files and directories that are there whole or not at all."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     leave a `.tmp` file behind; nothing reads those.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path, "tmp")
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -22,6 +23,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
+
+
+def _temporary(path: Path, ending: str) -> Path:
+    """A name beside `path` that cannot be foreseen, so that no link can lie in wait under it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{ending}")
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -33,12 +39,11 @@ def write_directory_atomically(path: Path, write: Callable[[Path], object]) -> N
     """Call `write` with an empty directory beside `path`, make its files durable, and put it in the place of `path`.
 
     What was at `path` is replaced whole. Two names cannot change hands in one step: a crash between the two renames
-    leaves the old directory under the name `.NAME.PID.old` and nothing at `path`, never a mixture.
+    leaves the old directory under the name `.NAME.RANDOM.old` and nothing at `path`, never a mixture.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    temporary, old = _temporary(path, "tmp"), _temporary(path, "old")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         write(temporary)
         _sync_tree(temporary)

@@ -1,6 +1,6 @@
 """The run, from the experiment file to the report. Everything else only serves these steps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moe_ray import preflight, preparation, stored_run
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.runs import RunComparison, compare_runs
+from moe_ray.config.dump import dump_experiment
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.domains.assumed import is_assumed
 from moe_ray.errors import OfflineError, Problems
@@ -37,7 +38,7 @@ class RunPlan:
     """What a run would do on a fleet.
 
     `assumed` are the domains whose data could not be reached, with their size; `notes` are those of the domains' data
-    and prompts.
+    and prompts. `changes` says what became of the data since the run's last session.
     """
 
     checkpoints: Mapping[str, Checkpoint]
@@ -49,6 +50,7 @@ class RunPlan:
     speeds: Mapping[str, Speed]
     assumed: Mapping[str, int]
     notes: Mapping[str, tuple[str, ...]]
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ def plan(
         speeds=known,
         assumed={name: len(one.examples) for name, one in prepared.domains.items() if is_assumed(one)},
         notes={name: domain.notes for name, domain in prepared.domains.items()},
+        changes=prepared.changes,
     )
 
 
@@ -126,18 +129,20 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
     """
     observer.stage("Reading data and checkpoints")
     prepared = preparation.prepare(experiment, only=only)
+    for change in prepared.changes:
+        observer.stage(change)
     run = prepared.run
     run.prepare()
-    with exclusive(run), disk_errors(run.path):
+    with exclusive(run, observer.stage), disk_errors(run.path):
         manifest = preparation.begin(experiment, prepared)
         work, abandoned = _work(experiment, prepared, manifest, observer, only)
         run.merge_answers()
         if run.graded != stored_run.grading_fingerprint(run):
             observer.stage("Grading answers")
-            _grade(stored_run.load_run(run))
+            _grade(stored_run.load_run(run, experiment=experiment))
         observer.stage("Writing the report")
         summary = report(run)
-    num_missing = len(work.cells) - (manifest.sessions[-1].cells_done_after or 0)
+    num_missing = work.num_cells - (manifest.sessions[-1].cells_done_after or 0)
     return Outcome(run=run, summary=summary, num_missing=num_missing, abandoned=tuple(abandoned))
 
 
@@ -205,6 +210,7 @@ def _fill_cells(
         placement=placement,
         session=session.session,
         probes=preparation.probe_cells(experiment.config, prepared),
+        identities={name: checkpoint.identity.key for name, checkpoint in prepared.checkpoints.items()},
     )
     return Executor(job, cluster, fleet, prepared.run, observer).execute()
 
@@ -216,16 +222,31 @@ def train_router(experiment: LoadedExperiment, observer: RunObserver) -> "tuple[
     return trained_router(experiment, observer)
 
 
-def score(run: RunDirectory, *, allow_weak_sandbox: bool = False) -> None:
-    """Grade the answers of a run directory anew. Needs its files alone: no data set, no model, no Ray.
+def score(
+    run: RunDirectory,
+    *,
+    experiment: LoadedExperiment | None = None,
+    trust: bool = False,
+    allow_weak_sandbox: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Grade the answers of a run directory again. Needs its files alone: no data set, no model, no Ray.
+
+    With an `experiment`, its graders and its sandbox's limits replace those that the run directory names; see
+    `load_run` for what a run directory may ask for without it.
 
     Raises `SandboxError` when generated programs would run without a protection that this machine lacks, unless
-    `allow_weak_sandbox`; the manifest tells which protections held.
+    `allow_weak_sandbox`; the manifest tells which protections held. `tell` is called with what the user should know.
     """
-    manifest = run.manifest()  # where there is no run, say so before anything is made there
-    with exclusive(run), disk_errors(run.path):
-        stored = stored_run.load_run(run, allow_weak_sandbox=allow_weak_sandbox)
+    run.manifest()  # where there is no run, say so before anything is made there
+    with exclusive(run, tell), disk_errors(run.path):
+        stored = stored_run.load_run(run, experiment=experiment, trust=trust, allow_weak_sandbox=allow_weak_sandbox)
+        manifest = stored.manifest
         manifest.sandbox = preparation.sandbox_record(stored.config, stored.grader_names)
+        for domain, names in stored.grader_names.items():
+            manifest.domains[domain]["graders"] = list(names)
+        if experiment is not None:
+            run.write_config(dump_experiment(stored.config))
         run.write_manifest(manifest)
         run.merge_answers()
         _grade(stored)

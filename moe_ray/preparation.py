@@ -27,6 +27,7 @@ from moe_ray.planning.plan import Workload, all_cells, plan_work, single_cells
 from moe_ray.planning.tokenizer_files import require_tokenizer
 from moe_ray.routing.asked import asked_by_routing
 from moe_ray.scoring.score import ExampleChecker, Grader
+from moe_ray.store.changes import data_changes
 from moe_ray.store.opening import RunFacts, open_manifest
 from moe_ray.store.records import Manifest
 from moe_ray.store.routes import Routes
@@ -39,7 +40,8 @@ BASELINE, EXPERTS = "baseline", "experts"
 class Prepared:
     """An experiment with its data, its checkpoints, its run directory and the work that is left.
 
-    `cells` are the matrix's; `work` has those that the router asks for beside them.
+    `cells` are the matrix's; `work` has those that the router asks for beside them. `changes` says in sentences what
+    became of the data since the run's last session.
     """
 
     domains: Mapping[str, LoadedDomain]
@@ -47,6 +49,7 @@ class Prepared:
     run: RunDirectory
     cells: tuple[Cell, ...]
     work: Workload
+    changes: tuple[str, ...] = ()
 
     @property
     def examples(self) -> dict[str, tuple[Example, ...]]:
@@ -54,11 +57,11 @@ class Prepared:
         return {name: domain.examples for name, domain in self.domains.items()}
 
     def totals(self) -> dict[str, tuple[int, int]]:
-        """Cells done and in all, by model."""
+        """Cells done and in all, by the model that computes them."""
         totals: dict[str, tuple[int, int]] = {}
-        for (model, _, _), (done, total) in self.work.counts().items():
-            before = totals.get(model, (0, 0))
-            totals[model] = (before[0] + done, before[1] + total)
+        for (model, _, _), counts in self.work.counts().items():
+            done, total = totals.get(model, (0, 0))
+            totals[model] = (done + counts.done, total + counts.total - counts.num_shared)
         return totals
 
 
@@ -94,7 +97,10 @@ def _prepare(experiment: LoadedExperiment, only: str | None, assume_unreachable:
     identities = {name: checkpoint.identity for name, checkpoint in checkpoints.items()}
     cells = tuple(all_cells(config, examples, identities, wanted))
     work = plan_work(config, cells, run.done_keys())
-    prepared = Prepared(domains=domains, checkpoints=checkpoints, run=run, cells=cells, work=work)
+    changes = data_changes(run, examples, {name: domain.data_fingerprint for name, domain in domains.items()})
+    prepared = Prepared(
+        domains=domains, checkpoints=checkpoints, run=run, cells=cells, work=work, changes=tuple(changes)
+    )
     routes = run.routes() if config.router else None
     return prepared if routes is None else with_routes(config, prepared, routes, only)
 
@@ -231,6 +237,7 @@ def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:
         prompts={name: _prompt_record(config, name, domain.examples) for name, domain in prepared.domains.items()},
         sandbox=sandbox_record(config, {name: domain.graders for name, domain in prepared.domains.items()}),
         notes=tuple(dict.fromkeys(notes)),
+        changes=prepared.changes,
     )
 
 
@@ -253,8 +260,14 @@ def _prompt_record(config: ExperimentConfig, domain: str, examples: Sequence[Exa
 
 
 def probe_cells(config: ExperimentConfig, prepared: Prepared) -> dict[str, list[Cell]]:
-    """Return the cells of the batch-size-1 probe, by model; none for a model that was probed in an earlier session."""
-    probed = {record.model for record in prepared.run.telemetry() if record.probe}
+    """Return the cells of the batch-size-1 probe, by model; none for a model that was probed in an earlier session.
+
+    A probe counts for the model under any name; telemetry of earlier versions knows a model by its name alone.
+    """
+    records = [record for record in prepared.run.telemetry() if record.probe]
+    identities = {record.identity for record in records}
+    probed = {name for name, checkpoint in prepared.checkpoints.items() if checkpoint.identity.key in identities}
+    probed |= {record.model for record in records if record.identity is None}
     by_model: dict[str, list[Cell]] = {}
     for cell in prepared.work.cells:
         if cell.kind == "generate" and cell.sample_index == 0 and cell.model not in probed:

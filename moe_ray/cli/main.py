@@ -114,11 +114,21 @@ def evaluate(
 
 
 @app.command()
-def score(run: o.RunPath, allow_weak_sandbox: o.AllowWeakSandbox = False) -> None:
-    """Grade a run's answers again. Needs no model."""
+def score(
+    run: o.RunPath,
+    experiment: Annotated[
+        Path | None, typer.Option(help="Your experiment file: take graders and sandbox limits from it.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run graders of its own that the run directory names.")
+    ] = False,
+    allow_weak_sandbox: o.AllowWeakSandbox = False,
+) -> None:
+    """Grade a run's answers again. Needs no model, and runs no code that the run directory brings."""
     from moe_ray.cli.results import score_run
 
-    score_run(run, allow_weak_sandbox=allow_weak_sandbox)
+    own = o.load(experiment, o.Changes([])) if experiment is not None else None
+    score_run(run, experiment=own, trust=trust, allow_weak_sandbox=allow_weak_sandbox)
 
 
 @app.command()

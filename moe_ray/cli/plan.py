@@ -11,6 +11,7 @@ from moe_ray.config.schema import RuntimeConfig
 from moe_ray.domains.assumed import ASSUMED_CHARACTERS
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots, simulated_fleet
 from moe_ray.planning.memory import GIB
+from moe_ray.planning.plan import Workload
 from moe_ray.planning.simulate import Simulation
 from moe_ray.report.text_table import TextTable
 
@@ -34,7 +35,7 @@ def show_plan(
     planned = pipeline.plan(experiment, fleet, only=only, is_here=simulate is None, sizes=sizes, speeds=speeds)
     console = output_console()
     console.print(_work_table(planned))
-    for line in _assumptions(experiment, planned):
+    for line in (*_assumptions(experiment, planned), *planned.changes, *_shared_lines(planned.work)):
         console.print(line, soft_wrap=True)
     for name, notes in planned.notes.items():
         for note in notes:
@@ -126,9 +127,17 @@ def _work_table(planned: pipeline.RunPlan) -> TextTable:
         table.add_column(heading)
     for heading in ("in all", "there", "to do"):
         table.add_column(heading, justify="right")
-    for (model, domain, kind), (done, total) in planned.work.counts().items():
-        table.add_row(model, domain, kind, str(total), str(done), str(total - done))
+    for (model, domain, kind), counts in planned.work.counts().items():
+        table.add_row(model, domain, kind, str(counts.total), str(counts.done), str(counts.num_to_do))
     return table
+
+
+def _shared_lines(work: Workload) -> Iterator[str]:
+    for (model, computing), number in work.shared().items():
+        yield (
+            f"{model} shares {number} cells with {computing} (the same checkpoint): each is computed once and counts "
+            "for both."
+        )
 
 
 def _memory_table(planned: pipeline.RunPlan) -> TextTable:

@@ -4,13 +4,21 @@ from pathlib import Path
 
 from moe_ray import pipeline
 from moe_ray.cli.terminal import output_console
+from moe_ray.config.load import LoadedExperiment
 from moe_ray.report.tables import print_summary, run_comparison_tables
 from moe_ray.store.run_directory import RunDirectory
 
 
-def score_run(path: Path, *, allow_weak_sandbox: bool) -> None:
+def score_run(path: Path, *, experiment: LoadedExperiment | None, trust: bool, allow_weak_sandbox: bool) -> None:
     """Grade the answers of a run again, and write its report."""
-    pipeline.score(RunDirectory(path), allow_weak_sandbox=allow_weak_sandbox)
+    console = Console(highlight=False, soft_wrap=True)
+    pipeline.score(
+        RunDirectory(path),
+        experiment=experiment,
+        trust=trust,
+        allow_weak_sandbox=allow_weak_sandbox,
+        tell=lambda text: console.print(text, markup=False),
+    )
     report_run(path)
 
 

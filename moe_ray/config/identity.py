@@ -25,19 +25,18 @@ def identity(
     *,
     text_settings: TextSettings = _all_settings,
     model_fingerprints: Mapping[str, str] | None = None,
-    data_fingerprints: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return what decides the text: models, domains, decoding, likelihood; as values of JSON.
+    """Return what decides the text: models, domains, decoding; and whether likelihoods are measured. Values of JSON.
 
     `text_settings` picks the engine settings that decide the text (`moe_ray.engines.identity.text_settings`).
     Left out is what only says which cells are wanted (baseline, expert, matrix, max_examples, graders), where and how
     fast (runtime, output, gpus), and notes. A local path is no identity either: it stands as "local", and the
-    fingerprints of contents (by model and by domain name), where given, stand beside it.
+    fingerprints of the models' contents, where given, stand beside it. The data's contents are left out: what a record
+    asks is in the key of its cell, so that data may grow, and a changed record is another cell.
     """
     models = {name: _model(model, text_settings) for name, model in config.models.items()}
     domains = {name: _domain(domain, config) for name, domain in config.domains.items()}
     _add(models, model_fingerprints)
-    _add(domains, data_fingerprints)
     decoding = config.decoding.model_dump(mode="json", exclude={"max_new_tokens"})
     return {"models": models, "domains": domains, "decoding": decoding, "likelihood": config.likelihood}
 

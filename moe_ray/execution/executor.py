@@ -42,13 +42,14 @@ MAX_REASON_CHARACTERS = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """All that an execution needs to know."""
+    """All that an execution needs to know. `identities` are the models' (`ModelIdentity.key`), for the telemetry."""
 
     config: ExperimentConfig
     work: Workload
     placement: Placement
     session: str
     probes: Mapping[str, Sequence[Cell]]
+    identities: Mapping[str, str]
 
 
 class Executor:
@@ -101,6 +102,7 @@ class Executor:
     def _open(self, start: Start) -> None:
         node = self._scheduler.fleet.nodes[start.slot.node]
         handle = h.open_replica(start, node, self._spec(start), self._job.session)
+        handle.telemetry.identity = self._job.identities[start.model]
         self._replicas[handle.name] = handle
         h.begin_place(handle, self._calls, min(PLACE_TIMEOUT_S, self._job.config.runtime.start_timeout_s))
         self._tell(handle, "starting", ", ".join(f"{place} of {node.name}" for _, place in start.slot.places))

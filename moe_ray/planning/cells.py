@@ -11,7 +11,7 @@ from typing import Literal
 
 from moe_ray.config.schema import DecodingConfig, PromptStyle
 from moe_ray.domains.example import Example, Prompt
-from moe_ray.fingerprint import canonical_json
+from moe_ray.fingerprint import canonical_json, fingerprint
 
 CellKind = Literal["generate", "likelihood"]
 KEY_HEX = 32
@@ -24,6 +24,11 @@ class ModelIdentity:
     name: str
     fingerprint: str
     prompt_style: PromptStyle
+
+    @property
+    def key(self) -> str:
+        """What two names of one model have in common: their cells have the same keys."""
+        return fingerprint({"model": self.fingerprint, "style": self.prompt_style})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +99,12 @@ class CellMaker:
             samples = range(decoding.samples_per_example)
             self._drawn[stop] = [_rest("generate", {**settings, "sample": index}) for index in samples]
         return self._drawn[stop]
+
+
+def key_of(kind: CellKind, asked: Mapping[str, object], identity: ModelIdentity, decoding: Mapping[str, object]) -> str:
+    """Return one key, as `CellMaker` makes it; `asked` has the domain, the example and the messages as pairs."""
+    whole = {**asked, "model": identity.fingerprint, "style": identity.prompt_style}
+    return fingerprint({"asked": whole, "decoding": decoding, "kind": kind}, num_hex=KEY_HEX)
 
 
 def _beginning(example: Example, prompt: Prompt) -> "hashlib._Hash":

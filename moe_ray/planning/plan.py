@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from moe_ray.config.schema import ExperimentConfig, ModelConfig
 from moe_ray.domains.example import Example
@@ -20,23 +21,55 @@ CHARACTERS_PER_TOKEN = 3.5
 Asked = Mapping[tuple[str, str], Collection[str]]
 
 
+class CellCounts(NamedTuple):
+    """Cells of one model: how many are done, how many there are, how many of those left another model computes."""
+
+    done: int
+    total: int
+    num_shared: int
+
+    @property
+    def num_to_do(self) -> int:
+        return self.total - self.done - self.num_shared
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """All cells of an experiment, and the shards of those that the store lacks."""
+    """All cells of an experiment, and the shards of those that the store lacks.
+
+    Several models may want a cell with the same key (one checkpoint under two names). It is one cell: `computed_by`
+    maps each key to the one model that computes it, and its answer counts for every model that wants it.
+    """
 
     cells: tuple[Cell, ...]
     done: frozenset[str]
     shards: tuple[Shard, ...]
+    computed_by: Mapping[str, str]
 
     @property
     def num_to_do(self) -> int:
         return sum(len(shard.cells) for shard in self.shards)
 
-    def counts(self) -> dict[tuple[str, str, CellKind], tuple[int, int]]:
-        """Cells done and in all, by (model, domain, kind), in the order of the experiment."""
+    @property
+    def num_cells(self) -> int:
+        """The number of cells; one that several models want counts once."""
+        return len(self.computed_by)
+
+    def counts(self) -> dict[tuple[str, str, CellKind], CellCounts]:
+        """Count the cells that each model wants, by (model, domain, kind), in the order of the experiment."""
         total = Counter((cell.model, cell.domain, cell.kind) for cell in self.cells)
         done = Counter((cell.model, cell.domain, cell.kind) for cell in self.cells if cell.key in self.done)
-        return {group: (done[group], number) for group, number in total.items()}
+        shared = Counter(
+            (cell.model, cell.domain, cell.kind)
+            for cell in self.cells
+            if cell.key not in self.done and self.computed_by[cell.key] != cell.model
+        )
+        return {group: CellCounts(done[group], number, shared[group]) for group, number in total.items()}
+
+    def shared(self) -> dict[tuple[str, str], int]:
+        """Count the cells that one model wants and another computes, by (the one, the other)."""
+        pairs = ((cell.model, self.computed_by[cell.key]) for cell in self.cells)
+        return dict(Counter((model, computing) for model, computing in pairs if model != computing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +125,33 @@ def plan_work(
     `added` cells are in shards of their own, so that the shards of `cells` are the same with and without them.
     """
     size = config.runtime.shard_size
-    shards = missing_shards([*make_shards(cells, size), *make_shards(added, size)], done)
-    whole = (*cells, *added)
-    keys = frozenset(cell.key for cell in whole)
-    return Workload(cells=whole, done=keys.intersection(done), shards=tuple(shards))
+    computed_by = _computing_models(cells, added)
+    to_compute = [[cell for cell in part if computed_by[cell.key] == cell.model] for part in (cells, added)]
+    shards = missing_shards([shard for part in to_compute for shard in make_shards(part, size)], done)
+    return Workload(
+        cells=(*cells, *added),
+        done=frozenset(computed_by).intersection(done),
+        shards=tuple(shards),
+        computed_by=computed_by,
+    )
+
+
+def _computing_models(cells: Sequence[Cell], added: Sequence[Cell]) -> dict[str, str]:
+    """Map each key to the model that computes it: of several that want it, the one that wants most cells.
+
+    So a checkpoint with two names is loaded under one of them. What `cells` decide does not depend on `added`.
+    """
+    ranks = {model: rank for rank, (model, _) in enumerate(Counter(cell.model for cell in cells).most_common())}
+    last = len(ranks)
+    computed_by: dict[str, str] = {}
+    for part in (cells, added):
+        found: dict[str, str] = {}
+        for cell in part:
+            known = found.setdefault(cell.key, cell.model)
+            if ranks.get(cell.model, last) < ranks.get(known, last):
+                found[cell.key] = cell.model
+        computed_by = found | computed_by
+    return computed_by
 
 
 def place_models(

@@ -29,7 +29,7 @@ def cautions(summary: Summary) -> list[Caution]:
     """Everything to be said first, warnings before notes."""
     found = [*_synthetic(summary), *_incomplete(summary), *_unscored(summary)]
     found += [*_truncated(summary), *_few_examples(summary), *_sandbox(summary), *routing_cautions(summary)]
-    found += _notes(summary)
+    found += [*_shared_checkpoints(summary), *_notes(summary)]
     return sorted(found, key=lambda caution: caution.level == "note")
 
 
@@ -133,6 +133,20 @@ def _sandbox(summary: Summary) -> Iterator[Caution]:
         lacking = f" Missing: {', '.join(missing)}." if missing else ""
         text = f"Generated code ran without some of the protections.{lacking}"
         yield Caution(level="warning", title="Weak sandbox", text=text)
+
+
+def _shared_checkpoints(summary: Summary) -> Iterator[Caution]:
+    """Models that are one checkpoint under several names share their answers, and so their costs."""
+    names: dict[tuple[object, object], list[str]] = {}
+    for name, model in summary.run.models.items():
+        if "fingerprint" in model:
+            names.setdefault((model["fingerprint"], model.get("prompt_style")), []).append(name)
+    for twins in names.values():
+        if len(twins) > 1:
+            text = (
+                "They are the same checkpoint. Each answer was computed once and counts for all of them; so do costs."
+            )
+            yield Caution(level="note", title=f"One model, {len(twins)} names", text=f"{', '.join(twins)}: {text}")
 
 
 def _notes(summary: Summary) -> Iterator[Caution]:

@@ -8,10 +8,13 @@ import pyarrow as pa
 from moe_ray.atomic import write_text_atomically
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.summary import SUMMARY_COLUMNS, summarise
+from moe_ray.errors import RunDirectoryError
 from moe_ray.report.browser import ANSWER_COLUMNS, CHOICE_COLUMNS, browser_payload, choose_examples
 from moe_ray.report.html import render_report
 from moe_ray.scoring.score import Metric
-from moe_ray.scoring.table import Scores, read_scores
+from moe_ray.scoring.table import Scores, read_scores, score_table
+from moe_ray.store.owners import find_owners
+from moe_ray.store.records import Manifest
 from moe_ray.store.run_directory import RunDirectory
 
 
@@ -33,8 +36,23 @@ def summary_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric])
     """Summarise `scores` that are at hand already; writes nothing."""
     manifest = run.manifest()
     routes = run.routes() if manifest.router else None
-    answers = run.answers_table(SUMMARY_COLUMNS)
-    return summarise(scores, metrics, manifest, run.telemetry(), answers, routes=routes)
+    owners = find_owners(run, manifest)
+    answers = owners.answers(SUMMARY_COLUMNS)
+    if not answers.num_rows:
+        _require_none(run, manifest, scores)
+    return summarise(scores, metrics, manifest, owners.telemetry(), answers, routes=routes)
+
+
+def _require_none(run: RunDirectory, manifest: Manifest, scores: Scores) -> None:
+    """Raise `RunDirectoryError` when there are no answers though there were some: a report would say there are none."""
+    num_done = max((session.cells_done_after or 0 for session in manifest.sessions), default=0)
+    num_scored = len(score_table(scores)["value"].drop_null())
+    if num_done or num_scored:
+        raise RunDirectoryError(
+            f"holds no answers of this run, though {num_done or num_scored} were there; the report is left as it is",
+            where=str(run.path / "answers"),
+            remedy="restore the folder answers/, or run moe-ray evaluate again to compute them",
+        )
 
 
 def report_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric]) -> Summary:
@@ -48,8 +66,9 @@ def report_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric]) 
 
 def _payload(run: RunDirectory, summary: Summary, scores: Scores) -> dict[str, Any]:
     """What the page carries of the answers. The texts of the others are never in memory together."""
-    chosen = choose_examples(run.answers_table(CHOICE_COLUMNS))
-    shown = run.answers_table(ANSWER_COLUMNS, chosen.where)
+    owners = find_owners(run, run.manifest())
+    chosen = choose_examples(owners.answers(CHOICE_COLUMNS))
+    shown = owners.answers(ANSWER_COLUMNS, chosen.where)
     examples = (example for domain in summary.domain_metrics for example in run.each_example(domain))
     routes = run.routes() if summary.routing is not None else None
     return browser_payload(summary, chosen, shown, examples, scores, routes)

@@ -97,7 +97,14 @@ def find_router(path: Path) -> Path:
             where=str(path),
             remedy="give its experiment a section router and run it again, or name a router's directory",
         )
-    return path / str(router["path"])
+    named = str(router["path"])
+    if Path(named).is_absolute():
+        raise RunDirectoryError(
+            f"this run took its router from elsewhere: {named}",
+            where=str(path),
+            remedy=f"name that directory, if you trust it: --router {named}",
+        )
+    return run.router_path(named)
 
 
 def write_json(path: Path, record: StoredRecord) -> None:

@@ -79,6 +79,14 @@ def make_graders(
     return graders
 
 
+def is_own_code(name: str) -> bool:
+    """Say whether the grader called `name` is code that is not part of moe_ray, which making the grader would run.
+
+    That is a class (`module:Class`), a path, and any metric of `evaluate`: it comes from the hub as a script.
+    """
+    return ":" in name or "/" in name or name.endswith(".py")
+
+
 def _is_of_evaluate(name: str) -> bool:
     return name.startswith(EVALUATE_PREFIX) and name != EVALUATE_PREFIX
 

@@ -38,12 +38,12 @@ class AnswerFiles:
     parts: Mapping[str, int]
 
 
-def list_answer_files(folder: Path) -> AnswerFiles:
-    """Tell the files that count from those that a merged file holds already.
+def list_answer_files(files: Iterable[Path]) -> AnswerFiles:
+    """Separate the answer files that count from those that a merged file holds already.
 
     Raises `FileNotFoundError` when another process merges files in this moment: list them again.
     """
-    paths = sorted(folder.glob("*.parquet"))
+    paths = sorted(files)
     parts_of = {path: _parts(path) for path in paths}
     parts: dict[str, int] = {}
     current: list[Path] = []
@@ -70,9 +70,11 @@ def merge_small_files(folder: Path) -> int:
 
     Only the process that holds the run directory may call this. Reading processes are not disturbed.
     """
-    for leftover in (*list_answer_files(folder).superseded, *folder.glob(f".{MERGED_PREFIX}*.tmp")):
+    for leftover in (*list_answer_files(folder.glob("*.parquet")).superseded, *folder.glob(f".{MERGED_PREFIX}*.tmp")):
         leftover.unlink()
-    small = [path for path in list_answer_files(folder).current if path.stat().st_size < SMALL_FILE_BYTES]
+    small = [
+        path for path in list_answer_files(folder.glob("*.parquet")).current if path.stat().st_size < SMALL_FILE_BYTES
+    ]
     if len(small) < MIN_FILES_TO_MERGE:
         return 0
     for group in _groups(small):

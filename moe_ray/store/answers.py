@@ -1,5 +1,8 @@
 """The answer table: one row per cell, in Parquet, that pandas, datasets and DuckDB open.
 
+An answer belongs to every model whose cell has its `key`; `model` is the name under which it was computed, and nothing
+is looked up by it.
+
 Content columns (`CONTENT_COLUMNS`) repeat byte for byte when a run is resumed or moved under greedy decoding.
 Timing columns say how this computation of them went.
 """

@@ -12,6 +12,7 @@ import moe_ray
 from moe_ray.config.identity import describe_drift
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.errors import RunDirectoryError
+from moe_ray.fingerprint import canonical_json
 from moe_ray.store.environment import git_state, versions
 from moe_ray.store.records import Manifest, SessionRecord
 from moe_ray.store.run_directory import RunDirectory
@@ -29,6 +30,7 @@ class RunFacts:
     prompts: Mapping[str, Mapping[str, Any]]
     sandbox: Mapping[str, Any] | None
     notes: tuple[str, ...]
+    changes: tuple[str, ...] = ()
 
 
 def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) -> Manifest:
@@ -40,6 +42,7 @@ def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) 
     old = run.manifest() if run.exists else None
     if old is not None:
         refuse_drift(run, old.identity, facts.identity)
+    changes = list(dict.fromkeys([*(old.changes if old else ()), *facts.changes]))
     return Manifest(
         name=config.name,
         moe_ray_version=moe_ray.__version__,
@@ -50,7 +53,8 @@ def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) 
         prompts={name: dict(prompt) for name, prompt in facts.prompts.items()},
         baseline=config.baseline,
         experts={name: domain.expert for name, domain in config.domains.items() if domain.expert},
-        notes=list(facts.notes),
+        notes=[*facts.notes, *changes],
+        changes=changes,
         sandbox=dict(facts.sandbox) if facts.sandbox else None,
         router=old.router if old and config.router else None,
         sessions=old.sessions if old else [],
@@ -59,8 +63,12 @@ def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) 
 
 
 def refuse_drift(run: RunDirectory, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise `RunDirectoryError` when a model, a domain or the decoding that both have differs."""
-    changes = describe_drift(old, new, shared_only=True)
+    """Raise `RunDirectoryError` when a model, a domain or the decoding that both have differs.
+
+    A model that had another name is the same model: names may change, and change hands. `likelihood` only says which
+    cells are wanted.
+    """
+    changes = describe_drift(_deciding(old), _deciding(_without_renamed(old, new)), shared_only=True)
     if changes:
         shown = "".join(f"\n    {line}" for line in changes)
         raise RunDirectoryError(
@@ -68,6 +76,15 @@ def refuse_drift(run: RunDirectory, old: Mapping[str, Any], new: Mapping[str, An
             where=str(run.path),
             remedy="undo the change to resume it, or give the changed experiment another name or --results-dir",
         )
+
+
+def _deciding(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key != "likelihood"}
+
+
+def _without_renamed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    known = {canonical_json(model) for model in old["models"].values()}
+    return {**new, "models": {name: m for name, m in new["models"].items() if canonical_json(m) not in known}}
 
 
 def begin_session(manifest: Manifest, num_done: int) -> SessionRecord:

@@ -25,11 +25,13 @@ class ReplicaTelemetry(StoredRecord):
     """What one replica (an actor that held one model) cost, from its start to the end of its process.
 
     Memory and energy figures that the device cannot give are None, never 0. `busy_s` is the time inside the
-    engine; `gpu_energy_j` is the whole GPU's while this replica held it.
+    engine; `gpu_energy_j` is the whole GPU's while this replica held it. `model` is the name that the model had then;
+    `identity` is the model under any name (`ModelIdentity.key`), None in telemetry of earlier versions.
     """
 
     replica: str
     model: str
+    identity: str | None = None
     session: str
     node: str
     pid: int
@@ -84,7 +86,10 @@ class GivenUp(StoredRecord):
 
 
 class Manifest(StoredRecord):
-    """What this run is. `identity` decides whether a resume continues the same run."""
+    """What this run is. `identity` decides whether a resume continues the same run.
+
+    `changes` says what became of the data between sessions; the sentences stand in `notes` too.
+    """
 
     format: Literal[1] = 1
     name: str
@@ -97,6 +102,7 @@ class Manifest(StoredRecord):
     baseline: str | None
     experts: dict[str, str]
     notes: list[str] = Field(default_factory=list)
+    changes: list[str] = Field(default_factory=list)
     sandbox: dict[str, Any] | None = None
     router: dict[str, Any] | None = None
     sessions: list[SessionRecord] = Field(default_factory=list)

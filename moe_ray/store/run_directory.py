@@ -33,6 +33,7 @@ from moe_ray.files import open_regular, read_bytes
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.store.answer_files import AnswerFiles, list_answer_files, merge_small_files, read_files
 from moe_ray.store.answers import Answer, from_table, to_table
+from moe_ray.store.inside import files_inside, inside, require_tree_inside
 from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
 from moe_ray.store.routes import Routes, routes_of_table, routes_to_table
 
@@ -61,7 +62,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 class RunDirectory:
-    """Reads and writes one run directory. Every file appears whole or not at all."""
+    """Reads and writes one run directory. Every file appears whole or not at all.
+
+    It may be somebody else's: a path in it that leads out of it raises `RunDirectoryError` (`moe_ray.store.inside`).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -69,31 +73,34 @@ class RunDirectory:
 
     @property
     def config_path(self) -> Path:
-        return self.path / "config.yaml"
+        return inside(self.path, "config.yaml")
 
     @property
     def scores_path(self) -> Path:
-        return self.path / "scores" / "scores.parquet"
+        return inside(self.path, "scores", "scores.parquet")
 
     @property
     def summary_path(self) -> Path:
-        return self.path / "summary.json"
+        return inside(self.path, "summary.json")
 
     @property
     def report_path(self) -> Path:
-        return self.path / "report.html"
+        return inside(self.path, "report.html")
 
     @property
     def manifest_path(self) -> Path:
-        return self.path / "manifest.json"
+        return inside(self.path, "manifest.json")
 
-    @property
-    def routers_path(self) -> Path:
-        return self.path / "routers"
+    def router_path(self, place: str) -> Path:
+        """Return the directory of a router of this run, all of which lies in the run directory."""
+        path = inside(self.path, place)
+        if path.is_dir():
+            require_tree_inside(self.path, path)
+        return path
 
     @property
     def routes_path(self) -> Path:
-        return self.path / "routes.parquet"
+        return inside(self.path, "routes.parquet")
 
     @property
     def exists(self) -> bool:
@@ -104,9 +111,10 @@ class RunDirectory:
         """Make the directory and prove that it can be written; raises `RunDirectoryError` otherwise."""
         try:
             for part in ("examples", "answers", "scores", "telemetry"):
-                (self.path / part).mkdir(parents=True, exist_ok=True)
-            write_text_atomically(self.path / ".writable", "")
-            (self.path / ".writable").unlink()
+                inside(self.path, part).mkdir(parents=True, exist_ok=True)
+            probe = inside(self.path, ".writable")
+            write_text_atomically(probe, "")
+            probe.unlink()
         except OSError as error:
             raise RunDirectoryError(
                 f"cannot write here: {error.strerror or error}",
@@ -154,7 +162,7 @@ class RunDirectory:
                 yield _example_of_json(line, f"{path}:{number}", domain)
 
     def _examples_path(self, domain: str) -> Path:
-        return self.path / "examples" / f"{domain}.jsonl"
+        return inside(self.path, "examples", f"{domain}.jsonl")
 
     def write_shard(self, answers: Sequence[Answer]) -> Path:
         """Commit a shard's answers, all of them or none."""
@@ -179,7 +187,7 @@ class RunDirectory:
 
     @property
     def _answers_path(self) -> Path:
-        return self.path / "answers"
+        return inside(self.path, "answers")
 
     def answers_table(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """Return the committed answers as one table: some of their columns or all, the rows that `where` tells or all.
@@ -192,12 +200,15 @@ class RunDirectory:
         """Return what `read` makes of the answer files; again when another process merged them meanwhile."""
         for _ in range(MAX_READS):
             try:
-                return read(list_answer_files(self._answers_path))
+                return read(self._answer_files())
             except FileNotFoundError as error:
                 gone = error
             except (pa.ArrowInvalid, OSError, LookupError, ValueError) as error:
                 raise self._unreadable(error) from error
         raise self._unreadable(gone) from gone
+
+    def _answer_files(self) -> AnswerFiles:
+        return list_answer_files(files_inside(self.path, "answers", ".parquet"))
 
     def _unreadable(self, error: Exception) -> RunDirectoryError:
         return RunDirectoryError(
@@ -209,6 +220,7 @@ class RunDirectory:
     def merge_answers(self) -> None:
         """Merge the answer files when there are many small ones. The process must hold the run directory."""
         try:
+            self._answer_files()
             merge_small_files(self._answers_path)
         except (pa.ArrowInvalid, OSError, LookupError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
@@ -247,28 +259,29 @@ class RunDirectory:
 
         A shard is named by its cells; merging files does not change the fingerprint.
         """
-        files = [*(self.path / "examples").glob("*.jsonl"), *self.path.glob(self.routes_path.name)]
+        files = files_inside(self.path, "examples", ".jsonl")
+        files += [self.routes_path] if self.routes_path.is_file() else []
         contents = {path.name: file_sha256(path) for path in files}
         return fingerprint({"examples": contents, "answers": self._read_answers(lambda files: files.parts)})
 
     @property
     def graded(self) -> str | None:
         """What the scores were made from, as `mark_graded` was told; None when nobody graded."""
-        path = self.scores_path.with_name("graded.txt")
+        path = inside(self.path, "scores", "graded.txt")
         return path.read_text(encoding="utf-8") if path.is_file() and self.scores_path.is_file() else None
 
     def mark_graded(self, made_from: str) -> None:
         """Note what the scores were made from, once they are written."""
-        write_text_atomically(self.scores_path.with_name("graded.txt"), made_from)
+        write_text_atomically(inside(self.path, "scores", "graded.txt"), made_from)
 
     def write_telemetry(self, record: ReplicaTelemetry) -> None:
         write_text_atomically(
-            self.path / "telemetry" / f"{record.replica}.json", record.model_dump_json(indent=2) + "\n"
+            inside(self.path, "telemetry", f"{record.replica}.json"), record.model_dump_json(indent=2) + "\n"
         )
 
     def telemetry(self) -> list[ReplicaTelemetry]:
         """Return the telemetry of every replica of every session, oldest first."""
-        paths = (self.path / "telemetry").glob("*.json")
+        paths = files_inside(self.path, "telemetry", ".json")
         return sorted((_read_record(path, ReplicaTelemetry) for path in paths), key=lambda record: record.started_at)
 
 

@@ -79,8 +79,8 @@ def test_every_key_of_runtime_and_output_stays_out() -> None:
 
 
 def test_contents_stand_beside_local_paths() -> None:
-    old = identity(experiment(), model_fingerprints={"b": "11"}, data_fingerprints={"d": "22"})
-    new = identity(experiment(), model_fingerprints={"b": "33"}, data_fingerprints={"d": "22"})
+    old = identity(experiment(), model_fingerprints={"b": "11"})
+    new = identity(experiment(), model_fingerprints={"b": "33"})
     assert describe_drift(old, new) == ["models.b.fingerprint: 11 -> 33"]
 
 

@@ -59,6 +59,23 @@ def test_a_run_fills_its_matrix_and_tells_what_each_replica_cost(tmp_path: Path)
     assert wait_until_gone([record.pid for record in telemetry])
 
 
+def test_a_checkpoint_with_two_names_is_loaded_once_and_answers_for_both(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, {"a": scripted(), "b": scripted()}, likelihood=True)
+    same = load_experiment(experiment.path, ["models.b.path=scripted/a"])
+    observer = Recorder()
+    outcome = pipeline.evaluate(same, observer)
+    assert (outcome.num_missing, outcome.summary.run.complete) == (0, True)
+    assert {row["model"] for row in content(outcome.run)} == {"a"}
+    assert sum(num_cells for _, num_cells in observer.commits) == len(content(outcome.run)) == 8 * 2
+    assert observer.count("starting") == 1
+    one, other = (outcome.summary.models[name].model_dump() for name in ("a", "b"))
+    assert one == other
+    assert [record.identity is not None for record in outcome.run.telemetry()] == [True]
+    renamed = load_experiment(same.path, ["models.b.path=scripted/a", "models.a.path=scripted/new"])
+    with pytest.raises(RunDirectoryError, match=r"models\.a\.path: scripted/a -> scripted/new"):
+        pipeline.evaluate(renamed, Recorder())
+
+
 def test_one_slot_holds_one_model_at_a_time(tmp_path: Path) -> None:
     models = {"first": scripted(), "second": scripted()}
     observer = Recorder()

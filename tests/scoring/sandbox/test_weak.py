@@ -83,10 +83,11 @@ def test_the_grader_of_a_run_uses_the_sandbox_that_its_beginning_opened(
     prepared.run.prepare()
     preparation.begin(loaded, prepared)
     monkeypatch.setattr(sandbox_module, "probe", None)
-    graders = stored_run.load_run(prepared.run).graders()["code"]
+    stored = stored_run.load_run(prepared.run, experiment=loaded)
+    graders = stored.graders()["code"]
     example = prepared.domains["code"].examples[0]
     assert [score.value for score in graders[0].grade(example, "base", [])] == [None, None]
-    assert shared_sandbox(stored_run.load_run(prepared.run).config.runtime.sandbox).protections.backend == "limits"
+    assert shared_sandbox(stored.config.runtime.sandbox).protections.backend == "limits"
 
 
 def test_answers_that_a_stronger_machine_made_are_graded_here_only_when_that_is_accepted(

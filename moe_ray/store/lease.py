@@ -1,0 +1,149 @@
+"""A lease: the lock of a run directory on a file system that cannot lock.
+
+The file .lease names its holder: a random owner, host and pid. The holder touches it every RENEW_S seconds. A lease is
+stale, and is replaced, when its process is known to be gone (same host, no such pid), or when it was not renewed for
+STALE_S seconds by the clock of the file system. Two commands that replace one stale lease in the same moment are told
+apart by its owner; that is less than a lock gives, so the user is told.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from moe_ray.errors import RunDirectoryError
+from moe_ray.store.inside import inside
+from moe_ray.store.run_directory import RunDirectory
+
+RENEW_S = 15.0
+STALE_S = 120.0
+MAX_TRIES = 5
+MAX_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease."""
+
+    owner: str
+    host: str
+    pid: int
+
+    @property
+    def is_gone(self) -> bool:
+        """True when its process is known to have ended."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except PermissionError:
+            return False
+        return False
+
+
+@contextmanager
+def leased(run: RunDirectory) -> Iterator[None]:
+    """Hold the lease of `run`, and renew it. Raises `RunDirectoryError` when another process holds it."""
+    path = inside(run.path, ".lease")
+    mine = Holder(owner=secrets.token_hex(16), host=socket.gethostname(), pid=os.getpid())
+    _take(run, path, mine)
+    done = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(path, done), name="lease", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        done.set()
+        renewing.join()
+        if read_holder(path) == mine:
+            path.unlink(missing_ok=True)
+
+
+def held_by(run: RunDirectory, who: str) -> RunDirectoryError:
+    """Return the error for a run directory that another process holds."""
+    return RunDirectoryError(
+        f"another moe-ray process ({who}) is working in this directory",
+        where=str(run.path),
+        remedy="wait for it, stop it, or choose another --results-dir",
+    )
+
+
+def _take(run: RunDirectory, path: Path, mine: Holder) -> None:
+    for _ in range(MAX_TRIES):
+        if _create(path, mine):
+            return
+        holder = read_holder(path)
+        if not _is_stale(path, holder):
+            raise held_by(run, f"{holder.host}, pid {holder.pid}" if holder else "unknown")
+        _remove_stale(run, path, holder)
+    raise held_by(run, "unknown")
+
+
+def _create(path: Path, mine: Holder) -> bool:
+    """Write the lease, and say whether it is ours; False when there is one already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(mine), file)
+        file.flush()
+        os.fsync(descriptor)
+    return read_holder(path) == mine
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Return who holds the lease; None when there is none, or one that cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            value = json.loads(file.read(MAX_BYTES))
+        return Holder(owner=str(value["owner"]), host=str(value["host"]), pid=int(value["pid"]))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _is_stale(path: Path, holder: Holder | None) -> bool:
+    if holder is not None and holder.is_gone:
+        return True
+    try:
+        return _file_system_time(path.parent) - path.lstat().st_mtime > STALE_S
+    except FileNotFoundError:
+        return True
+
+
+def _file_system_time(folder: Path) -> float:
+    """The time by the clock that stamps the files of `folder`: another machine's, on a network file system."""
+    probe = folder / f".{secrets.token_hex(8)}.tmp"
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        return probe.lstat().st_mtime
+    finally:
+        probe.unlink()
+
+
+def _remove_stale(run: RunDirectory, path: Path, stale: Holder | None) -> None:
+    """Move a stale lease away, unless another process has replaced it in this moment: then that one holds it."""
+    aside = path.with_name(f".lease.{secrets.token_hex(8)}.tmp")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    moved = read_holder(aside)
+    if moved != stale:
+        aside.rename(path)
+        raise held_by(run, f"{moved.host}, pid {moved.pid}" if moved else "unknown")
+    aside.unlink()
+
+
+def _renew(path: Path, done: threading.Event) -> None:
+    while not done.wait(RENEW_S):
+        with suppress(OSError):
+            os.utime(path, follow_symlinks=False)
