@@ -27,7 +27,8 @@ SYSTEM_PATHS = (
     "/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/local/lib", "/lib", "/lib64", "/nix/store", "/usr/share/zoneinfo",
     "/etc/ld.so.cache", "/etc/localtime",
 )  # fmt: skip
-DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+DEVICES = ("/dev/null", "/dev/urandom")
+"""Not /dev/zero: a shared mapping of it is memory that no limit counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +171,8 @@ def _settings(memory_bytes: int, *, scratch: str, writable: bool, own_tasks: boo
         "num_tasks": PRIVATE_TASKS if own_tasks else 0,
         "filters": True,
         "threads": True,
+        "shared_files": writable,
+        "count_scratch": writable,
         "scratch": scratch,
         "read_paths": list(read_paths()),
         "write_paths": ["/dev/null", *([scratch] if writable else [])],

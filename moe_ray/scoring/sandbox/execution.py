@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, get_args
 
 from moe_ray.scoring.sandbox.boxes import Box
 from moe_ray.scoring.sandbox.guest import wire
+from moe_ray.scoring.sandbox.handover import handed_over
 from moe_ray.scoring.sandbox.packing import guest_code
 from moe_ray.scoring.sandbox.program import Outcome, Program, Verdict
 
@@ -31,7 +33,9 @@ def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> Ve
     }
     job = {"code": program.code, "setup": program.setup, "tests": list(program.tests)}
     started = time.monotonic()
-    output = _communicate(box, guest_code() + wire.frames([settings, job]), settings["timeout_s"] + START_GRACE_S)
+    with handed_over() as descriptors:
+        sent = guest_code() + wire.frames([settings | descriptors, job])
+        output = _communicate(box, sent, settings["timeout_s"] + START_GRACE_S, descriptors)
     try:
         outcome, detail, wall_s = wire.decode(output[wire.LENGTH.size :], _no_object)
     except (wire.WireError, ValueError) as error:
@@ -50,7 +54,7 @@ def _no_object(number: int) -> object:
     raise wire.WireError(f"object {number} outside a program")
 
 
-def _communicate(box: Box, sent: bytes, timeout_s: float) -> bytes:
+def _communicate(box: Box, sent: bytes, timeout_s: float, descriptors: Mapping[str, int | None]) -> bytes:
     try:
         process = subprocess.Popen(
             box.argv,
@@ -59,6 +63,7 @@ def _communicate(box: Box, sent: bytes, timeout_s: float) -> bytes:
             stderr=subprocess.PIPE,
             env=box.environment,
             cwd="/",
+            pass_fds=[fd for fd in descriptors.values() if fd is not None],
             start_new_session=True,
         )
     except OSError as error:
