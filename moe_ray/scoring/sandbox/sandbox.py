@@ -112,7 +112,7 @@ def _strongest(config: SandboxConfig, backend: BackendName | None) -> tuple[Box,
         if not protections.missing:
             return box, protections
         usable.append((box, protections))
-        reasons.append(f"{box.backend}: no protection of {', '.join(protections.missing)}")
+        reasons.append(f"{box.backend}: no protection of {protections.explain_missing()}")
     if not usable:
         raise SandboxError(f"no kind of sandbox works here ({'; '.join(reasons)})", remedy=REMEDY)
     if not config.allow_weak:

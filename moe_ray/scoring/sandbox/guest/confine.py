@@ -56,7 +56,7 @@ def confine(settings: dict[str, Any], uid: int | None, parent: int) -> None:
     kernel.drop_capabilities()
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if kernel.landlock_abi() > 0:
-        kernel.restrict_files(settings["read_paths"], settings["write_paths"])
+        kernel.restrict_files(settings["read_paths"], settings["list_paths"], settings["write_paths"])
     instructions = syscalls.denying_filter(
         os.uname().machine, os.getpid(), threads=settings["threads"], shared_files=settings["shared_files"]
     )

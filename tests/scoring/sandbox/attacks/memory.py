@@ -30,6 +30,7 @@ def left(address, size):
     checked(libc.munmap(address + PAGE, size - PAGE))
 def huge():
     address = mapped(2 * HUGE, PRIVATE | ANONYMOUS)
+    libc.prctl(41, 0, 0, 0, 0)
     return address, -(-address // HUGE) * HUGE
 def left_of_huge(address, start):
     checked(libc.munmap(address, start + HUGE - PAGE - address))
