@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from moe_ray.scoring.sandbox.groups import Groups
 from moe_ray.scoring.sandbox.packing import start_program
 from moe_ray.scoring.sandbox.program import BackendName
 
@@ -41,6 +42,7 @@ class Box:
     environment: dict[str, str]
     settings: dict[str, Any]
     private_users: bool
+    groups: Groups | None = None
 
     def users(self, worker: int) -> dict[str, int | None]:
         """Return users for the player and the judge of one worker that no other process has, where possible."""

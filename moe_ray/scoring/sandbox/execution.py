@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -33,9 +33,18 @@ def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> Ve
     }
     job = {"code": program.code, "setup": program.setup, "tests": list(program.tests)}
     started = time.monotonic()
-    with handed_over() as descriptors:
-        sent = guest_code() + wire.frames([settings | descriptors, job])
-        output = _communicate(box, sent, settings["timeout_s"] + START_GRACE_S, descriptors)
+    with handed_over(box.groups, worker, settings["memory_bytes"]) as handover:
+        sent = guest_code() + wire.frames([settings | handover.settings, job])
+        try:
+            output = _communicate(box, sent, settings["timeout_s"] + START_GRACE_S, handover.descriptors)
+        except BoxError:
+            if not handover.ran_out_of_memory():
+                raise
+            output = b""
+        ran_out = handover.ran_out_of_memory()
+    if ran_out:
+        detail = f"took more than {settings['memory_bytes'] >> 20} MiB in all"
+        return Verdict(outcome="memory", detail=detail, wall_s=time.monotonic() - started)
     try:
         outcome, detail, wall_s = wire.decode(output[wire.LENGTH.size :], _no_object)
     except (wire.WireError, ValueError) as error:
@@ -54,7 +63,7 @@ def _no_object(number: int) -> object:
     raise wire.WireError(f"object {number} outside a program")
 
 
-def _communicate(box: Box, sent: bytes, timeout_s: float, descriptors: Mapping[str, int | None]) -> bytes:
+def _communicate(box: Box, sent: bytes, timeout_s: float, descriptors: Sequence[int]) -> bytes:
     try:
         process = subprocess.Popen(
             box.argv,
@@ -63,7 +72,7 @@ def _communicate(box: Box, sent: bytes, timeout_s: float, descriptors: Mapping[s
             stderr=subprocess.PIPE,
             env=box.environment,
             cwd="/",
-            pass_fds=[fd for fd in descriptors.values() if fd is not None],
+            pass_fds=descriptors,
             start_new_session=True,
         )
     except OSError as error:

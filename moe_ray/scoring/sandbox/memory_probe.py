@@ -4,7 +4,7 @@
 """
 
 PROBE_BYTES = 128 << 20
-"""The limit that the programs run under, unless the configured one is smaller: each tries to hold 1.25 times as much."""
+"""The limit of the programs, unless the configured one is smaller. Each tries to hold 1.25 times as much."""
 NUM_TRIES = 3
 """A warden that the machine delays may stop a program late. A way that is open stays open."""
 

@@ -180,6 +180,9 @@ def _kill_orphans() -> None:
 def main() -> NoReturn:
     """Read the settings and a job from stdin; write one verdict to stdout."""
     settings = wire.decode(wire.receive(STDIN), _no_object)
+    if settings["group_fd"] is not None:
+        os.write(settings["group_fd"], b"0")  # this process and all that it starts
+        os.close(settings["group_fd"])
     if settings["new_root"] is not None:
         from moe_ray.scoring.sandbox.guest import namespaces
 
