@@ -2,8 +2,10 @@
 
     python -m benchmarks.sandbox_attacks [--backend filters] > table.md
 
-As root the table is root's; as an ordinary user, that user's. Exits with 1 when an attack passed, ended otherwise than
-it may, or left something behind. An attack from which a box does not claim to protect is not run there.
+As root the table is root's; as an ordinary user, that user's. The attacks on memory run once more, one at a time: a
+second table gives the peak of each box, measured from outside, as a share of the limit. An attack from which a box does
+not claim to protect is not run there. Exits with 1 when an attack passed, ended otherwise than it may, left something
+behind, or took more than 1.1 times the limit.
 """
 
 import argparse
@@ -13,15 +15,20 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.machine import machine_line
+from benchmarks.sandbox_peaks import Gauge, gauge, measure
 from moe_ray.errors import SandboxError
 from moe_ray.scoring.sandbox import Sandbox
 from moe_ray.scoring.sandbox.program import BackendName
 from tests.scoring.sandbox.attacks import ATTACKS, GROUPS, Attack
-from tests.scoring.sandbox.suite import BACKENDS, CONFIG, Findings, run_attacks
+from tests.scoring.sandbox.attacks.attack import LIMIT_BYTES
+from tests.scoring.sandbox.suite import BACKENDS, CONFIG, Findings, claimed, run_attacks
+
+MAX_SHARE = 1.1
+ON_MEMORY = tuple(attack for attack in ATTACKS if "memory" in attack.needs)
 
 WORDS = {
     "failed": "wrong answer",
@@ -34,13 +41,18 @@ WORDS = {
 }
 
 
-def attacked(backend: BackendName) -> Findings | None:
-    """Run every attack in one kind of box; None when it does not work here."""
+def opened(backend: BackendName) -> Sandbox | None:
+    """Return a sandbox of one kind of box; None when it does not work here."""
     try:
-        sandbox = Sandbox.open(CONFIG, backend=backend)
+        return Sandbox.open(CONFIG, backend=backend)
     except SandboxError as error:
         sys.stderr.write(f"{backend}: {error}\n")
         return None
+
+
+def attacked(sandbox: Sandbox) -> Findings:
+    """Run every attack in one kind of box."""
+    backend = sandbox.protections.backend
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="moe-ray-outside-") as name:
         Path(name).chmod(0o777)
@@ -70,6 +82,24 @@ def table(found: Sequence[Findings]) -> str:
     return "\n".join(lines)
 
 
+def shares(sandbox: Sandbox, measuring: Gauge) -> dict[str, float]:
+    """Return, for every attack on memory that this box claims to hold, its peak as a share of the limit."""
+    with tempfile.TemporaryDirectory(prefix="moe-ray-outside-") as name:
+        Path(name).chmod(0o777)
+        programs = {attack.name: attack.program(Path(name)) for attack in claimed(ON_MEMORY, sandbox)}
+        found = measure(sandbox, programs, measuring)
+    return {name: peak_bytes / LIMIT_BYTES for name, (_, peak_bytes) in found.items()}
+
+
+def peak_table(peaks: Mapping[BackendName, dict[str, float]]) -> str:
+    """Return the table of peaks, by box."""
+    lines = [f"| attack | {' | '.join(peaks)} |", "| --- " * (1 + len(peaks)) + "|"]
+    for attack in ON_MEMORY:
+        cells = [f"{of[attack.name]:.2f}" if attack.name in of else "not claimed (memory)" for of in peaks.values()]
+        lines.append(f"| {attack.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def machine() -> str:
     """Return one line about this machine."""
     user = "root" if os.geteuid() == 0 else "an ordinary user"
@@ -82,12 +112,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=BACKENDS, action="append")
     chosen = parser.parse_args().backend or BACKENDS
-    found = [findings for backend in chosen if (findings := attacked(backend)) is not None]
+    sandboxes = [sandbox for backend in chosen if (sandbox := opened(backend)) is not None]
+    found = [attacked(sandbox) for sandbox in sandboxes]
     print(f"{len(ATTACKS)} attacks. {machine()}.")
     print(table(found))
+    with gauge() as measuring:
+        peaks = {sandbox.protections.backend: shares(sandbox, measuring) for sandbox in sandboxes}
+    print(f"\n### Peak memory as a share of the limit of {LIMIT_BYTES >> 20} MiB, measured {measuring.how}\n")
+    print(peak_table(peaks))
     wrong = [f"{findings.backend}: {name}: {end}" for findings in found for name, end in findings.surprises.items()]
     wrong += [f"{findings.backend}: left {trace}" for findings in found for trace in findings.left]
     wrong += [f"{findings.backend}: no longer works" for findings in found if not findings.still_works]
+    wrong += [
+        f"{box}: {name}: took {of[name]:.2f} of the limit"
+        for box, of in peaks.items()
+        for name in of
+        if of[name] > MAX_SHARE
+    ]
     print("\n" + ("\n".join(wrong) if wrong else "Every attack ended as it may, and nothing was left behind."))
     return 1 if wrong or not found else 0
 

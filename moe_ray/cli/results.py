@@ -11,7 +11,7 @@ from moe_ray.store.run_directory import RunDirectory
 
 def score_run(path: Path, *, experiment: LoadedExperiment | None, trust: bool, allow_weak_sandbox: bool) -> None:
     """Grade the answers of a run again, and write its report."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = output_console(soft_wrap=True)
     pipeline.score(
         RunDirectory(path),
         experiment=experiment,

@@ -131,6 +131,8 @@ def _sandbox(summary: Summary) -> Iterator[Caution]:
     missing = [str(item) for item in sandbox.get("missing", [])]
     if sandbox.get("weak") or missing:
         lacking = f" Missing: {', '.join(missing)}." if missing else ""
+        gaps = [str(item) for item in sandbox.get("memory_gaps", [])]
+        lacking += f" A program could hold memory beyond its limit: {', '.join(gaps)}." if gaps else ""
         text = f"Generated code ran without some of the protections.{lacking}"
         yield Caution(level="warning", title="Weak sandbox", text=text)
 

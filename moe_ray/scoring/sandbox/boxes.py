@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from moe_ray.scoring.sandbox.groups import Groups
 from moe_ray.scoring.sandbox.packing import start_program
 from moe_ray.scoring.sandbox.program import BackendName
 
@@ -21,13 +22,15 @@ SCRATCH_BYTES = 16 << 20
 SCRATCH_FILES = 1024
 FILE_BYTES = 1 << 20
 PRIVATE_TASKS = 32
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 FIRST_PRIVATE_UID = 1_900_000_000  # above every user that a machine or a directory service is likely to know
 NUM_PRIVATE_UIDS = 40_000
 SYSTEM_PATHS = (
     "/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/local/lib", "/lib", "/lib64", "/nix/store", "/usr/share/zoneinfo",
     "/etc/ld.so.cache", "/etc/localtime",
 )  # fmt: skip
-DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+DEVICES = ("/dev/null", "/dev/urandom")
+"""Not /dev/zero: a shared mapping of it is memory that no limit counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class Box:
     environment: dict[str, str]
     settings: dict[str, Any]
     private_users: bool
+    groups: Groups | None = None
 
     def users(self, worker: int) -> dict[str, int | None]:
         """Return users for the player and the judge of one worker that no other process has, where possible."""
@@ -60,12 +64,46 @@ def start_command() -> tuple[str, ...]:
 
 def read_paths() -> tuple[str, ...]:
     """Return what Python needs to read to run the guest; none is inside another."""
-    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix, "installed_base": sys.base_prefix}
-    own = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
+    own = [sysconfig.get_path(name, vars=_base()) for name in ("stdlib", "platstdlib")]
     own += [f"{sys.base_prefix}/lib", str(Path(interpreter()).parent)]
     wanted = [*SYSTEM_PATHS, *own, *library_path(), *DEVICES]
     present = dict.fromkeys(path for path in wanted if os.path.lexists(path))
     return tuple(path for path in present if not present.keys() & {str(parent) for parent in Path(path).parents})
+
+
+def _base() -> dict[str, str]:
+    """Return the variables that make sysconfig tell of the base Python and not of a virtual environment."""
+    return {"base": sys.base_prefix, "platbase": sys.base_exec_prefix, "installed_base": sys.base_prefix}
+
+
+@cache
+def package_paths() -> tuple[str, ...]:
+    """Return the folders of installed packages below `read_paths()`. A program is to see the standard library only."""
+    folders = {Path(path) for path in read_paths() if not Path(path).is_symlink()}
+    homes = {home for folder in folders for pattern in ("python*", "*/python*") for home in folder.glob(pattern)}
+    found = [home / name for home in sorted(homes | folders) for name in PACKAGE_FOLDERS]
+    found += [Path(sysconfig.get_path(name, vars=_base())) for name in ("purelib", "platlib")]
+    inside = (path for path in dict.fromkeys(found) if folders & set(path.parents))
+    return tuple(str(path) for path in inside if path.is_dir() and not path.is_symlink())
+
+
+@cache
+def readable_parts() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return `read_paths()` without `package_paths()`, for rules that cannot exclude: paths that can be read with all
+    below them, and folders that can only be listed."""
+    hidden = {Path(path).resolve() for path in package_paths()}
+    around = {parent for path in hidden for parent in path.parents}
+    whole: list[str] = []
+    listed: list[str] = []
+    waiting = [Path(path).resolve() for path in read_paths()]
+    while waiting:
+        path = waiting.pop()
+        if path in around:
+            listed.append(str(path))
+            waiting += (child for child in path.iterdir() if not child.is_symlink())  # a rule follows links
+        elif path not in hidden:
+            whole.append(str(path))
+    return tuple(sorted(set(whole))), tuple(sorted(set(listed)))
 
 
 def library_path() -> list[str]:
@@ -101,6 +139,8 @@ def _bubblewrap(bubblewrap: str, memory_bytes: int, *, private_users: bool) -> B
         argv += ["--dir", folder]
     for path in read_paths():
         argv += _show(path)
+    for path in package_paths():
+        argv += ["--tmpfs", path, "--remount-ro", path]
     argv += ["--perms", "1777", "--size", str(SCRATCH_BYTES)] if quota else []
     argv += ["--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/"]
     settings = _settings(memory_bytes, scratch=SCRATCH, writable=quota, own_tasks=True)
@@ -153,6 +193,7 @@ def _plain(backend: BackendName, memory_bytes: int) -> Box:
     private_users = _may_switch_users() and all(_reachable(Path(path)) for path in read_paths())
     scratch = NOWHERE if sys.platform == "linux" else "/"
     settings = _settings(memory_bytes, scratch=scratch, writable=False, own_tasks=private_users)
+    settings["read_paths"], settings["list_paths"] = map(list, readable_parts())
     settings |= {"filters": backend == "filters", "threads": private_users or os.geteuid() != 0}
     return Box(
         backend=backend,
@@ -170,8 +211,12 @@ def _settings(memory_bytes: int, *, scratch: str, writable: bool, own_tasks: boo
         "num_tasks": PRIVATE_TASKS if own_tasks else 0,
         "filters": True,
         "threads": True,
+        "shared_files": writable,
+        "count_scratch": writable,
         "scratch": scratch,
         "read_paths": list(read_paths()),
+        "list_paths": [],
+        "hidden_paths": list(package_paths()),
         "write_paths": ["/dev/null", *([scratch] if writable else [])],
         "new_root": None,
     }

@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, get_args
 
 from moe_ray.scoring.sandbox.boxes import Box
 from moe_ray.scoring.sandbox.guest import wire
 from moe_ray.scoring.sandbox.guest.clock import MAX_WALL_FACTOR
+from moe_ray.scoring.sandbox.handover import handed_over
 from moe_ray.scoring.sandbox.packing import guest_code
 from moe_ray.scoring.sandbox.program import Outcome, Program, Verdict
 
@@ -33,7 +35,18 @@ def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> Ve
     job = {"code": program.code, "setup": program.setup, "tests": list(program.tests)}
     started = time.monotonic()
     patience_s = MAX_WALL_FACTOR * settings["timeout_s"] + START_GRACE_S
-    output = _communicate(box, guest_code() + wire.frames([settings, job]), patience_s)
+    with handed_over(box.groups, worker, settings["memory_bytes"]) as handover:
+        sent = guest_code() + wire.frames([settings | handover.settings, job])
+        try:
+            output = _communicate(box, sent, patience_s, handover.descriptors)
+        except BoxError:
+            if not handover.ran_out_of_memory():
+                raise
+            output = b""
+        ran_out = handover.ran_out_of_memory()
+    if ran_out:
+        detail = f"took more than {settings['memory_bytes'] >> 20} MiB in all"
+        return Verdict(outcome="memory", detail=detail, wall_s=time.monotonic() - started)
     try:
         outcome, detail, wall_s = wire.decode(output[wire.LENGTH.size :], _no_object)
     except (wire.WireError, ValueError) as error:
@@ -54,7 +67,7 @@ def _no_object(number: int) -> object:
     raise wire.WireError(f"object {number} outside a program")
 
 
-def _communicate(box: Box, sent: bytes, timeout_s: float) -> bytes:
+def _communicate(box: Box, sent: bytes, timeout_s: float, descriptors: Sequence[int]) -> bytes:
     try:
         process = subprocess.Popen(
             box.argv,
@@ -63,6 +76,7 @@ def _communicate(box: Box, sent: bytes, timeout_s: float) -> bytes:
             stderr=subprocess.PIPE,
             env=box.environment,
             cwd="/",
+            pass_fds=descriptors,
             start_new_session=True,
         )
     except OSError as error:

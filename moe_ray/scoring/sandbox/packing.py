@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moe_ray.scoring.sandbox import guest
 
-MODULES = ("kernel", "syscalls", "wire", "confine", "namespaces", "judge", "player", "clock", "warden")
+MODULES = ("kernel", "syscalls", "wire", "confine", "meter", "namespaces", "judge", "player", "clock", "warden")
 """The guest's modules, each after those that it imports."""
 
 START = """

@@ -11,112 +11,19 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moe_ray.scoring.sandbox.boxes import Box
+from moe_ray.scoring.sandbox.attempts import ENVIRONMENT, KERNEL, NETWORK, OUTPUT, PROCESSES, READS, TIME, WRITES
+from moe_ray.scoring.sandbox.boxes import Box, package_paths
 from moe_ray.scoring.sandbox.execution import BoxError, run_once
+from moe_ray.scoring.sandbox.memory_probe import NUM_TRIES, PROBE_BYTES, memory_programs
 from moe_ray.scoring.sandbox.program import Outcome, Program, Protections, Verdict
 
 PROBE_TIMEOUT_S = 5.0
 LOOP_TIMEOUT_S = 0.3
 NUM_THREADS = 200
 SECRET = "secret"
-
-NETWORK = """
-import socket
-def reached(family, address):
-    try:
-        with socket.socket(family) as s:
-            s.settimeout(1)
-            s.connect(address)
-            return True
-    except OSError:
-        return False
-def blocked():
-    return not any([reached(socket.AF_INET, ("127.0.0.1", {port})), reached(socket.AF_UNIX, {abstract!r})])
-"""
-WRITES = """
-import os
-def refused(attempt):
-    try:
-        attempt()
-    except OSError:
-        return True
-    return False
-def blocked():
-    return all([
-        refused(lambda: open({folder!r} + "/new", "w").close()),
-        refused(lambda: os.mkdir({folder!r} + "/folder")),
-        refused(lambda: os.truncate({secret!r}, 0)),
-        refused(lambda: os.chmod({secret!r}, 0o600)),
-        refused(lambda: os.utime({secret!r}, (1, 1))),
-        refused(lambda: os.unlink({secret!r})),
-    ])
-"""
-READS = """
-def blocked():
-    try:
-        open({secret!r}).read()
-    except OSError:
-        return True
-    return False
-"""
-PROCESSES = """
-import os, threading
-def blocked():
-    try:
-        if os.fork() == 0:
-            os._exit(0)
-        return False
-    except OSError:
-        pass
-    for target in ({pid}, os.getppid()):
-        try:
-            os.kill(target, 0)
-            return False
-        except OSError:
-            pass
-    stop, threads = threading.Event(), []
-    try:
-        for _ in range({num_threads}):
-            thread = threading.Thread(target=stop.wait, daemon=True)
-            thread.start()
-            threads.append(thread)
-        return False
-    except (RuntimeError, MemoryError):
-        return True
-    finally:
-        stop.set()
-"""
-TIME = """
-import signal
-for number in (signal.SIGTERM, signal.SIGXCPU, signal.SIGALRM):
-    signal.signal(number, signal.SIG_IGN)
-def blocked():
-    while True:
-        pass
-"""
-MEMORY = """
-def blocked():
-    return len(bytearray({too_many_bytes})) < 0
-"""
-OUTPUT = """
-def blocked():
-    while True:
-        print("x" * 10000)
-"""
-ENVIRONMENT = """
-import os
-def blocked():
-    if set(os.environ) - {{"LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "PWD"}}:
-        return False
-    try:
-        open("/proc/{pid}/environ").read()
-    except OSError:
-        return True
-    return False
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +46,17 @@ def probe(box: Box, num_workers: int) -> Protections:
     verdict = run_once(box, control, timeout_s=PROBE_TIMEOUT_S, worker=0)
     if not verdict.passed:
         raise BoxError(f"a program that only returns 1 ended with {verdict.outcome}: {verdict.detail}")
-    with _targets(box.settings["memory_bytes"]) as probes, ThreadPoolExecutor(num_workers) as pool:
+    with _targets() as probes, ThreadPoolExecutor(num_workers) as pool:
         runs = {name: pool.submit(_blocked, box, each, worker) for worker, (name, each) in enumerate(probes.items())}
-        return Protections(backend=box.backend, **{name: run.result() for name, run in runs.items()})
+        small = _with_limit(box, min(PROBE_BYTES, box.settings["memory_bytes"]))
+        kinds = memory_programs(small.settings["memory_bytes"])
+        held = {
+            kind: pool.submit(_memory_held, small, code, len(probes) + number)
+            for number, (kind, code) in enumerate(kinds.items())
+        }
+        gaps = tuple(kind for kind, run in held.items() if not run.result())
+        found = {name: run.result() for name, run in runs.items()}
+        return Protections(backend=box.backend, memory=not gaps, memory_gaps=gaps, **found)
 
 
 def _blocked(box: Box, probe: Probe, worker: int) -> bool:
@@ -150,6 +65,23 @@ def _blocked(box: Box, probe: Probe, worker: int) -> bool:
         return probe.blocked(run_once(box, program, timeout_s=probe.timeout_s, worker=worker))
     except BoxError:
         return False
+
+
+def _with_limit(box: Box, memory_bytes: int) -> Box:
+    return replace(box, settings={**box.settings, "memory_bytes": memory_bytes})
+
+
+def _memory_held(box: Box, code: str, worker: int) -> bool:
+    """Say whether a program that tries to hold too much memory was refused it, or was killed."""
+    program = Program(code=code, tests=("assert blocked() is True",))
+    for _ in range(NUM_TRIES):
+        try:
+            verdict = run_once(box, program, timeout_s=PROBE_TIMEOUT_S, worker=worker)
+        except BoxError:
+            continue
+        if verdict.outcome in ("passed", "memory"):
+            return True
+    return False
 
 
 @contextmanager
@@ -165,7 +97,7 @@ def _folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _targets(memory_bytes: int) -> Iterator[Mapping[str, Probe]]:
+def _targets() -> Iterator[Mapping[str, Probe]]:
     """Yield the probes, with real targets outside: files that all may read and write, two servers."""
     with _folder() as folder, socket.socket() as server:
         folder.chmod(0o755)
@@ -180,10 +112,10 @@ def _targets(memory_bytes: int) -> Iterator[Mapping[str, Probe]]:
             abstract = f"\0moe-ray-probe-{os.getpid()}-{folder.name}"
             local.bind(abstract)
             local.listen()
-            yield _probes(folder, server.getsockname()[1], abstract, memory_bytes)
+            yield _probes(folder, server.getsockname()[1], abstract)
 
 
-def _probes(folder: Path, port: int, abstract: str, memory_bytes: int) -> dict[str, Probe]:
+def _probes(folder: Path, port: int, abstract: str) -> dict[str, Probe]:
     readable, writable = folder / "readable" / SECRET, folder / "writable" / SECRET
 
     def untouched() -> bool:
@@ -195,10 +127,15 @@ def _probes(folder: Path, port: int, abstract: str, memory_bytes: int) -> dict[s
         "filesystem_writes": Probe(
             code=WRITES.format(folder=str(writable.parent), secret=str(writable)), outside=untouched
         ),
-        "filesystem_reads": Probe(code=READS.format(secret=str(readable))),
-        "processes": Probe(code=PROCESSES.format(pid=pid, num_threads=NUM_THREADS)),
+        "filesystem_reads": Probe(code=READS.format(paths=[str(readable), *_installed_files()])),
+        "processes": Probe(code=PROCESSES.format(pid=pid, num_threads=NUM_THREADS, kernel=KERNEL.format())),
         "time": Probe(code=TIME, outcome="timeout", timeout_s=LOOP_TIMEOUT_S),
-        "memory": Probe(code=MEMORY.format(too_many_bytes=memory_bytes + (64 << 20)), outcome="memory"),
         "output": Probe(code=OUTPUT, outcome="output_limit"),
         "environment": Probe(code=ENVIRONMENT.format(pid=pid)),
     }
+
+
+def _installed_files() -> list[str]:
+    """Return a file of each folder of installed packages: a program is to see the standard library only."""
+    files = (next(Path(folder).rglob("*.py"), None) for folder in package_paths())
+    return [str(file) for file in files if file is not None]

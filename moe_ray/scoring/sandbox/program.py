@@ -61,13 +61,19 @@ class Protections:
     memory: bool
     output: bool
     environment: bool
+    memory_gaps: tuple[str, ...] = ()
+    """Kinds of memory that a program could hold beyond its limit."""
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Names of the protections that did not hold."""
-        names = (field.name for field in fields(self) if field.name != "backend")
-        return tuple(name for name in names if not getattr(self, name))
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) is False)
+
+    def explain_missing(self) -> str:
+        """Return the missing protections in words, with the kinds of memory that no limit bounds."""
+        gaps = f" ({', '.join(self.memory_gaps)})" if self.memory_gaps else ""
+        return ", ".join(name + (gaps if name == "memory" else "") for name in self.missing)
 
     def describe(self) -> dict[str, Any]:
         """Return all of it for the manifest."""
-        return {**asdict(self), "missing": list(self.missing)}
+        return {**asdict(self), "memory_gaps": list(self.memory_gaps), "missing": list(self.missing)}

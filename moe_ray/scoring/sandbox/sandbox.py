@@ -1,8 +1,9 @@
 """The sandbox: many programs, each in a box of its own."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from functools import cache
 from queue import SimpleQueue
 from typing import Any
@@ -11,6 +12,7 @@ from moe_ray.config.schema import SandboxConfig
 from moe_ray.errors import SandboxError
 from moe_ray.scoring.sandbox.boxes import Box, candidates
 from moe_ray.scoring.sandbox.execution import BoxError, run_once
+from moe_ray.scoring.sandbox.groups import open_groups
 from moe_ray.scoring.sandbox.probing import PROBE_TIMEOUT_S, probe
 from moe_ray.scoring.sandbox.program import BackendName, Program, Protections, Verdict
 
@@ -40,7 +42,7 @@ class Sandbox:
     def describe(self) -> dict[str, Any]:
         """Return what holds, what does not ("missing"), and the limits, for the manifest."""
         limits = {"timeout_s": self._config.timeout_s, "memory_mib": self._config.memory_mib}
-        return {**self.protections.describe(), **limits}
+        return {**self.protections.describe(), "control_group": self._box.groups is not None, **limits}
 
     def run_all(self, programs: Sequence[Program], on_done: Callable[[int], None] | None = None) -> list[Verdict]:
         """Run every program, several at once, and return their verdicts in order.
@@ -123,9 +125,7 @@ def _strongest(config: SandboxConfig, backend: BackendName | None) -> tuple[Box,
     """Return the first box without a gap; else, if allowed, the one with the fewest."""
     usable: list[tuple[Box, Protections]] = []
     reasons: list[str] = []
-    for box in candidates(config.memory_mib << 20):
-        if backend not in (None, box.backend):
-            continue
+    for box in _with_groups(candidates(config.memory_mib << 20), backend):
         try:
             protections = probe(box, _num_workers(config))
         except BoxError as error:
@@ -134,9 +134,22 @@ def _strongest(config: SandboxConfig, backend: BackendName | None) -> tuple[Box,
         if not protections.missing:
             return box, protections
         usable.append((box, protections))
-        reasons.append(f"{box.backend}: no protection of {', '.join(protections.missing)}")
+        reasons.append(f"{box.backend}: no protection of {protections.explain_missing()}")
     if not usable:
         raise SandboxError(f"no kind of sandbox works here ({'; '.join(reasons)})", remedy=REMEDY)
     if not config.allow_weak:
         raise SandboxError(f"generated code cannot be run safely here ({'; '.join(reasons)})", remedy=REMEDY)
     return min(usable, key=lambda pair: len(pair[1].missing))
+
+
+def _with_groups(boxes: Iterable[Box], backend: BackendName | None) -> Iterator[Box]:
+    """Yield each box with control groups, where some can be had, then without.
+
+    Never with groups where the box does not filter: a program that may write files could move to another group.
+    """
+    groups = open_groups()
+    for box in boxes:
+        if backend in (None, box.backend):
+            if groups is not None and box.settings["filters"]:
+                yield replace(box, groups=groups)
+            yield box

@@ -16,10 +16,10 @@ from moe_ray.errors import SandboxError
 from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
 from moe_ray.scoring.sandbox.program import BackendName
 from tests.scoring.sandbox.attacks import ATTACKS, Attack
-from tests.scoring.sandbox.attacks.attack import TESTS
+from tests.scoring.sandbox.attacks.attack import LIMIT_BYTES, TESTS
 from tests.scoring.sandbox.traces import heir, traces
 
-CONFIG = SandboxConfig(timeout_s=5, memory_mib=256, num_workers=4, allow_weak=True)
+CONFIG = SandboxConfig(timeout_s=5, memory_mib=LIMIT_BYTES >> 20, num_workers=4, allow_weak=True)
 BACKENDS: tuple[BackendName, ...] = ("bubblewrap", "namespaces", "filters", "limits")
 HONEST = Program(code="def f(x): return x + 40", tests=TESTS)
 

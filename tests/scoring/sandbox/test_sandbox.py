@@ -106,6 +106,42 @@ def test_a_file_in_its_own_scratch_may_be_written_where_there_is_one(sandbox: Sa
     assert run(sandbox, code, "assert f(b'abc') == 3").passed
 
 
+OWN_FILES = {
+    "sqlite": (
+        "import sqlite3\ndef f(x):\n    with sqlite3.connect('own.db') as db:\n"
+        "        db.execute('create table t(v)')\n"
+        "        db.execute('insert into t values (?)', [x])\n    return sqlite3.connect('own.db').execute("
+        "'select v from t').fetchall()"
+    ),
+    "locks": (
+        "import fcntl\ndef f(x):\n    with open('own', 'w') as file:\n        fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "        fcntl.lockf(file, fcntl.LOCK_EX)\n        fcntl.flock(file, fcntl.LOCK_UN)\n    return [(x,)]"
+    ),
+    "written through to the disk": (
+        "import os\ndef f(x):\n    with open('own', 'w') as file:\n        os.fsync(file.fileno())\n"
+        "        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)\n    os.sync()\n    return [(x,)]"
+    ),
+    "mapped": (
+        "import mmap\ndef f(x):\n    open('own', 'wb').write(b'abc')\n    with open('own', 'r+b') as file:\n"
+        "        with mmap.mmap(file.fileno(), 0) as mapped: mapped[0:1] = b'x'\n"
+        "    return [(x,)] if open('own', 'rb').read() == b'xbc' else []"
+    ),
+    "copied": (
+        "import os, shutil\ndef f(x):\n    open('own', 'w').write('abc')\n    shutil.copyfile('own', 'copy')\n"
+        "    assert not os.isatty(os.open('copy', os.O_RDONLY))\n"
+        "    return [(x,)] if open('copy').read() == 'abc' else []"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN_FILES)
+def test_a_program_may_work_with_files_of_its_own(sandbox: Sandbox, name: str) -> None:
+    if sandbox.protections.backend not in ("bubblewrap", "namespaces"):
+        pytest.skip("no box with a scratch works here")
+    verdict = run(sandbox, OWN_FILES[name], "assert f(7) == [(7,)]")
+    assert verdict.passed, verdict
+
+
 @pytest.mark.parametrize(
     ("code", "test", "outcome", "said"),
     [

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAX_OPEN_FILES = 64
 MAX_STACK_BYTES = 8 << 20
+MAX_PENDING_SIGNALS = 16
 
 
 def close_all_but(keep: tuple[int, ...]) -> None:
@@ -38,6 +39,8 @@ def confine(settings: dict[str, Any], uid: int | None, parent: int) -> None:
     Raises `OSError` when the kernel refuses one, so that nothing runs half confined, and when the parent is gone.
     """
     _limit(settings)
+    if sys.platform == "linux":
+        _use_small_pages()
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -53,10 +56,20 @@ def confine(settings: dict[str, Any], uid: int | None, parent: int) -> None:
     kernel.drop_capabilities()
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if kernel.landlock_abi() > 0:
-        kernel.restrict_files(settings["read_paths"], settings["write_paths"])
-    instructions = syscalls.denying_filter(os.uname().machine, os.getpid(), threads=settings["threads"])
+        kernel.restrict_files(settings["read_paths"], settings["list_paths"], settings["write_paths"])
+    instructions = syscalls.denying_filter(
+        os.uname().machine, os.getpid(), threads=settings["threads"], shared_files=settings["shared_files"]
+    )
     if instructions:
         kernel.install_filter(instructions)
+
+
+def _use_small_pages() -> None:
+    """Never back this process by huge pages: one stays whole, uncounted, while any part of it is mapped."""
+    try:
+        kernel.prctl(kernel.PR_SET_THP_DISABLE, 1)
+    except OSError:  # a kernel without huge pages may not know the request; the probe tries what happens
+        return
 
 
 def _limit(settings: dict[str, Any]) -> None:
@@ -71,6 +84,8 @@ def _limit(settings: dict[str, Any]) -> None:
         "RLIMIT_CORE": 0,
         "RLIMIT_CPU": cpu_s,
         "RLIMIT_MSGQUEUE": 0,
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_SIGPENDING": MAX_PENDING_SIGNALS,
     }
     for name, value in limits.items():
         number = getattr(resource, name, None)

@@ -5,12 +5,14 @@ import os
 import struct
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+PR_SET_THP_DISABLE = 41
 SECCOMP_MODE_FILTER = 2
 SIGKILL = 9
 LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = 444, 445, 446
 LANDLOCK_GET_ABI = 1
 LANDLOCK_PATH_BENEATH = 1
 LANDLOCK_READ_ONLY = 0b1101  # execute, read a file, read a directory
+LANDLOCK_LIST_ONLY = 0b1000
 LANDLOCK_FILE_ONLY = 0b1 | 0b10 | 0b100 | 1 << 14 | 1 << 15
 CAPABILITY_VERSION_3 = 0x20080522
 
@@ -65,8 +67,8 @@ def landlock_abi() -> int:
     return int(max(result, 0))
 
 
-def restrict_files(read_paths: list[str], write_paths: list[str]) -> None:
-    """Forbid every file outside these paths, for good; needs no_new_privs.
+def restrict_files(read_paths: list[str], list_paths: list[str], write_paths: list[str]) -> None:
+    """Forbid every file outside these paths, for good; needs no_new_privs. Of `list_paths` only names can be read.
 
     TCP, abstract sockets and signals go too where the kernel's Landlock knows them. Raises `OSError`.
     """
@@ -78,6 +80,8 @@ def restrict_files(read_paths: list[str], write_paths: list[str]) -> None:
     ruleset = _checked(created, "landlock")
     for path in read_paths:
         _allow(ruleset, path, LANDLOCK_READ_ONLY & handled)
+    for path in list_paths:
+        _allow(ruleset, path, LANDLOCK_LIST_ONLY & handled)
     for path in write_paths:
         _allow(ruleset, path, handled & ~1)
     _checked(_libc.syscall(ctypes.c_long(LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0)), "landlock")

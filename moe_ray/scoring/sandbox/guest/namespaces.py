@@ -50,6 +50,8 @@ def _build_root(settings: dict[str, Any]) -> None:
     kernel.mount("tmpfs", root, "tmpfs", NO_SUID | NO_DEV, ROOT_OPTIONS)
     for path in settings["read_paths"]:
         _bind(path, root + path)
+    for path in settings["hidden_paths"]:
+        kernel.mount("tmpfs", root + path, "tmpfs", READ_ONLY | NO_SUID | NO_DEV, "size=4k")
     scratch = root + settings["scratch"]
     os.makedirs(scratch)  # noqa: PTH103
     kernel.mount("tmpfs", scratch, "tmpfs", NO_SUID | NO_DEV, settings["scratch_options"])

@@ -1,5 +1,5 @@
 """The warden: the first process of the box. It starts the player before it has read a single test, then the judge;
-keeps the clock, counts what the program prints, ends both, and alone may report."""
+keeps the clock, counts memory and what the program prints, ends both, and alone may report."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from moe_ray.scoring.sandbox.guest import confine, kernel, wire
 from moe_ray.scoring.sandbox.guest.clock import Clock
 from moe_ray.scoring.sandbox.guest.judge import Link, judge
+from moe_ray.scoring.sandbox.guest.meter import Meter
 from moe_ray.scoring.sandbox.guest.player import play
 
 TYPE_CHECKING = False
@@ -21,6 +22,7 @@ STDIN, STDOUT = 0, 1
 READ_BYTES = 1 << 16
 DRAIN_S = 1.0
 LAST_BREATH_S = 0.1
+METER_S = 0.01
 
 Verdict = tuple[str, str]
 
@@ -34,12 +36,15 @@ class Children:
         self.output = os.pipe()
         self.result = os.pipe()
         self.warden = os.getpid()
+        self.meter = Meter(settings)
         self.player = _fork(self._be_player, settings)
         self.judge = _fork(self._be_judge, settings)
         for fd in (*self.requests, *self.replies, self.output[1], self.result[1], STDIN):
             os.close(fd)
+        self.meter.open(2)
 
     def _be_player(self, settings: dict[str, Any]) -> None:
+        self.meter.admit()
         null = os.open("/dev/null", os.O_RDONLY)
         for source, target in ((null, 0), (self.output[1], 1), (self.output[1], 2)):
             os.dup2(source, target)
@@ -49,6 +54,7 @@ class Children:
         play(self.requests[0], self.replies[1])
 
     def _be_judge(self, settings: dict[str, Any]) -> None:
+        self.meter.admit()
         job_fd = os.dup(STDIN)
         null = os.open("/dev/null", os.O_RDWR)
         for target in (0, 1, 2):
@@ -79,11 +85,12 @@ def _fork(body: Any, settings: dict[str, Any]) -> int:
 
 
 def watch(children: Children, settings: dict[str, Any]) -> Verdict:
-    """Wait for the judge's result, the end of the time, or too much output, whichever comes first.
+    """Wait for the judge's result, the end of the time, too much output or too much memory, whichever comes first.
 
     Raises `BrokenPipeError` when nobody is left to report to.
     """
     clock = Clock(settings["timeout_s"], (children.player, children.judge))
+    metered = 0.0
     output, result = children.output[0], children.result[0]
     poll = select.poll()
     poll.register(STDOUT, 0)  # of a pipe without a reader the kernel tells an error, asked or not
@@ -91,7 +98,7 @@ def watch(children: Children, settings: dict[str, Any]) -> Verdict:
     poll.register(result, select.POLLIN)
     num_output_bytes = 0
     while True:
-        ready = [fd for fd, _ in poll.poll(clock.left_s() * 1000)]
+        ready = [fd for fd, _ in poll.poll(min(clock.left_s(), METER_S) * 1000)]
         if STDOUT in ready:
             raise BrokenPipeError
         if output in ready:
@@ -103,6 +110,10 @@ def watch(children: Children, settings: dict[str, Any]) -> Verdict:
                 return "output_limit", f"printed more than {settings['output_bytes']} bytes"
         if result in ready:
             return _read_result(result)
+        if time.monotonic() >= metered + METER_S:
+            if children.meter.total_bytes() > settings["memory_bytes"]:
+                return "memory", f"took more than {settings['memory_bytes'] >> 20} MiB in all"
+            metered = time.monotonic()
         over = clock.over()
         if over is not None:
             return over
@@ -170,6 +181,9 @@ def _kill_orphans() -> None:
 def main() -> NoReturn:
     """Read the settings and a job from stdin; write one verdict to stdout."""
     settings = wire.decode(wire.receive(STDIN), _no_object)
+    if settings["group_fd"] is not None:
+        os.write(settings["group_fd"], b"0")  # this process and all that it starts
+        os.close(settings["group_fd"])
     if settings["new_root"] is not None:
         from moe_ray.scoring.sandbox.guest import namespaces
 

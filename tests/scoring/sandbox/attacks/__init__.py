@@ -5,12 +5,16 @@ from tests.scoring.sandbox.attacks.breaking import BREAKING
 from tests.scoring.sandbox.attacks.exhausting import EXHAUSTING
 from tests.scoring.sandbox.attacks.forging import FORGING
 from tests.scoring.sandbox.attacks.imitating import IMITATING
+from tests.scoring.sandbox.attacks.kernel import SHARED
+from tests.scoring.sandbox.attacks.memory import MEMORY
 from tests.scoring.sandbox.attacks.outside import OUTSIDE
 from tests.scoring.sandbox.attacks.processes import PROCESSES
 
 GROUPS: dict[str, tuple[Attack, ...]] = {
     "Running for ever, filling up": EXHAUSTING,
+    "Memory that no process's limit counts": MEMORY,
     "Other processes, the kernel": PROCESSES,
+    "What all processes share": SHARED,
     "Files, network, what is left behind": OUTSIDE,
     "Forging the verdict": FORGING,
     "Looking right, looking for the tests": IMITATING,

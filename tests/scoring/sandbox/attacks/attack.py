@@ -12,6 +12,10 @@ MARKER = "moe-ray-attack"
 KEY = 0x6D6F7261
 """Of the System V objects that an attack would leave behind."""
 
+LIMIT_BYTES = 256 << 20
+"""The memory limit that attacks run under."""
+HOLD_BYTES = LIMIT_BYTES * 5 // 4
+
 WRONG = ("failed", "error")
 ENDLESS_TIMEOUT_S = 0.4
 
@@ -55,7 +59,8 @@ class Attack:
         code = self.code
         for name, place in places.items():
             code = code.replace(name, place)
-        return Program(code=code, tests=TESTS, timeout_s=ENDLESS_TIMEOUT_S if "timeout" in self.outcomes else None)
+        endless = "timeout" in self.outcomes and "memory" not in self.needs
+        return Program(code=code, tests=TESTS, timeout_s=ENDLESS_TIMEOUT_S if endless else None)
 
 
 def attack(name: str, tries: str, code: str, outcomes: tuple[str, ...] = WRONG, needs: tuple[str, ...] = ()) -> Attack:
@@ -63,9 +68,9 @@ def attack(name: str, tries: str, code: str, outcomes: tuple[str, ...] = WRONG, 
     return Attack(name=name, tries=tries, code=code, outcomes=outcomes, needs=needs)
 
 
-def attempt(name: str, tries: str, code: str, *needs: str) -> Attack:
+def attempt(name: str, tries: str, code: str, *needs: str, outcomes: tuple[str, ...] = WRONG) -> Attack:
     """Return an attack whose `attempt()` says whether it worked: then it passes."""
-    return Attack(name=name, tries=tries, code=code + ATTEMPT, outcomes=WRONG, needs=needs)
+    return Attack(name=name, tries=tries, code=code + ATTEMPT, outcomes=outcomes, needs=needs)
 
 
 def kernel_call(name: str, tries: str, expression: str, *needs: str) -> Attack:
