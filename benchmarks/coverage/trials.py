@@ -10,7 +10,7 @@ from benchmarks.coverage.populations import LABELS, draw, draw_together
 from moe_ray.comparison.intervals import Interval
 from moe_ray.comparison.paired import benjamini_hochberg, paired_difference
 from moe_ray.comparison.statistics import aggregate
-from moe_ray.comparison.summary import SIGNIFICANCE
+from moe_ray.comparison.differences import SIGNIFICANCE
 
 TOLERANCE = 1e-12
 
