@@ -11,6 +11,7 @@ from moe_ray.comparison.differences import SIGNIFICANCE
 from moe_ray.comparison.records import MetricValue, ModelResources, PairedComparison, RoutingSummary, Summary
 from moe_ray.comparison.runs import RunComparison, ValuePair
 from moe_ray.report.cautions import cautions
+from moe_ray.report.export import verdict_text
 from moe_ray.report.format import (
     NONE,
     interval,
@@ -47,25 +48,21 @@ def summary_tables(summary: Summary) -> Group:
 
 def verdict_lines(summary: Summary) -> Group:
     """What to know before believing a number, then the verdict: the last lines on the screen."""
-    found = headline(summary)
     parts: list[RenderableType] = []
     for caution in cautions(summary):
         style = "yellow" if caution.level == "warning" else "dim"
         parts.append(Text(f"{caution.level}: {caution.line}", style=style))
-    parts.append(Text(f"\n{found.sentence}", style="bold"))
-    parts.extend(Text(line) for line in (found.also, found.cost) if line)
-    for verdict in found.domains:
-        said = [verdict.sentence, f"({verdict.figures})" if verdict.figures else "", verdict.failures, verdict.others]
-        parts.append(Text(f"{verdict.domain}: {' '.join(part for part in said if part)}"))
-    return Group(*parts)
+    sentence, *rest = verdict_text(headline(summary))
+    return Group(*parts, Text(f"\n{sentence}", style="bold"), *map(Text, rest))
 
 
-def print_summary(console: Console, summary: Summary) -> None:
-    """Print all tables of a summary, the verdict last."""
-    console.print(summary_tables(summary))
+def print_summary(console: Console, summary: Summary, *, brief: bool = False) -> None:
+    """Print all tables of a summary, the verdict last; or the verdict alone."""
+    console.print(verdict_lines(summary) if brief else summary_tables(summary))
 
 
-def _table(title: str, caption: str | None = None) -> Table:
+def plain_table(title: str, caption: str | None = None) -> Table:
+    """An empty table in the common style."""
     return Table(
         title=title,
         caption=caption,
@@ -80,7 +77,7 @@ def _table(title: str, caption: str | None = None) -> Table:
 def quality_table(view: DomainView) -> Table:
     """One domain: every metric of every system, with interval, n, and what failed or was left out."""
     has_failures = any(value.n_failed for metric in view.metrics for _, value in metric.values)
-    table = _table(f"[bold]{view.name}[/]")
+    table = plain_table(f"[bold]{view.name}[/]")
     table.add_column("metric / system", overflow="fold", ratio=1)
     for title in ("value", "95 % interval", "n", *(("failed", "answered") if has_failures else ()), "unscored"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -113,7 +110,7 @@ def comparison_table(summary: Summary) -> Table:
     caption = f"better: at adjusted p < {SIGNIFICANCE}; p: {tests}"
     others = {item.system_b for item in summary.comparisons}
     source = f" from {others.pop()}" if len(others) == 1 else ""
-    table = _table(f"[bold]Paired differences[/]{source} on the same examples", caption)
+    table = plain_table(f"[bold]Paired differences[/]{source} on the same examples", caption)
     table.add_column("domain / metric", overflow="fold", ratio=1)
     for title in ("difference", "95 % interval", "p", "n"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -140,7 +137,7 @@ def _difference_cells(item: PairedComparison) -> Iterator[Text]:
 def routing_table(summary: Summary, routing: RoutingSummary) -> Table:
     """How often the router was right, by domain, and what its mistakes cost there."""
     found = accuracy_table(routing)
-    table = _table("[bold]Routing[/]", routing_sentence(summary, routing))
+    table = plain_table("[bold]Routing[/]", routing_sentence(summary, routing))
     table.add_column(found.row_title, overflow="fold", ratio=1)
     for column in found.columns:
         table.add_column(column.title, justify="right")
@@ -152,7 +149,7 @@ def routing_table(summary: Summary, routing: RoutingSummary) -> Table:
 def resources_table(summary: Summary) -> Table:
     """What each model cost."""
     caption = "p50 and p99: whole answers inside their batches; alone: the probe at batch size 1"
-    table = _table("[bold]Resources[/] by model", caption)
+    table = plain_table("[bold]Resources[/] by model", caption)
     table.add_column("model", overflow="fold", ratio=1)
     has_energy = any(model.gpu_energy_j is not None for model in summary.models.values())
     for title in ("load", "memory", "tokens/s", "p50", "p99", "alone", *(["energy"] if has_energy else [])):
@@ -195,7 +192,7 @@ def _example_lines(comparison: RunComparison) -> Iterator[Text]:
 def _changes_table(comparison: RunComparison) -> Table:
     num_more = len(comparison.changes) - MAX_CHANGES
     caption = f"and {num_more} more; --json prints all" if num_more > 0 else None
-    table = _table("[bold]What differs in the runs[/]", caption if comparison.changes else "nothing")
+    table = plain_table("[bold]What differs in the runs[/]", caption if comparison.changes else "nothing")
     for title in ("setting", f"first: {comparison.first}", f"second: {comparison.second}"):
         table.add_column(title, overflow="fold")
     for change in comparison.changes[:MAX_CHANGES]:
@@ -210,7 +207,7 @@ def _shorten(text: str) -> str:
 
 def _pairs_table(comparison: RunComparison) -> Table:
     caption = "change: second minus first on the examples of both, failures counted; p adjusted over all rows"
-    table = _table(f"[bold]{comparison.second} against {comparison.first}[/]", caption)
+    table = plain_table(f"[bold]{comparison.second} against {comparison.first}[/]", caption)
     table.add_column("domain / metric / system", overflow="fold", ratio=1)
     for title in ("first", "second", "change", "95 % interval", "p", "n"):
         table.add_column(title, justify="right", no_wrap=True)
