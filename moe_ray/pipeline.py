@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moe_ray import preflight, preparation, stored_run
 from moe_ray.comparison.records import Summary
-from moe_ray.comparison.runs import RunComparison, compare_runs
+from moe_ray.comparison.runs import RunComparison, SystemComparison, compare_runs, compare_within
 from moe_ray.config.dump import dump_experiment
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.domains.assumed import is_assumed
@@ -263,12 +263,17 @@ def _grade(stored: StoredRun) -> None:
 
 
 def compare(first: RunDirectory, second: RunDirectory) -> RunComparison:
-    """Hold two scored runs against each other. Writes nothing."""
-    from moe_ray.report.write import scores_of_run, summary_of
+    """Compare two scored runs. Writes nothing."""
+    from moe_ray.report.write import scored_run
 
-    (scores_a, metrics_a), (scores_b, metrics_b) = scores_of_run(first), scores_of_run(second)
-    summary_a, summary_b = summary_of(first, scores_a, metrics_a), summary_of(second, scores_b, metrics_b)
-    return compare_runs(summary_a, summary_b, scores_a, scores_b)
+    return compare_runs(scored_run(first), scored_run(second))
+
+
+def compare_systems(run: RunDirectory, system_a: str, system_b: str) -> SystemComparison:
+    """Compare two systems or models of one scored run. Writes nothing."""
+    from moe_ray.report.write import scored_run
+
+    return compare_within(scored_run(run), system_a, system_b)
 
 
 def report(run: RunDirectory) -> Summary:

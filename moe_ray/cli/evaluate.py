@@ -8,8 +8,8 @@ from moe_ray.errors import RunFailedError
 from moe_ray.report.tables import print_summary
 
 
-def evaluate_experiment(experiment: LoadedExperiment, only: str | None) -> pipeline.Outcome:
-    """Run or resume `experiment`, print its tables, and say where the report is.
+def evaluate_experiment(experiment: LoadedExperiment, only: str | None, *, brief: bool = False) -> pipeline.Outcome:
+    """Run or resume `experiment`, print its tables or the verdict alone, and say where the report is.
 
     Raises `RunFailedError` when work was given up: what is there is on disk and in the report.
     """
@@ -25,7 +25,7 @@ def evaluate_experiment(experiment: LoadedExperiment, only: str | None) -> pipel
             soft_wrap=True,
         )
         raise
-    print_summary(console, outcome.summary)
+    print_summary(console, outcome.summary, brief=brief)
     console.print(f"\nReport: {outcome.run.report_path}", soft_wrap=True)
     if outcome.abandoned:
         reasons = "".join(

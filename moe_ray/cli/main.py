@@ -104,13 +104,14 @@ def evaluate(
     max_examples: o.MaxExamples = None,
     only: o.Only = None,
     allow_weak_sandbox: o.AllowWeakSandbox = False,
+    brief: o.Brief = False,
 ) -> None:
     """Run an experiment, or resume it, and write its report."""
     from moe_ray.cli.evaluate import evaluate_experiment
 
     extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
     changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    evaluate_experiment(o.load(file, changes), only)
+    evaluate_experiment(o.load(file, changes), only, brief=brief)
 
 
 @app.command()
@@ -132,22 +133,33 @@ def score(
 
 
 @app.command()
-def report(run: o.RunPath) -> None:
-    """Print a run's tables, and write its report.html and summary.json."""
+def report(
+    run: o.RunPath,
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="What is printed: tables, markdown, csv or json.")
+    ] = "tables",
+    brief: o.Brief = False,
+) -> None:
+    """Print a run's tables and its verdict, and write its report.html and summary.json."""
     from moe_ray.cli.results import report_run
 
-    report_run(run)
+    report_run(run, form, brief=brief)
 
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="A run directory.")],
-    second: Annotated[Path, typer.Argument(help="Another one.")],
+    first: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    second: Annotated[Path | None, typer.Argument(help="Another one.", show_default=False)] = None,
+    systems: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Compare two models or systems of the one run instead.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare two runs, example by example where they share them."""
-    from moe_ray.cli.results import compare_run_directories
+    """Compare two runs, or two models or systems of one run, example by example."""
+    from moe_ray.cli.results import compare_results
 
-    compare_run_directories(first, second)
+    compare_results(first, second, systems, as_json=as_json)
 
 
 @app.command()

@@ -1,12 +1,26 @@
 """Commands that read run directories."""
 
+from enum import StrEnum
 from pathlib import Path
 
 from moe_ray import pipeline
 from moe_ray.cli.terminal import output_console
+from moe_ray.comparison.runs import RunComparison, SystemComparison
 from moe_ray.config.load import LoadedExperiment
+from moe_ray.errors import UserError
+from moe_ray.report.export import as_csv, markdown
+from moe_ray.report.pair_tables import system_comparison_tables
 from moe_ray.report.tables import print_summary, run_comparison_tables
 from moe_ray.store.run_directory import RunDirectory
+
+
+class Form(StrEnum):
+    """How a summary is printed."""
+
+    TABLES = "tables"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
 
 
 def score_run(path: Path, *, experiment: LoadedExperiment | None, trust: bool, allow_weak_sandbox: bool) -> None:
@@ -22,16 +36,37 @@ def score_run(path: Path, *, experiment: LoadedExperiment | None, trust: bool, a
     report_run(path)
 
 
-def report_run(path: Path) -> None:
-    """Print the tables of a run and write its report."""
+def report_run(path: Path, form: str = Form.TABLES, *, brief: bool = False) -> None:
+    """Write the report of a run, and print its tables, or the verdict alone, or the summary in another form."""
+    if form not in list(Form):
+        raise UserError(f"unknown format {form!r}", where="--format", remedy=f"one of {', '.join(Form)}")
     run = RunDirectory(path)
     summary = pipeline.report(run)
-    console = output_console()
-    print_summary(console, summary)
-    console.print(f"\nReport: {run.report_path}", soft_wrap=True)
+    if form == Form.TABLES:
+        console = output_console()
+        print_summary(console, summary, brief=brief)
+        console.print(f"\nReport: {run.report_path}", soft_wrap=True)
+        return
+    texts = {Form.MARKDOWN: lambda: markdown(summary, brief=brief), Form.CSV: lambda: as_csv(summary)}
+    text = texts.get(Form(form), lambda: f"{summary.model_dump_json(indent=2)}\n")()
+    output_console(soft_wrap=True).print(text, end="")
 
 
-def compare_run_directories(first: Path, second: Path) -> None:
-    """Print what two runs share and where they differ."""
-    comparison = pipeline.compare(RunDirectory(first), RunDirectory(second))
-    output_console().print(run_comparison_tables(comparison))
+def compare_results(first: Path, second: Path | None, systems: tuple[str, str] | None, *, as_json: bool) -> None:
+    """Compare two runs, or two systems of one run, and print where they differ."""
+    if (second is None) == (systems is None):
+        raise UserError(
+            "compare needs two runs, or one run and --systems",
+            remedy="moe-ray compare RUN RUN, or moe-ray compare RUN --systems A B",
+        )
+    found: RunComparison | SystemComparison
+    if second is not None:
+        found = pipeline.compare(RunDirectory(first), RunDirectory(second))
+        shown = run_comparison_tables(found)
+    else:
+        found = pipeline.compare_systems(RunDirectory(first), *(systems or ("", "")))
+        shown = system_comparison_tables(found)
+    if as_json:
+        output_console(soft_wrap=True).print(found.model_dump_json(indent=2))
+    else:
+        output_console().print(shown)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from moe_ray.scoring.score import Metric
 from moe_ray.scoring.table import TEXT_COLUMNS, Scores, score_table
 
 FloatArray = npt.NDArray[np.float64]
@@ -18,7 +19,7 @@ ObjectArray = npt.NDArray[np.object_]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
 
-COLUMN_PARTS = ("values", "weights", "labels", "golds", "reasons")
+COLUMN_PARTS = ("values", "weights", "labels", "golds", "reasons", "failed")
 NO_SCORE = "no score for this example"
 NO_REASON = "no reason given"
 NOT_FINITE = "the score is not a finite number"
@@ -36,8 +37,10 @@ class ColumnKey(NamedTuple):
 class Column:
     """One metric over the n examples of one domain, in the order of their sorted ids.
 
-    `values` [n] is NaN where there is no score; `reasons` [n] then says why and is None elsewhere. `labels` and
-    `golds` [n] hold strings where the metric counts labels, else None.
+    `values` [n] is NaN where there is no score; `reasons` [n] says why and is None where an answer was scored. `labels`
+    and `golds` [n] hold strings where the metric counts labels, else None. `failed` [n] is True where the model itself
+    is at fault for a missing score: once failures are counted (`failures.count_failures`), `values` has the metric's
+    worst value there.
     """
 
     values: FloatArray
@@ -45,6 +48,7 @@ class Column:
     labels: ObjectArray
     golds: ObjectArray
     reasons: ObjectArray
+    failed: BoolArray
 
     @property
     def scored(self) -> BoolArray:
@@ -60,6 +64,7 @@ def empty_column(num_examples: int) -> Column:
         labels=np.full(num_examples, None, dtype=object),
         golds=np.full(num_examples, None, dtype=object),
         reasons=np.full(num_examples, NO_SCORE, dtype=object),
+        failed=np.zeros(num_examples, dtype=np.bool_),
     )
 
 
@@ -78,11 +83,11 @@ class ScoreMatrix:
         """Metrics that some model has on `domain`."""
         return frozenset(key.metric for key in self.columns if key.domain == domain)
 
-    def gold_labels(self, domain: str, metric: str) -> tuple[str, ...]:
-        """Gold labels seen in `domain`, by any model, sorted."""
+    def gold_labels(self, domain: str, metric: Metric) -> tuple[str, ...]:
+        """Gold labels seen in `domain`, by any model, sorted; none for a metric that does not count labels."""
         seen: set[Any] = set()
-        for key, column in self.columns.items():
-            if key.domain == domain and key.metric == metric:
+        for key, column in self.columns.items() if metric.aggregation == "macro_f1" else ():
+            if key.domain == domain and key.metric == metric.name:
                 seen.update(column.golds.tolist())
         return tuple(sorted(label for label in seen if label is not None))
 
@@ -118,6 +123,7 @@ def score_matrix(scores: Scores) -> ScoreMatrix:
     texts = {name: coded(table.column(name)) for name in TEXT_COLUMNS}
     numbers = {name: table.column(name).to_numpy() for name in ("value", "weight")}
     is_given = table.column("value").is_valid().to_numpy()
+    has_failed = table.column("failed").to_numpy()
     example_ids: dict[str, tuple[str, ...]] = {}
     columns: dict[ColumnKey, Column] = {}
     for domain, rows in texts["domain"].groups(np.arange(table.num_rows)):
@@ -125,7 +131,8 @@ def score_matrix(scores: Scores) -> ScoreMatrix:
         for model, of_model in texts["model"].groups(rows):
             for metric, chosen in texts["metric"].groups(of_model):
                 key = ColumnKey(model, domain, metric)
-                part = _Rows(chosen, texts, numbers["value"][chosen], numbers["weight"][chosen], is_given[chosen])
+                values, weights = numbers["value"][chosen], numbers["weight"][chosen]
+                part = _Rows(chosen, texts, values, weights, is_given[chosen], has_failed[chosen])
                 columns[key] = _column(key, part, positions[texts["example_id"].codes[chosen]], example_ids[domain])
     return ScoreMatrix(example_ids=example_ids, columns={key: columns[key] for key in sorted(columns)})
 
@@ -176,6 +183,7 @@ class _Rows(NamedTuple):
     values: FloatArray
     weights: FloatArray
     is_given: BoolArray
+    has_failed: BoolArray
 
 
 def _column(key: ColumnKey, part: _Rows, places: IntArray, example_ids: Sequence[str]) -> Column:
@@ -190,6 +198,7 @@ def _column(key: ColumnKey, part: _Rows, places: IntArray, example_ids: Sequence
     column.golds[places] = part.texts["gold"].texts(part.rows)
     column.reasons[places] = None
     column.reasons[places[~is_finite]] = _reasons(part, ~is_finite)
+    column.failed[places] = part.has_failed & ~is_finite
     return column
 
 

@@ -20,6 +20,10 @@ class Interval(NamedTuple):
     high: float | None
     method: IntervalMethod | None
 
+    def holds(self, value: float) -> bool:
+        """True where `value` lies within both bounds, and where there are none."""
+        return self.low is None or self.high is None or self.low <= value <= self.high
+
 
 NO_INTERVAL = Interval(None, None, None)
 

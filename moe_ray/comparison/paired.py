@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import Column, FloatArray
+from moe_ray.comparison.conclusions import same_reference
 from moe_ray.comparison.intervals import (
     NO_INTERVAL,
     Interval,
@@ -23,9 +24,9 @@ Test = Literal["mcnemar_exact", "paired_permutation"]
 
 
 class Difference(NamedTuple):
-    """System a minus system b over the examples that both have scores for.
+    """System a minus system b over the examples that both have scores for, measured against one reference.
 
-    `p_value` is two-sided, None without pairs. `num_dropped` counts the domain's other examples.
+    `p_value` is two-sided, None without pairs or without a test. `num_dropped` counts the domain's other examples.
     """
 
     difference: float | None
@@ -38,37 +39,56 @@ class Difference(NamedTuple):
     num_dropped: int
 
 
-def paired_difference(a: Column, b: Column, metric: Metric, labels: Sequence[str] = ()) -> Difference:
-    """Compare two columns over the same examples.
+class _Pairs(NamedTuple):
+    """The examples that are compared: what each adds to the metric's sums [n, k], and each system's values [n]."""
+
+    rows_a: FloatArray
+    rows_b: FloatArray
+    values_a: FloatArray
+    values_b: FloatArray
+
+    def are_plain_binary(self, metric: Metric) -> bool:
+        """Right or wrong with equal weights."""
+        values = np.concatenate([self.values_a, self.values_b])
+        return is_plain_binary(metric, values, np.concatenate([self.rows_a, self.rows_b]))
+
+    def disagreements(self) -> tuple[int, int]:
+        """In how many pairs only a is better, and only b."""
+        return int((self.values_a > self.values_b).sum()), int((self.values_b > self.values_a).sum())
+
+
+def paired_difference(
+    a: Column, b: Column, metric: Metric, labels: Sequence[str] = (), *, test: bool = True
+) -> Difference:
+    """Compare two columns over the same examples; without `test` there is no p-value.
 
     Right/wrong metrics get McNemar's exact test; others a permutation test, in which each example's two answers change
     sides with probability 1/2 and the metric is computed anew. The interval of other means is a paired bootstrap's:
     both systems are resampled together.
     """
-    both = a.scored & b.scored
+    both = a.scored & b.scored & same_reference(a, b)
     num_pairs = int(both.sum())
     num_dropped = len(both) - num_pairs
     rows_a, rows_b = count_rows(a, metric, labels)[both], count_rows(b, metric, labels)[both]
     value_a, value_b = value_of_sums(exact_sums(rows_a), metric), value_of_sums(exact_sums(rows_b), metric)
     if value_a is None or value_b is None:
         return Difference(None, value_a, value_b, NO_INTERVAL, None, None, num_pairs, num_dropped)
-    difference = value_a - value_b
-    values = np.concatenate([a.values[both], b.values[both]])
-    if is_plain_binary(metric, values, np.concatenate([rows_a, rows_b])):
-        only_a, only_b = _disagreements(a.values[both], b.values[both])
-        interval, p_value = shares_difference_interval(only_a, only_b, num_pairs), mcnemar_p(only_a, only_b)
-        test: Test = "mcnemar_exact"
-    else:
-        interval = _difference_interval(rows_a, rows_b, difference, metric)
-        p_value, test = permutation_p(rows_a, rows_b, metric, difference), "paired_permutation"
-    return Difference(difference, value_a, value_b, interval, p_value, test, num_pairs, num_dropped)
+    difference, pairs = value_a - value_b, _Pairs(rows_a, rows_b, a.values[both], b.values[both])
+    interval = _difference_interval(pairs, difference, metric)
+    p_value, name = _tested(pairs, difference, metric) if test else (None, None)
+    return Difference(difference, value_a, value_b, interval, p_value, name, num_pairs, num_dropped)
 
 
-def _disagreements(a: FloatArray, b: FloatArray) -> tuple[int, int]:
-    return int((a > b).sum()), int((b > a).sum())
+def _tested(pairs: _Pairs, difference: float, metric: Metric) -> tuple[float, Test]:
+    if pairs.are_plain_binary(metric):
+        return mcnemar_p(*pairs.disagreements()), "mcnemar_exact"
+    return permutation_p(pairs.rows_a, pairs.rows_b, metric, difference), "paired_permutation"
 
 
-def _difference_interval(rows_a: FloatArray, rows_b: FloatArray, difference: float, metric: Metric) -> Interval:
+def _difference_interval(pairs: _Pairs, difference: float, metric: Metric) -> Interval:
+    rows_a, rows_b = pairs.rows_a, pairs.rows_b
+    if pairs.are_plain_binary(metric):
+        return shares_difference_interval(*pairs.disagreements(), len(pairs.values_a))
     if metric.aggregation == "macro_f1":
         return macro_f1_difference_interval(rows_a, rows_b, difference, metric)
     sums = resampled_sums(np.concatenate([rows_a, rows_b], axis=1))

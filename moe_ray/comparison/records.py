@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from moe_ray.comparison.intervals import IntervalMethod
 from moe_ray.comparison.paired import Test
 from moe_ray.comparison.systems import SystemKind
@@ -9,7 +11,7 @@ from moe_ray.routing.results import Calibration, RouterTestResults
 from moe_ray.scoring.score import Aggregation
 from moe_ray.store.records import GivenUp, SessionRecord, StoredRecord
 
-Verdict = Literal["a_better", "b_better", "no_difference_shown", "not_tested"]
+Verdict = Literal["a_better", "b_better", "no_difference_shown", "not_concluded", "not_tested"]
 LatencyQuantity = Literal["total_s", "time_to_first_token_s"]
 MemoryKind = Literal["gpu_process", "torch", "gpu_device", "resident"]
 
@@ -34,8 +36,21 @@ class SystemInfo(StoredRecord):
     picks: dict[str, dict[str, int]]
 
 
+class AnsweredValue(StoredRecord):
+    """A metric over the examples that the system answered alone, its failures left out."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
 class MetricValue(StoredRecord):
-    """One metric of one system on one domain. `value` is None when nothing was scored."""
+    """One metric of one system on one domain. `value` is None when nothing was scored, or `not_concluded` says why.
+
+    `value` counts each of the `n_failed` failures as the metric's worst value; `answered` is the figure without them,
+    None where nothing failed.
+    """
 
     system: str
     domain: str
@@ -47,10 +62,29 @@ class MetricValue(StoredRecord):
     n: int
     n_unscored: int
     unscored_reasons: dict[str, int]
+    n_failed: int = 0
+    failed_reasons: dict[str, int] = Field(default_factory=dict)
+    answered: AnsweredValue | None = None
+    not_concluded: str | None = None
+
+
+class AnsweredDifference(StoredRecord):
+    """A paired difference over the examples that both systems answered alone, failures left out."""
+
+    value_a: float | None
+    value_b: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    n_pairs: int
 
 
 class PairedComparison(StoredRecord):
-    """System a minus system b on the same examples."""
+    """System a minus system b on the same examples, failures counted as the metric's worst value.
+
+    `answered` is the difference where both answered, None where neither failed. `detectable` is the smallest difference
+    that these pairs would have shown with a probability of 80 %. `not_concluded` says why there is no test.
+    """
 
     system_a: str
     system_b: str
@@ -66,6 +100,11 @@ class PairedComparison(StoredRecord):
     test: Test | None
     n_pairs: int
     n_dropped: int
+    n_failed_a: int = 0
+    n_failed_b: int = 0
+    answered: AnsweredDifference | None = None
+    detectable: float | None = None
+    not_concluded: str | None = None
     verdict: Verdict
 
 
@@ -215,13 +254,20 @@ class SweepPoint(StoredRecord):
 class Sweep(StoredRecord):
     """The cascade over all thresholds, from "the router always" to "the baseline always".
 
-    `strong` is the end of the curve with the better value: "routed" or "baseline"; None where both are equal, and then
-    there are no `apgr` and no `cpt`. `apgr`: mean of PGR over the share of strong calls. `cpt`: share of strong calls
-    needed for a PGR of at least the key (in percent). Both are of all thresholds, `points` of about 200 of them.
-    `metrics`: domain -> the metric that its value is of; `n` examples of these domains have scores at both ends.
+    `strong` is the end of the curve with the better value: "routed" or "baseline". It is None where `gap`, the value of
+    the router's end minus the baseline's, has an interval that holds 0 or `not_concluded` says why the ends cannot be
+    compared; then there are no `recovered`, `apgr` and `cpt`.
+
+    `apgr`: mean of PGR over the share of strong calls. `cpt`: share of strong calls needed for a PGR of at least the
+    key (in percent). Both are of all thresholds, `points` of about 200 of them. `metrics`: domain -> the metric that
+    its value is of; `n` examples of these domains have scores at both ends.
     """
 
     strong: Literal["routed", "baseline"] | None
+    gap: float
+    gap_low: float | None
+    gap_high: float | None
+    not_concluded: str | None = None
     metrics: dict[str, str]
     n: int
     n_dropped: int
@@ -254,6 +300,7 @@ class RunInfo(StoredRecord):
     """Which run this summarises, and how far it came."""
 
     name: str
+    description: str = ""
     moe_ray_version: str
     created_at: float
     complete: bool
@@ -275,7 +322,7 @@ class RunInfo(StoredRecord):
 class Summary(StoredRecord):
     """Everything that a run concluded."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     run: RunInfo
     metrics: dict[str, MetricInfo]
     domain_metrics: dict[str, list[str]]

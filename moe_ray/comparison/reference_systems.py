@@ -1,22 +1,33 @@
 """What a router is measured by: the best model of each example, an expert drawn by chance, the best model alone."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from moe_ray.comparison.columns import ObjectArray
+from moe_ray.comparison.columns import Column, ObjectArray
 from moe_ray.comparison.run_matrix import RunMatrix, sign
 from moe_ray.comparison.sums import count_rows, exact_sums, value_of_sums
-from moe_ray.comparison.systems import BEST_SINGLE, ORACLE, RANDOM, DomainSystem, ExampleSystem, was_asked_all
+from moe_ray.comparison.systems import (
+    BEST_SINGLE,
+    ORACLE,
+    RANDOM,
+    DomainSystem,
+    ExampleSystem,
+    system_column,
+    was_asked_all,
+)
 from moe_ray.domains.sampling import hash_rank
+from moe_ray.scoring.score import Metric
 
 
 def oracle_system(run: RunMatrix) -> ExampleSystem | None:
-    """The model with the best headline score, for each example; None in a run of one model.
+    """The model with the best headline score, for each example.
 
     Of equal ones the first by preference is taken. An example that no model has a score for is answered by none.
+    None in a run of one model, and where models were measured against different references.
     """
-    if len(run.models) < 2:
+    if len(run.models) < 2 or not all(map(run.share_references, run.headlines)):
         return None
     names = ", ".join(dict.fromkeys(metric.name for metric in run.headlines.values()))
     return ExampleSystem(
@@ -29,7 +40,32 @@ def oracle_system(run: RunMatrix) -> ExampleSystem | None:
 
 
 def _best_models(run: RunMatrix, domain: str) -> ObjectArray:
-    found = [(model, run.headline(model, domain)) for model in run.by_preference(domain)]
+    order, metric = run.by_preference(domain), run.headlines[domain]
+    if metric.aggregation == "mean":
+        return _best_of(run, domain, order)
+    # Where all are wrong, the wrong label counts too. Preferring a model there never gives less than that model alone,
+    # so that the best of these choices is not below any model.
+    orders = [[model, *(other for other in order if other != model)] for model in order]
+    picks = [_best_of(run, domain, one) for one in orders]
+    labels = run.scores.gold_labels(domain, metric)
+    worth = [_value_of(_picked(run, domain, pick), metric, labels) for pick in picks]
+    return picks[worth.index(max(worth))]
+
+
+def _picked(run: RunMatrix, domain: str, picks: ObjectArray) -> Column:
+    system = ExampleSystem(
+        name=ORACLE,
+        definition="",
+        members=frozenset(run.models),
+        example_ids=run.scores.example_ids,
+        chosen={domain: picks},
+    )
+    return system_column(run.scores, system, domain, run.headlines[domain].name)
+
+
+def _best_of(run: RunMatrix, domain: str, order: list[str]) -> ObjectArray:
+    """The model with the best score of each example; of equal ones the first in `order`."""
+    found = [(model, run.headline(model, domain)) for model in order]
     scored = {model: column.values for model, column in found if column is not None}
     values = np.stack(list(scored.values())) * sign(run.headlines[domain])
     is_scored = ~np.isnan(values)
@@ -66,23 +102,30 @@ def best_single_system(run: RunMatrix) -> DomainSystem | None:
     """The one model with the best mean of the headline metrics; None without two models that answered all domains.
 
     Metrics of which lower values are better count with a minus. Of equal models the first by preference is taken.
+    Models whose scores cannot be ranked are left out, and named with the reason. None where models were measured
+    against different references.
     """
+    if not all(map(run.share_references, run.headlines)):
+        return None
     order = list(dict.fromkeys([*filter(None, [run.baseline]), *run.models]))
-    means = {model: mean for model in order if (mean := _mean_of_headlines(run, model)) is not None}
+    asked = {model: run.reason_against(model) for model in order if run.was_asked_everything(model)}
+    ranked = {model: _mean_of_headlines(run, model) for model, reason in asked.items() if reason is None}
+    means = {model: mean for model, mean in ranked.items() if mean is not None}
     if len(means) < 2:
         return None
     best = max(means, key=means.__getitem__)
+    left_out = "".join(f"; {model} is left out: {reason}" for model, reason in asked.items() if reason)
     return DomainSystem(
         name=BEST_SINGLE,
-        definition=f"{best} answers everything: the best model alone, chosen by these very examples",
+        definition=f"{best} answers everything: the best model alone, chosen by these very examples{left_out}",
         kind="policy",
         models=dict.fromkeys(run.headlines, best),
     )
 
 
 def _mean_of_headlines(run: RunMatrix, model: str) -> float | None:
-    """None where the model was not asked everything, or has no value on some domain."""
-    values = [_value(run, model, domain) for domain in run.headlines] if run.was_asked_everything(model) else [None]
+    """None where the model has no value on some domain."""
+    values = [_value(run, model, domain) for domain in run.headlines]
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if len(known) == len(values) else None
 
@@ -91,6 +134,11 @@ def _value(run: RunMatrix, model: str, domain: str) -> float | None:
     metric, column = run.headlines[domain], run.headline(model, domain)
     if column is None:
         return None
-    rows = count_rows(column, metric, run.scores.gold_labels(domain, metric.name))
-    value = value_of_sums(exact_sums(rows), metric)
-    return None if value is None else sign(metric) * value
+    value = _value_of(column, metric, run.scores.gold_labels(domain, metric))
+    return None if math.isinf(value) else value
+
+
+def _value_of(column: Column, metric: Metric, labels: Sequence[str]) -> float:
+    """The metric with a minus where lower is better; minus infinity without a score."""
+    value = value_of_sums(exact_sums(count_rows(column, metric, labels)), metric)
+    return -math.inf if value is None else sign(metric) * value

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from moe_ray.comparison.columns import BoolArray, FloatArray
+from moe_ray.comparison.failures import uncounted_failures
 from moe_ray.comparison.records import Regret
 from moe_ray.comparison.run_matrix import RunMatrix, sign
 from moe_ray.comparison.systems import ExampleSystem, System, system_column
@@ -16,7 +17,8 @@ def regrets(run: RunMatrix, systems: Sequence[System], oracle: System) -> list[R
 
     On each example, the oracle's score less the system's is the oracle's less the right expert's (the domain's own; the
     baseline where it has none) and the right expert's less the system's. The latter is due to the baseline where a
-    threshold sent the example there, or where a system of one model is the baseline; else to the wrong domain.
+    threshold sent the example there, or where a system of one model is the baseline; else to the wrong domain. Where
+    failures of either cannot be counted, there is no regret.
     """
     return list(_regrets(run, systems, oracle))
 
@@ -35,6 +37,8 @@ def _regret(run: RunMatrix, system: System, oracle: System, domain: str) -> Regr
     if right is None:
         return None
     best, own = (system_column(run.scores, one, domain, metric.name) for one in (oracle, system))
+    if any(uncounted_failures(run.scores, column, domain, metric) for column in (own, right)):
+        return None
     known = best.scored & own.scored & right.scored
     if not known.any():
         return None

@@ -1,36 +1,42 @@
-"""Two runs side by side: what differs in what was asked, and what differs in what came out."""
+"""Two runs side by side, or two systems of one run: what differs in what was asked, and in what came out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from moe_ray.comparison.columns import ScoreMatrix, score_matrix
-from moe_ray.comparison.paired import benjamini_hochberg, paired_difference
-from moe_ray.comparison.records import MetricInfo, MetricValue, PairedComparison, Summary, SystemInfo
-from moe_ray.comparison.summary import comparison_record, verdict_of
-from moe_ray.comparison.systems import DomainSystem, system_column
-from moe_ray.fingerprint import canonical_json
+from moe_ray.comparison.analysis import Analysis
+from moe_ray.comparison.columns import Column, ScoreMatrix
+from moe_ray.comparison.differences import adjust, compare_columns, compare_pairs
+from moe_ray.comparison.failures import answered_only
+from moe_ray.comparison.records import MetricInfo, MetricValue, PairedComparison, Summary
+from moe_ray.comparison.settings import Change, run_changes
+from moe_ray.comparison.systems import BEST_SINGLE, ORACLE, REFERENCES, System, system_column
+from moe_ray.errors import UserError
 from moe_ray.scoring.score import Metric
-from moe_ray.scoring.table import Scores
 from moe_ray.store.records import StoredRecord
 
 FIRST, SECOND = "first run", "second run"
-ABSENT = "(absent)"
-RUN_SETTINGS = ("moe_ray_version", "baseline", "experts", "identity", "models", "domains", "prompts")
-ROUTER_SETTINGS = ("kind", "fingerprint", "threshold")
 
 
-class Change(StoredRecord):
-    """A setting that the runs do not share. Values are JSON texts, or "(absent)"."""
+class ScoredRun(NamedTuple):
+    """A run's summary, and the scores and systems behind it."""
 
-    key: str
-    first: str
-    second: str
+    summary: Summary
+    analysis: Analysis
+
+
+class SharedExamples(StoredRecord):
+    """How many examples of a domain both runs have, and how many only one of them."""
+
+    shared: int
+    only_first: int
+    only_second: int
 
 
 class ValuePair(StoredRecord):
     """One metric of one system on one domain in both runs.
 
-    `change` is the second run minus the first on the examples that both scored; None where the system picks by example,
-    so that the summary alone does not say whose scores count.
+    `change` is the second run minus the first on the examples that both have; None for a metric that was redefined, and
+    for systems that are chosen by the scores themselves (oracle, best_single) or drawn (random).
     """
 
     first: MetricValue
@@ -44,6 +50,7 @@ class RunComparison(StoredRecord):
     first: str
     second: str
     changes: list[Change]
+    examples: dict[str, SharedExamples]
     metrics: dict[str, MetricInfo]
     redefined_metrics: list[str]
     pairs: list[ValuePair]
@@ -51,25 +58,43 @@ class RunComparison(StoredRecord):
     only_second: list[str]
 
 
-def compare_runs(a: Summary, b: Summary, scores_a: Scores, scores_b: Scores) -> RunComparison:
+class SystemComparison(StoredRecord):
+    """Two systems of one run on the same examples: `comparisons` are a minus b, of every metric of every domain.
+
+    `headlines` has the metric that each domain's verdict is about; `definitions` say who answers in either system.
+    """
+
+    run: str
+    system_a: str
+    system_b: str
+    definitions: dict[str, str]
+    metrics: dict[str, MetricInfo]
+    headlines: dict[str, str]
+    comparisons: list[PairedComparison]
+
+
+def compare_runs(a: ScoredRun, b: ScoredRun) -> RunComparison:
     """Compare run `b` with run `a`, wherever a system, domain and metric is in both. p-values are adjusted over all."""
-    matrices = _over_the_same_examples(score_matrix(scores_a), score_matrix(scores_b))
-    second = {_place(value): value for value in b.values}
+    first, second = a.summary, b.summary
+    of_second = {_place(value): value for value in second.values}
+    shared = [name for name in first.metrics if name in second.metrics]
+    redefined = [name for name in shared if _meaning(first.metrics[name]) != _meaning(second.metrics[name])]
+    over = _over_the_same_examples(a.analysis.run.scores, b.analysis.run.scores)
     found = [
-        ValuePair(first=value, second=second[place], change=_change(a, b, matrices, value))
-        for value in a.values
-        if (place := _place(value)) in second
+        ValuePair(first=value, second=of_second[place], change=_change(a, b, over[value.domain], value, redefined))
+        for value in first.values
+        if (place := _place(value)) in of_second
     ]
-    shared = [name for name in a.metrics if name in b.metrics]
     return RunComparison(
-        first=a.run.name,
-        second=b.run.name,
-        changes=list(run_changes(a, b)),
-        metrics={name: a.metrics[name] for name in shared},
-        redefined_metrics=[name for name in shared if a.metrics[name] != b.metrics[name]],
-        pairs=_adjusted(found, a.metrics),
-        only_first=sorted({" / ".join(_place(value)) for value in a.values if _place(value) not in second}),
-        only_second=sorted(" / ".join(place) for place in set(second) - {_place(value) for value in a.values}),
+        first=first.run.name,
+        second=second.run.name,
+        changes=run_changes(first, second),
+        examples=_shared_examples(a.analysis.run.scores, b.analysis.run.scores),
+        metrics={name: first.metrics[name] for name in shared},
+        redefined_metrics=redefined,
+        pairs=_with_verdicts(found, a.analysis.metrics),
+        only_first=sorted({" / ".join(_place(value)) for value in first.values if _place(value) not in of_second}),
+        only_second=sorted(" / ".join(place) for place in set(of_second) - {_place(value) for value in first.values}),
     )
 
 
@@ -77,74 +102,94 @@ def _place(value: MetricValue) -> tuple[str, str, str]:
     return value.system, value.domain, value.metric
 
 
+def _meaning(metric: MetricInfo) -> MetricInfo:
+    """A metric without what follows from the scores of its run."""
+    return metric.model_copy(update={"worst": None})
+
+
 def _over_the_same_examples(a: ScoreMatrix, b: ScoreMatrix) -> dict[str, tuple[ScoreMatrix, ScoreMatrix]]:
-    """Both matrices over the union of their examples, by domain."""
-    shared = {domain: b.example_ids[domain] for domain in a.example_ids if domain in b.example_ids}
-    unions = {domain: sorted({*a.example_ids[domain], *ids}) for domain, ids in shared.items()}
-    return {domain: (a.over(domain, ids), b.over(domain, ids)) for domain, ids in unions.items()}
+    """Both matrices over the examples that both have, by domain."""
+    domains = [domain for domain in a.example_ids if domain in b.example_ids]
+    shared = {domain: sorted({*a.example_ids[domain]} & {*b.example_ids[domain]}) for domain in domains}
+    return {domain: (a.over(domain, ids), b.over(domain, ids)) for domain, ids in shared.items()}
+
+
+def _shared_examples(a: ScoreMatrix, b: ScoreMatrix) -> dict[str, SharedExamples]:
+    found = {}
+    for domain in a.example_ids:
+        if domain in b.example_ids:
+            first, second = {*a.example_ids[domain]}, {*b.example_ids[domain]}
+            found[domain] = SharedExamples(
+                shared=len(first & second), only_first=len(first - second), only_second=len(second - first)
+            )
+    return found
 
 
 def _change(
-    a: Summary, b: Summary, matrices: Mapping[str, tuple[ScoreMatrix, ScoreMatrix]], value: MetricValue
+    a: ScoredRun,
+    b: ScoredRun,
+    matrices: tuple[ScoreMatrix, ScoreMatrix],
+    value: MetricValue,
+    redefined: Sequence[str],
 ) -> PairedComparison | None:
-    """The paired difference on the union of both runs' examples; an example of one run alone counts as dropped."""
-    system_a, system_b = _domain_system(a, value), _domain_system(b, value)
-    if system_a is None or system_b is None or a.metrics[value.metric] != b.metrics[value.metric]:
+    """The paired difference on the examples of both runs."""
+    if value.system in REFERENCES or value.metric in redefined:
         return None
-    matrix_a, matrix_b = matrices[value.domain]
-    columns = [
-        system_column(matrix, system, value.domain, value.metric)
-        for matrix, system in ((matrix_b, system_b), (matrix_a, system_a))
-    ]
-    labels = {*matrix_a.gold_labels(value.domain, value.metric), *matrix_b.gold_labels(value.domain, value.metric)}
-    metric = Metric(name=value.metric, **a.metrics[value.metric].model_dump())
-    difference = paired_difference(columns[0], columns[1], metric, sorted(labels))
-    return comparison_record(difference, SECOND, FIRST, value.domain, value.metric)
+    metrics = [run.analysis.metrics[value.metric] for run in (a, b)]
+    metric = metrics[0] if metrics[1].worst is not None else metrics[1]
+    second, first = (
+        _column(run.analysis, matrix, value, metric) for run, matrix in zip((b, a), reversed(matrices), strict=True)
+    )
+    labels = {label for matrix in matrices for label in matrix.gold_labels(value.domain, metric)}
+    return compare_columns((second, first), (SECOND, FIRST), value.domain, metric, sorted(labels))
 
 
-def _domain_system(summary: Summary, value: MetricValue) -> DomainSystem | None:
-    """The system, where one model answers every example of the domain in it."""
-    info: SystemInfo = next(system for system in summary.systems if system.name == value.system)
-    picks = info.picks.get(value.domain, {})
-    if list(picks.values()) != [value.n + value.n_unscored]:
-        return None
-    (model,) = picks
-    return DomainSystem(name=info.name, definition=info.definition, kind=info.kind, models={value.domain: model})
+def _column(analysis: Analysis, matrix: ScoreMatrix, value: MetricValue, metric: Metric) -> Column:
+    column = system_column(matrix, system_named(analysis.systems, value.system), value.domain, value.metric)
+    return answered_only(column) if metric.worst is None else column
 
 
-def _adjusted(pairs: list[ValuePair], metrics: Mapping[str, MetricInfo]) -> list[ValuePair]:
-    adjusted = benjamini_hochberg([pair.change.p_value if pair.change else None for pair in pairs])
-    return [_with_verdict(pair, p_value, metrics) for pair, p_value in zip(pairs, adjusted, strict=True)]
+def _with_verdicts(pairs: Sequence[ValuePair], metrics: Mapping[str, Metric]) -> list[ValuePair]:
+    changes = iter(adjust([pair.change for pair in pairs if pair.change is not None], metrics))
+    return [pair.model_copy(update={"change": next(changes)}) if pair.change else pair for pair in pairs]
 
 
-def _with_verdict(pair: ValuePair, p_adjusted: float | None, metrics: Mapping[str, MetricInfo]) -> ValuePair:
-    if pair.change is None:
-        return pair
-    higher_is_better = metrics[pair.change.metric].higher_is_better
-    verdict = verdict_of(pair.change.difference, p_adjusted, higher_is_better=higher_is_better)
-    change = pair.change.model_copy(update={"p_adjusted": p_adjusted, "verdict": verdict})
-    return pair.model_copy(update={"change": change})
+def compare_within(run: ScoredRun, name_a: str, name_b: str) -> SystemComparison:
+    """Compare two systems or models of one run. Raises `UserError` for a name that it lacks."""
+    found = run.analysis
+    a, b = (system_named(found.systems, name) for name in (name_a, name_b))
+    domains = {domain: names for domain, names in found.domain_metrics.items() if domain in a.domains() & b.domains()}
+    if a is b or not domains:
+        why = "are the same system" if a is b else "answer no domain in common"
+        raise UserError(f"{name_a} and {name_b} {why}", remedy="name two systems that answer the same domain")
+    compared = compare_pairs(found.run.scores, [(a, b)], domains, found.metrics)
+    return SystemComparison(
+        run=run.summary.run.name,
+        system_a=a.name,
+        system_b=b.name,
+        definitions={system.name: system.definition for system in (a, b)},
+        metrics={name: run.summary.metrics[name] for names in domains.values() for name in names},
+        headlines={domain: names[0] for domain, names in domains.items()},
+        comparisons=[_unless_chosen(item) for item in compared],
+    )
 
 
-def run_changes(a: Summary, b: Summary) -> Iterator[Change]:
-    """Settings that differ, by dotted key, in the order of the keys."""
-    first, second = (dict(_flat(_settings(summary), "")) for summary in (a, b))
-    for key in sorted(first.keys() | second.keys()):
-        if first.get(key) != second.get(key):
-            yield Change(key=key, first=first.get(key, ABSENT), second=second.get(key, ABSENT))
+def _unless_chosen(item: PairedComparison) -> PairedComparison:
+    """A p-value of something that was chosen by its scores says nothing."""
+    chosen = [name for name in (item.system_a, item.system_b) if name in (ORACLE, BEST_SINGLE)]
+    if not chosen or item.not_concluded:
+        return item
+    why = f"{chosen[0]} is chosen by the very scores that a test would be about"
+    changed = {"p_value": None, "p_adjusted": None, "test": None, "not_concluded": why, "verdict": "not_concluded"}
+    return item.model_copy(update=changed)
 
 
-def _settings(summary: Summary) -> dict[str, object]:
-    settings = {part: getattr(summary.run, part) for part in RUN_SETTINGS}
-    if summary.routing is None:
-        return settings
-    about = summary.routing.router
-    return settings | {"router": {part: about[part] for part in ROUTER_SETTINGS if part in about}}
-
-
-def _flat(value: object, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for name, item in value.items():
-            yield from _flat(item, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, canonical_json(value)
+def system_named(systems: Sequence[System], name: str) -> System:
+    """The system of that name. Raises `UserError` where there is none."""
+    found = next((system for system in systems if system.name == name), None)
+    if found is None:
+        known = ", ".join(system.name for system in systems)
+        raise UserError(
+            f"no system {name!r} in this run", remedy=f"systems and models that answered whole domains: {known}"
+        )
+    return found

@@ -5,6 +5,9 @@ to the strong end, from 0 to 1, and CPT(x) the smallest such share at which PGR 
 2024, who take APGR's integral as a mean over ten shares). Here the area is that of the trapezoids between all
 thresholds, so that examples of equal score count as if they were sent in any order; CPT is the share at a threshold
 that exists.
+
+All of them are ratios to the gap between the ends. Where the ends cannot be told apart on these examples there is no
+strong end and none of these figures: they would be ratios to noise.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,15 +16,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import FloatArray, IntArray
+from moe_ray.comparison.conclusions import no_conclusion, same_reference
 from moe_ray.comparison.costs import CellCosts, Spent, spent
-from moe_ray.comparison.intervals import ROUNDING
+from moe_ray.comparison.intervals import ROUNDING, Interval, percentile_interval
 from moe_ray.comparison.records import Sweep, SweepPoint
+from moe_ray.comparison.resampling import resampled_sums
 from moe_ray.comparison.routed_systems import RoutedExamples
 from moe_ray.comparison.run_matrix import RunMatrix, sign
 from moe_ray.comparison.sums import count_rows, exact_sums, values_of_sums
 from moe_ray.comparison.systems import System, system_column
 
 MAX_POINTS = 200
+LEAST_UNVARIED = 6  # so many examples of one and the same gain have a two-sided sign test below 0.05
 CPT_LEVELS = (50, 80)
 
 Strong = Literal["routed", "baseline"]
@@ -31,7 +37,7 @@ class Ends(NamedTuple):
     """The n examples of a domain that both ends have scored: the router's scores [n], and what each end gives them.
 
     `routed` and `baseline` [n, k] are what an example adds to the sums behind the domain's headline metric; `costs`
-    [2, n, 4] are those of `_cost_rows`.
+    [2, n, 4] are those of `_cost_rows`. `not_concluded` says why the ends cannot be compared on this domain, if so.
     """
 
     scores: FloatArray
@@ -39,6 +45,7 @@ class Ends(NamedTuple):
     baseline: FloatArray
     costs: FloatArray
     num_dropped: int
+    not_concluded: str | None
 
 
 class Curve(NamedTuple):
@@ -73,11 +80,17 @@ def threshold_sweep(
     if len(directions) != 1:
         return None
     curve = _curve(run, ends)
-    strong = _strong_end(curve, directions.pop())
+    reason = next((both.not_concluded for both in found.values() if both.not_concluded), None)
+    gap = _gap_interval(run, ends)
+    strong = None if reason else _strong_end(curve, gap, directions.pop())
     strong_shares = curve.num_below / curve.n if strong == "baseline" else 1 - curve.num_below / curve.n
     recovered = None if strong is None else _recovered(curve.values, strong)
     return Sweep(
         strong=strong,
+        gap=float(curve.values[0] - curve.values[-1]),
+        gap_low=gap.low,
+        gap_high=gap.high,
+        not_concluded=reason,
         metrics={domain: run.headlines[domain].name for domain in ends},
         n=curve.n,
         n_dropped=sum(both.num_dropped for both in found.values()),
@@ -95,8 +108,8 @@ def _ends(
     """Examples without a score at either end, or without weight, are dropped."""
     ids, metric = run.scores.example_ids[domain], run.headlines[domain]
     first, last = (system_column(run.scores, end, domain, metric.name) for end in (routed, baseline))
-    both = first.scored & last.scored & (last.weights > 0)
-    labels = run.scores.gold_labels(domain, metric.name)
+    both = first.scored & last.scored & (last.weights > 0) & same_reference(first, last)
+    labels = run.scores.gold_labels(domain, metric)
     costs = [spent(cells, domain, end.picks(domain, ids), said.seconds) for end in (routed, baseline)]
     return Ends(
         scores=said.scores[both],
@@ -104,7 +117,31 @@ def _ends(
         baseline=count_rows(last, metric, labels)[both],
         costs=_cost_rows(*costs)[:, both],
         num_dropped=int((~both).sum()),
+        not_concluded=no_conclusion(first, last, metric, routed.name, baseline.name),
     )
+
+
+def _gap_interval(run: RunMatrix, ends: Mapping[str, Ends]) -> Interval:
+    """The interval of the gap, router always minus baseline always: a bootstrap over all examples of all domains."""
+    widths = [both.routed.shape[1] for both in ends.values()]
+    num, starts = sum(len(both.scores) for both in ends.values()), np.cumsum([0, *widths])
+    rows = np.zeros((2, num, sum(widths)))
+    places = np.cumsum([0, *(len(both.scores) for both in ends.values())])
+    for at, both in enumerate(ends.values()):
+        block = (slice(places[at], places[at + 1]), slice(starts[at], starts[at + 1]))
+        rows[0][block], rows[1][block] = both.routed, both.baseline
+    sums = resampled_sums(np.concatenate(rows, axis=1))
+    first, last = (
+        np.mean(
+            [
+                values_of_sums(half[:, starts[at] : starts[at + 1]], run.headlines[domain])
+                for at, domain in enumerate(ends)
+            ],
+            axis=0,
+        )
+        for half in np.split(sums, 2, axis=1)
+    )
+    return percentile_interval(first - last, num)
 
 
 def _cost_rows(routed: Spent, baseline: Spent) -> FloatArray:
@@ -148,9 +185,12 @@ def sums_at(thresholds: FloatArray, scores: FloatArray, routed: FloatArray, base
     return found
 
 
-def _strong_end(curve: Curve, direction: int) -> Strong | None:
+def _strong_end(curve: Curve, gap: Interval, direction: int) -> Strong | None:
+    """The better end, where the gap's interval leaves out 0; None where the ends cannot be told apart."""
     gain = (curve.values[0] - curve.values[-1]) * direction
-    if gain == 0:
+    is_unvaried = gap.low is None or gap.high is None
+    is_shown = curve.n >= LEAST_UNVARIED if is_unvaried else not gap.holds(0)
+    if gain == 0 or not is_shown:
         return None
     return "routed" if gain > 0 else "baseline"
 

@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from moe_ray.comparison.records import Summary
+from moe_ray.comparison.records import MetricValue, Summary
 from moe_ray.report.caution import FEW_EXAMPLES, Caution
-from moe_ray.report.format import count, plural, words
+from moe_ray.report.format import count, listed, plural, words
 from moe_ray.report.routing_cautions import routing_cautions
 
 Place = tuple[str, str]  # model, domain
@@ -27,7 +27,7 @@ class Unscored(NamedTuple):
 
 def cautions(summary: Summary) -> list[Caution]:
     """Everything to be said first, warnings before notes."""
-    found = [*_synthetic(summary), *_incomplete(summary), *_unscored(summary)]
+    found = [*_synthetic(summary), *_incomplete(summary), *_failed(summary), *_unscored(summary)]
     found += [*_truncated(summary), *_few_examples(summary), *_sandbox(summary), *routing_cautions(summary)]
     found += [*_shared_checkpoints(summary), *_notes(summary)]
     return sorted(found, key=lambda caution: caution.level == "note")
@@ -64,24 +64,46 @@ def _incomplete(summary: Summary) -> Iterator[Caution]:
 
 
 def _unscored(summary: Summary) -> Iterator[Caution]:
-    """One caution for each kind of reason, with the models and domains that met it."""
-    for met in _unscored_by_kind(summary).values():
-        reason = met[0].reason
-        alike = ", and others that differ in numbers alone" if any(item.reason != reason for item in met) else ""
-        counts = _counts(met)
-        text = f"{reason}{alike}: {plural(sum(counts.values()), 'answer')} left out, not counted as zero"
-        yield Caution(level="warning", title="Unscored", text=f"{text} ({_tally(counts)}).")
+    """One caution for each kind of reason, with the models and domains that met it; failures left aside."""
+    found = []
+    for item in _of_models(summary):
+        reasons = {reason: num - item.failed_reasons.get(reason, 0) for reason, num in item.unscored_reasons.items()}
+        found.append((item, {reason: num for reason, num in reasons.items() if num > 0}))
+    for met in _by_kind(found).values():
+        yield _reason_caution("Unscored", met, "left out, not counted as zero")
 
 
-def _unscored_by_kind(summary: Summary) -> dict[str, list[Unscored]]:
+def _failed(summary: Summary) -> Iterator[Caution]:
+    """One caution for each kind of failure."""
+    for met in _by_kind((item, item.failed_reasons) for item in _of_models(summary)).values():
+        metrics = dict.fromkeys(item.metric for item in met)
+        uncounted = [words(name) for name in metrics if summary.metrics[name].worst is None]
+        said = "counted as the worst value" if len(uncounted) < len(metrics) else "which cannot be counted"
+        beside = f", but not in {listed(uncounted)}" if uncounted and len(uncounted) < len(metrics) else ""
+        yield _reason_caution("Failed", met, f"failed, {said}{beside}")
+
+
+def _reason_caution(title: str, met: Sequence[Unscored], said: str) -> Caution:
+    reason, counts = met[0].reason, _counts(met)
+    alike = ", and others that differ in numbers alone" if any(item.reason != reason for item in met) else ""
+    text = f"{reason}{alike}: {plural(sum(counts.values()), 'answer')} {said}"
+    return Caution(level="warning", title=title, text=f"{text} ({_tally(counts)}).")
+
+
+def _by_kind(values: Iterable[tuple[MetricValue, Mapping[str, int]]]) -> dict[str, list[Unscored]]:
     """Reasons as written once, by what stays of them without their numbers."""
-    alone = {system.name for system in summary.systems if system.kind == "model"}
     found: dict[str, list[Unscored]] = defaultdict(list)
-    for item in summary.values:
-        for reason, num in item.unscored_reasons.items() if item.system in alone else ():
+    for item, reasons in values:
+        for reason, num in reasons.items():
             kind = DIGITS.sub("#", reason)
             found[kind].append(Unscored(reason, (item.system, item.domain), item.metric, num))
     return found
+
+
+def _of_models(summary: Summary) -> list[MetricValue]:
+    """The values of models alone: every answer is in one of them at most."""
+    alone = {system.name for system in summary.systems if system.kind == "model"}
+    return [item for item in summary.values if item.system in alone]
 
 
 def _counts(met: Sequence[Unscored]) -> dict[Place, int]:

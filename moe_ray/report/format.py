@@ -147,6 +147,11 @@ def plural(num: int, noun: str) -> str:
     return f"{count(num)} {noun}" if num == 1 else f"{count(num)} {noun}s"
 
 
+def percent(ratio: float) -> str:
+    """A share in percent, with one decimal."""
+    return f"{100 * ratio:.1f}{NO_BREAK}%"
+
+
 def listed(names: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from moe_ray.comparison.records import Regret, RoutingAccuracy, RoutingSummary, Summary
+from moe_ray.comparison.records import Regret, RoutingAccuracy, RoutingSummary, Summary, Sweep
 from moe_ray.comparison.systems import ROUTED
 from moe_ray.report import format as text
 from moe_ray.report.format import count, interval, listed, number, plural, words
@@ -126,7 +126,7 @@ def _trade(routing: RoutingSummary) -> Iterator[str]:
     ends = f"{number(first.value)} with the router always, {number(last.value)} with the baseline always"
     yield f"Mean of the domains' headline metrics over {plural(sweep.n, 'example')}: {ends}."
     if sweep.strong is None:
-        yield "Both ends are worth the same, so there is no gap that a threshold could keep."
+        yield _no_gap(sweep)
         return
     strong = "router" if sweep.strong == ROUTED else "baseline"
     if sweep.apgr is not None:
@@ -141,6 +141,16 @@ def _trade(routing: RoutingSummary) -> Iterator[str]:
     ]
     if wanted:
         yield f"The {strong} must answer {listed(wanted)}."
+
+
+def _no_gap(sweep: Sweep) -> str:
+    if sweep.not_concluded:
+        return f"The two ends cannot be compared: {sweep.not_concluded}."
+    bounds = interval(sweep.gap_low, sweep.gap_high)
+    return (
+        f"These examples do not tell the two ends apart (gap {text.signed(sweep.gap)}, 95{text.NO_BREAK}% interval "
+        f"{bounds}), so there is no gap that a threshold could keep, and no APGR and CPT."
+    )
 
 
 def _test(tested: RouterTestResults) -> str:

@@ -6,11 +6,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from moe_ray.comparison.records import ModelResources, PairedComparison, RoutingSummary, Summary
+from moe_ray.comparison.differences import SIGNIFICANCE
+from moe_ray.comparison.records import MetricValue, ModelResources, PairedComparison, RoutingSummary, Summary
 from moe_ray.comparison.runs import RunComparison, ValuePair
-from moe_ray.comparison.summary import SIGNIFICANCE
 from moe_ray.printable import one_line
 from moe_ray.report.cautions import cautions
+from moe_ray.report.export import verdict_text
 from moe_ray.report.format import (
     NONE,
     interval,
@@ -30,18 +31,12 @@ from moe_ray.report.verdict import headline
 from moe_ray.report.views import DomainView, domain_views, winner_of
 
 MAX_CHANGE_CHARS = 60
+MAX_CHANGES = 20
 
 
 def summary_tables(summary: Summary) -> Group:
     """Everything that `moe-ray report` prints."""
-    found = headline(summary)
-    parts: list[RenderableType] = [Text(found.sentence, style="bold")]
-    parts.extend(Text(line) for line in (found.also, found.cost) if line)
-    parts.extend(Text(f"{verdict.domain}: {verdict.others}") for verdict in found.domains if verdict.others)
-    parts.append(Text())
-    for caution in cautions(summary):
-        style = "yellow" if caution.level == "warning" else "dim"
-        parts.append(Text(f"{caution.level}: {caution.line}", style=style))
+    parts: list[RenderableType] = [Text(summary.run.description)] if summary.run.description else []
     parts.extend(quality_table(view) for view in domain_views(summary))
     if summary.comparisons:
         parts.append(comparison_table(summary))
@@ -49,15 +44,26 @@ def summary_tables(summary: Summary) -> Group:
         parts.append(routing_table(summary, summary.routing))
     if summary.models:
         parts.append(resources_table(summary))
-    return Group(*parts)
+    return Group(*parts, verdict_lines(summary))
 
 
-def print_summary(console: Console, summary: Summary) -> None:
-    """Print all tables of a summary."""
-    console.print(summary_tables(summary))
+def verdict_lines(summary: Summary) -> Group:
+    """What to know before believing a number, then the verdict: the last lines on the screen."""
+    parts: list[RenderableType] = []
+    for caution in cautions(summary):
+        style = "yellow" if caution.level == "warning" else "dim"
+        parts.append(Text(f"{caution.level}: {caution.line}", style=style))
+    sentence, *rest = verdict_text(headline(summary))
+    return Group(*parts, Text(f"\n{sentence}", style="bold"), *map(Text, rest))
 
 
-def _table(name: str, rest: str = "", caption: str | None = None) -> TextTable:
+def print_summary(console: Console, summary: Summary, *, brief: bool = False) -> None:
+    """Print all tables of a summary, the verdict last; or the verdict alone."""
+    console.print(verdict_lines(summary) if brief else summary_tables(summary))
+
+
+def plain_table(name: str, rest: str = "", caption: str | None = None) -> TextTable:
+    """An empty table in the common style, its `name` in bold."""
     return TextTable(
         title=Text.assemble((one_line(name), "bold"), one_line(rest)),
         caption=caption,
@@ -70,34 +76,49 @@ def _table(name: str, rest: str = "", caption: str | None = None) -> TextTable:
 
 
 def quality_table(view: DomainView) -> TextTable:
-    """One domain: every metric of every system, with interval and n."""
-    table = _table(view.name)
+    """One domain: every metric of every system, with interval, n, and what failed or was left out."""
+    has_failures = any(value.n_failed for metric in view.metrics for _, value in metric.values)
+    table = plain_table(view.name)
     table.add_column("metric / system", overflow="fold", ratio=1)
-    for title in ("value", "95 % interval", "n", "unscored"):
+    for title in ("value", "95 % interval", "n", *(("failed", "answered") if has_failures else ()), "unscored"):
         table.add_column(title, justify="right", no_wrap=True)
     for metric in view.metrics:
         unit = f"{metric.unit}, " if metric.unit else ""
         table.add_row(Text(f"{metric.title} ({unit}{metric.better})", style="bold"))
         for row, value in metric.values:
-            unscored = Text(str(value.n_unscored), style="yellow" if value.n_unscored else "dim")
             bounds = interval(value.low, value.high)
-            table.add_row(Text(f"  {row.label}"), number(value.value), bounds, str(value.n), unscored)
+            cells = [number(value.value), bounds, str(value.n), *(_failure_cells(value) if has_failures else ())]
+            table.add_row(Text(f"  {row.label}"), *cells, _flagged(value.n_unscored))
         table.add_section()
+    if has_failures:
+        table.caption = (
+            "failed: counted as the metric's worst value; answered: the value over the answered examples alone"
+        )
     return table
+
+
+def _failure_cells(value: MetricValue) -> tuple[Text, str]:
+    return _flagged(value.n_failed), number(value.answered.value if value.answered else value.value)
+
+
+def _flagged(num: int) -> Text:
+    return Text(str(num), style="yellow" if num else "dim")
 
 
 def comparison_table(summary: Summary) -> TextTable:
     """Paired differences, each with its interval, adjusted p-value and a verdict."""
     tests = f"exact McNemar or paired permutation, Benjamini-Hochberg over {len(summary.comparisons)}"
     caption = f"better: at adjusted p < {SIGNIFICANCE}; p: {tests}"
-    table = _table("Paired differences", f" from {summary.comparisons[0].system_b} on the same examples", caption)
+    others = {item.system_b for item in summary.comparisons}
+    source = f" from {others.pop()}" if len(others) == 1 else ""
+    table = plain_table("Paired differences", f"{source} on the same examples", caption)
     table.add_column("domain / metric", overflow="fold", ratio=1)
     for title in ("difference", "95 % interval", "p", "n"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("better", overflow="fold")
     shown = ""
     for item in summary.comparisons:
-        heading = f"{item.domain}: {item.system_a}"
+        heading = f"{item.domain}: {item.system_a}" + ("" if source else f" minus {item.system_b}")
         if heading != shown:
             table.add_row(Text(heading, style="bold"))
             shown = heading
@@ -117,7 +138,7 @@ def _difference_cells(item: PairedComparison) -> Iterator[Text]:
 def routing_table(summary: Summary, routing: RoutingSummary) -> TextTable:
     """How often the router was right, by domain, and what its mistakes cost there."""
     found = accuracy_table(routing)
-    table = _table("Routing", caption=routing_sentence(summary, routing))
+    table = plain_table("Routing", caption=routing_sentence(summary, routing))
     table.add_column(found.row_title, overflow="fold", ratio=1)
     for column in found.columns:
         table.add_column(column.title, justify="right")
@@ -129,7 +150,7 @@ def routing_table(summary: Summary, routing: RoutingSummary) -> TextTable:
 def resources_table(summary: Summary) -> TextTable:
     """What each model cost."""
     caption = "p50 and p99: whole answers inside their batches; alone: the probe at batch size 1"
-    table = _table("Resources", " by model", caption)
+    table = plain_table("Resources", " by model", caption)
     table.add_column("model", overflow="fold", ratio=1)
     has_energy = any(model.gpu_energy_j is not None for model in summary.models.values())
     for title in ("load", "memory", "tokens/s", "p50", "p99", "alone", *(["energy"] if has_energy else [])):
@@ -152,7 +173,7 @@ def _resource_cells(model: ModelResources) -> Iterator[str]:
 
 def run_comparison_tables(comparison: RunComparison) -> Group:
     """Everything that `moe-ray compare` prints."""
-    parts: list[RenderableType] = [_changes_table(comparison), _pairs_table(comparison)]
+    parts: list[RenderableType] = [_changes_table(comparison), *_example_lines(comparison), _pairs_table(comparison)]
     for name in comparison.redefined_metrics:
         parts.append(Text(f"{name} is defined differently in the two runs and was not tested", style="yellow"))
     for run, places in ((comparison.first, comparison.only_first), (comparison.second, comparison.only_second)):
@@ -161,12 +182,23 @@ def run_comparison_tables(comparison: RunComparison) -> Group:
     return Group(*parts)
 
 
+def _example_lines(comparison: RunComparison) -> Iterator[Text]:
+    """Where the runs do not have the same examples."""
+    for domain, counts in comparison.examples.items():
+        if counts.only_first or counts.only_second:
+            alone = f"{counts.only_first} only in the first run, {counts.only_second} only in the second"
+            yield Text(f"{domain}: compared on the {counts.shared} examples of both runs; {alone}")
+
+
 def _changes_table(comparison: RunComparison) -> TextTable:
-    table = _table("What differs in the runs", caption=None if comparison.changes else "nothing")
+    num_more = len(comparison.changes) - MAX_CHANGES
+    caption = f"and {num_more} more; --json prints all" if num_more > 0 else None
+    table = plain_table("What differs in the runs", caption=caption if comparison.changes else "nothing")
     for title in ("setting", f"first: {comparison.first}", f"second: {comparison.second}"):
         table.add_column(title, overflow="fold")
-    for change in comparison.changes:
-        table.add_row(*(Text(_shorten(text)) for text in (change.key, change.first, change.second)))
+    for change in comparison.changes[:MAX_CHANGES]:
+        key = f"{change.key} (and {len(change.also)} more)" if change.also else change.key
+        table.add_row(*(Text(_shorten(text)) for text in (key, change.first, change.second)))
     return table
 
 
@@ -175,8 +207,8 @@ def _shorten(text: str) -> str:
 
 
 def _pairs_table(comparison: RunComparison) -> TextTable:
-    caption = "change: second minus first on the examples that both scored; p adjusted over all rows"
-    table = _table(f"{comparison.second} against {comparison.first}", caption=caption)
+    caption = "change: second minus first on the examples of both, failures counted; p adjusted over all rows"
+    table = plain_table(f"{comparison.second} against {comparison.first}", caption=caption)
     table.add_column("domain / metric / system", overflow="fold", ratio=1)
     for title in ("first", "second", "change", "95 % interval", "p", "n"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -1,14 +1,16 @@
-"""The run's conclusion in plain words: who wins where, by how much, and how sure that is."""
+"""The run's conclusion in plain words: which system wins where, by how much, and how certain that is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from moe_ray.comparison.records import PairedComparison, Summary
 from moe_ray.comparison.systems import BASELINE, CASCADE, EXPERTS, ROUTED
+from moe_ray.report.conclusion import DomainVerdict, Headline, in_all, in_any
 from moe_ray.report.effect import Effect, effects
-from moe_ray.report.format import NO_BREAK, interval, listed, number, p_phrase, plural, words
+from moe_ray.report.format import NO_BREAK, interval, listed, number, p_phrase, percent, plural, words
 from moe_ray.report.price import Price, price_line, price_of, price_sentence
-from moe_ray.report.views import SUBJECTS, DomainView, MetricView, domain_views, spoken
+from moe_ray.report.ranking import ranked_headline
+from moe_ray.report.views import SUBJECTS, DomainView, MetricView, beats, capital, domain_views, the
 
 OTHER_WAYS = {
     CASCADE: f"the {CASCADE} (what the router calls foreign goes to the {BASELINE})",
@@ -16,72 +18,65 @@ OTHER_WAYS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainVerdict:
-    """One domain's sentence, by its first metric. `winner` is a system, or None when no difference was shown or tested.
-
-    `expert` is the model that answers for the experts. `others` says what the other metrics show where that is
-    something else, `figures` how sure the sentence is, and `cost` what an example costs on both sides.
-    """
-
-    domain: str
-    expert: str | None
-    metric: str
-    winner: str | None
-    sentence: str
-    others: str
-    figures: str
-    cost: str
-    effect: Effect | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
-    """The one sentence about `system`, what it costs, and a verdict for each domain.
-
-    `also` says how the other ways of using the same experts fare, `cost` what was measured; both may be empty.
-    """
+class Contest(NamedTuple):
+    """The two systems that a headline is about: `system` minus `other` are the differences that it tells."""
 
     system: str
-    sentence: str
-    also: str
-    cost: str
-    domains: tuple[DomainVerdict, ...]
+    other: str
 
 
 def headline(summary: Summary, system: str | None = None) -> Headline:
     """Conclude from each domain's first metric, and name it; by default about the experts, behind the router if any."""
     views = domain_views(summary)
-    system = system or _leading(summary)
-    verdicts, prices = _verdicts(summary, views, system)
+    pairs = list(dict.fromkeys(Contest(item.system_a, item.system_b) for item in summary.comparisons))
+    contest = _leading(pairs, system)
+    if contest is None:
+        return ranked_headline(views)
+    verdicts, prices = _verdicts(summary, views, contest)
     return Headline(
-        system=system,
-        sentence=_lead(verdicts, system),
-        also=_also(summary, views, verdicts) if system == ROUTED else "",
-        cost=price_sentence(prices, system),
+        sentence=lead(verdicts, contest),
+        also=_also(summary, views, verdicts) if contest.system == ROUTED else "",
+        cost=price_sentence(prices, contest.system),
         domains=verdicts,
     )
 
 
-def _leading(summary: Summary) -> str:
-    is_routed = summary.routing is not None and any(item.name == ROUTED for item in summary.systems)
-    return ROUTED if is_routed else EXPERTS
+def _leading(pairs: Sequence[Contest], system: str | None) -> Contest | None:
+    """The pair that the headline is about; None where several models are compared with each other."""
+    if system is None and len({pair.other for pair in pairs}) > 1:
+        return None
+    wanted = [system] if system else [ROUTED, EXPERTS, *(pair.system for pair in pairs)]
+    found = [pair for name in wanted for pair in pairs if pair.system == name]
+    is_one = system is not None or len(pairs) < 2 or found[0].system in (ROUTED, EXPERTS, CASCADE)
+    return (found or [Contest(system or EXPERTS, BASELINE)])[0] if is_one else None
 
 
 def _verdicts(
-    summary: Summary, views: Sequence[DomainView], system: str
+    summary: Summary, views: Sequence[DomainView], contest: Contest
 ) -> tuple[tuple[DomainVerdict, ...], list[Price]]:
     """A verdict for each domain, and the prices of those that were compared."""
-    compared = [(view, _tested(view.metrics[0], system)) for view in views]
-    drawn = iter(effects([(comparison, view.metrics[0]) for view, comparison in compared if comparison is not None]))
-    verdicts = tuple(
-        _domain_verdict(view, system, comparison, next(drawn), price_of(summary, system, view.name))
-        if comparison is not None
-        else _no_verdict(view)
-        for view, comparison in compared
+    compared = [(view, _comparison(view.metrics[0], contest)) for view in views]
+    verdicts = pair_verdicts(summary, compared, contest)
+    tested = [view for view, verdict in zip(views, verdicts, strict=True) if verdict.figures]
+    return verdicts, [price for view in tested if (price := price_of(summary, contest.system, view.name))]
+
+
+def pair_verdicts(
+    summary: Summary | None, compared: Sequence[tuple[DomainView, PairedComparison | None]], contest: Contest
+) -> tuple[DomainVerdict, ...]:
+    """A verdict for each domain, with its price where there is a summary."""
+    tested = [(item, view.metrics[0]) for view, item in compared if item is not None and _is_tested(item)]
+    drawn = iter(effects(tested))
+    return tuple(
+        _no_verdict(view, item)
+        if item is None or not _is_tested(item)
+        else _domain_verdict(view, contest, item, next(drawn), summary)
+        for view, item in compared
     )
-    prices = [price for view, found in compared if found and (price := price_of(summary, system, view.name))]
-    return verdicts, prices
+
+
+def _is_tested(item: PairedComparison) -> bool:
+    return item.verdict not in ("not_tested", "not_concluded")
 
 
 def _also(summary: Summary, views: Sequence[DomainView], verdicts: Sequence[DomainVerdict]) -> str:
@@ -91,135 +86,146 @@ def _also(summary: Summary, views: Sequence[DomainView], verdicts: Sequence[Doma
     won = [verdict.winner not in (None, BASELINE) for verdict in verdicts]
     lost = [verdict.winner == BASELINE for verdict in verdicts]
     for system, name in OTHER_WAYS.items():
-        found, _ = _verdicts(summary, views, system)
-        if not any(verdict.figures for verdict in found):
+        contest = Contest(system, BASELINE)
+        found, _ = _verdicts(summary, views, contest)
+        if not any(verdict.figures or verdict.open_reason for verdict in found):
             continue
         if ([item.winner == system for item in found], [item.winner == BASELINE for item in found]) == (won, lost):
             same.append(name)
         else:
-            lead = _lead(found, system)
-            other.append(f"For {name}: {lead[0].lower()}{lead[1:]}")
+            text = lead(found, contest)
+            other.append(f"For {name}: {text[0].lower()}{text[1:]}")
     return " ".join([f"The same holds for {listed(same)}."] * bool(same) + other)
 
 
-def _lead(verdicts: tuple[DomainVerdict, ...], system: str) -> str:
+def lead(verdicts: Sequence[DomainVerdict], contest: Contest) -> str:
+    """The verdicts of all domains in one sentence, and another one for domains of which nothing was concluded."""
     tested = [verdict for verdict in verdicts if verdict.figures]
-    if not tested:
-        return f"This run does not compare the {spoken(system)} with the {BASELINE}."
+    still_open = [verdict for verdict in verdicts if verdict.open_reason]
+    both = f"{the(contest.system)} and {the(contest.other)}"
+    if tested:
+        places = listed([f"{words(item.domain)} ({item.metric})" for item in still_open])
+        return " ".join([_lead(tested, contest), *([f"Not concluded in {places}."] if places else [])])
+    if still_open:
+        reasons = "; ".join(dict.fromkeys(item.open_reason for item in still_open))
+        return f"Nothing can be concluded about {both}: {reasons}."
+    return f"This run does not compare {the(contest.system)} with {the(contest.other)}."
+
+
+def _lead(tested: Sequence[DomainVerdict], contest: Contest) -> str:
     by = f"by {listed(list(dict.fromkeys(verdict.metric for verdict in tested)))}"
     winners = {verdict.winner for verdict in tested}
-    if winners == {system}:
-        return f"The {_beats(system)} the {BASELINE} {_in_all(len(tested))}, {by}."
-    if winners == {BASELINE}:
-        return f"The {BASELINE} beats the {spoken(system)} {_in_all(len(tested))}, {by}."
     if winners == {None}:
-        return f"No difference between the {spoken(system)} and the {BASELINE} was shown {_in_any(len(tested))}, {by}."
-    return _mixed(tested, system)
+        both = f"{the(contest.system)} and {the(contest.other)}"
+        return f"No difference between {both} was shown {in_any(len(tested))}, {by}."
+    if len(winners) == 1:
+        first, second = contest if winners == {contest.system} else (contest.other, contest.system)
+        return capital(f"{beats(first)} {the(second)} {in_all(len(tested))}, {by}.", first)
+    return _mixed(tested, contest)
 
 
-def _beats(system: str) -> str:
-    return f"{spoken(system)} {'beat' if system in SUBJECTS else 'beats'}"
-
-
-def _in_all(num_domains: int) -> str:
-    if num_domains == 1:
-        return "in the one domain tested"
-    return "in both domains" if num_domains == 2 else f"in all {num_domains} domains"
-
-
-def _in_any(num_domains: int) -> str:
-    return "in the one domain tested" if num_domains == 1 else f"in any of the {num_domains} domains"
-
-
-def _mixed(tested: Sequence[DomainVerdict], system: str) -> str:
+def _mixed(tested: Sequence[DomainVerdict], contest: Contest) -> str:
     claims = {
-        system: f"the {_beats(system)} the {BASELINE} in",
-        BASELINE: f"the {BASELINE} beats the {spoken(system)} in",
+        contest.system: f"{beats(contest.system)} {the(contest.other)} in",
+        contest.other: f"{beats(contest.other)} {the(contest.system)} in",
         None: "no difference was shown in",
     }
-    parts = []
+    parts = {}
     for winner, claim in claims.items():
         places = [f"{words(item.domain)} ({item.metric})" for item in tested if item.winner == winner]
         if places:
-            parts.append(f"{claim} {listed(places)}")
-    text = "; ".join(parts) + "."
-    return text[0].upper() + text[1:]
+            parts[winner] = f"{claim} {listed(places)}"
+    return capital(f"{'; '.join(parts.values())}.", next(iter(parts)))
 
 
-def _no_verdict(view: DomainView) -> DomainVerdict:
+def _no_verdict(view: DomainView, item: PairedComparison | None) -> DomainVerdict:
+    reason = (item.not_concluded or "") if item is not None else ""
     return DomainVerdict(
         domain=view.name,
         expert=view.expert,
         metric=view.metrics[0].title,
         winner=None,
-        sentence="There was nothing to compare.",
-        others="",
-        figures="",
-        cost="",
-        effect=None,
+        sentence=f"Not concluded: {reason}." if reason else "There was nothing to compare.",
+        open_reason=reason,
+        failures=_failures(item, view.metrics[0]) if item is not None else "",
     )
 
 
 def _domain_verdict(
-    view: DomainView, system: str, comparison: PairedComparison, effect: Effect | None, price: Price | None
+    view: DomainView, contest: Contest, item: PairedComparison, effect: Effect | None, summary: Summary | None
 ) -> DomainVerdict:
     metric, *others = view.metrics
-    winner = _winner(comparison)
+    winner = _winner(item)
+    price = price_of(summary, contest.system, view.name) if summary is not None else None
     return DomainVerdict(
         domain=view.name,
         expert=view.expert,
         metric=metric.title,
         winner=winner,
-        sentence=_sentence(comparison, metric, winner),
-        others=_others(others, system, winner),
-        figures=_figures(comparison),
-        cost=price_line(price, system) if price else "",
+        sentence=_sentence(item, metric, winner),
+        is_lost=winner == contest.other,
+        failures=_failures(item, metric),
+        others=_others(others, contest, winner),
+        figures=figures(item),
+        cost=price_line(price, contest.system) if price else "",
         effect=effect,
     )
 
 
-def _tested(metric: MetricView, system: str) -> PairedComparison | None:
-    found = _comparison(metric, system)
-    return found if found is not None and found.verdict != "not_tested" else None
-
-
-def _comparison(metric: MetricView, system: str) -> PairedComparison | None:
-    return next((item for item in metric.comparisons if item.system_a == system), None)
+def _comparison(metric: MetricView, contest: Contest) -> PairedComparison | None:
+    pairs = (item for item in metric.comparisons if (item.system_a, item.system_b) == contest)
+    return next(pairs, None)
 
 
 def _winner(comparison: PairedComparison) -> str | None:
     return {"a_better": comparison.system_a, "b_better": comparison.system_b}.get(comparison.verdict)
 
 
-def _sentence(comparison: PairedComparison, metric: MetricView, winner: str | None) -> str:
-    a, b = spoken(comparison.system_a), spoken(comparison.system_b)
-    values = f"{metric.title} {number(comparison.value_a)} against {number(comparison.value_b)}"
+def _sentence(item: PairedComparison, metric: MetricView, winner: str | None) -> str:
+    values = f"{metric.title} {number(item.value_a)} against {number(item.value_b)}"
     if winner is None:
-        return f"No difference shown between the {a} and the {b}: {values}."
-    loser = b if winner == comparison.system_a else a
-    if winner == comparison.system_b:
-        values = f"{metric.title} {number(comparison.value_b)} against {number(comparison.value_a)}"
-    return f"The {_beats(winner)} the {loser}: {values}."
+        return f"No difference shown between {the(item.system_a)} and {the(item.system_b)}: {values}."
+    loser = item.system_b if winner == item.system_a else item.system_a
+    if winner == item.system_b:
+        values = f"{metric.title} {number(item.value_b)} against {number(item.value_a)}"
+    return capital(f"{beats(winner)} {the(loser)}: {values}.", winner)
 
 
-def _others(metrics: Sequence[MetricView], system: str, winner: str | None) -> str:
+def _failures(item: PairedComparison, metric: MetricView) -> str:
+    """Who failed how often, and what the answered examples alone say."""
+    if item.answered is None:
+        return ""
+    num, found = item.n_pairs + item.n_dropped, item.answered
+    counts = [
+        f"{the(system)} on {plural(failed, 'example')} of {num} ({percent(failed / num)})"
+        for system, failed in ((item.system_a, item.n_failed_a), (item.system_b, item.n_failed_b))
+        if failed
+    ]
+    counted = (
+        f", each counted as {number(metric.worst, 0)}" if metric.worst is not None else ", which cannot be counted"
+    )
+    beside = f"{metric.title} {number(found.value_a)} against {number(found.value_b)}, n = {found.n_pairs}"
+    return f"Failed: {listed(counts)}{counted}. Where both answered: {beside}."
+
+
+def _others(metrics: Sequence[MetricView], contest: Contest, winner: str | None) -> str:
     """What the other metrics show that the first does not."""
     better: dict[str, list[str]] = {}
     for metric in metrics:
-        comparison = _comparison(metric, system)
+        comparison = _comparison(metric, contest)
         other = _winner(comparison) if comparison is not None else None
         if other is not None and other != winner:
             better.setdefault(other, []).append(metric.title)
     if not better:
         return ""
     claims = (
-        f"the {spoken(name)} {'are' if name in SUBJECTS else 'is'} better by {listed(by)}"
-        for name, by in better.items()
+        f"{the(name)} {'are' if name in SUBJECTS else 'is'} better by {listed(by)}" for name, by in better.items()
     )
     return f"Yet {', and '.join(claims)}."
 
 
-def _figures(comparison: PairedComparison) -> str:
+def figures(comparison: PairedComparison) -> str:
+    """The interval of a difference, its p-value and its number of pairs."""
     counts = f"n = {plural(comparison.n_pairs, 'pair')}".replace(" ", NO_BREAK)
     pairs = f"{p_phrase(comparison.p_adjusted)}, {counts}"
     bounds = f"95{NO_BREAK}% interval {interval(comparison.low, comparison.high)}"

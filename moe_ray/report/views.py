@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from moe_ray.comparison.records import MetricValue, PairedComparison, Summary, SystemInfo
-from moe_ray.comparison.systems import BASELINE, EXPERTS, ORACLE, RANDOM, ROUTED
+from moe_ray.comparison.systems import BASELINE, EXPERTS, ORACLE, POLICIES, RANDOM, ROUTED
 from moe_ray.report.format import words
 
-BOUNDS = {ORACLE: "upper bound of {metric}", RANDOM: "floor"}
+BOUNDS = {ORACLE: "{side} bound of {metric}", RANDOM: "drawn by chance"}
 # Policies that are spoken of as several.
 SUBJECTS = {EXPERTS: "experts", ROUTED: "routed experts"}
 
@@ -47,6 +47,7 @@ class MetricView:
     higher_is_better: bool
     values: tuple[tuple[SystemRow, MetricValue], ...]
     comparisons: tuple[PairedComparison, ...]
+    worst: float | None = None
 
     @property
     def better(self) -> str:
@@ -95,18 +96,20 @@ def system_rows(summary: Summary, domain: str) -> tuple[SystemRow, ...]:
     A model alone is left out where a policy is just that model.
     """
     series = series_of(summary)
-    metric = words(summary.domain_metrics[domain][0])
-    rows = [_row(system, domain, metric, series[system.name]) for system in summary.systems if domain in system.picks]
+    first = summary.domain_metrics[domain][0]
+    side = "upper" if summary.metrics[first].higher_is_better else "lower"
+    bounds = {name: text.format(side=side, metric=words(first)) for name, text in BOUNDS.items()}
+    rows = [_row(system, domain, bounds, series[system.name]) for system in summary.systems if domain in system.picks]
     covered = {row.model for row in rows if row.is_policy and not row.bound}
     shown = (row for row in rows if row.is_policy or row.model not in covered)
     return tuple(sorted(shown, key=lambda row: (not row.is_policy, bool(row.bound))))
 
 
-def _row(system: SystemInfo, domain: str, metric: str, series: int) -> SystemRow:
+def _row(system: SystemInfo, domain: str, bounds: dict[str, str], series: int) -> SystemRow:
     models = list(system.picks[domain])
     model = models[0] if len(models) == 1 else None
     is_policy = system.kind == "policy"
-    bound = BOUNDS.get(system.name, "").format(metric=metric) if is_policy else ""
+    bound = bounds.get(system.name, "") if is_policy else ""
     return SystemRow(system=system.name, model=model, is_policy=is_policy, series=series, bound=bound)
 
 
@@ -119,14 +122,30 @@ def _metric(summary: Summary, domain: str, name: str, rows: tuple[SystemRow, ...
         definition=info.definition,
         unit=info.unit,
         higher_is_better=info.higher_is_better,
+        worst=info.worst,
         values=tuple((row, value) for row, value in values if value is not None),
         comparisons=tuple(item for item in summary.comparisons if (item.domain, item.metric) == (domain, name)),
     )
 
 
 def spoken(system: str) -> str:
-    """A policy's name as the subject of a sentence."""
-    return SUBJECTS.get(system, words(system))
+    """A policy's name as the subject of a sentence; a model's as it is."""
+    return SUBJECTS.get(system, words(system)) if system in POLICIES else system
+
+
+def the(system: str) -> str:
+    """ "the experts", but a model's name alone."""
+    return f"the {spoken(system)}" if system in POLICIES else system
+
+
+def beats(system: str) -> str:
+    """ "the experts beat", "the baseline beats"."""
+    return f"{the(system)} {'beat' if system in SUBJECTS else 'beats'}"
+
+
+def capital(sentence: str, subject: str | None) -> str:
+    """`sentence` with a capital, unless it begins with a model's name, which stays as it is."""
+    return sentence if subject is not None and subject not in POLICIES else f"{sentence[0].upper()}{sentence[1:]}"
 
 
 def winner_of(comparison: PairedComparison) -> str:
@@ -135,5 +154,6 @@ def winner_of(comparison: PairedComparison) -> str:
         "a_better": words(comparison.system_a),
         "b_better": words(comparison.system_b),
         "not_tested": "not tested",
+        "not_concluded": "not concluded",
     }
     return winners.get(comparison.verdict, "not shown")

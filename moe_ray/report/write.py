@@ -6,7 +6,9 @@ from typing import Any
 import pyarrow as pa
 
 from moe_ray.atomic import write_text_atomically
+from moe_ray.comparison.analysis import analyse
 from moe_ray.comparison.records import Summary
+from moe_ray.comparison.runs import ScoredRun
 from moe_ray.comparison.summary import SUMMARY_COLUMNS, summarise
 from moe_ray.errors import RunDirectoryError
 from moe_ray.report.browser import ANSWER_COLUMNS, CHOICE_COLUMNS, browser_payload, choose_examples
@@ -53,6 +55,14 @@ def _require_none(run: RunDirectory, manifest: Manifest, scores: Scores) -> None
             where=str(run.path / "answers"),
             remedy="restore the folder answers/, or run moe-ray evaluate again to compute them",
         )
+
+
+def scored_run(run: RunDirectory) -> ScoredRun:
+    """The summary of a scored run with the scores and systems behind it, to compare it; writes nothing."""
+    scores, metrics = scores_of_run(run)
+    manifest = run.manifest()
+    routes = run.routes() if manifest.router else None
+    return ScoredRun(summary_of(run, scores, metrics), analyse(scores, metrics, manifest, routes))
 
 
 def report_of(run: RunDirectory, scores: Scores, metrics: Mapping[str, Metric]) -> Summary:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 from moe_ray.domains.example import Example
+from moe_ray.fingerprint import fingerprint
 from moe_ray.scoring.samples import UnscorableError, score, unscored, usable_likelihoods
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.answers import Answer
@@ -13,7 +14,8 @@ from moe_ray.store.answers import Answer
 class BitsPerByteGrader:
     """-log2 P(reference | prompt) / bytes of the reference, in UTF-8, as it was spelled after the prompt.
 
-    A score's weight is its bytes, so that the weighted mean is all bits over all bytes.
+    A score's weight is its bytes, so that the weighted mean is all bits over all bytes. Its gold is a fingerprint of
+    the text that was measured: prompt styles may spell a reference differently, and only like is compared with like.
     """
 
     metrics: tuple[Metric, ...] = (
@@ -30,25 +32,25 @@ class BitsPerByteGrader:
         """Return the score of bits_per_byte; see `Grader.grade`."""
         (metric,) = self.metrics
         try:
-            loglikelihood, num_bytes = _reference_likelihood(example, usable_likelihoods(answers))
+            loglikelihood, reference = _reference_likelihood(example, usable_likelihoods(answers))
         except UnscorableError as error:
             return unscored(example, model, self.metrics, error)
+        num_bytes = len(reference.encode())
         value = -loglikelihood / math.log(2) / num_bytes
-        return [score(example, model, metric, value, weight=float(num_bytes))]
+        return [score(example, model, metric, value, weight=float(num_bytes), gold=fingerprint(reference))]
 
 
-def _reference_likelihood(example: Example, answer: Answer) -> tuple[float, int]:
-    """Return the reference's log-likelihood in nats, and its length in bytes. It comes last, after the choices."""
+def _reference_likelihood(example: Example, answer: Answer) -> tuple[float, str]:
+    """Return the reference's log-likelihood in nats, and the reference. It comes last, after the choices."""
     continuations = json.loads(answer.settings)["continuations"]
     choices = example.grading.get("choices")
     if len(continuations) == (len(choices) if isinstance(choices, list) else 0):
         raise UnscorableError("no reference was measured")
     loglikelihood = (answer.loglikelihoods or [])[-1]
     if loglikelihood is None:
-        raise UnscorableError("the reference does not fit the model's context after the prompt")
-    num_bytes = len(continuations[-1].encode())
+        raise UnscorableError("the reference does not fit the model's context after the prompt", failed=True)
     if not math.isfinite(loglikelihood):
-        raise UnscorableError("the reference's log-likelihood is not finite")
-    if not num_bytes:
+        raise UnscorableError("the reference's log-likelihood is not finite", failed=True)
+    if not continuations[-1]:
         raise UnscorableError("the reference is empty")
-    return loglikelihood, num_bytes
+    return loglikelihood, str(continuations[-1])

@@ -142,7 +142,7 @@ def _likeliest(answer: Answer, choices: Sequence[str]) -> str:
         raise UnscorableError(f"{len(values)} log-likelihoods for {len(choices)} choices")
     known = [value for value in values if value is not None]
     if len(known) < len(choices):
-        raise UnscorableError("a choice does not fit the model's context after the prompt")
+        raise UnscorableError("a choice does not fit the model's context after the prompt", failed=True)
     if any(math.isnan(value) for value in known):
-        raise UnscorableError("a log-likelihood is not a number")
+        raise UnscorableError("a log-likelihood is not a number", failed=True)
     return choices[known.index(max(known))]

@@ -72,8 +72,24 @@ def score(
 
 
 def unscored(example: Example, model: str, metrics: Sequence[Metric], error: UnscorableError) -> list[Score]:
-    """Return one score without a value for each of `metrics`, with the reason that `error` gives."""
-    return [score(example, model, metric, None, reason=str(error), failed=error.failed) for metric in metrics]
+    """Return one score without a value for each of `metrics`, with the reason that `error` gives.
+
+    Where the metric counts labels it keeps the example's gold one: a failure is a wrong label, not a missing example.
+    """
+    label = example.grading.get("label")
+    gold = label if isinstance(label, str) else None
+    return [
+        score(
+            example,
+            model,
+            metric,
+            None,
+            reason=str(error),
+            failed=error.failed,
+            gold=gold if metric.aggregation == "macro_f1" else None,
+        )
+        for metric in metrics
+    ]
 
 
 def sample_detail(num_used: int, num_samples: int) -> str | None:

@@ -45,6 +45,7 @@ def open_manifest(run: RunDirectory, config: ExperimentConfig, facts: RunFacts) 
     changes = list(dict.fromkeys([*(old.changes if old else ()), *facts.changes]))
     return Manifest(
         name=config.name,
+        description=config.description or "",
         moe_ray_version=moe_ray.__version__,
         created_at=old.created_at if old else time.time(),
         identity=dict(facts.identity),

@@ -93,6 +93,7 @@ class Manifest(StoredRecord):
 
     format: Literal[1] = 1
     name: str
+    description: str = ""
     moe_ray_version: str
     created_at: float
     identity: dict[str, Any]

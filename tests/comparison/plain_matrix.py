@@ -20,5 +20,6 @@ def plain_matrix(scores: Sequence[Score]) -> ScoreMatrix:
         if score.value is not None and math.isfinite(score.value):
             column.values[at], column.reasons[at] = score.value, None
         else:
+            column.failed[at] = score.failed
             column.reasons[at] = score.reason or (NO_REASON if score.value is None else NOT_FINITE)
     return ScoreMatrix(example_ids=ids, columns=columns)

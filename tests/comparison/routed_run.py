@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from moe_ray.comparison.columns import FloatArray, score_matrix
+from moe_ray.comparison.analysis import analyse
+from moe_ray.comparison.columns import FloatArray
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.run_matrix import RunMatrix
+from moe_ray.comparison.runs import ScoredRun
 from moe_ray.comparison.summary import SUMMARY_COLUMNS, summarise
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.records import Manifest, ReplicaTelemetry
@@ -20,6 +22,7 @@ SCORE = Metric(name="accuracy", definition="a mean")
 LOSS = Metric(name="accuracy", definition="a mean of which lower is better", higher_is_better=False)
 MACRO_F1 = Metric(name="accuracy", definition="macro-F1", aggregation="macro_f1")
 ABSENT = float("inf")  # stands where a model was not asked at all
+FAILED = float("-inf")  # and this where it failed
 
 Values = Sequence[float | None]
 
@@ -61,8 +64,9 @@ class RoutedRun:
                 domain=domain,
                 example_id=example_id(at),
                 metric=self.metric.name,
-                value=value,
-                reason="no answer" if value is None else None,
+                value=None if value == FAILED else value,
+                reason={None: "no answer", FAILED: "error: out of memory"}.get(value),
+                failed=value == FAILED,
                 weight=1.0 if self.weights is None else self.weights[at],
                 label=self.labels[domain, model][at] if self.labels else None,
                 gold=self.golds[domain][at] if self.golds else None,
@@ -91,14 +95,7 @@ class RoutedRun:
         return Manifest(**(facts | changes))
 
     def matrix(self) -> RunMatrix:
-        manifest = self.manifest()
-        return RunMatrix(
-            scores=score_matrix(self.scores()),
-            headlines=dict.fromkeys(self.domains, self.metric),
-            models=list(manifest.models),
-            baseline=manifest.baseline,
-            experts=manifest.experts,
-        )
+        return analyse(self.scores(), {self.metric.name: self.metric}, self.manifest(), None).run
 
     def answers(self) -> pa.Table:
         """One answer for each score that has a value, made alone."""
@@ -141,6 +138,12 @@ class RoutedRun:
         return summarise(
             self.scores(), metrics, self.manifest(**changes), self.telemetry(), self.answers(), routes=routes
         )
+
+    def scored(self, routes: Routes | None = None, **changes: Any) -> ScoredRun:
+        """The summary with what is behind it, as runs are compared."""
+        manifest = self.manifest(**changes)
+        metrics = {self.metric.name: self.metric}
+        return ScoredRun(self.summary(routes, **changes), analyse(self.scores(), metrics, manifest, routes))
 
     def routes(
         self,

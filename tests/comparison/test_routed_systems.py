@@ -114,7 +114,7 @@ def test_the_oracle_has_the_best_score_there_is_and_no_system_a_better_one(seed:
     matrix, systems = run.matrix(), all_systems(run, random_routes(run, rng))
     oracle = oracle_system(matrix)
     assert oracle is not None
-    assert len(systems) == 10
+    assert len(systems) == 9, "no best single model: too much is missing to rank them"
     best_of = max if metric.higher_is_better else min
     for domain in DOMAINS:
         best = system_column(matrix.scores, oracle, domain, metric.name).values

@@ -99,7 +99,10 @@ def test_a_given_up_expert_has_no_value_and_says_why_not(made: Run) -> None:
     assert value is not None
     assert (value.value, value.n, value.n_unscored) == (None, 0, 30)
     comparison = next(item for item in summary.comparisons if (item.domain, item.metric) == ("legal", "rouge_l"))
-    assert (comparison.verdict, comparison.n_pairs) == ("not_tested", 0)
+    assert (comparison.verdict, comparison.n_pairs) == ("not_concluded", 0)
+    assert comparison.not_concluded == (
+        "30 of 30 examples have no score of experts or baseline; at most 5% may be missing"
+    )
 
 
 def test_the_headline_metric_of_a_domain_comes_first(made: Run) -> None:

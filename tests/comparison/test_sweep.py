@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from moe_ray.comparison.records import Sweep
 from moe_ray.comparison.summary import summarise
@@ -34,6 +35,13 @@ def sweep_of(run: RoutedRun, routes: Routes) -> Sweep:
     assert routing is not None
     assert routing.sweep is not None
     return routing.sweep
+
+
+def weaken(values: dict[tuple[str, str], list[float | None]], weak: str) -> None:
+    """Let one model score lower everywhere, so that the ends of a sweep differ."""
+    for (domain, model), drawn in values.items():
+        if model == weak:
+            values[domain, model] = [None if value is None else value / 4 for value in drawn]
 
 
 class Sent(NamedTuple):
@@ -80,7 +88,10 @@ def plain_area(curve: list[tuple[float, float]]) -> float:
 @pytest.mark.parametrize("num_levels", [7, None], ids=["ties", "no ties"])
 def test_every_point_and_figure_is_that_of_a_plain_loop(metric: Metric, num_levels: int | None) -> None:
     rng = np.random.default_rng(3)
-    values = random_values(rng, DOMAINS, 30, num_unscored=3)
+    values = random_values(rng, DOMAINS, 60)
+    weaken(values, BASE)
+    for domain in DOMAINS:
+        values[domain, BASE][7] = values[domain, f"expert-{domain}"][8] = None
     models = sorted({model for _, model in values})
     run = RoutedRun(
         values=values,
@@ -90,7 +101,7 @@ def test_every_point_and_figure_is_that_of_a_plain_loop(metric: Metric, num_leve
     )
     routes = random_routes(run, rng, num_levels=num_levels)
     found, examples = sweep_of(run, routes), plain_examples(run, routes)
-    assert (found.n, found.n_dropped) == (len(examples), 90 - len(examples))
+    assert (found.n, found.n_dropped) == (len(examples), 180 - len(examples))
     assert found.metrics == dict.fromkeys(DOMAINS, "accuracy")
     distinct = sorted({item.score for item in examples})
     assert [point.threshold for point in found.points[:-1]] == distinct
@@ -173,8 +184,8 @@ def test_a_random_score_recovers_half_the_gap_on_average(metric: Metric) -> None
 
 
 def test_a_score_that_is_the_same_for_all_recovers_exactly_half_the_gap() -> None:
-    run = gains_run([1, 1, 0, -1, 1])
-    found = sweep_of(run, by_score(run, [0.5] * 5))
+    run = gains_run([1, 1, 0, -1, 1] * 6)
+    found = sweep_of(run, by_score(run, [0.5] * 30))
     assert (found.apgr, found.cpt, len(found.points)) == (0.5, {50: 1.0, 80: 1.0}, 2)
 
 
@@ -187,6 +198,34 @@ def test_a_score_turned_round_recovers_what_the_other_leaves() -> None:
     assert math.fsum(area for area in areas if area is not None) == pytest.approx(1.0, abs=1e-12)
 
 
+def test_ends_that_cannot_be_told_apart_have_no_strong_end_and_no_figures_of_the_gap() -> None:
+    """At 501 against 500 of 1000 right, PGR between the ends reaches hundreds of times the gap."""
+    gains = [1] * 101 + [-1] * 100 + [0] * 799
+    run = gains_run(gains)
+    found = sweep_of(run, by_score(run, [1.0 - at / 1000 for at in range(1000)]))
+    assert found.gap == pytest.approx(0.0005)
+    assert found.gap_low is not None
+    assert found.gap_high is not None
+    assert found.gap_low < 0 < found.gap_high
+    assert (found.strong, found.apgr, found.cpt) == (None, None, {50: None, 80: None})
+    assert {point.recovered for point in found.points} == {None}
+
+
+def test_the_gaps_interval_is_a_bootstrap_of_the_paired_differences() -> None:
+    rng = np.random.default_rng(5)
+    gains = rng.choice([-1, 0, 1], 400, p=[0.2, 0.4, 0.4])
+    found = sweep_of(gains_run(gains.tolist()), by_score(gains_run(gains.tolist()), rng.random(400).tolist()))
+    plain = bootstrap((gains / 2,), np.mean, method="percentile", n_resamples=5000, rng=1).confidence_interval
+    assert found.gap_low == pytest.approx(plain.low, abs=0.01)
+    assert found.gap_high == pytest.approx(plain.high, abs=0.01)
+
+
+def test_a_gap_that_no_example_contradicts_is_told_apart_from_six_examples_on() -> None:
+    for num, strong in ((5, None), (6, "routed")):
+        run = gains_run([1] * num)
+        assert sweep_of(run, by_score(run, [at / 10 for at in range(num)])).strong == strong
+
+
 def test_ends_that_are_equally_good_have_no_gap_to_recover() -> None:
     run = gains_run([1, -1])
     found = sweep_of(run, by_score(run, [0.1, 0.9]))
@@ -196,8 +235,8 @@ def test_ends_that_are_equally_good_have_no_gap_to_recover() -> None:
 
 
 def test_where_the_baseline_is_better_it_is_the_strong_end() -> None:
-    run = gains_run([-1, -1, 0, 0])
-    found = sweep_of(run, by_score(run, [0.1, 0.2, 0.3, 0.4]))
+    run = gains_run([-1] * 20 + [0] * 20)
+    found = sweep_of(run, by_score(run, [score for score in (0.1, 0.2, 0.3, 0.4) for _ in range(10)]))
     assert found.strong == "baseline"
     assert [(point.strong_share, point.recovered) for point in found.points] == [
         (0.0, 0.0),

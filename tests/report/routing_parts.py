@@ -71,6 +71,9 @@ def sweep_of(*thresholds: float, strong: str | None = "routed") -> Sweep:
     return Sweep.model_validate(
         {
             "strong": strong,
+            "gap": 0.1,
+            "gap_low": 0.05 if strong else -0.05,
+            "gap_high": 0.15,
             "metrics": {"code": "pass@1"},
             "n": 50,
             "n_dropped": 0,

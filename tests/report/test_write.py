@@ -1,6 +1,7 @@
 """From a run directory to its summary and report; and the tables of the terminal."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from moe_ray.report.cautions import cautions
 from moe_ray.report.tables import run_comparison_tables, summary_tables
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import series_of, system_rows
-from moe_ray.report.write import report_of, write_report
+from moe_ray.report.write import report_of, scored_run, write_report
+from moe_ray.scoring.score import Score
 from moe_ray.scoring.table import write_scores
 from moe_ray.store.run_directory import RunDirectory
 from tests.report.conftest import Reported
@@ -72,7 +74,7 @@ def test_tables_keep_to_the_width_and_cut_no_number(reported: Reported, width: i
 
 
 def test_a_run_comparison_prints_values_and_changes(reported: Reported) -> None:
-    found = compare_runs(reported.summary, reported.summary, reported.scores, reported.scores)
+    found = compare_runs(scored_run(reported.run), scored_run(reported.run))
     text = printed(run_comparison_tables(found), 80)
     assert "+0.000" in text
     assert max(len(line) for line in text.splitlines()) <= 80
@@ -200,3 +202,46 @@ def test_a_note_names_the_models_and_domains_that_it_is_about_once(reported: Rep
     run = reported.summary.run.model_copy(update={"domains": domains, "notes": ["Held out.", "Of the run."]})
     notes = [item.line for item in cautions(reported.summary.model_copy(update={"run": run})) if item.level == "note"]
     assert notes == ["domain biomedical, domain legal: Held out.", "Of the run."]
+
+
+def test_the_verdict_is_the_last_thing_on_the_screen(reported: Reported) -> None:
+    lines = printed(summary_tables(reported.summary), 200).rstrip().splitlines()
+    found = headline(reported.summary)
+    at = lines.index(found.sentence)
+    assert lines[at:][-len(found.domains) :] == lines[-len(found.domains) :]
+    assert [line.split(":")[0] for line in lines[-len(found.domains) :]] == [item.domain for item in found.domains]
+    assert not any("warning:" in line or "Resources" in line for line in lines[at:])
+
+
+def test_a_failing_model_is_told_with_its_rate_and_the_answered_figure(tmp_path: Path) -> None:
+    """The case as a whole: scores on disk, summary.json, tables and page."""
+    run, scores = synthetic_run(tmp_path / "run", num_models=2, num_answers=1000)
+    base, expert = "general-7b", "biomed-expert"
+    ids = sorted({score.example_id for score in scores})
+    easy = set(ids[:60])
+    changed: list[Score] = []
+    for score in scores:
+        new = score
+        if score.model == expert and score.metric != "bits_per_byte":
+            failed = score.example_id not in easy
+            label = None if failed else score.gold
+            reason = "error: CUDA out of memory" if failed else None
+            new = replace(score, value=None if failed else 1.0, label=label, reason=reason, failed=failed)
+        elif score.model == base and score.metric != "bits_per_byte":
+            right = score.example_id in easy or int(score.example_id[-3:]) % 10 < 7
+            new = replace(score, value=float(right), label=score.gold if right else "unparsed", reason=None)
+        changed.append(new)
+    write_scores(run.scores_path, changed, ALL_METRICS)
+    summary = write_report(run)
+    verdict = headline(summary)
+    assert verdict.sentence.startswith("The baseline beats the experts in the one domain tested, by accuracy")
+    value = summary.value("experts", "biomedical", "accuracy")
+    assert value is not None
+    assert (value.n, value.n_failed, value.value) == (500, 440, 0.12)
+    failures = verdict.domains[0].failures.replace("\N{NO-BREAK SPACE}", " ")
+    assert failures.startswith("Failed: the experts on 440 examples of 500 (88.0 %), each counted as 0.")
+    text, page = printed(summary_tables(summary), 120), run.report_path.read_text(encoding="utf-8")
+    for shown in (text.replace("\N{NO-BREAK SPACE}", " "), page):
+        assert "440" in shown
+    assert "warning: Failed: error: CUDA out of memory: 440 answers failed, counted as the worst value" in text
+    assert "answered alone: 1.000, n = 60" in page
