@@ -1,13 +1,14 @@
 """A run directory, read back: what it takes to grade its answers again."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.domains.example import Example
+from moe_ray.engines.reasoning import ReasoningSplitter, splitter_of
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import ModelIdentity
 from moe_ray.planning.plan import Asked, all_cells, single_cells
@@ -62,9 +63,10 @@ class StoredRun:
         keys = self._keys(domain, examples, {(domain, model): ids for model, ids in asked.items()})
 
         def answers_of(model: str) -> list[Answer]:
+            splitter = splitter_of(self.config.models[model])
             where = (pc.field("domain") == domain) & (pc.field("model") == model)
             stored = from_table(self.run.answers_table(GRADED_COLUMNS, where))
-            return [answer for answer in stored if answer.key in keys]
+            return [with_reasoning_apart(answer, splitter) for answer in stored if answer.key in keys]
 
         return DomainWork(examples=examples, graders=graders, models=models, answers_of=answers_of, asked=asked)
 
@@ -80,6 +82,14 @@ class StoredRun:
         return frozenset(
             cell.key for cell in (*of_matrix, *single_cells(self.config, {domain: examples}, identities, asked))
         )
+
+
+def with_reasoning_apart(answer: Answer, splitter: ReasoningSplitter) -> Answer:
+    """Return `answer` with the trace moved out of its text, as answers of earlier versions still hold it."""
+    if answer.reasoning is not None or answer.text is None:
+        return answer
+    split = splitter.split(answer.text)
+    return answer if split.reasoning is None else replace(answer, text=split.answer, reasoning=split.reasoning)
 
 
 def grading_fingerprint(run: RunDirectory) -> str:

@@ -31,7 +31,8 @@ def identity(
 
     `text_settings` picks the engine settings that decide the text (`moe_ray.engines.identity.text_settings`).
     Left out is what only says which cells are wanted (baseline, expert, matrix, max_examples, graders), where and how
-    fast (runtime, output, gpus), and notes. A local path is no identity either: it stands as "local", and the
+    fast (runtime, output, gpus), how answers are read (reasoning), and notes. `chat_template_kwargs` stand there only
+    where they are set. A local path is no identity either: it stands as "local", and the
     fingerprints of contents (by model and by domain name), where given, stand beside it.
     """
     models = {name: _model(model, text_settings) for name, model in config.models.items()}
@@ -43,7 +44,9 @@ def identity(
 
 
 def _model(model: ModelConfig, text_settings: TextSettings) -> dict[str, Any]:
-    values = model.model_dump(mode="json", exclude={"gpus", "notes"})
+    values = model.model_dump(mode="json", exclude={"gpus", "notes", "reasoning", "chat_template_kwargs"})
+    if model.chat_template_kwargs:
+        values["chat_template_kwargs"] = model.chat_template_kwargs
     values["path"] = _source(model.path)
     settings = text_settings(model.engine, model.engine_settings)
     values["engine_settings"] = {name: _source(value) for name, value in settings.items()}
