@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.config.schema import ExperimentConfig, SandboxConfig
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import importable, make_task
+from moe_ray.engines.reasoning import ReasoningSplitter, splitter_of
 from moe_ray.errors import ConfigError, RunDirectoryError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.plan import Asked, all_cells, single_cells
@@ -75,12 +76,13 @@ class StoredRun:
         models = (*self.config.models_of(domain), *asked)
 
         def answers_of(model: str) -> list[Answer]:
+            splitter = splitter_of(self.config.models[model])
             where = (pc.field("domain") == domain) & pc.field("model").isin(
                 pa.array(sorted(stored_under[model]), pa.string())
             )
             columns = dict.fromkeys((*GRADED_COLUMNS, *RANKING_COLUMNS))
             stored = from_table(one_row_for_each_key(self.run.answers_table(list(columns), where)))
-            return [answer for answer in stored if answer.key in wanted[model]]
+            return [with_reasoning_apart(answer, splitter) for answer in stored if answer.key in wanted[model]]
 
         return DomainWork(
             examples=examples,
@@ -111,6 +113,14 @@ class StoredRun:
             model: {name for name, keys in by_name.items() if not keys.isdisjoint(wanted.get(model, ()))}
             for model in names
         }
+
+
+def with_reasoning_apart(answer: Answer, splitter: ReasoningSplitter) -> Answer:
+    """Return `answer` with the trace moved out of its text, as answers of earlier versions still hold it."""
+    if answer.reasoning is not None or answer.text is None:
+        return answer
+    split = splitter.split(answer.text)
+    return answer if split.reasoning is None else replace(answer, text=split.answer, reasoning=split.reasoning)
 
 
 def grading_fingerprint(run: RunDirectory) -> str:

@@ -30,9 +30,10 @@ def identity(
 
     `text_settings` picks the engine settings that decide the text (`moe_ray.engines.identity.text_settings`).
     Left out is what only says which cells are wanted (baseline, expert, matrix, max_examples, graders), where and how
-    fast (runtime, output, gpus), and notes. A local path is no identity either: it stands as "local", and the
-    fingerprints of the models' contents, where given, stand beside it. The data's contents are left out: what a record
-    asks is in the key of its cell, so that data may grow, and a changed record is another cell.
+    fast (runtime, output, gpus), how answers are read (reasoning), and notes. `chat_template_kwargs` stand there only
+    where they are set. A local path is not identity either: it stands as "local", and the fingerprints of the models'
+    contents, where given, stand beside it. The data's contents are left out: what a record asks is in the key of its
+    cell, so that data may grow, and a changed record is another cell.
     """
     models = {name: _model(model, text_settings) for name, model in config.models.items()}
     domains = {name: _domain(domain, config) for name, domain in config.domains.items()}
@@ -42,7 +43,9 @@ def identity(
 
 
 def _model(model: ModelConfig, text_settings: TextSettings) -> dict[str, Any]:
-    values = model.model_dump(mode="json", exclude={"gpus", "notes"})
+    values = model.model_dump(mode="json", exclude={"gpus", "notes", "reasoning", "chat_template_kwargs"})
+    if model.chat_template_kwargs:
+        values["chat_template_kwargs"] = model.chat_template_kwargs
     values["path"] = _source(model.path)
     settings = text_settings(model.engine, model.engine_settings)
     values["engine_settings"] = {name: _source(value) for name, value in settings.items()}

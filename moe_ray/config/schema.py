@@ -37,6 +37,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class ReasoningMarks(Section):
+    """The marks around a model's reasoning trace."""
+
+    open: str = Field(min_length=1, max_length=100, description="the mark that begins the trace, such as <think>")
+    close: str = Field(min_length=1, max_length=100, description="the mark that ends it, such as </think>")
+    starts_open: bool = Field(
+        False, description="every answer begins inside a trace: the prompt holds the opening mark"
+    )
+
+
 class ModelConfig(Section):
     """One model: a checkpoint with its dtype, quantisation, prompt style and engine."""
 
@@ -55,6 +65,14 @@ class ModelConfig(Section):
         default_factory=dict, description="settings of that engine; those that decide the text enter the fingerprint"
     )
     trust_remote_code: bool = False
+    reasoning: Literal["auto", "none"] | ReasoningMarks = Field(
+        "auto",
+        description="how a reasoning trace is told from the answer: auto knows the usual marks, none leaves the text "
+        "as it is, {open: MARK, close: MARK} names others",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="switches of the chat template, such as {enable_thinking: false}"
+    )
     gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1024)] = Field(
         "auto",
         description="GPUs for one copy: auto (from its size), a fraction of one, a whole number, or 0 for CPU",

@@ -58,7 +58,9 @@ class Generation:
 
     `num_truncated_tokens` of the prompt were cut from its left to make it fit; `num_prompt_tokens` were read.
     An engine that learns how many tokens were drawn but not which leaves `token_ids` empty and gives
-    `num_counted_tokens`; one that learns neither counts 0.
+    `num_counted_tokens`; one that learns neither counts 0. `reasoning` is the trace where the engine tells it from the
+    text, which then holds the answer alone; None elsewhere. `num_reasoning_tokens` are those of the drawn tokens that
+    the trace took, None where that is not known.
     """
 
     text: str
@@ -69,6 +71,8 @@ class Generation:
     num_truncated_tokens: int = 0
     num_counted_tokens: int | None = None
     error: str | None = None
+    reasoning: str | None = None
+    num_reasoning_tokens: int | None = None
 
     @property
     def num_completion_tokens(self) -> int:

@@ -25,6 +25,7 @@ from moe_ray.engines.base import (
     LikelihoodRequest,
     Timing,
 )
+from moe_ray.engines.reasoning import splitter_of
 from moe_ray.engines.settings import ScriptedSettings, parse_settings
 from moe_ray.engines.stops import stop_position
 from moe_ray.errors import ConfigError, ModelError
@@ -55,6 +56,7 @@ class ScriptedEngine:
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
         self._settings = parse_settings(ScriptedSettings, model)
         self._name = model.path
+        self._splitter = splitter_of(model)
         self._limits = limits
         self._replies = _read_replies(self._settings.replies)
         time.sleep(self._settings.load_s)
@@ -153,13 +155,16 @@ class ScriptedEngine:
 
     def _generation(self, request: GenerateRequest, script: _Script, timing: Timing) -> Generation:
         failed = request.id in self._settings.error_on
+        split = self._splitter.split(script.text)
         return Generation(
-            text="" if failed else script.text,
+            text="" if failed else split.answer,
             token_ids=() if failed else tuple(_token_id(word) for word in script.words),
             finish_reason="error" if failed else script.finish_reason,
             num_prompt_tokens=_num_prompt_words(request),
             timing=timing,
             error=f"scripted error on {request.id}" if failed else None,
+            reasoning=None if failed else split.reasoning,
+            num_reasoning_tokens=len(script.text[: split.num_trace_characters].split()) or None,
         )
 
     def _likelihood(self, request: LikelihoodRequest, timing: Timing) -> Likelihood:

@@ -13,6 +13,7 @@ from moe_ray.errors import ConfigError
 
 MAX_MESSAGE = 300
 # Settings whose wrong values may be a secret, or a mapping that repeats the whole section.
+CHAT_TEMPLATE_KWARGS = "chat_template_kwargs"
 UNSHOWN = (("api_key_env",), ("base_url",), ("env",), ("extra_body",))
 OWN_BODY_KEYS = frozenset(
     {
@@ -23,6 +24,7 @@ OWN_BODY_KEYS = frozenset(
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SettingsT = TypeVar("SettingsT", bound="EngineSettings")
+ApiSettingsT = TypeVar("ApiSettingsT", bound="ApiSettings")
 
 
 class EngineSettings(BaseModel):
@@ -145,6 +147,15 @@ class ServerSettings(ApiSettings):
     def _can_be_filled_in(cls, command: str) -> str:
         require_template(command)
         return command
+
+
+def parse_api_settings(kind: type[ApiSettingsT], model: ModelConfig) -> ApiSettingsT:
+    """Return the settings of an engine that asks an API; every request's body carries `chat_template_kwargs`."""
+    settings = parse_settings(kind, model)
+    if not model.chat_template_kwargs:
+        return settings
+    body = {**settings.extra_body, CHAT_TEMPLATE_KWARGS: dict(model.chat_template_kwargs)}
+    return settings.model_copy(update={"extra_body": body})
 
 
 def parse_settings(kind: type[SettingsT], model: ModelConfig) -> SettingsT:

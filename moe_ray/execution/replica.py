@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from moe_ray.config.schema import DecodingConfig, ModelConfig
 from moe_ray.engines.base import BatchLimits, Engine, GenerateRequest, Generation, Likelihood, LikelihoodRequest
+from moe_ray.engines.reasoning import splitter_of
 from moe_ray.execution import gpus, processes
 from moe_ray.execution.metrics import ReplicaMetrics
 from moe_ray.planning.cells import Cell
@@ -87,6 +88,7 @@ class Replica:
         self._engine: Engine | None = None
         self._uuids: tuple[str, ...] = ()
         self._metrics = ReplicaMetrics(spec.model_name, spec.replica)
+        self._splitter = splitter_of(spec.model)
         os.environ["OMP_NUM_THREADS"] = str(spec.cpu_threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         os.environ.update(spec.environment)
@@ -188,16 +190,24 @@ class Replica:
             "stop": list(cell.prompt.stop),
         }
         failed = out.finish_reason == "error"
+        out = self._splitter.apart(out, opened=self._opens_a_trace(cell))
         return self._row(
             cell,
             shard,
             out,
             settings,
             text=None if failed else out.text,
+            reasoning=None if failed else out.reasoning,
             token_ids=None if failed or out.num_counted_tokens is not None else list(out.token_ids),
             finish_reason=out.finish_reason,
             num_completion_tokens=out.num_completion_tokens,
+            num_reasoning_tokens=None if failed else out.num_reasoning_tokens,
         )
+
+    def _opens_a_trace(self, cell: Cell) -> bool:
+        """Say whether a completion's text ends inside a trace; of a chat's prompt only the engine knows the text."""
+        text = "".join(message.content for message in cell.prompt.messages)
+        return self._spec.model.prompt_style == "completion" and self._splitter.is_opened_by(text)
 
     def _measured(self, cell: Cell, shard: Shard, out: Likelihood) -> Answer:
         settings: dict[str, object] = {"continuations": list(cell.prompt.continuations)}

@@ -94,8 +94,11 @@ def _model_fingerprint(model: ModelConfig, content: object, hashes: FileHashes) 
         tokenizer = (
             {path.name: hashes.sha256(path) for path in identity_files(directory)} if directory.is_dir() else None
         )
+    # Only where it is set: models without it keep the keys that they had.
+    switches = {"chat_template_kwargs": model.chat_template_kwargs} if model.chat_template_kwargs else {}
     return fingerprint(
         {
+            **switches,
             "content": content,
             "tokenizer": tokenizer,
             "dtype": model.dtype,

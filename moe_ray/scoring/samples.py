@@ -1,5 +1,6 @@
 """What graders have in common: picking an example's answers apart, means over samples, unscored answers."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -24,13 +25,27 @@ class UnscorableError(Exception):
 def usable_texts(answers: Sequence[Answer]) -> list[str]:
     """Return the generated texts in the order of their samples, without those that ended in an error.
 
-    Raises `UnscorableError` when none is left: there was no answer, or there were only errors.
+    Raises `UnscorableError` when none is left (there was no answer, or there were only errors), and when no sample
+    holds more than reasoning. Beside other samples, one of reasoning alone is an empty text.
     """
     drawn = sorted((answer for answer in answers if answer.kind == "generate"), key=lambda answer: answer.sample_index)
-    texts = [answer.text for answer in drawn if answer.error is None and answer.text is not None]
-    if texts:
-        return texts
-    raise _unanswered(drawn)
+    given = [answer for answer in drawn if answer.error is None and answer.text is not None]
+    if not given:
+        raise _unanswered(drawn)
+    if all(_only_reasons(answer) for answer in given):
+        raise UnscorableError(_why_only_reasoning(given[0]), failed=True)
+    return [answer.text or "" for answer in given]
+
+
+def _only_reasons(answer: Answer) -> bool:
+    return answer.reasoning is not None and not (answer.text or "").strip()
+
+
+def _why_only_reasoning(answer: Answer) -> str:
+    if answer.finish_reason != "length":
+        return "the model gave its reasoning and no answer"
+    limit = json.loads(answer.settings).get("max_new_tokens", "unknown")
+    return f"cut at max_new_tokens ({limit}) inside the reasoning: the model gave no answer"
 
 
 def usable_likelihoods(answers: Sequence[Answer]) -> Answer:

@@ -18,12 +18,12 @@ from moe_ray.planning.cells import CellKind
 
 CONTENT_COLUMNS = (
     "key", "kind", "model", "domain", "example_id", "sample_index", "messages", "settings",
-    "text", "token_ids", "finish_reason", "num_prompt_tokens", "num_truncated_tokens", "num_completion_tokens",
-    "loglikelihoods", "loglikelihood_tokens", "error",
+    "text", "reasoning", "token_ids", "finish_reason", "num_prompt_tokens", "num_truncated_tokens",
+    "num_completion_tokens", "num_reasoning_tokens", "loglikelihoods", "loglikelihood_tokens", "error",
 )  # fmt: skip
 # What a grader may look at. The prompt and the token ids are most of a row, and no grader's business.
 GRADED_COLUMNS = (
-    "key", "kind", "model", "domain", "example_id", "sample_index", "settings", "text", "finish_reason",
+    "key", "kind", "model", "domain", "example_id", "sample_index", "settings", "text", "reasoning", "finish_reason",
     "num_prompt_tokens", "num_truncated_tokens", "num_completion_tokens", "loglikelihoods", "error",
 )  # fmt: skip
 
@@ -38,11 +38,13 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("messages", pa.string(), nullable=False),
         pa.field("settings", pa.string(), nullable=False),
         pa.field("text", pa.string()),
+        pa.field("reasoning", pa.string()),
         pa.field("token_ids", pa.list_(pa.int32())),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("num_prompt_tokens", pa.int32(), nullable=False),
         pa.field("num_truncated_tokens", pa.int32(), nullable=False),
         pa.field("num_completion_tokens", pa.int32(), nullable=False),
+        pa.field("num_reasoning_tokens", pa.int32()),
         pa.field("loglikelihoods", pa.list_(pa.float64())),
         pa.field("loglikelihood_tokens", pa.list_(pa.int32())),
         pa.field("error", pa.string()),
@@ -63,6 +65,9 @@ class Answer:
     `messages` and `settings` are JSON: the prompt as asked, and the decoding settings with the continuations that
     were measured. `loglikelihoods` are nats, one per continuation, in the order of `settings["continuations"]`: the
     choices, then the reference; None for one that does not fit the model's context after the prompt.
+    `text` is the answer without its reasoning trace, which is `reasoning`: None where there is none, or where an
+    earlier version left it in the text. `num_completion_tokens` counts the trace too; `num_reasoning_tokens` is its
+    part, None where that is not known.
     `num_truncated_tokens` of the prompt were cut from its left before the model read it. `finished_at` is a Unix time
     in seconds; `replica` names the actor.
     """
@@ -90,6 +95,8 @@ class Answer:
     shard: str
     finished_at: float
     num_truncated_tokens: int = 0
+    reasoning: str | None = None
+    num_reasoning_tokens: int | None = None
 
 
 def to_table(answers: list[Answer]) -> pa.Table:

@@ -41,6 +41,10 @@ def drift(**changes: Any) -> list[str]:
         ({"models__a__revision": "abc"}, "models.a.revision: none -> abc"),
         ({"models__a__quantization": "4bit"}, "models.a.quantization: none -> 4bit"),
         ({"models__a__prompt_style": "completion"}, "models.a.prompt_style: chat -> completion"),
+        (
+            {"models__a__chat_template_kwargs": {"enable_thinking": False}},
+            "models.a.chat_template_kwargs: absent -> {...}",
+        ),
         ({"models__b__engine_settings__text": "no\nno"}, "models.b.engine_settings.text: yes -> no\\nno"),
         ({"domains__d__data__split": "train"}, "domains.d.data.split: test -> train"),
         ({"domains__d__prompt__template": "{question}"}, "domains.d.prompt.template: none -> {question}"),
@@ -60,6 +64,7 @@ def test_what_decides_the_text_is_identity_and_told_in_one_line(change: dict[str
     [
         {"name": "y", "description": "z"},
         {"models__a__gpus": 2, "models__a__notes": ["n"]},
+        {"models__a__reasoning": {"open": "<r>", "close": "</r>"}, "models__b__reasoning": "none"},
         {"models__b__path": "/elsewhere/b", "domains__d__data__source": "/elsewhere/d.jsonl"},
         {"domains__d__data__ids_file": "/elsewhere/ids.txt"},
         {"baseline": None, "matrix": "full", "domains__d__expert": "a"},

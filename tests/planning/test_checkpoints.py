@@ -213,3 +213,18 @@ def test_a_hub_that_refuses_connections_is_asked_once_for_all_models(
     closing.close()
     thread.join(timeout=10)
     assert num_connections == 1
+
+
+def test_template_switches_make_another_model_and_none_leave_every_key_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_RAY_CACHE", str(tmp_path))
+
+    def identity(**fields: Any) -> str:
+        model = ModelConfig.model_validate({"path": "scripted/m", "engine": "scripted", **fields})
+        return inspect_checkpoint("m", model, FileHashes()).identity.fingerprint
+
+    switched = {"chat_template_kwargs": {"enable_thinking": False}}
+    assert identity() == identity(chat_template_kwargs={}) == identity(reasoning="none")
+    assert identity() == "de8dfeb61b46b3fe8b99fcfbaba1808a"
+    assert len({identity(), identity(**switched), identity(chat_template_kwargs={"enable_thinking": True})}) == 3

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from moe_ray.domains.example import Example
@@ -19,9 +20,20 @@ def decision_example(label: str = "yes", example_id: str = "e1", **options: Any)
 
 
 def generated(
-    text: str | None, *, sample: int = 0, error: str | None = None, model: str = "m", of: Example | None = None
+    text: str | None,
+    *,
+    sample: int = 0,
+    error: str | None = None,
+    model: str = "m",
+    of: Example | None = None,
+    reasoning: str | None = None,
+    cut_at: int | None = None,
 ) -> Answer:
-    return _answer("generate", text=text, sample=sample, error=error, model=model, of=of)
+    """A generated answer; with `cut_at`, one that was cut at so many tokens."""
+    drawn = _answer("generate", text=text, sample=sample, error=error, model=model, of=of)
+    if cut_at is not None:
+        drawn = replace(drawn, finish_reason="length", settings=json.dumps({"max_new_tokens": cut_at}))
+    return replace(drawn, reasoning=reasoning)
 
 
 def measured(

@@ -87,12 +87,19 @@ def test_a_right_and_a_wrong_decision() -> None:
     assert (wrong["macro_f1"].label, wrong["macro_f1"].gold) == ("no", "yes")
 
 
-def test_an_unparsed_answer_is_wrong_and_counted_and_never_dropped() -> None:
+def test_an_unread_answer_is_a_failure_of_the_model_and_counted() -> None:
     scores = grade(DecisionGrader(), generated("Who knows?"))
-    assert scores["accuracy"].value == 0.0
     assert scores["decision_parsed"].value == 0.0
-    assert scores["macro_f1"].label == UNPARSED
-    assert scores["macro_f1"].value == 0.0
+    for metric in ("accuracy", "macro_f1"):
+        found = scores[metric]
+        assert (found.value, found.failed, found.reason) == (None, True, "no choice could be read")
+        assert (found.label, found.gold) == (UNPARSED, "yes")
+
+
+def test_beside_other_samples_an_unread_one_is_wrong() -> None:
+    scores = grade(DecisionGrader(num_samples=2), generated("?"), generated("yes", sample=1))
+    assert (scores["accuracy"].value, scores["accuracy"].failed) == (0.5, False)
+    assert (scores["macro_f1"].value, scores["macro_f1"].failed) == (None, True)
 
 
 def test_an_error_or_no_answer_is_unscored_and_no_zero() -> None:

@@ -20,11 +20,11 @@ def values(*texts: str | None) -> list[float | None]:
         ("#### 72.00", [1.0, 1.0]),
         ("#### $72\n#### 71", [0.0, 1.0]),
         ("72 pens, of 80", [0.0, 1.0]),
-        ("seventy-two", [0.0, 0.0]),
-        ("", [0.0, 0.0]),
+        ("seventy-two", [None, 0.0]),
+        ("", [None, 0.0]),
     ],
 )
-def test_only_exactly_the_gold_number_counts_and_no_number_is_wrong(text: str, expected: list[float]) -> None:
+def test_only_exactly_the_gold_number_counts_and_no_number_is_unscored(text: str, expected: list[float | None]) -> None:
     assert values(text) == expected
 
 

@@ -15,7 +15,7 @@ from moe_ray.engines.endpoint.client import EndpointClient
 from moe_ray.engines.endpoint.dialect import find_dialect
 from moe_ray.engines.endpoint.model import EndpointModel
 from moe_ray.engines.endpoint.secrets import api_key
-from moe_ray.engines.settings import EndpointSettings, parse_settings
+from moe_ray.engines.settings import EndpointSettings, parse_api_settings
 
 
 class EndpointEngine:
@@ -26,7 +26,7 @@ class EndpointEngine:
 
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
         del limits
-        settings = parse_settings(EndpointSettings, model)
+        settings = parse_api_settings(EndpointSettings, model)
         self._client = EndpointClient(settings.base_url, settings, api_key(settings.api_key_env))
         try:
             dialect = find_dialect(self._client, model.path, model.prompt_style, settings)

@@ -106,6 +106,8 @@ class EndpointModel:
             num_prompt_tokens=reply.num_prompt_tokens or 0,
             num_counted_tokens=reply.num_completion_tokens or 0,
             timing=timing,
+            reasoning=None if reply.reasoning is None else reply.reasoning.strip(),
+            num_reasoning_tokens=reply.num_reasoning_tokens,
         )
 
 

@@ -27,21 +27,32 @@ class BrokenReplyError(Exception):
 class Reply:
     """A whole reply. Times are in seconds from the start of the try that brought it; token counts None if not told.
 
-    `payload` is the JSON; of a stream, its last object that named a usage.
+    `payload` is the JSON; of a stream, its last object that named a usage. `reasoning` is None where the API tells no
+    reasoning apart from the text.
     """
 
     text: str
     finish_reason: str | None
     num_prompt_tokens: int | None
     num_completion_tokens: int | None
+    num_reasoning_tokens: int | None
     time_to_first_token_s: float | None
     total_s: float
     payload: dict[str, Any]
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """Text of a reply, whole or a part of it, and the reasoning that the API tells apart from it."""
+
+    text: str = ""
+    reasoning: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Growing:
-    pieces: list[str] = field(default_factory=list)
+    pieces: list[_Piece] = field(default_factory=list)
     finish_reason: str | None = None
     first_s: float | None = None
     last: dict[str, Any] = field(default_factory=dict)
@@ -86,22 +97,24 @@ def _take(growing: _Growing, event: dict[str, Any], elapsed_s: float) -> None:
     if choice is None:
         return
     piece = _piece(choice)
-    if piece:
+    if piece.text or piece.reasoning:
         growing.first_s = elapsed_s if growing.first_s is None else growing.first_s
         growing.pieces.append(piece)
     growing.finish_reason = choice.get("finish_reason") or growing.finish_reason
 
 
 def _reply(
-    pieces: list[str], reason: str | None, payload: dict[str, Any], first_s: float | None, start_s: float
+    pieces: list[_Piece], reason: str | None, payload: dict[str, Any], first_s: float | None, start_s: float
 ) -> Reply:
     usage = payload.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     return Reply(
-        text="".join(pieces),
+        text="".join(piece.text for piece in pieces),
+        reasoning="".join(piece.reasoning for piece in pieces) or None,
         finish_reason=reason,
         num_prompt_tokens=counts.get("prompt_tokens"),
         num_completion_tokens=counts.get("completion_tokens"),
+        num_reasoning_tokens=_num_reasoning_tokens(counts),
         time_to_first_token_s=first_s,
         total_s=time.perf_counter() - start_s,
         payload=payload,
@@ -139,11 +152,31 @@ def _first_choice(payload: dict[str, Any]) -> dict[str, Any] | None:
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
 
 
-def _piece(choice: dict[str, Any]) -> str:
+def _num_reasoning_tokens(usage: dict[str, Any]) -> int | None:
+    details = usage.get("completion_tokens_details")
+    number = details.get("reasoning_tokens") if isinstance(details, dict) else usage.get("reasoning_tokens")
+    return number if isinstance(number, int) and not isinstance(number, bool) and number >= 0 else None
+
+
+def _piece(choice: dict[str, Any]) -> _Piece:
     """The text of a choice, whole or a piece of it: of a completion, of a chat's message, or of a chat's stream."""
     said = choice.get("message") or choice.get("delta")
-    text = said.get("content") if isinstance(said, dict) else choice.get("text")
-    return text if isinstance(text, str) else ""
+    if not isinstance(said, dict):
+        return _Piece(text=_text(choice.get("text")))
+    told = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
+    content = said.get("content")
+    if not isinstance(content, list):
+        return _Piece(text=_text(content), reasoning=told)
+    chunks = [chunk for chunk in content if isinstance(chunk, dict)]
+    thought = "".join(_text(chunk.get("thinking")) for chunk in chunks)
+    return _Piece(text="".join(_text(chunk.get("text")) for chunk in chunks), reasoning=told or thought)
+
+
+def _text(value: object) -> str:
+    """A text as it is; of a list of text chunks, as some APIs send them, their texts; "" for anything else."""
+    if isinstance(value, list):
+        return "".join(_text(chunk.get("text")) for chunk in value if isinstance(chunk, dict))
+    return value if isinstance(value, str) else ""
 
 
 def error_message(body: str) -> str:

@@ -24,7 +24,7 @@ from moe_ray.engines.endpoint.model import EndpointModel
 from moe_ray.engines.endpoint.secrets import api_key
 from moe_ray.engines.server.command import filled_in
 from moe_ray.engines.server.process import ServerProcess
-from moe_ray.engines.settings import ServerSettings, parse_settings
+from moe_ray.engines.settings import ServerSettings, parse_api_settings
 from moe_ray.errors import EngineLostError, ModelError
 
 HOST = "127.0.0.1"
@@ -44,7 +44,7 @@ class ServerEngine:
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
         del limits
         self._config = model
-        self._settings = parse_settings(ServerSettings, model)
+        self._settings = parse_api_settings(ServerSettings, model)
         key = api_key(self._settings.api_key_env)
         port = _free_port()
         self._client = EndpointClient(

@@ -1,6 +1,7 @@
 """The transformers engine: any decoder-only checkpoint that transformers can load, on GPUs or the CPU."""
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from moe_ray.engines.base import (
     LikelihoodRequest,
     Timing,
 )
+from moe_ray.engines.reasoning import splitter_of
 from moe_ray.engines.settings import TransformersSettings, parse_settings
 from moe_ray.engines.transformers.batching import MemoryRule, RowSize, group_batches, run_halving
 from moe_ray.engines.transformers.continuous import choose_continuous
@@ -33,7 +35,8 @@ class TransformersEngine:
     """Implements `moe_ray.engines.base.Engine`.
 
     A generation's `token_ids` are the tokens drawn up to its end: no padding and no end-of-text token, but with the
-    tokens that spelled a stop string, which `text` no longer holds. `text` is decoded without special tokens.
+    tokens that spelled a stop string, which `text` no longer holds, and with those of a reasoning trace. `text` is the
+    answer after the trace, decoded without special tokens.
     """
 
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
@@ -41,6 +44,7 @@ class TransformersEngine:
         self._loaded = load(model, settings)
         self._continuous = choose_continuous(model, settings, self._loaded, limits)
         self._encoder = PromptEncoder(self._loaded, model)
+        self._splitter = splitter_of(model)
         self._limits = limits
         self._rule = MemoryRule(
             cache_bytes_per_token=self._loaded.cache_bytes_per_token,
@@ -56,7 +60,11 @@ class TransformersEngine:
                 asked = self._encoder.encode(request.prompt, request.max_new_tokens)
                 rows.append(
                     DecodeRow(
-                        index=index, token_ids=asked.token_ids, num_truncated=asked.num_truncated, request=request
+                        index=index,
+                        token_ids=asked.token_ids,
+                        num_truncated=asked.num_truncated,
+                        request=request,
+                        opens_trace=asked.opens_trace,
                     )
                 )
             except RowError as error:
@@ -135,7 +143,7 @@ class TransformersEngine:
 
     def _decode(self, rows: list[DecodeRow]) -> list[tuple[int, Generation]]:
         drawn = decode_batch(self._loaded, rows)
-        return [(one.row.index, _generation(one, batch_rows=len(rows))) for one in drawn]
+        return [(one.row.index, self._generation(one, batch_rows=len(rows))) for one in drawn]
 
     def _decode_continuously(self, rows: list[DecodeRow]) -> list[tuple[int, Generation]]:
         """Return the answers of all rows but those whose logits are no numbers.
@@ -146,20 +154,33 @@ class TransformersEngine:
         drawn = self._continuous.decode(rows)
         batch_rows = self._continuous.rows_at_once(rows)
         return [
-            (one.row.index, _generation(one, batch_rows=batch_rows)) for one in drawn if one.finish_reason != "error"
+            (one.row.index, self._generation(one, batch_rows=batch_rows))
+            for one in drawn
+            if one.finish_reason != "error"
         ]
 
+    def _generation(self, drawn: DrawnRow, *, batch_rows: int) -> Generation:
+        reason = drawn.finish_reason or "error"
+        split = self._splitter.split(drawn.text, opened=drawn.row.opens_trace)
+        return Generation(
+            text=split.answer,
+            token_ids=tuple(drawn.token_ids),
+            finish_reason=reason,
+            num_prompt_tokens=len(drawn.row.token_ids),
+            num_truncated_tokens=drawn.row.num_truncated,
+            timing=Timing(
+                batch_rows=batch_rows, time_to_first_token_s=drawn.time_to_first_token_s, total_s=drawn.total_s
+            ),
+            error=NOT_NUMBERS if reason == "error" else None,
+            reasoning=split.reasoning,
+            num_reasoning_tokens=None if split.reasoning is None else num_tokens_of(drawn, split.num_trace_characters),
+        )
 
-def _generation(drawn: DrawnRow, *, batch_rows: int) -> Generation:
-    reason = drawn.finish_reason or "error"
-    return Generation(
-        text=drawn.text,
-        token_ids=tuple(drawn.token_ids),
-        finish_reason=reason,
-        num_prompt_tokens=len(drawn.row.token_ids),
-        num_truncated_tokens=drawn.row.num_truncated,
-        timing=Timing(batch_rows=batch_rows, time_to_first_token_s=drawn.time_to_first_token_s, total_s=drawn.total_s),
-        error=NOT_NUMBERS if reason == "error" else None,
+
+def num_tokens_of(drawn: DrawnRow, num_characters: int) -> int:
+    """Return how many of the row's first tokens spell its first `num_characters`."""
+    return bisect_left(
+        range(len(drawn.token_ids)), num_characters, key=lambda number: len(drawn.decoded(drawn.token_ids[:number]))
     )
 
 

@@ -31,6 +31,7 @@ class DecodeRow:
     token_ids: tuple[int, ...]
     num_truncated: int
     request: GenerateRequest
+    opens_trace: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class DrawnRow:
     row: DecodeRow
     tokenizer: Any
     end_token_ids: frozenset[int]
+    special_token_ids: frozenset[int]
+    mark_token_ids: frozenset[int]
     uniforms: list[float]
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
@@ -70,7 +73,7 @@ class DrawnRow:
             self._finish("length")
 
     def _finish(self, reason: FinishReason) -> None:
-        text = self._decoded(self.token_ids)
+        text = self.decoded(self.token_ids)
         self.text = text[: stop_position(text, self.row.request.prompt.stop)]
         self.finish_reason = reason
 
@@ -80,12 +83,18 @@ class DrawnRow:
         if not stops:
             return False
         num_tokens = max(len(stop.encode()) for stop in stops) + STOP_TAIL_TOKENS
-        if stop_position(self._decoded(self.token_ids[-num_tokens:]), stops) is None:
+        if stop_position(self.decoded(self.token_ids[-num_tokens:]), stops) is None:
             return False
-        return stop_position(self._decoded(self.token_ids), stops) is not None
+        return stop_position(self.decoded(self.token_ids), stops) is not None
 
-    def _decoded(self, token_ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decoded(self, token_ids: Sequence[int]) -> str:
+        """Return the text of `token_ids` without special tokens, except those that mark a reasoning trace."""
+        shown = token_ids
+        has_marks = not self.mark_token_ids.isdisjoint(token_ids)
+        if has_marks:
+            hidden = self.special_token_ids - self.mark_token_ids
+            shown = [token for token in token_ids if token not in hidden]
+        text: str = self.tokenizer.decode(shown, skip_special_tokens=not has_marks, clean_up_tokenization_spaces=False)
         return text
 
 
@@ -162,6 +171,8 @@ def undrawn(row: DecodeRow, loaded: LoadedModel) -> DrawnRow:
         row=row,
         tokenizer=loaded.tokenizer,
         end_token_ids=loaded.eos_token_ids | {own_tokens[stop] for stop in request.prompt.stop if stop in own_tokens},
+        special_token_ids=loaded.special_token_ids,
+        mark_token_ids=loaded.mark_token_ids,
         uniforms=uniforms(request.seed, request.max_new_tokens) if request.temperature > 0 else [],
     )
 

@@ -12,6 +12,7 @@ import transformers
 
 from moe_ray import architectures
 from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.engines.reasoning import mark_tokens, splitter_of
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.batching import is_out_of_memory
 from moe_ray.engines.transformers.model_facts import cache_bytes_per_token, context_length, rope_switch_length
@@ -30,13 +31,16 @@ class LoadedModel:
     """A model on its device, with its tokenizer.
 
     `eos_token_ids` are the checkpoint's end tokens (a list in the generation configuration counts whole) and the
-    tokenizer's own. `pad_token_id` fills places that are masked: its value never matters.
+    tokenizer's own. `pad_token_id` fills places that are masked: its value never matters. `special_token_ids` are left
+    out of decoded text, except `mark_token_ids`, which spell the marks of a reasoning trace.
     """
 
     model: Any
     tokenizer: Any
     device: torch.device
     eos_token_ids: frozenset[int]
+    special_token_ids: frozenset[int]
+    mark_token_ids: frozenset[int]
     pad_token_id: int
     context_length: int | None
     rope_switch_length: int | None
@@ -101,11 +105,15 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
     forward_arguments = frozenset(inspect.signature(model.forward).parameters)
     if "past_key_values" not in forward_arguments:
         raise _refused(config, f"{type(model).__name__} has no key-value cache", "choose a decoder-only transformer")
+    special = _special_tokens(tokenizer)
+    marks = mark_tokens(splitter_of(config).styles, list(special))
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=model.device,
         eos_token_ids=_eos_token_ids(model, tokenizer),
+        special_token_ids=frozenset(special.values()),
+        mark_token_ids=frozenset(special[token] for token in marks),
         pad_token_id=_pad_token_id(tokenizer),
         context_length=context_length(model.config),
         rope_switch_length=rope_switch_length(model.config),
@@ -113,6 +121,12 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
         vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
         forward_arguments=forward_arguments,
     )
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Return the ids of the tokens that decoding leaves out, by their spelling."""
+    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)) | added
 
 
 def _require_files(config: ModelConfig) -> None:

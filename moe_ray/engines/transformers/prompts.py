@@ -1,13 +1,15 @@
 """From a prompt to token ids: chat templates, completions, continuations, and what happens to overlong prompts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jinja2
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.domains.example import Message, Prompt
+from moe_ray.engines.reasoning import splitter_of
 from moe_ray.engines.transformers.loading import LoadedModel, TokenizerAlone
+from moe_ray.errors import ModelError
 
 TEMPLATE_DATE = "26 Jul 2024"
 
@@ -23,10 +25,14 @@ class RowError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompt:
-    """A prompt's tokens as they fit the context, and how many were cut from its left."""
+    """A prompt's tokens as they fit the context, and how many were cut from its left.
+
+    `opens_trace` says that the prompt ends with the mark that opens a reasoning trace.
+    """
 
     token_ids: tuple[int, ...]
     num_truncated: int = 0
+    opens_trace: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +49,9 @@ class PromptEncoder:
 
     chat: the tokenizer's chat template with the assistant's turn opened; no other special tokens are added, since
     the template writes its own. A template that refuses the system role, or leaves it out, gets the system text in
-    front of the first user message. Templates that print today's date are given a fixed one. completion: the raw
-    text, with the special tokens that the tokenizer puts in front by itself.
+    front of the first user message. The model's `chat_template_kwargs` are variables of the template. Templates that
+    print today's date are given a fixed one. completion: the raw text, with the special tokens that the tokenizer puts
+    in front by itself.
     """
 
     def __init__(self, loaded: LoadedModel | TokenizerAlone, config: ModelConfig) -> None:
@@ -55,10 +62,15 @@ class PromptEncoder:
         known = (loaded.tokenizer.bos_token_id, loaded.tokenizer.eos_token_id)
         self._start_token_id = next((one for one in known if one is not None), loaded.pad_token_id)
         self._truncates = config.overflow == "truncate_left"
+        self._splitter = splitter_of(config)
+        self._switches = dict(config.chat_template_kwargs)
+        self._require_known_switches(config.path)
 
     def encode(self, prompt: Prompt, num_new_tokens: int) -> EncodedPrompt:
         """Return the prompt's tokens, leaving room for `num_new_tokens`; raises `RowError` when there is none."""
-        return self._fitted(self._tokens(self.text(prompt)), num_new_tokens)
+        text = self.text(prompt)
+        fitted = self._fitted(self._tokens(text), num_new_tokens)
+        return replace(fitted, opens_trace=self._splitter.is_opened_by(text))
 
     def encode_pair(self, prompt: Prompt) -> EncodedPair:
         """Return the tokens of the prompt and of each of its continuations.
@@ -105,10 +117,21 @@ class PromptEncoder:
 
     def _render(self, messages: Sequence[Message]) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]
+        variables = {"date_string": TEMPLATE_DATE, **self._switches}
         rendered: str = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+            turns, tokenize=False, add_generation_prompt=True, **variables
         )
         return rendered
+
+    def _require_known_switches(self, path: str) -> None:
+        """A template ignores a variable that it does not know: a misspelt switch would change nothing."""
+        unknown = [name for name in self._switches if name not in str(self._tokenizer.chat_template)]
+        if unknown:
+            raise ModelError(
+                f"the chat template has no variable {', '.join(unknown)}",
+                where=f"model {path}",
+                remedy="check the spelling in chat_template_kwargs, or remove it",
+            )
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer(text, add_special_tokens=not self._is_chat)["input_ids"]
