@@ -13,7 +13,7 @@ ROOT = PACKAGE.parent
 
 # Each part may import the parts before it in its line, and itself.
 LAYERS = (
-    ("errors", "fingerprint", "atomic", "proportions"),
+    ("errors", "fingerprint", "atomic", "proportions", "characters"),
     ("config",),
     ("domains", "architectures"),
     ("engines",),

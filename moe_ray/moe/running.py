@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 
 from moe_ray import architectures
+from moe_ray.characters import whole_characters
 from moe_ray.errors import DataError, ModelError, first_line
 from moe_ray.routing.embedding.reading import padded
 
@@ -106,7 +107,9 @@ def token_batches(
     A text counts up to `max_text_tokens`, and only texts that begin within the first `max_tokens` are read. Texts of
     fewer than two tokens predict nothing and are left out. Raises `DataError` when none is left.
     """
-    encoded = tokenizer([_readable(text) for text in texts], truncation=True, max_length=max_text_tokens)["input_ids"]
+    encoded = tokenizer([whole_characters(text, "?") for text in texts], truncation=True, max_length=max_text_tokens)[
+        "input_ids"
+    ]
     rows = [(row, at) for at, row in enumerate(encoded) if len(row) >= 2]
     if not rows:
         raise DataError("no text has two tokens", remedy="give longer texts")
@@ -128,11 +131,6 @@ def _batch(rows: Sequence[tuple[list[int], int]], labels: Sequence[int]) -> Toke
     input_ids, attention_mask = padded([row for row, _ in rows])
     found = tuple(labels[at] for _, at in rows) if labels else ()
     return TokenBatch(input_ids=input_ids, attention_mask=attention_mask, labels=found)
-
-
-def _readable(text: str) -> str:
-    """Half a surrogate pair is no character, and tokenizers stop at it."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def logits_of(model: Any, batch: TokenBatch) -> torch.Tensor:
