@@ -1,7 +1,6 @@
 """The `moe-ray` command. Commands only read options and call the pipeline; heavy packages load when they are needed."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import moe_ray
 from moe_ray.cli import options as o
 from moe_ray.cli.failures import reported
 from moe_ray.cli.moe_commands import moe_app
+from moe_ray.execution.ray_calls import end_process
 
 app = typer.Typer(
     name="moe-ray",
@@ -209,4 +209,4 @@ def run() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(reported(app))
+    end_process(reported(app))
