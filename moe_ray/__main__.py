@@ -1,5 +1,5 @@
 """Entry point of ``python -m moe_ray``."""
 
-from moe_ray.cli.main import run
+from moe_ray.entry import main
 
-run()
+main()

@@ -27,6 +27,7 @@ LAYERS = (
     ("stored_run", "router_stage"),
     ("pipeline",),
     ("cli",),
+    ("entry",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT = {
