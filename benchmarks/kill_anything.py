@@ -3,9 +3,17 @@
     python -m benchmarks.kill_anything [--trials 20] [--seed 0]
 
 Each trial runs one experiment (tiny real transformers models, greedy, generated and measured cells) in a fresh run
-directory on a Ray cluster of two worker nodes, and kills with SIGKILL, at a random moment: the process of a model, a
-worker node (its raylet and all its processes), or the driver, whose command is then given again. Prints a table; exits
-with 1 when a row is lost, there twice, or differs in a byte of its content columns.
+directory on a Ray cluster of two worker nodes, and strikes at a random moment one of
+
+    model    the process of a model, killed
+    node     a worker node (its raylet and all its processes), killed
+    driver   the command, killed
+    gcs      the head's GCS, killed
+    stopped  the head's GCS, stopped (SIGSTOP) and never continued
+
+The last three end the command; a new one resumes the run, after "gcs" and "stopped" on a new cluster. These two must
+end by themselves, with exit code 1 and one message. Prints a table; exits with 1 when a row is lost, there twice, or
+differs in a byte of its content columns, or when a command ended otherwise.
 """
 
 import argparse
@@ -36,10 +44,12 @@ from benchmarks.tiny_experiment import (
 )
 from moe_ray.store.run_directory import RunDirectory
 
-VICTIMS = ("model", "node", "driver")
+VICTIMS = ("model", "node", "driver", "gcs", "stopped")
 NUM_WORKER_NODES = 2
 POLL_S = 0.02
 RUN_TIMEOUT_S = 300.0
+RAY_TIMEOUT_S = 15
+RAY_LOST = "incomplete: Ray does not answer any more: "
 FAST_HEALTH_CHECK = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
@@ -64,6 +74,9 @@ class Machine:
     """A Ray cluster on this machine: a head without CPUs, and worker nodes that can be killed."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -91,6 +104,21 @@ class Machine:
         for process in doomed:
             _kill(process)
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def strike_gcs(self, number: signal.Signals) -> None:
+        """Send a signal to the head's GCS."""
+        self._cluster.head_node.all_processes["gcs_server"][0].process.send_signal(number)
+
+    def start_again(self) -> None:
+        """End every process of the cluster, whatever state it is in, and start a new cluster."""
+        for node in (self._cluster.head_node, *self._workers):
+            for started in [entry.process for entries in node.all_processes.values() for entry in entries]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(started.pid)
+                    for doomed in (*process.children(recursive=True), process):
+                        _kill(doomed)
+                started.wait()
+        self._start()
 
     def shut_down(self) -> None:
         self._cluster.shutdown()
@@ -142,6 +170,9 @@ def _strike(victim: str, machine: Machine, process: subprocess.Popen[bytes], rng
         if victim == "node":
             machine.kill_node(rng.randrange(NUM_WORKER_NODES))
             return True
+        if victim in ("gcs", "stopped"):
+            machine.strike_gcs(signal.SIGKILL if victim == "gcs" else signal.SIGSTOP)
+            return True
         if models := machine.model_processes():
             _kill(rng.choice(models))
             return True
@@ -163,14 +194,26 @@ class Bench:
 
     folder: Path
     experiment: Path
-    environment: dict[str, str]
     machine: Machine
     rng: random.Random
 
+    @contextmanager
+    def command(self, results: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """The command that runs the experiment, or resumes it, on the cluster that is there now."""
+        arguments = evaluate_command(self.experiment, results, ray_timeout_s=RAY_TIMEOUT_S)
+        environment = {**os.environ, "RAY_ADDRESS": self.machine.address}
+        with driver(arguments, environment, self.folder / "log") as process:
+            yield process
+
     def run(self, results: Path) -> int:
         """Run the experiment, or resume it, to its end; return the exit code."""
-        with driver(evaluate_command(self.experiment, results), self.environment, self.folder / "log") as process:
+        with self.command(results) as process:
             return process.wait(RUN_TIMEOUT_S)
+
+    def lost_ray(self, code: int, log_start: int) -> bool:
+        """Whether the command that wrote the log from `log_start` ended as it should when Ray is lost."""
+        told = (self.folder / "log").read_text()[log_start:]
+        return code == 1 and told.count(RAY_LOST) == 1 and "Traceback" not in told
 
     def trial(self, victim: str, undisturbed: RunDirectory, usual_s: float) -> Trial:
         """Run with one death, at a moment that is drawn anew until it falls into the run.
@@ -186,16 +229,18 @@ class Bench:
             num_wanted = self.rng.randrange(-num_cells // 4, num_cells)
             delay_s = self.rng.uniform(0, 0.3) if num_wanted > 0 else self.rng.uniform(0.1, 0.6) * usual_s
             started = time.monotonic()
-            command = evaluate_command(self.experiment, results)
-            with driver(command, self.environment, self.folder / "log") as process:
+            log_start = len((self.folder / "log").read_text())
+            with self.command(results) as process:
                 _wait_for_cells(process, RunDirectory(results / NAME), num_wanted, delay_s)
                 hit = _strike(victim, self.machine, process, self.rng)
                 num_done = len(RunDirectory(results / NAME).done_keys())
                 moment_s = time.monotonic() - started
                 code = process.wait(RUN_TIMEOUT_S)
+            if victim in ("gcs", "stopped"):
+                self.machine.start_again()
             if not hit:
                 continue
-            if victim == "driver":
+            if victim == "driver" or (victim in ("gcs", "stopped") and self.lost_ray(code, log_start)):
                 code = self.run(results)
             return Trial(
                 victim=victim,
@@ -216,7 +261,7 @@ def run_trials(bench: Bench, num_trials: int) -> bool:
     usual_s = time.monotonic() - started
     undisturbed = RunDirectory(bench.folder / "undisturbed" / NAME)
     print(f"undisturbed: {undisturbed.answers_table(['key']).num_rows} cells in {usual_s:.1f} s\n")
-    print("trial  killed  at s   cells then  wall s  exit  lost  twice  other  bytes")
+    print("trial  struck   at s   cells then  wall s  exit  lost  twice  other  bytes")
     all_same = True
     for number in range(num_trials):
         trial = bench.trial(VICTIMS[number % len(VICTIMS)], undisturbed, usual_s)
@@ -224,7 +269,7 @@ def run_trials(bench: Bench, num_trials: int) -> bool:
         sound = found.is_none and trial.exit_code == 0
         all_same &= sound
         print(
-            f"{number + 1:5}  {trial.victim:6}  {trial.moment_s:5.1f}  {trial.num_done_then:4} of {found.num_cells}"
+            f"{number + 1:5}  {trial.victim:7}  {trial.moment_s:5.1f}  {trial.num_done_then:4} of {found.num_cells}"
             f"  {trial.wall_s:6.1f}  {trial.exit_code:4}  {found.num_lost:4}  {found.num_twice:5}  {found.num_other:5}"
             f"  {'same' if found.same_bytes else 'DIFFER'}",
             flush=True,
@@ -235,7 +280,7 @@ def run_trials(bench: Bench, num_trials: int) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kill models, nodes and drivers; compare with the undisturbed run.")
+    parser = argparse.ArgumentParser(description="Kill or stop parts of a run; compare with the undisturbed one.")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -248,9 +293,7 @@ def main() -> int:
             folder / "experiment", num_examples=32, max_new_tokens=40, models=("llama", "qwen2")
         )
         machine = Machine()
-        environment = {**environment, "RAY_ADDRESS": machine.address}
-        rng = random.Random(arguments.seed)
-        bench = Bench(folder=folder, experiment=experiment, environment=environment, machine=machine, rng=rng)
+        bench = Bench(folder=folder, experiment=experiment, machine=machine, rng=random.Random(arguments.seed))
         try:
             all_same = run_trials(bench, arguments.trials)
         finally:

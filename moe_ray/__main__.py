@@ -10,7 +10,7 @@ def main() -> None:
     """
     if not sys.flags.safe_path:
         del sys.path[0]  # where `python -m` put the working directory
-    from moe_ray.cli.main import run
+    from moe_ray.entry import main as run
 
     run()
 

@@ -11,6 +11,8 @@ MoeRayError
 │   └── SandboxError       generated code cannot be run safely here
 ├── EngineLostError        a loaded model cannot answer any more (a server ended, an endpoint is silent)
 └── RunFailedError         the run ended without all that was asked; what was computed is kept; exits with 1
+    ├── TaskLostError      a task lost its worker each time that it was tried
+    └── RayUnresponsiveError   Ray's head or a raylet is stopped, lost or unreachable
 """
 
 from collections.abc import Iterator
@@ -117,3 +119,24 @@ class EngineLostError(MoeRayError):
 
 class RunFailedError(MoeRayError):
     """The run ended without all that was asked. What was computed is on disk."""
+
+
+class TaskLostError(RunFailedError):
+    """A task lost its worker or node each time that it was tried, or no node is left that could run it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}\n  remedy: fix the cause (memory that ran out, a node that is gone) and run the same command "
+            "again; it continues from what is finished"
+        )
+
+
+class RayUnresponsiveError(RunFailedError):
+    """Ray does not answer any more: its head or a raylet is stopped, lost or unreachable."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"Ray does not answer any more: {reason}\n  remedy: check the cluster's head and nodes (stopped, out of "
+            "memory, unreachable), then run the same command again; it continues from what is finished. On a cluster "
+            "that is only slow, raise runtime.ray_timeout_s"
+        )

@@ -204,8 +204,8 @@ def _names_of(experiment: LoadedExperiment, domains: Iterable[str]) -> dict[str,
     with importable(experiment.base_dir):
         for name in domains:
             domain = experiment.config.domains[name]
-            tasks_own = domain.graders is None
-            found[name] = make_task(name, domain, experiment.base_dir).default_graders if tasks_own else domain.graders
+            named = domain.graders
+            found[name] = make_task(name, domain, experiment.base_dir).default_graders if named is None else named
     return found
 
 

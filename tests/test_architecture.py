@@ -13,7 +13,7 @@ ROOT = PACKAGE.parent
 
 # Each part may import the parts before it in its line, and itself.
 LAYERS = (
-    ("errors", "fingerprint", "atomic", "files", "proportions", "printable", "hub"),
+    ("errors", "fingerprint", "atomic", "files", "proportions", "characters", "printable", "hub"),
     ("config",),
     ("domains", "architectures"),
     ("engines",),
@@ -28,6 +28,7 @@ LAYERS = (
     ("stored_run", "router_stage"),
     ("pipeline",),
     ("cli",),
+    ("entry",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT = {

@@ -31,11 +31,17 @@ def _train_on_ray(console: Terminal) -> Callable[[Train, Sequence[TrainingSpec]]
     def mapped(train: Train, specs: Sequence[TrainingSpec]) -> Iterator[TrainingResult]:
         from moe_ray.config.schema import RuntimeConfig
         from moe_ray.execution.cluster import connect
-        from moe_ray.execution.tasks import map_tasks
+        from moe_ray.execution.tasks import Retries, map_tasks
 
         console.print(f"Training {len(specs)} models, as Ray tasks on this machine's cores (about a minute).")
-        with connect(RuntimeConfig()):
-            for result in map_tasks(train, specs, num_cpus=1):
+        runtime = RuntimeConfig()
+        retries = Retries(
+            max_attempts=runtime.max_attempts,
+            name=lambda spec: f"the training of {spec.name}",
+            on_retry=lambda text: console.print(f"  {text}", markup=False),
+        )
+        with connect(runtime):
+            for result in map_tasks(train, specs, num_cpus=1, retries=retries):
                 console.print(f"  {result.name}: trained in {result.train_s:.0f} s")
                 yield result
 

@@ -12,6 +12,7 @@ from moe_ray.cli import options as o
 from moe_ray.cli.failures import reported
 from moe_ray.cli.moe_commands import moe_app
 from moe_ray.cli.terminal import output_console, show_traceback
+from moe_ray.execution.ray_calls import end_process
 
 app = typer.Typer(
     name="moe-ray",
@@ -254,6 +255,6 @@ def run() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        sys.exit(reported(app))
+        end_process(reported(app))
     finally:
         sys.excepthook = show_traceback  # typer sets its own whenever it is called

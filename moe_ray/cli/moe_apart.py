@@ -21,7 +21,7 @@ def pretrain_experts(file: Path, out: Path) -> None:
     """Train the experts of `file` apart, mix them, and say how well each foretells what it never saw."""
     config = load_pretrain_config(file)
     console = output_console(soft_wrap=True)
-    with _resumable(console, out), _ray_tasks(config) as run, ProgressDisplay(console) as display:
+    with _resumable(console, out), ProgressDisplay(console) as display, _ray_tasks(config, display) as run:
         record = pretrain(
             config,
             file.absolute().parent,
@@ -40,7 +40,7 @@ def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
     config = load_pretrain_config(file)
     texts = read_expert_texts(config.experts, file.absolute().parent, held_out_fraction=config.held_out_fraction)
     console = output_console(soft_wrap=True)
-    with _resumable(console, work_folder(out)), _ray_tasks(config) as run, ProgressDisplay(console) as display:
+    with _resumable(console, work_folder(out)), ProgressDisplay(console) as display, _ray_tasks(config, display) as run:
         record = finetune(
             mixture.absolute(),
             out.absolute(),
@@ -58,8 +58,8 @@ def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
 
 
 @contextmanager
-def _ray_tasks(config: PretrainConfig) -> Iterator[Run]:
-    """Give what runs trainings as Ray tasks; one that its worker or node left goes on from its last state.
+def _ray_tasks(config: PretrainConfig, display: ProgressDisplay) -> Iterator[Run]:
+    """Yield what runs trainings as Ray tasks; one that lost its worker or node continues from its last state.
 
     A cluster is joined, or started, when there is something to train, and left at the end of the context.
     """
@@ -67,12 +67,17 @@ def _ray_tasks(config: PretrainConfig) -> Iterator[Run]:
 
         def run(jobs: Sequence[TrainingJob]) -> Iterator[TrainingStep]:
             from moe_ray.execution.cluster import connect
-            from moe_ray.execution.tasks import stream_tasks, task_size
+            from moe_ray.execution.tasks import Retries, stream_tasks, task_size
 
             runtime = config.runtime
             until_the_end.enter_context(connect(runtime))
             size = task_size(runtime, config.gpus)
-            yield from stream_tasks(train, jobs, size, max_attempts=runtime.max_attempts)
+            retries = Retries(
+                max_attempts=runtime.max_attempts,
+                name=lambda job: f"the training of {job.out_dir.name}",
+                on_retry=display.notice,
+            )
+            yield from stream_tasks(train, jobs, size, retries)
 
         yield run
 

@@ -11,6 +11,10 @@ from moe_ray.cli.terminal import LineColumn, Terminal
 from moe_ray.printable import indented
 
 ROUTER = "router"
+EVENTS = {
+    "lost": "lost its process; its unfinished answers are computed again",
+    "failed": "could not load its model",
+}
 
 
 class ProgressDisplay:
@@ -46,6 +50,9 @@ class ProgressDisplay:
     def stage(self, text: str) -> None:
         self._say(text)
 
+    def notice(self, text: str) -> None:
+        self._say(text)
+
     def training(self, step: int, num_steps: int, detail: str, name: str = ROUTER) -> None:
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=num_steps, rate="", state="")
@@ -68,7 +75,7 @@ class ProgressDisplay:
         if model in self._bars:
             self._progress.update(self._bars[model], state=state)
         if not self._live or state in ("lost", "failed") or detail.endswith("errors"):
-            self._say(f"{replica}: {state}" + (f" ({detail})" if detail else ""))
+            self._say(f"{replica}: {EVENTS.get(state, state)}" + (f" ({detail})" if detail else ""))
 
     def committed(self, model: str, num_cells: int, num_tokens: int) -> None:
         done, total = self._done[model]

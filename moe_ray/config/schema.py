@@ -181,6 +181,11 @@ class RuntimeConfig(Section):
     )
     start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     shard_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    ray_timeout_s: Annotated[float, Field(ge=5)] = Field(
+        60.0,
+        description="time in which Ray itself must answer (its head and this machine's raylet, not a model); after it "
+        "the run ends, and the same command resumes",
+    )
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     probe_examples: Annotated[int, Field(ge=0)] = Field(3, description="examples of the batch-size-1 latency probe")
     temp_dir: Path | None = Field(None, description="Ray's temporary directory, when this run starts Ray")

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from moe_ray.characters import whole_characters
 from moe_ray.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
@@ -195,7 +196,7 @@ class _Builder:
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath, line: int) -> Any:
         text = str(node.value)
         kind = str(node.tag).removeprefix(_TAG)
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        if whole_characters(text) != text:
             raise self._error(line, path, "half of a surrogate pair, which is no text", "write the whole character")
         if kind in ("str", "merge"):
             return text

@@ -1,9 +1,14 @@
-"""An example: one item of a domain, with everything that a model is asked and a grader needs."""
+"""An example: one item of a domain, with everything that a model is asked and a grader needs.
+
+Texts of prompts and references hold whole characters alone, whatever task made them: requests, tokenizers and files
+take no lone surrogates.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from moe_ray.characters import whole_characters
 from moe_ray.config.schema import PromptStyle
 
 Role = Literal["system", "user", "assistant"]
@@ -16,6 +21,9 @@ class Message:
 
     role: Role
     content: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "content", whole_characters(self.content, "?"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +42,12 @@ class Prompt:
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     reference: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stop", "choices"):
+            object.__setattr__(self, name, tuple(whole_characters(text, "?") for text in getattr(self, name)))
+        if self.reference is not None:
+            object.__setattr__(self, "reference", whole_characters(self.reference, "?"))
 
     @property
     def continuations(self) -> tuple[str, ...]:
@@ -54,3 +68,7 @@ class Example:
     prompts: Mapping[PromptStyle, Prompt]
     reference: str
     grading: Mapping[str, GradingValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("id", "reference"):
+            object.__setattr__(self, name, whole_characters(getattr(self, name), "?"))

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from string import Formatter
 from typing import Any
 
+from moe_ray.characters import whole_characters
 from moe_ray.errors import ConfigError, UserError
 
 
@@ -50,7 +51,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "\n\n".join(as_text(item) for item in value)
     text = str(value).replace("\r\n", "\n").replace("\r", "\n")
-    return text.encode(errors="replace").decode()
+    return whole_characters(text, "?")
 
 
 def _part(text: str, name: str | None, form: str | None, conversion: str | None) -> tuple[str, str | None]:

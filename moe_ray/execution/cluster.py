@@ -1,16 +1,17 @@
 """The Ray cluster that a run works on: one that is there, or one started here for this run alone."""
 
+import atexit
 import logging
+import math
 import os
 import platform
 import secrets
 import signal
-import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,27 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from moe_ray.config.schema import RuntimeConfig
-from moe_ray.errors import CapacityError, UserError, first_line
+from moe_ray.errors import CapacityError, RayUnresponsiveError, UserError, first_line
+from moe_ray.execution import ray_calls
+from moe_ray.execution.discovery import wanted_address
 from moe_ray.execution.import_path import job_options
+from moe_ray.execution.liveness import Diagnosis, LocalProcesses, knock
 from moe_ray.execution.node_agent import NodeAgent, NodeHardware
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots
 
 AGENT_TIMEOUT_S = 60.0
+AGENT_TURN_S = 1.0
 AGENT_THREADS = 16
 NODE_ID_CHARACTERS = 6
-KNOCK_TIMEOUT_S = 5.0
+START_PATIENCE_S = 180.0
+SHUTDOWN_PATIENCE_S = 20.0
 _QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 # Unix sockets' paths end at 107 bytes; Ray needs about 60 of them for its own names.
 MAX_TEMP_DIR_CHARACTERS = 45
+
+
+class NotJoinedError(UserError):
+    """There is no cluster to join at the address."""
 
 
 @cache
@@ -41,15 +51,20 @@ def actor_class(kind: type) -> Any:
     return remote(kind)
 
 
-def _nodes() -> list[dict[str, Any]]:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return nodes
+def living_nodes() -> list[dict[str, Any]]:
+    """Return the nodes that Ray's head says are alive. Raises `RayUnresponsiveError` when this process's is not."""
+    ray_calls.check()
+    nodes: list[dict[str, Any]] = ray_calls.call(ray.nodes)
+    own = ray.get_runtime_context().get_node_id()
+    if any(node["NodeID"] == own and not node["Alive"] for node in nodes):
+        raise RayUnresponsiveError("the raylet of this machine is stopped or has ended; the head gave its node up")
+    return [node for node in nodes if node["Alive"]]
 
 
 def _name(node: Mapping[str, Any]) -> str:
     """A node's address; where several raylets share one machine, with the beginning of its id."""
     address = str(node["NodeManagerAddress"])
-    shared = sum(other["NodeManagerAddress"] == address for other in _nodes() if other["Alive"]) > 1
+    shared = sum(other["NodeManagerAddress"] == address for other in living_nodes()) > 1
     return f"{address}#{node['NodeID'][:NODE_ID_CHARACTERS]}" if shared else address
 
 
@@ -70,22 +85,34 @@ class Cluster:
 
     def alive(self) -> set[str]:
         """Ids of the nodes that Ray holds for alive."""
-        return {node["NodeID"] for node in _nodes() if node["Alive"]}
+        return {node["NodeID"] for node in living_nodes()}
 
     def discover(self, known: Mapping[str, Node], *, patience_s: float) -> list[Node]:
         """Return what the nodes offer that are alive and not `known`, as far as their agents answer in `patience_s`.
 
         A node that is slow to answer is returned by a later call; one that dies meanwhile never is.
         """
-        fresh = {node["NodeID"]: node for node in _nodes() if node["Alive"] and node["NodeID"] not in known}
+        fresh = {node["NodeID"]: node for node in living_nodes() if node["NodeID"] not in known}
         for node in fresh.keys() - self._asked.keys():
             self._ask(node)
         if not fresh:
             return []
         waiting = [self._asked[node] for node in fresh]
-        answered, _ = ray.wait(waiting, num_returns=len(waiting), timeout=patience_s)
+        answered = self._answered(waiting, patience_s)
         offers = (self._offer(fresh[node]) for node in fresh if self._asked[node] in answered)
         return [node for node in offers if node is not None]
+
+    @staticmethod
+    def _answered(waiting: list[Any], patience_s: float) -> list[Any]:
+        """Return those of `waiting` that answer in time, asked in short turns so that a silent head is noticed."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            turn_s = min(left_s, AGENT_TURN_S)
+            answered: list[Any] = ray_calls.call(ray.wait, waiting, num_returns=len(waiting), timeout=turn_s)[0]
+            if len(answered) == len(waiting) or left_s <= AGENT_TURN_S:
+                return answered
+            living_nodes()
 
     @property
     def is_expecting(self) -> bool:
@@ -97,17 +124,18 @@ class Cluster:
         agent_class = actor_class(NodeAgent).options(
             num_cpus=0, max_concurrency=AGENT_THREADS, max_restarts=-1, scheduling_strategy=affinity
         )
-        self._agents[node] = agent_class.remote()
-        self._asked[node] = self._agents[node].hardware.remote()
+        self._agents[node] = ray_calls.call(agent_class.remote)
+        self._asked[node] = ray_calls.call(self._agents[node].hardware.remote)
         self._expected_until.setdefault(node, time.monotonic() + AGENT_TIMEOUT_S)
 
     def _offer(self, entry: Mapping[str, Any]) -> Node | None:
         try:
-            hardware: NodeHardware = ray.get(self._asked[entry["NodeID"]])
+            answer: Any = ray_calls.call(ray.get, self._asked[entry["NodeID"]])
         except RayError:
             # The node is going, or cannot start a process now: no place to work on, and asked again later.
             del self._agents[entry["NodeID"]], self._asked[entry["NodeID"]]
             return None
+        hardware: NodeHardware = answer
         self.hardware[entry["NodeID"]] = hardware
         del self._expected_until[entry["NodeID"]]
         return self._node(entry, hardware)
@@ -122,7 +150,7 @@ class Cluster:
     def close(self) -> None:
         """End the agents."""
         for agent in self._agents.values():
-            ray.kill(agent)
+            ray_calls.call_at_end(ray.kill, agent)
         self._agents.clear()
 
     def _node(self, entry: Mapping[str, Any], hardware: NodeHardware) -> Node:
@@ -146,53 +174,95 @@ def connect(runtime: RuntimeConfig) -> Iterator[Cluster]:
     """Join the Ray cluster at `runtime.address`, or start one on this machine, and leave it at the end.
 
     Inside a Ray job RAY_ADDRESS names the cluster, and an absent address means that one. A process that is connected
-    already (a test, a notebook) lends its connection and keeps it.
+    already (a test, a notebook) lends its connection and keeps it. Where Ray does not answer within
+    `runtime.ray_timeout_s`, a call into it raises `RayUnresponsiveError`; this leaves a cluster, and ends one that it
+    started, also then.
     """
     temp_dir = _temp_dir(runtime.temp_dir)
-    borrowed = ray.is_initialized()
-    if not borrowed:
-        _initialise(runtime, temp_dir)
-    cluster = Cluster(runtime)
+    with _borrowed(runtime) if ray.is_initialized() else _connection(runtime, temp_dir):
+        cluster = Cluster(runtime)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+def _borrowed(runtime: RuntimeConfig) -> AbstractContextManager[None]:
+    return ray_calls.watching(runtime.ray_timeout_s, lambda _waited_s: None)
+
+
+@contextmanager
+def _connection(runtime: RuntimeConfig, temp_dir: str | None) -> Iterator[None]:
+    address = wanted_address(runtime.address, os.environ)
+    processes, timeout_s = LocalProcesses(), runtime.ray_timeout_s
     try:
-        yield cluster
+        _initialise(runtime, address, temp_dir)
+        processes.note()
+        with ray_calls.watching(timeout_s, Diagnosis(ray.get_runtime_context().gcs_address, processes, timeout_s)):
+            yield
+    except NotJoinedError:
+        raise
+    except BaseException:
+        _leave(processes, ray_calls.ENDING_PATIENCE_S)
+        raise
+    else:
+        _leave(processes, SHUTDOWN_PATIENCE_S)
+
+
+def _leave(processes: LocalProcesses, patience_s: float) -> None:
+    """Disconnect from Ray. Its processes that this run started are ended, whether Ray answers or not."""
+    try:
+        if not ray_calls.call_at_end(ray.shutdown, patience_s=patience_s):
+            atexit.unregister(ray.shutdown)
     finally:
-        cluster.close()
-        if not borrowed:
-            ray.shutdown()
+        processes.end()
 
 
-def _initialise(runtime: RuntimeConfig, temp_dir: str | None) -> None:
+def _initialise(runtime: RuntimeConfig, address: str | None, temp_dir: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = runtime.address or os.environ.get("RAY_ADDRESS")
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        if address and address != "local":
-            _join(address)
-        else:
+    # Ray itself ends a process, with lines of its own, when its head was away for so long.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(math.ceil(2 * runtime.ray_timeout_s)))
+    with _own_sigterm():
+        if address is None:
             _start(temp_dir)
+        else:
+            _join(address, runtime.ray_timeout_s)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM: Ray's native part installs one that aborts the process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def restore(_waited_s: float = 0.0) -> None:
+        signal.signal(signal.SIGTERM, handler)
+
+    try:
+        with ray_calls.watching(START_PATIENCE_S, restore):
+            yield
     finally:
-        # ray.init puts a handler of its own here, which would end the process without a word on how to resume.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)
+        restore()
 
 
-def _join(address: str) -> None:
+def _join(address: str, timeout_s: float) -> None:
     if "://" in address:
-        raise UserError(
+        raise NotJoinedError(
             f"{address!r} is not the address of a cluster's head",
             where="runtime.address or RAY_ADDRESS",
             remedy="write auto on a machine of the cluster, or host:port of its head (6379, as ray start --head prints "
             "it); from outside, send the run there with ray job submit and jobs/evaluate.py",
         )
     try:
-        if address != "auto":
-            _knock(address)
+        knock(address)
         # Its core retries aloud, in lines that nobody can use, before ray.init raises what they mean.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
-        ray.init(address=address, **_QUIETLY, **job_options())
-    except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise UserError(
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray_calls.call_within(timeout_s, ray.init, address=address, **_QUIETLY, **job_options())
+    except (OSError, ValueError, RuntimeError, RayError, RayUnresponsiveError) as error:
+        raise NotJoinedError(
             f"cannot join a Ray cluster at {address!r}: {first_line(error)}",
             where="runtime.address or RAY_ADDRESS",
             remedy="start one (ray start --head), check host and port and, with token authentication, "
@@ -200,20 +270,13 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _knock(address: str) -> None:
-    """Raise `OSError` when nobody listens at host:port. Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError("not host:port")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
-
-
 def _start(temp_dir: str | None) -> None:
     if "RAY_AUTH_MODE" not in os.environ:
         # Ray listens on all interfaces, and where no mode is set it asks for a token. One for this run alone leaves no
         # file in the home folder. The mode itself is left to ray.init, which must also tell its loaded native part.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray.init(address="local", include_dashboard=False, _temp_dir=temp_dir, **_QUIETLY, **job_options())
+    options = {"include_dashboard": False, "_temp_dir": temp_dir, **_QUIETLY, **job_options()}
+    ray_calls.call_within(START_PATIENCE_S, ray.init, address="local", **options)
 
 
 def _temp_dir(configured: Path | None) -> str | None:

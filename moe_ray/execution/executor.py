@@ -17,10 +17,11 @@ from moe_ray.engines.base import BatchLimits
 from moe_ray.engines.endpoint.secrets import secrets_of
 from moe_ray.errors import EngineLostError, UserError
 from moe_ray.execution import handles as h
-from moe_ray.execution import interruption
+from moe_ray.execution import interruption, ray_calls
 from moe_ray.execution.cluster import Cluster
 from moe_ray.execution.node_agent import Departure
 from moe_ray.execution.observer import RunObserver
+from moe_ray.execution.ray_calls import reason_of
 from moe_ray.execution.replica import ReplicaSpec, ShardResult
 from moe_ray.planning.cells import Cell
 from moe_ray.planning.fleet import Fleet
@@ -37,7 +38,6 @@ TELEMETRY_S = 10.0
 PLACE_TIMEOUT_S = 180.0
 # The shard that is computed and one that waits at the actor, so that it never idles between two.
 SHARDS_IN_FLIGHT = 2
-MAX_REASON_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,11 +126,11 @@ class Executor:
             # Another call that ended in the same moment told of its death; this one's shard is queued again.
             return
         try:
-            result = ray.get(ref)
+            result = ray_calls.call(ray.get, ref)
         except RayTaskError as error:
             self._task_failed(handle, call, error)
         except RayError as error:
-            self._call_lost(handle, call, _reason(error))
+            self._call_lost(handle, call, reason_of(error))
         else:
             self._succeeded(handle, call, result)
 
@@ -192,12 +192,16 @@ class Executor:
         if call.kind == "shard" and not isinstance(error.cause, EngineLostError):
             assert call.shard is not None
             handle.shards.remove(call.shard.id)
-            self._scheduler.failed(handle.name, call.shard.id, _reason(error))
+            reason = reason_of(error)
+            self._scheduler.failed(handle.name, call.shard.id, reason)
+            self._observer.notice(
+                f"{handle.name}: {len(call.shard.cells)} answers failed and are tried again ({reason})"
+            )
             self._feed(handle)
         elif call.kind == "load":
-            self._start_failed(handle, _reason(error), permanent=isinstance(error.cause, UserError))
+            self._start_failed(handle, reason_of(error), permanent=isinstance(error.cause, UserError))
         else:
-            self._call_lost(handle, call, _reason(error))
+            self._call_lost(handle, call, reason_of(error))
 
     def _start_failed(self, handle: h.ReplicaHandle, reason: str, *, permanent: bool) -> None:
         self._scheduler.start_failed(handle.name, reason, permanent=permanent)
@@ -282,7 +286,7 @@ class Executor:
     def _end_all(self) -> None:
         """End the replicas that are left (after an error or an interruption), and keep what they told."""
         for handle in self._replicas.values():
-            ray.kill(handle.actor)
+            ray_calls.call_at_end(ray.kill, handle.actor)
             if handle.telemetry.end == "running":
                 handle.telemetry.end, handle.telemetry.reason = "lost", "the run was interrupted"
             self._run.write_telemetry(handle.telemetry)
@@ -290,12 +294,3 @@ class Executor:
 
     def _tell(self, handle: h.ReplicaHandle, state: str, detail: str) -> None:
         self._observer.replica(handle.name, handle.start.model, state, detail)
-
-
-def _reason(error: BaseException) -> str:
-    """One readable line of why, with the cause that Ray wraps."""
-    cause = getattr(error, "cause", None) or error
-    text = str(cause).strip() or type(cause).__name__
-    if not isinstance(cause, UserError):
-        text = f"{type(cause).__name__}: {text}"
-    return " ".join(text.split())[:MAX_REASON_CHARACTERS]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from moe_ray.execution import ray_calls
 from moe_ray.execution.cluster import actor_class
 from moe_ray.execution.replica import Loaded, Place, Replica, ReplicaSpec, ShardResult, Usage
 from moe_ray.planning.cells import Cell
@@ -106,7 +107,7 @@ def open_replica(start: Start, node: Node, spec: ReplicaSpec, session: str) -> R
         "max_restarts": 0,
         "max_task_retries": 0,
     }
-    actor = actor_class(Replica).options(**options).remote(spec)
+    actor = ray_calls.call(actor_class(Replica).options(**options).remote, spec)
     telemetry = ReplicaTelemetry(
         replica=spec.replica,
         model=start.model,
@@ -137,8 +138,12 @@ class Calls:
             time.sleep(timeout_s)
             return []
         refs = list(self._calls)
-        first, rest = ray.wait(refs, num_returns=1, timeout=timeout_s, fetch_local=True)
-        more, _ = ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=True) if rest and first else ([], [])
+        first, rest = ray_calls.call(ray.wait, refs, num_returns=1, timeout=timeout_s, fetch_local=True)
+        more = (
+            ray_calls.call(ray.wait, rest, num_returns=len(rest), timeout=0, fetch_local=True)[0]
+            if rest and first
+            else []
+        )
         return [(ref, self._calls.pop(ref)) for ref in [*first, *more]]
 
     def overdue(self) -> list[Call]:
@@ -156,32 +161,32 @@ class Calls:
 
 
 def begin_place(handle: ReplicaHandle, calls: Calls, timeout_s: float) -> None:
-    _begin(handle, calls, "place", handle.actor.place.remote(), timeout_s)
+    _begin(handle, calls, "place", ray_calls.call(handle.actor.place.remote), timeout_s)
 
 
 def begin_load(handle: ReplicaHandle, calls: Calls, timeout_s: float) -> None:
-    _begin(handle, calls, "load", handle.actor.load.remote(), timeout_s)
+    _begin(handle, calls, "load", ray_calls.call(handle.actor.load.remote), timeout_s)
 
 
 def begin_shard(handle: ReplicaHandle, calls: Calls, shard: Shard, timeout_s: float) -> None:
     handle.shards.append(shard.id)
     # A shard that waits behind others may take as long as all of them.
     patience_s = timeout_s * len(handle.shards)
-    _begin(handle, calls, "shard", handle.actor.run.remote(shard), patience_s, shard)
+    _begin(handle, calls, "shard", ray_calls.call(handle.actor.run.remote, shard), patience_s, shard)
 
 
 def begin_probe(handle: ReplicaHandle, calls: Calls, cells: Sequence[Cell], timeout_s: float) -> None:
-    _begin(handle, calls, "probe", handle.actor.probe.remote(cells), timeout_s)
+    _begin(handle, calls, "probe", ray_calls.call(handle.actor.probe.remote, cells), timeout_s)
 
 
 def begin_close(handle: ReplicaHandle, calls: Calls) -> None:
     handle.unload_started = time.monotonic()
-    _begin(handle, calls, "close", handle.actor.close.remote(), DEPARTURE_TIMEOUT_S)
+    _begin(handle, calls, "close", ray_calls.call(handle.actor.close.remote), DEPARTURE_TIMEOUT_S)
 
 
 def begin_departure(handle: ReplicaHandle, calls: Calls, agent: Any) -> bool:
     """End the replica's process, and have its node's agent watch it go; False when there is nobody to watch."""
-    ray.kill(handle.actor)
+    ray_calls.call(ray.kill, handle.actor)
     handle.departing = True
     handle.unload_started = handle.unload_started or time.monotonic()
     record = handle.telemetry
@@ -189,7 +194,7 @@ def begin_departure(handle: ReplicaHandle, calls: Calls, agent: Any) -> bool:
         return False
     # On a shared GPU the others' memory comes and goes: only a sole holder's can be said to have come back.
     bytes_before = record.gpu_bytes_before_load if handle.start.slot.share == 1 else None
-    ref = agent.await_departure.remote(record.pid, record.gpu_uuids, bytes_before, DEPARTURE_TIMEOUT_S)
+    ref = ray_calls.call(agent.await_departure.remote, record.pid, record.gpu_uuids, bytes_before, DEPARTURE_TIMEOUT_S)
     _begin(handle, calls, "departure", ref, 2 * DEPARTURE_TIMEOUT_S)
     return True
 

@@ -10,6 +10,9 @@ class RunObserver(Protocol):
     def stage(self, text: str) -> None:
         """A new part of the run begins."""
 
+    def notice(self, text: str) -> None:
+        """Something happened that a person should know, such as a lost worker that is replaced."""
+
     def training(self, step: int, num_steps: int, detail: str) -> None:
         """The router's training has done `step` of at most `num_steps`."""
 

@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 
 from moe_ray import architectures
+from moe_ray.characters import whole_characters
 from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import DataError, ModelError, first_line
 from moe_ray.routing.embedding.reading import padded
@@ -38,7 +39,7 @@ class TokenBatch:
 def load_for_construction(directory: Path, *, device: str = "cpu", experts_implementation: str | None = None) -> Any:
     """Load a checkpoint in float32 and evaluation mode, with transformers alone. Raises `ModelError`."""
     architectures.register()
-    chosen = {"experts_implementation": experts_implementation} if experts_implementation else {}
+    chosen: dict[str, Any] = {"experts_implementation": experts_implementation} if experts_implementation else {}
     try:
         model = read_pretrained(transformers.AutoModelForCausalLM, directory, dtype=torch.float32, **chosen)
     except Exception as error:
@@ -111,7 +112,8 @@ def token_batches(
     fewer than two tokens predict nothing and are left out. Raises `DataError` when none is left, and `ModelError` for a
     tokenizer with more tokens than the model knows.
     """
-    encoded = tokenizer([_readable(text) for text in texts], truncation=True, max_length=max_text_tokens)["input_ids"]
+    readable = [whole_characters(text, "?") for text in texts]
+    encoded = tokenizer(readable, truncation=True, max_length=max_text_tokens)["input_ids"]
     _require_known_tokens(encoded, vocabulary_size)
     rows = [(row, at) for at, row in enumerate(encoded) if len(row) >= 2]
     if not rows:
@@ -143,11 +145,6 @@ def _batch(rows: Sequence[tuple[list[int], int]], labels: Sequence[int]) -> Toke
     input_ids, attention_mask = padded([row for row, _ in rows])
     found = tuple(labels[at] for _, at in rows) if labels else ()
     return TokenBatch(input_ids=input_ids, attention_mask=attention_mask, labels=found)
-
-
-def _readable(text: str) -> str:
-    """Half a surrogate pair is no character, and tokenizers stop at it."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def logits_of(model: Any, batch: TokenBatch) -> torch.Tensor:

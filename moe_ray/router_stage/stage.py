@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from moe_ray.atomic import write_directory_atomically
 from moe_ray.config.load import LoadedExperiment
@@ -37,6 +37,9 @@ from moe_ray.routing.texts import RouterTexts, query_of
 from moe_ray.store.records import Manifest
 from moe_ray.store.routes import Routes
 from moe_ray.store.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from moe_ray.execution.tasks import Retries
 
 Query = Literal["question", "prompt"]
 Examples = Mapping[str, Sequence[Example]]
@@ -158,11 +161,18 @@ def obtain_router(wanted: WantedRouter, config: ExperimentConfig, join: Join, ob
     texts = wanted.data.texts
     observer.stage(f"Training the router on {len(texts.train):,} texts")
     job = TrainingJob(config=wanted.config, texts=texts, num_threads=config.runtime.cpu_threads)
-    for event in stream_task(train_router, job, task_size(config.runtime, wanted.config.gpus)):
+    retries = _retries(config, "the router's training", observer)
+    for event in stream_task(train_router, job, task_size(config.runtime, wanted.config.gpus), retries):
         if isinstance(event, Trained):
             _install(event, wanted.directory)
         else:
             observer.training(event.step, event.num_steps, _detail(event))
+
+
+def _retries(config: ExperimentConfig, name: str, observer: RunObserver) -> "Retries":
+    from moe_ray.execution.tasks import Retries
+
+    return Retries(max_attempts=config.runtime.max_attempts, name=lambda _job: name, on_retry=observer.notice)
 
 
 def _install(trained: Trained, directory: Path) -> None:
@@ -191,7 +201,8 @@ def route_examples(
         queries=[query_of(example, wanted.query) for _, example in asked],
         num_threads=config.runtime.cpu_threads,
     )
-    (routed,) = stream_task(route_queries, job, task_size(config.runtime, wanted.config.gpus))
+    retries = _retries(config, "routing", observer)
+    (routed,) = stream_task(route_queries, job, task_size(config.runtime, wanted.config.gpus), retries)
     routes = Routes(
         router=wanted.fingerprint,
         domains=job.domains,

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from moe_ray.atomic import write_directory_atomically
+from moe_ray.characters import whole_characters
 from moe_ray.config.schema import OTHER
 from moe_ray.errors import ModelError
 from moe_ray.routing.calibration import FloatArray
@@ -37,7 +38,6 @@ TEXTS_AT_ONCE = 1024
 BLANK_SCORE = -1e9
 
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Judgement(NamedTuple):
@@ -211,7 +211,7 @@ def require_domains(known: Sequence[str], wanted: Sequence[str], *, where: str |
 
 def readable(text: str) -> str:
     """`text` as a classifier gets it: its beginning, without what no text holds on purpose."""
-    return _LONE_SURROGATE.sub("\ufffd", _UNREADABLE.sub(" ", text[:MAX_CHARACTERS]))
+    return whole_characters(_UNREADABLE.sub(" ", text[:MAX_CHARACTERS]))
 
 
 def is_blank(text: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from moe_ray.characters import whole_characters
 from moe_ray.engines.base import FinishReason
 from moe_ray.planning.cells import CellKind
 
@@ -100,9 +101,13 @@ class Answer:
 
 
 def to_table(answers: list[Answer]) -> pa.Table:
-    """Return `answers` as a table of `ANSWER_SCHEMA`."""
-    columns = {name: [getattr(answer, name) for answer in answers] for name in ANSWER_SCHEMA.names}
+    """Return `answers` as a table of `ANSWER_SCHEMA`. Lone surrogates in its texts become U+FFFD."""
+    columns = {name: [_storable(getattr(answer, name)) for answer in answers] for name in ANSWER_SCHEMA.names}
     return pa.table(columns, schema=ANSWER_SCHEMA)
+
+
+def _storable(value: Any) -> Any:
+    return whole_characters(value) if isinstance(value, str) else value
 
 
 def from_table(table: pa.Table) -> list[Answer]:

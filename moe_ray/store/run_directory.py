@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from moe_ray.atomic import write_atomically, write_text_atomically
+from moe_ray.characters import whole_characters
 from moe_ray.domains.example import Example
 from moe_ray.errors import RunDirectoryError, first_line
 from moe_ray.files import open_regular, read_bytes
@@ -141,7 +142,7 @@ class RunDirectory:
 
     def write_examples(self, domain: str, examples: Iterable[Example]) -> None:
         """Keep a domain's examples, one JSON object a line."""
-        lines = (json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples)
+        lines = (whole_characters(json.dumps(asdict(example), ensure_ascii=False)) + "\n" for example in examples)
         write_atomically(self._examples_path(domain), lambda temporary: _write_lines(temporary, lines))
 
     def examples(self, domain: str) -> list[Example]:

@@ -175,9 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(status)
             for name, value in {"Content-Type": content_type, **(headers or {})}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body.encode())))
+            # "\udcff" in a body stands for the byte 0xff.
+            encoded = body.encode(errors="surrogateescape")
+            self.send_header("Content-Length", str(len(encoded)))
             self.end_headers()
-            self.wfile.write(body.encode())
+            self.wfile.write(encoded)
         except OSError:
             # The client has gone, which some tests are about.
             self.close_connection = True

@@ -77,8 +77,12 @@ class Recorder:
     states: list[tuple[str, str, str]] = field(default_factory=list)
     commits: list[tuple[str, int]] = field(default_factory=list)
     given_up: list[tuple[str, int, str]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     def stage(self, text: str) -> None: ...
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
 
     def training(self, step: int, num_steps: int, detail: str) -> None: ...
 

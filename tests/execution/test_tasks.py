@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray.exceptions import WorkerCrashedError
+from ray.exceptions import OutOfMemoryError
 
 from moe_ray.config.schema import RuntimeConfig
-from moe_ray.errors import CapacityError, UserError
-from moe_ray.execution.tasks import TaskSize, map_tasks, stream_task, stream_tasks, task_size
+from moe_ray.errors import CapacityError, TaskLostError, UserError
+from moe_ray.execution import tasks
+from moe_ray.execution.tasks import Retries, TaskSize, map_tasks, stream_task, stream_tasks, task_size
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -29,12 +30,11 @@ def _ends(pid: int) -> bool:
     return not psutil.pid_exists(pid)
 
 
-def test_tasks_give_their_results_in_the_order_of_their_items() -> None:
-    def slow_first(number: int) -> int:
-        time.sleep(0.2 if number == 0 else 0)
+def test_each_item_has_its_result_as_it_is_there() -> None:
+    def square(number: int) -> int:
         return number * number
 
-    assert list(map_tasks(slow_first, range(4), num_cpus=1)) == [0, 1, 4, 9]
+    assert sorted(map_tasks(square, range(4), num_cpus=1)) == [0, 1, 4, 9]
 
 
 def test_an_error_in_a_task_is_raised_with_its_own_type() -> None:
@@ -88,7 +88,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_wait() -> None:
         os._exit(3)
 
     stream = stream_task(die, 0, ONE_CPU)
-    with pytest.raises(WorkerCrashedError):
+    with pytest.raises(TaskLostError, match="a task lost its worker in 1 attempt; the last: WorkerCrashedError"):
         list(stream)
 
 
@@ -130,22 +130,64 @@ def test_several_tasks_run_at_once_and_all_that_they_yield_comes(tmp_path: Path)
         assert "".join(letter for name, letter in heard if name == word) == word
 
 
-@pytest.mark.parametrize("max_attempts", [1, 2, 3])
-def test_a_task_whose_worker_dies_is_begun_anew_as_often_as_is_asked(tmp_path: Path, max_attempts: int) -> None:
-    def die_twice(folder: str) -> Iterator[str]:
-        begun = len(list(Path(folder).iterdir()))
-        Path(folder, str(begun)).touch()
-        if begun < 2:
-            os._exit(3)
+def _dying(num_deaths: int, how: Callable[[], object]) -> Callable[[str], Iterator[str]]:
+    """A task that ends with `how` until its folder shows `num_deaths` attempts before it."""
+
+    def task(folder: str) -> Iterator[str]:
+        num_before = len(list(Path(folder).iterdir()))
+        Path(folder, str(num_before)).touch()
+        if num_before < num_deaths:
+            how()
         yield "done"
 
-    stream = stream_tasks(die_twice, [str(tmp_path)], ONE_CPU, max_attempts=max_attempts)
+    return task
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2, 3])
+def test_a_task_whose_worker_dies_is_run_again_as_often_as_is_asked(tmp_path: Path, max_attempts: int) -> None:
+    notices: list[str] = []
+    retries = Retries(max_attempts=max_attempts, name=lambda folder: Path(folder).name, on_retry=notices.append)
+    stream = stream_tasks(_dying(2, lambda: os._exit(3)), [str(tmp_path)], ONE_CPU, retries)
     if max_attempts < 3:
-        with pytest.raises(WorkerCrashedError):
+        with pytest.raises(TaskLostError, match=rf"{tmp_path.name} lost its worker in {max_attempts} attempt"):
             list(stream)
     else:
         assert list(stream) == ["done"]
     assert len(list(tmp_path.iterdir())) == max_attempts
+    assert [f"attempt {number} of {max_attempts}" in notice for number, notice in enumerate(notices, 2)] == [True] * (
+        max_attempts - 1
+    )
+
+
+def test_a_task_that_memory_ran_out_for_stops_after_its_last_attempt_with_the_reason(tmp_path: Path) -> None:
+    """Ray's own retries of such tasks have no bound."""
+
+    def out_of_memory() -> None:
+        error: Any = OutOfMemoryError
+        raise error("2.1 GB of 2.0 GB were in use\n  and more lines")
+
+    stream = stream_tasks(_dying(99, out_of_memory), [str(tmp_path)], ONE_CPU, Retries(max_attempts=2))
+    with pytest.raises(TaskLostError, match=r"in 2 attempts; the last: OutOfMemoryError: 2.1 GB of 2.0 GB were in use"):
+        list(stream)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_mapped_function_whose_worker_dies_is_run_again(tmp_path: Path) -> None:
+    task = _dying(1, lambda: os._exit(3))
+
+    def function(folder: str) -> str:
+        return next(task(folder))
+
+    assert list(map_tasks(function, [str(tmp_path)], num_cpus=1, retries=Retries(max_attempts=2))) == ["done"]
+
+
+def test_a_task_that_no_node_could_run_any_more_is_an_error_and_not_a_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "STRANDED_S", 0.0)
+    monkeypatch.setattr(tasks, "NODE_POLL_S", 0.1)
+    with pytest.raises(TaskLostError, match="no node is left that could run a task of 99 CPUs and 0 GPUs"):
+        list(stream_tasks(_dying(0, list), [str(tmp_path)], TaskSize(num_cpus=99, num_gpus=0)))
 
 
 def test_when_one_task_fails_the_others_are_ended(tmp_path: Path) -> None:
@@ -184,7 +226,7 @@ def test_a_task_takes_no_more_cores_than_the_largest_node_has() -> None:
 def test_tasks_take_no_more_gpus_than_the_run_may(
     monkeypatch: pytest.MonkeyPatch, gpus: Any, wanted: Any, size: TaskSize
 ) -> None:
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}])
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "n", "Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}])
     assert task_size(RuntimeConfig(cpu_threads=2, gpus=gpus), wanted) == size
 
 

@@ -1,13 +1,17 @@
 """A run with a router, on a real Ray with scripted models."""
 
+import os
+import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from moe_ray import pipeline
 from moe_ray.config.load import LoadedExperiment, load_experiment
-from moe_ray.errors import ModelError, UserError
+from moe_ray.errors import ModelError, RunFailedError, UserError
 from moe_ray.planning.fleet import Fleet
 from moe_ray.router_stage import stage
 from moe_ray.routing.router import Router
@@ -97,7 +101,7 @@ def test_a_router_that_lies_elsewhere_is_loaded_and_nothing_is_trained(run: RunD
     assert record is not None
     experiment = write_world(tmp_path, misplaced=MISPLACED, path=str(run.path / record["path"]))
     outcome = pipeline.evaluate(experiment, Recorder())
-    assert not outcome.run.routers_path.exists()
+    assert not outcome.run.path.joinpath("routers").exists()
     mine, other = outcome.run.routes(), run.routes()
     assert mine is not None
     assert other is not None
@@ -140,7 +144,7 @@ def test_a_training_that_is_interrupted_leaves_no_router_and_the_same_command_go
         pipeline.evaluate(experiment, Impatient())
     run = RunDirectory(tmp_path / "results" / "routed")
     assert run.manifest().sessions[-1].status == "interrupted"
-    assert not run.routers_path.exists()
+    assert not run.path.joinpath("routers").exists()
     assert pipeline.evaluate(experiment, Recorder()).num_missing == 0
     assert [session.status for session in run.manifest().sessions] == ["interrupted", "complete"]
 
@@ -148,5 +152,55 @@ def test_a_training_that_is_interrupted_leaves_no_router_and_the_same_command_go
 def test_the_baseline_alone_needs_no_router(tmp_path: Path) -> None:
     outcome = pipeline.evaluate(write_world(tmp_path), Recorder(), only="baseline")
     assert outcome.run.manifest().router is None
-    assert not outcome.run.routers_path.exists()
+    assert not outcome.run.path.joinpath("routers").exists()
     assert {row["model"] for row in content(outcome.run)} == {"general"}
+
+
+def _dies_first(function: Any, folder: Path, num_deaths: int) -> Any:
+    """`function`, a generator, but the worker that runs it is killed the first `num_deaths` times."""
+    folder.mkdir()
+    folder_name = str(folder)
+
+    def dying(job: Any) -> Iterator[Any]:
+        num_before = len(list(Path(folder_name).iterdir()))
+        Path(folder_name, str(num_before)).touch()
+        if num_before < num_deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for event in function(job):  # noqa: UP028 - Ray reads a generator function, not what it delegates to
+            yield event
+
+    return dying
+
+
+@pytest.mark.parametrize("step", ["train_router", "route_queries"])
+def test_a_router_task_whose_worker_is_killed_is_run_again(
+    finished: LoadedExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr(stage, step, _dies_first(getattr(stage, step), tmp_path / "attempts", 1))
+    observer = Recorder()
+    outcome = pipeline.evaluate(write_world(tmp_path / "world", misplaced=MISPLACED), observer)
+    assert outcome.num_missing == 0
+    (notice,) = observer.notices
+    assert notice.startswith({"train_router": "the router's training", "route_queries": "routing"}[step])
+    assert "attempt 2 of 3" in notice
+    undisturbed = RunDirectory(finished.config.output.results_dir / finished.config.name).routes()
+    routes = outcome.run.routes()
+    assert routes is not None
+    assert undisturbed is not None
+    assert routes.probabilities.tolist() == undisturbed.probabilities.tolist()
+
+
+@pytest.mark.parametrize("step", ["train_router", "route_queries"])
+def test_a_router_task_that_kills_its_worker_each_time_stops_the_run_and_the_same_command_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    experiment = write_world(tmp_path / "world", misplaced=MISPLACED)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, step, _dies_first(getattr(stage, step), tmp_path / "attempts", 99))
+        with pytest.raises(RunFailedError, match=r"lost its worker in 3 attempts; the last: \w+") as caught:
+            pipeline.evaluate(experiment, Recorder())
+    assert "run the same command again" in str(caught.value)
+    assert len(list((tmp_path / "attempts").iterdir())) == 3
+    run = RunDirectory(experiment.config.output.results_dir / experiment.config.name)
+    assert run.manifest().sessions[-1].status == "failed"
+    assert pipeline.evaluate(experiment, Recorder()).num_missing == 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,7 +147,12 @@ def test_a_lease_is_renewed_while_it_is_held(run: RunDirectory, monkeypatch: pyt
     monkeypatch.setattr(lease, "RENEW_S", 0.001)
     renewed = threading.Event()
     touch = os.utime
-    monkeypatch.setattr(os, "utime", lambda *given, **named: (touch(*given, **named), renewed.set()))
+
+    def touching(*given: Any, **named: Any) -> None:
+        touch(*given, **named)
+        renewed.set()
+
+    monkeypatch.setattr(os, "utime", touching)
     with exclusive(run):
         assert renewed.wait(10)
 

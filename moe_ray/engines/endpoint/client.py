@@ -22,6 +22,7 @@ LONGEST_RETRY_AFTER_S = 600.0
 CONNECT_TIMEOUT_S = 10.0
 RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 SERVER_ERROR = 500
+MAX_ERROR_BYTES = 1 << 20
 HIDDEN = "***"
 
 ResultT = TypeVar("ResultT")
@@ -30,26 +31,33 @@ ResultT = TypeVar("ResultT")
 class RequestRefusedError(Exception):
     """The API answered that it will not do this request; asking again would not help."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"{status}: {message}")
+    def __init__(self, status: int | None, message: str) -> None:
+        super().__init__(message if status is None else f"{status}: {message}")
         self.status = status
 
 
 class UnansweredError(EngineLostError):
-    """All tries of a request failed. `status` is the last try's, None where there was no answer at all."""
+    """All tries of a request failed. `status` is the last try's, None where there was no answer at all.
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    `is_reply` says that the last try brought a reply, but one that cannot be read.
+    """
+
+    def __init__(self, message: str, status: int | None = None, *, is_reply: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.is_reply = is_reply
 
 
 class _TryAgainError(Exception):
     """One try failed in a way that may pass."""
 
-    def __init__(self, reason: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, reason: str, *, status: int | None = None, retry_after_s: float | None = None, is_reply: bool = False
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.is_reply = is_reply
 
 
 class EndpointClient:
@@ -125,7 +133,7 @@ class EndpointClient:
         what = f"{self.base_url}{path} gave no answer in {tries}; the last: {trouble}"
         if trouble.retry_after_s is not None and trouble.retry_after_s > LONGEST_RETRY_AFTER_S:
             what += f" (it asks to come back in {trouble.retry_after_s:.0f} s)"
-        return UnansweredError(what, trouble.status)
+        return UnansweredError(what, trouble.status, is_reply=trouble.is_reply)
 
     def _try(
         self,
@@ -144,23 +152,22 @@ class EndpointClient:
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise _TryAgainError(self._hidden(f"{type(error).__name__}: {error}")) from error
         except BrokenReplyError as error:
-            raise self._failure(error.status, str(error)) from error
+            raise self._failure(error.status, str(error), is_reply=error.status is None) from error
 
     def _require_success(self, response: httpx2.Response) -> None:
         if response.is_success:
             return
-        response.read()
         after_s = _retry_after_s(response.headers.get("Retry-After"))
-        raise self._failure(response.status_code, error_message(response.text), after_s)
+        raise self._failure(response.status_code, error_message(_beginning(response)), after_s)
 
     def _failure(
-        self, status: int | None, message: str, retry_after_s: float | None = None
+        self, status: int | None, message: str, retry_after_s: float | None = None, *, is_reply: bool = False
     ) -> RequestRefusedError | _TryAgainError:
         message = self._hidden(message)
         if status is not None and status < SERVER_ERROR and status not in RETRIED_STATUSES:
             return RequestRefusedError(status, message)
         told = message if status is None else f"{status}: {message}"
-        return _TryAgainError(told, status=status, retry_after_s=retry_after_s)
+        return _TryAgainError(told, status=status, retry_after_s=retry_after_s, is_reply=is_reply)
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, HIDDEN) if self._key else text
@@ -210,9 +217,19 @@ def _retry_after_s(value: str | None) -> float | None:
     return max(0.0, (aware - datetime.now(UTC)).total_seconds())
 
 
+def _beginning(response: httpx2.Response) -> str:
+    """The text of an error's body; of a large one its beginning."""
+    body = bytearray()
+    for piece in response.iter_bytes():
+        body += piece
+        if len(body) >= MAX_ERROR_BYTES:
+            break
+    return body.decode("utf-8", errors="replace")
+
+
 def _json_of(response: httpx2.Response) -> Any:
     response.read()
     try:
         return response.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenReplyError("the reply is not JSON") from error

@@ -28,8 +28,9 @@ class EndpointModel:
     """Implements `generate` and `loglikelihoods` of `moe_ray.engines.base.Engine` over an API.
 
     Whose fault an error is decides what becomes of it. The answer's own: the API refused this request, or failed on
-    it (500) though it answers a plain one right afterwards; the answer carries the error. The API's: it stayed silent,
-    busy or closed; `EngineLostError` ends the replica, and nothing of the shard is kept.
+    it (500, or a reply that cannot be read) though it answers a plain one right afterwards; the answer carries the
+    error. The API's: it stayed silent, busy or closed; `EngineLostError` ends the replica, and nothing of the shard is
+    kept.
     """
 
     def __init__(self, client: EndpointClient, dialect: Dialect) -> None:
@@ -59,10 +60,10 @@ class EndpointModel:
                 self._require_plain_answer()
             raise
         except UnansweredError as error:
-            if error.status != SERVER_ERROR:
+            if error.status != SERVER_ERROR and not error.is_reply:
                 raise
             self._require_plain_answer()
-            raise RequestRefusedError(SERVER_ERROR, str(error)) from error
+            raise RequestRefusedError(error.status, str(error)) from error
 
     @cached_property
     def _asking(self) -> Asking | None:

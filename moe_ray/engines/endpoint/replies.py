@@ -1,18 +1,27 @@
-"""Reading what an OpenAI-compatible API replies: JSON at once, or a stream of events."""
+"""Reading what an OpenAI-compatible API replies: JSON at once, or a stream of events.
+
+A reply comes from somebody else: whatever it is, it becomes an answer or a `BrokenReplyError`.
+"""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 
+from moe_ray.characters import whole_characters
+
 MAX_MESSAGE_CHARACTERS = 300
-EVENT = "data:"
+# Far above any answer with its log-probabilities; a reply without an end must not fill the memory.
+MAX_REPLY_BYTES = 64 << 20
+MAX_TOKEN_COUNT = 2**31 - 1
+EVENT = b"data:"
 END_OF_EVENTS = "[DONE]"
 
-ItemT = TypeVar("ItemT")
+_LINE_END = re.compile(rb"[\r\n]")
 
 
 class BrokenReplyError(Exception):
@@ -71,15 +80,15 @@ def read_reply(response: httpx2.Response, start_s: float, deadline_s: float) -> 
     choice = _first_choice(payload)
     if choice is None:
         raise BrokenReplyError("the reply holds no choices")
-    return _reply([_piece(choice)], choice.get("finish_reason"), payload, None, start_s)
+    return _reply([_piece(choice)], _finish_reason(choice), payload, None, start_s)
 
 
 def _streamed(response: httpx2.Response, start_s: float, deadline_s: float) -> Reply:
     growing, ended = _Growing(), False
-    for line in _until(deadline_s, response.iter_lines()):
+    for line in _lines(_until(deadline_s, response.iter_bytes())):
         if not line.startswith(EVENT):
             continue
-        data = line.removeprefix(EVENT).strip()
+        data = line.removeprefix(EVENT).strip().decode("utf-8", errors="replace")
         if data == END_OF_EVENTS:
             ended = True
             break
@@ -100,7 +109,7 @@ def _take(growing: _Growing, event: dict[str, Any], elapsed_s: float) -> None:
     if piece.text or piece.reasoning:
         growing.first_s = elapsed_s if growing.first_s is None else growing.first_s
         growing.pieces.append(piece)
-    growing.finish_reason = choice.get("finish_reason") or growing.finish_reason
+    growing.finish_reason = _finish_reason(choice) or growing.finish_reason
 
 
 def _reply(
@@ -112,8 +121,8 @@ def _reply(
         text="".join(piece.text for piece in pieces),
         reasoning="".join(piece.reasoning for piece in pieces) or None,
         finish_reason=reason,
-        num_prompt_tokens=counts.get("prompt_tokens"),
-        num_completion_tokens=counts.get("completion_tokens"),
+        num_prompt_tokens=_count(counts.get("prompt_tokens")),
+        num_completion_tokens=_count(counts.get("completion_tokens")),
         num_reasoning_tokens=_num_reasoning_tokens(counts),
         time_to_first_token_s=first_s,
         total_s=time.perf_counter() - start_s,
@@ -121,18 +130,49 @@ def _reply(
     )
 
 
-def _until(deadline_s: float, items: Iterator[ItemT]) -> Iterator[ItemT]:
-    """Pass `items` on until the deadline: an API that sends a byte now and then would never time out."""
-    for item in items:
+def _until(deadline_s: float, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass `pieces` on until the deadline: an API that sends a byte now and then would never time out.
+
+    Raises `BrokenReplyError` when they are too large together.
+    """
+    num_bytes = 0
+    for piece in pieces:
         if time.perf_counter() > deadline_s:
             raise httpx2.ReadTimeout("the reply is not whole")
-        yield item
+        num_bytes += len(piece)
+        if num_bytes > MAX_REPLY_BYTES:
+            raise BrokenReplyError(f"the reply is larger than {MAX_REPLY_BYTES >> 20} MiB")
+        yield piece
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Split a stream at its line ends, and not at other characters that end a line elsewhere (U+2028, U+0085)."""
+    pending: list[bytes] = []
+    for piece in pieces:
+        *whole, rest = _LINE_END.split(piece)
+        if whole:
+            yield b"".join([*pending, whole[0]])
+            yield from whole[1:]
+            pending = []
+        pending.append(rest)
+    yield b"".join(pending)
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens that can be one; None for anything else."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKEN_COUNT
+    return value if is_count else None  # type: ignore[return-value]
+
+
+def _finish_reason(choice: dict[str, Any]) -> str | None:
+    reason = choice.get("finish_reason")
+    return reason if reason is None or isinstance(reason, str) else _shortened(_dumped(reason))
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenReplyError(f"the reply is not JSON: {_shortened(text)}") from error
     if not isinstance(value, dict):
         raise BrokenReplyError(f"the reply is no JSON object: {_shortened(text)}")
@@ -144,7 +184,7 @@ def _refuse_error(payload: dict[str, Any]) -> None:
     error = payload.get("error")
     if error:
         code = error.get("code") if isinstance(error, dict) else None
-        raise BrokenReplyError(error_message(json.dumps(payload)), code if isinstance(code, int) else None)
+        raise BrokenReplyError(_message_of(payload), code if isinstance(code, int) else None)
 
 
 def _first_choice(payload: dict[str, Any]) -> dict[str, Any] | None:
@@ -183,15 +223,27 @@ def error_message(body: str) -> str:
     """Return what an error's body says, in one line: its message and code where it is JSON, its beginning elsewhere."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _shortened(body)
+    return _message_of(value)
+
+
+def _message_of(value: Any) -> str:
     told = value.get("error", value.get("detail", value)) if isinstance(value, dict) else value
     if isinstance(told, dict) and isinstance(told.get("message"), str):
         code = told.get("code")
         return _shortened(told["message"] + (f" ({code})" if isinstance(code, str) else ""))
-    return _shortened(told if isinstance(told, str) else json.dumps(told))
+    return _shortened(told if isinstance(told, str) else _dumped(told))
+
+
+def _dumped(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return "nested too deeply to be shown"
 
 
 def _shortened(text: str) -> str:
-    line = " ".join(text.split()) or "no reason given"
+    # No more is split than is shown: a body may be large.
+    line = " ".join(whole_characters(text[: 4 * MAX_MESSAGE_CHARACTERS]).split()) or "no reason given"
     return line if len(line) <= MAX_MESSAGE_CHARACTERS else f"{line[: MAX_MESSAGE_CHARACTERS - 3]}..."

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from moe_ray.characters import whole_characters
 from moe_ray.errors import DataError
 
 
@@ -27,8 +28,7 @@ def token_blocks(tokenizer: Any, texts: Sequence[str], *, block_tokens: int) -> 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """A text's tokens, and none around it. Half a surrogate pair, which is no character, is read as a question mark."""
-    readable = text.encode("utf-8", errors="replace").decode("utf-8")
-    ids: list[int] = tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"]
+    ids: list[int] = tokenizer(whole_characters(text, "?"), add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from moe_ray.characters import whole_characters
 from moe_ray.moe.apart.blocks import end_token, plain_ids
 from moe_ray.moe.running import load_for_construction, load_tokenizer
 from moe_ray.routing.device import visible_device
@@ -17,7 +18,7 @@ MAX_WINDOW_TOKENS = 1024
 def bits_per_byte(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
     """Return the bits that the model needs for a byte of `texts`, each text for itself, its end token left out."""
     nats = sum(nats_by_text(model, tokenizer, texts))
-    return nats / math.log(2) / sum(len(text.encode("utf-8", errors="replace")) for text in texts)
+    return nats / math.log(2) / sum(len(whole_characters(text, "?").encode()) for text in texts)
 
 
 def nats_by_text(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[float]:

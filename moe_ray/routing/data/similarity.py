@@ -14,6 +14,8 @@ from itertools import takewhile
 import numpy as np
 import numpy.typing as npt
 
+from moe_ray.characters import whole_characters
+
 NEAR_PERCENT = 70
 SHINGLE_WORDS = 3
 
@@ -110,4 +112,4 @@ def _num_common(words: list[list[str]]) -> int:
 
 
 def _hash(shingle: str) -> int:
-    return int.from_bytes(blake2b(shingle.encode(errors="replace"), digest_size=_HASH_BYTES).digest())
+    return int.from_bytes(blake2b(whole_characters(shingle, "?").encode(), digest_size=_HASH_BYTES).digest())

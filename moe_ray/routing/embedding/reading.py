@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from moe_ray.characters import whole_characters
+
 # Tokens of prose have four or five characters, runs of spaces a few dozen: what is cut away would hardly ever be read.
 CHARACTERS_PER_TOKEN = 32
 MAX_BATCH_NUMBERS = 1 << 20  # that are looked up at once: 4 MiB in float32
@@ -20,9 +22,7 @@ def token_ids(
     """
     if not texts:
         return []
-    cut = [
-        text[: max_tokens * CHARACTERS_PER_TOKEN].encode("utf-8", errors="replace").decode("utf-8") for text in texts
-    ]
+    cut = [whole_characters(text[: max_tokens * CHARACTERS_PER_TOKEN], "?") for text in texts]
     encoded = tokenizer(
         cut,
         add_special_tokens=with_special_tokens,

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from moe_ray.characters import whole_characters
+
 CHARACTERS_PER_TOKEN = 16  # beyond what tokenizers reach on prose, so that one cut is mostly enough
 
 TokenIds = list[int]
@@ -24,7 +26,7 @@ class TextReader:
         They are those of the tokenizer on the whole text, but of a very long one no more is read than fills them. A
         half of a surrogate pair, which is no character, is read as a question mark.
         """
-        whole = [text.encode("utf-8", errors="replace").decode("utf-8") for text in texts]
+        whole = [whole_characters(text, "?") for text in texts]
         rows: list[TokenIds] = [[] for _ in whole]
         pending, num_characters = list(range(len(whole))), self._max_tokens * CHARACTERS_PER_TOKEN
         while pending:
