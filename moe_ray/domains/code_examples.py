@@ -115,7 +115,7 @@ class CodeRecordTask(RecordTask):
         counts = Counter(str(error) for _, error in self._unusable)
         example_id, error = next(pair for pair in self._unusable if str(pair[1]) == counts.most_common(1)[0][0])
         raise DataError(
-            f"{len(self._unusable)} of {self._num_made} examples have tests that cannot judge a program; "
+            f"{len(self._unusable)} of {self._num_made} examples cannot be judged by their tests; "
             f"record {example_id}: {error}",
             where=self.where("columns.tests"),
             remedy=f"{error.remedy}; or leave these records out (data.ids_file)",

@@ -9,7 +9,7 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from moe_ray.domains.programs import parse, unparse
+from moe_ray.domains.programs import entry_name, parse, unparse
 
 MAX_TEST_CHARS = 2_000_000
 CANDIDATE = "candidate"
@@ -40,8 +40,8 @@ def runnable_tests(tests: Sequence[str], *, setup: str = "", entry_point: str | 
     """
     if entry_point is not None:
         _require_expression(entry_point)
-    trees = [_parsed(number, test) for number, test in enumerate(tests, 1)]
-    _refuse_missing_modules([*trees, *([tree] if (tree := parse(setup)) is not None else [])])
+    trees = [_parsed(f"test {number}", test) for number, test in enumerate(tests, 1)]
+    _refuse_missing_modules([*trees, _parsed("the setup", setup)])
     unwrapped = [_without_runners(tree) for tree in trees]
     used = _names_used(unwrapped)
     defined = {name for tree in unwrapped for name in _defined(tree)}
@@ -65,17 +65,18 @@ def runnable_tests(tests: Sequence[str], *, setup: str = "", entry_point: str | 
 
 def _require_expression(entry_point: str) -> None:
     tree = parse(entry_point)
-    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr):
+    is_expression = tree is not None and len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr)
+    if not is_expression or entry_name(entry_point) is None:
         raise UnusableTestsError(
-            f"the entry point {entry_point[:60]!r} is not a Python expression", "an entry point is a function's name"
+            f"the entry point {entry_point[:60]!r} does not name a function", "an entry point is f, or Solution().f"
         )
 
 
-def _parsed(number: int, test: str) -> ast.Module:
-    tree = parse(test, MAX_TEST_CHARS)
+def _parsed(what: str, code: str) -> ast.Module:
+    tree = parse(code, MAX_TEST_CHARS)
     if tree is None:
-        reason = f"is longer than {MAX_TEST_CHARS} characters" if len(test) > MAX_TEST_CHARS else "is not Python"
-        raise UnusableTestsError(f"test {number} {reason}", "map the role tests to a column of Python statements")
+        reason = f"is longer than {MAX_TEST_CHARS} characters" if len(code) > MAX_TEST_CHARS else "is not Python"
+        raise UnusableTestsError(f"{what} {reason}", "map the roles tests and setup to columns of Python statements")
     return tree
 
 

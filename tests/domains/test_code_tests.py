@@ -97,9 +97,14 @@ def test_a_setup_that_imports_what_is_missing_is_refused() -> None:
         runnable_tests(["assert f(1) == 2"], setup="import numpy as np")
 
 
-@pytest.mark.parametrize("entry_point", ["", "f(", "f; g", "import os", "f\nassert True"])
-def test_an_entry_point_that_is_no_expression_is_refused(entry_point: str) -> None:
-    with pytest.raises(UnusableTestsError, match="is not a Python expression"):
+def test_a_setup_that_is_no_python_is_refused() -> None:
+    with pytest.raises(UnusableTestsError, match="the setup is not Python"):
+        runnable_tests(["assert f(1) == 2"], setup="class (")
+
+
+@pytest.mark.parametrize("entry_point", ["", "f(", "f; g", "import os", "f\nassert True", "5", "[f]", "'f'"])
+def test_an_entry_point_that_names_nothing_is_refused(entry_point: str) -> None:
+    with pytest.raises(UnusableTestsError, match="does not name a function"):
         runnable_tests([CHECK], entry_point=entry_point)
 
 

@@ -111,7 +111,7 @@ def test_tests_that_nothing_calls_are_refused_with_the_column_their_number_and_a
     with pytest.raises(DataError) as caught:
         load(tmp_path, records, "code", columns=HUMANEVAL_COLUMNS)
     assert caught.value.where == "domains.field.columns.tests"
-    assert "3 of 4 examples have tests that cannot judge a program" in caught.value.what
+    assert "3 of 4 examples cannot be judged by their tests" in caught.value.what
     assert "record T/" in caught.value.what
     assert "nothing calls check(candidate)" in caught.value.what
     assert "entry_point" in (caught.value.remedy or "")
