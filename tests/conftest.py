@@ -5,15 +5,25 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, Phase, settings
 
 OBJECT_STORE_BYTES = 150 << 20
 
-# The same inputs in every run, and no judgement by the clock: the tests pass or fail alike on every machine.
-settings.register_profile("moe_ray", derandomize=True, deadline=None)
-settings.load_profile("moe_ray")
+# "quick": the same inputs in every run, and no judgement by the clock: the tests pass or fail alike on every machine.
+# "thorough": thousands of other inputs (HYPOTHESIS_PROFILE=thorough). A failing input is shown as it is, because
+# shrinking a damaged file takes minutes.
+FUZZING: dict[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "phases": [Phase.explicit, Phase.generate],
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.large_base_example, HealthCheck.data_too_large],
+}
+settings.register_profile("quick", max_examples=40, derandomize=True, **FUZZING)
+settings.register_profile("thorough", max_examples=500, **FUZZING)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="session")

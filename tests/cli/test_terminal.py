@@ -77,7 +77,7 @@ def test_an_event_of_a_run_is_told_in_lines_that_cannot_be_mistaken_for_others()
             display.replica("m-1", "m", "failed", "HTTP 500\nReport: /tmp/forged\x1b[2J")
 
     lines = drawn(show).splitlines()
-    assert lines[0].startswith("m-1: failed")
+    assert lines[0].startswith("m-1: could not load its model")
     assert [line for line in lines[1:] if not line.startswith(" ")] == []
 
 

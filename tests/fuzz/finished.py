@@ -32,7 +32,8 @@ def finished_run(folder: Path, experiment: dict[str, Any], rows: bytes) -> RunDi
     for shard in prepared.work.shards:
         run.write_shard([_answer(cell, shard.id) for cell in shard.cells])
     for model in loaded.config.models:
-        run.write_telemetry(_telemetry(model, session.session))
+        identity = prepared.checkpoints[model].identity.key
+        run.write_telemetry(_telemetry(model, session.session, identity))
     end_session(session, "complete", len(prepared.work.cells))
     run.write_manifest(manifest)
     pipeline.score(run)
@@ -67,13 +68,14 @@ def _answer(cell: Cell, shard: str) -> Answer:
     )
 
 
-def _telemetry(model: str, session: str) -> ReplicaTelemetry:
+def _telemetry(model: str, session: str, identity: str) -> ReplicaTelemetry:
     probe = ProbeTiming(
         example_id="t0", num_prompt_tokens=3, num_completion_tokens=2, time_to_first_token_s=0.1, total_s=0.5
     )
     return ReplicaTelemetry(
         replica=f"{model}-0",
         model=model,
+        identity=identity,
         session=session,
         node="node",
         pid=1,

@@ -38,7 +38,7 @@ def {name}(xs: List[int]):
     {shown!r}
     """
 '''
-INPUTS = ([3, 1, 2], [], [10, -4, 7, 7], list(range(12)))
+INPUTS: tuple[list[int], ...] = ([3, 1, 2], [], [10, -4, 7, 7], list(range(12)))
 
 
 def generated() -> list[dict[str, Any]]:
