@@ -1,7 +1,7 @@
 """The run, from the experiment file to the report. Everything else only serves these steps."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from moe_ray.preparation import Prepared
 from moe_ray.store.lock import exclusive
 from moe_ray.store.opening import begin_session, end_session
 from moe_ray.store.records import GivenUp, Manifest
+from moe_ray.store.reuse import reusable_keys, reuse_answers
 from moe_ray.store.run_directory import RunDirectory, disk_errors
 from moe_ray.stored_run import StoredRun
 
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What a run would do on a fleet. `changes` says what became of its data since its last session."""
+    """What a run would do on a fleet. `changes` says what became of its data since its last session.
+
+    `reused` counts the answers that other run directories would give.
+    """
 
     checkpoints: Mapping[str, Checkpoint]
     work: Workload
@@ -41,6 +45,7 @@ class RunPlan:
     simulation: Simulation
     router: "WantedRouter | None"
     changes: tuple[str, ...] = ()
+    reused: Mapping[Path, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +58,14 @@ class Outcome:
     abandoned: tuple[Abandoned, ...]
 
 
-def plan(experiment: LoadedExperiment, fleet: Fleet, *, only: str | None = None) -> RunPlan:
+def plan(
+    experiment: LoadedExperiment, fleet: Fleet, *, only: str | None = None, reuse: Sequence[RunDirectory] = ()
+) -> RunPlan:
     """Say what a run would compute and where, without Ray and without a model."""
-    prepared = preparation.prepare(experiment, only=only)
+    prepared, reused = preparation.prepare(experiment, only=only), dict[Path, int]()
+    for source in reuse:
+        keys = reusable_keys(source, preparation.wanted_keys(prepared))
+        prepared, reused[source.path] = preparation.with_done(experiment.config, prepared, keys), len(keys)
     placement = place_models(experiment.config, prepared.work, prepared.checkpoints, fleet)
     simulation = simulate(fleet, placement.demands, prepared.work.shards, placement.costs)
     return RunPlan(
@@ -66,6 +76,7 @@ def plan(experiment: LoadedExperiment, fleet: Fleet, *, only: str | None = None)
         simulation=simulation,
         router=_wanted_router(experiment, prepared),
         changes=prepared.changes,
+        reused=reused,
     )
 
 
@@ -78,9 +89,16 @@ def _wanted_router(experiment: LoadedExperiment, prepared: Prepared) -> "WantedR
         return wanted_router(experiment, prepared.examples, prepared.run)
 
 
-def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str | None = None) -> Outcome:
+def evaluate(
+    experiment: LoadedExperiment,
+    observer: RunObserver,
+    *,
+    only: str | None = None,
+    reuse: Sequence[RunDirectory] = (),
+) -> Outcome:
     """Fill the cells that are missing, grade all answers, and write the report.
 
+    Answers of the run directories in `reuse` to cells that are wanted here are copied first.
     Whatever ends this call, answers that were committed stay; the same call resumes.
     """
     observer.stage("Reading data and checkpoints")
@@ -91,7 +109,7 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
     run.prepare()
     with exclusive(run, observer.stage), disk_errors(run.path):
         manifest = preparation.begin(experiment, prepared)
-        work, abandoned = _work(experiment, prepared, manifest, observer, only)
+        work, abandoned = _work(experiment, prepared, manifest, observer, only, reuse)
         run.merge_answers()
         if run.graded != stored_run.grading_fingerprint(run):
             observer.stage("Grading answers")
@@ -103,16 +121,23 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
 
 
 def _work(
-    experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, observer: RunObserver, only: str | None
+    experiment: LoadedExperiment,
+    prepared: Prepared,
+    manifest: Manifest,
+    observer: RunObserver,
+    only: str | None,
+    reuse: Sequence[RunDirectory],
 ) -> tuple[Workload, list[Abandoned]]:
     """Ask the router, if there is one, and compute what the store lacks, as one session of the run."""
     run = prepared.run
+    prepared = _reuse(experiment, prepared, reuse, observer)
     session = begin_session(manifest, len(prepared.work.done))
     run.write_manifest(manifest)
     status, abandoned = "failed", list[Abandoned]()
     try:
         with joining(experiment.config.runtime, observer) as join:
             prepared = _route(experiment, prepared, manifest, join, observer, only)
+            prepared = _reuse(experiment, prepared, reuse, observer)
             if prepared.work.shards:
                 abandoned = _fill_cells(experiment, prepared, manifest, join(), observer)
         status = "incomplete" if abandoned else "complete"
@@ -127,6 +152,18 @@ def _work(
         end_session(session, status, len(prepared.work.done) + run.num_committed)
         run.write_manifest(manifest)
     return prepared.work, abandoned
+
+
+def _reuse(
+    experiment: LoadedExperiment, prepared: Prepared, sources: Sequence[RunDirectory], observer: RunObserver
+) -> Prepared:
+    """Copy the answers of other run directories to the cells that are missing here."""
+    for source in sources:
+        keys = reuse_answers(prepared.run, source, preparation.wanted_keys(prepared))
+        if keys:
+            observer.stage(f"Reusing {len(keys)} answers of {source.path}")
+        prepared = preparation.with_done(experiment.config, prepared, keys)
+    return prepared
 
 
 def _route(

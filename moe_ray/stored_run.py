@@ -194,8 +194,10 @@ def _names_of(experiment: LoadedExperiment, domains: Iterable[str]) -> dict[str,
     with importable(experiment.base_dir):
         for name in domains:
             domain = experiment.config.domains[name]
-            tasks_own = domain.graders is None
-            found[name] = make_task(name, domain, experiment.base_dir).default_graders if tasks_own else domain.graders
+            graders = domain.graders
+            if graders is None:
+                graders = tuple(make_task(name, domain, experiment.base_dir).default_graders)
+            found[name] = graders
     return found
 
 

@@ -64,12 +64,13 @@ def plan(
     max_new_tokens: o.MaxNewTokens = None,
     max_examples: o.MaxExamples = None,
     only: o.Only = None,
+    reuse: o.Reuse = None,
 ) -> None:
     """Say what a run would compute and where, without starting anything."""
     from moe_ray.cli.plan import show_plan
 
     changes = o.Changes(set_ or [], model, results_dir, max_new_tokens, max_examples)
-    show_plan(o.load(file, changes), simulate, only)
+    show_plan(o.load(file, changes), simulate, only, reuse or [])
 
 
 @app.command()
@@ -81,6 +82,7 @@ def evaluate(
     max_new_tokens: o.MaxNewTokens = None,
     max_examples: o.MaxExamples = None,
     only: o.Only = None,
+    reuse: o.Reuse = None,
     allow_weak_sandbox: o.AllowWeakSandbox = False,
 ) -> None:
     """Run an experiment, or resume it, and write its report."""
@@ -88,7 +90,7 @@ def evaluate(
 
     extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
     changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    evaluate_experiment(o.load(file, changes), only)
+    evaluate_experiment(o.load(file, changes), only, reuse or [])
 
 
 @app.command()

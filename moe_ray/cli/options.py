@@ -21,6 +21,11 @@ MaxExamples = Annotated[int | None, typer.Option(help="Examples of each domain a
 AllowWeakSandbox = Annotated[bool, typer.Option(help="Run generated code though this machine lacks a protection.")]
 Only = Annotated[str | None, typer.Option(help="Fill a part of the matrix: baseline, experts or one domain.")]
 
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="RUN", help="Take answers to the same cells from another run directory; may be repeated."),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:

@@ -1,7 +1,8 @@
 """`moe-ray plan`: what a run would do, as tables."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from moe_ray.planning.fleet import Fleet, Node, cpu_slots, simulated_fleet
 from moe_ray.planning.memory import GIB
 from moe_ray.planning.plan import Workload
 from moe_ray.planning.simulate import Simulation
+from moe_ray.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from moe_ray.router_stage.stage import WantedRouter
@@ -21,14 +23,15 @@ if TYPE_CHECKING:
 MAX_STAYS_SHOWN = 40
 
 
-def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | None) -> None:
+def show_plan(experiment: LoadedExperiment, simulate: str | None, only: str | None, reuse: Sequence[Path] = ()) -> None:
     """Print the plan of `experiment` for this machine, or for the hardware that `simulate` describes."""
     runtime = experiment.config.runtime
     fleet = simulated_fleet(simulate) if simulate else _this_machine(runtime)
-    planned = pipeline.plan(experiment, fleet, only=only)
+    planned = pipeline.plan(experiment, fleet, only=only, reuse=[RunDirectory(path) for path in reuse])
     console = Console(highlight=False)
     console.print(_work_table(planned))
-    for line in (*planned.changes, *_shared_lines(planned.work)):
+    reused = [f"{number} answers would be taken from {path}." for path, number in planned.reused.items()]
+    for line in (*planned.changes, *_shared_lines(planned.work), *reused):
         console.print(line, markup=False, soft_wrap=True)
     if planned.router is not None:
         console.print(_router_line(planned.router, experiment.config.matrix), markup=False, soft_wrap=True)

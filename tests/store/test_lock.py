@@ -146,7 +146,12 @@ def test_a_lease_is_renewed_while_it_is_held(run: RunDirectory, monkeypatch: pyt
     monkeypatch.setattr(lease, "RENEW_S", 0.001)
     renewed = threading.Event()
     touch = os.utime
-    monkeypatch.setattr(os, "utime", lambda *given, **named: (touch(*given, **named), renewed.set()))
+
+    def touch_and_tell(path: Path, *, follow_symlinks: bool) -> None:
+        touch(path, follow_symlinks=follow_symlinks)
+        renewed.set()
+
+    monkeypatch.setattr(os, "utime", touch_and_tell)
     with exclusive(run):
         assert renewed.wait(10)
 
