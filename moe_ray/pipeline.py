@@ -1,7 +1,7 @@
 """The run, from the experiment file to the report. Everything else only serves these steps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from moe_ray.preparation import Prepared
 from moe_ray.store.lock import exclusive
 from moe_ray.store.opening import begin_session, end_session
 from moe_ray.store.records import GivenUp, Manifest
+from moe_ray.store.reuse import reusable_keys, reuse_answers
 from moe_ray.store.run_directory import RunDirectory, disk_errors
 from moe_ray.stored_run import StoredRun
 
@@ -38,7 +39,8 @@ class RunPlan:
     """What a run would do on a fleet.
 
     `assumed` are the domains whose data could not be reached, with their size; `notes` are those of the domains' data
-    and prompts. `changes` says what became of the data since the run's last session.
+    and prompts. `changes` says what became of the data since the run's last session. `reused` counts the answers that
+    other run directories would give.
     """
 
     checkpoints: Mapping[str, Checkpoint]
@@ -51,6 +53,7 @@ class RunPlan:
     assumed: Mapping[str, int]
     notes: Mapping[str, tuple[str, ...]]
     changes: tuple[str, ...] = ()
+    reused: Mapping[Path, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,7 @@ def plan(
     is_here: bool = True,
     sizes: Sequence[str] = (),
     speeds: Sequence[str] = (),
+    reuse: Sequence[RunDirectory] = (),
 ) -> RunPlan:
     """Say what a run would compute and where, without Ray and without a model, and refuse what `evaluate` would.
 
@@ -78,6 +82,10 @@ def plan(
     cannot be reached from here is assumed. Raises one `UserError` of all that is wrong.
     """
     prepared = preparation.prepare(experiment, only=only, assume_unreachable=not is_here)
+    reused = dict[Path, int]()
+    for source in reuse:
+        keys = reusable_keys(source, preparation.wanted_keys(prepared))
+        prepared, reused[source.path] = preparation.with_done(experiment.config, prepared, keys), len(keys)
     checkpoints = with_sizes(prepared.checkpoints, sizes)
     problems = Problems()
     preflight.gather_problems(experiment, prepared, problems, is_here=is_here)
@@ -99,6 +107,7 @@ def plan(
         assumed={name: len(one.examples) for name, one in prepared.domains.items() if is_assumed(one)},
         notes={name: domain.notes for name, domain in prepared.domains.items()},
         changes=prepared.changes,
+        reused=reused,
     )
 
 
@@ -122,9 +131,16 @@ def _stretches(run: RunDirectory) -> Iterator[Stretch]:
         yield Stretch(model=record.model, num_tokens=num_tokens, busy_s=record.busy_s, load_s=record.load_s)
 
 
-def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str | None = None) -> Outcome:
+def evaluate(
+    experiment: LoadedExperiment,
+    observer: RunObserver,
+    *,
+    only: str | None = None,
+    reuse: Sequence[RunDirectory] = (),
+) -> Outcome:
     """Fill the cells that are missing, grade all answers, and write the report.
 
+    Answers of the run directories in `reuse` to cells that are wanted here are copied first.
     Whatever ends this call, answers that were committed stay; the same call resumes.
     """
     observer.stage("Reading data and checkpoints")
@@ -135,7 +151,7 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
     run.prepare()
     with exclusive(run, observer.stage), disk_errors(run.path):
         manifest = preparation.begin(experiment, prepared)
-        work, abandoned = _work(experiment, prepared, manifest, observer, only)
+        work, abandoned = _work(experiment, prepared, manifest, observer, only, reuse)
         run.merge_answers()
         if run.graded != stored_run.grading_fingerprint(run):
             observer.stage("Grading answers")
@@ -147,16 +163,23 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
 
 
 def _work(
-    experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, observer: RunObserver, only: str | None
+    experiment: LoadedExperiment,
+    prepared: Prepared,
+    manifest: Manifest,
+    observer: RunObserver,
+    only: str | None,
+    reuse: Sequence[RunDirectory],
 ) -> tuple[Workload, list[Abandoned]]:
     """Ask the router, if there is one, and compute what the store lacks, as one session of the run."""
     run = prepared.run
+    prepared = _reuse(experiment, prepared, reuse, observer)
     session = begin_session(manifest, len(prepared.work.done))
     run.write_manifest(manifest)
     status, abandoned = "failed", list[Abandoned]()
     try:
         with joining(experiment.config.runtime, observer) as join:
             prepared = _route(experiment, prepared, manifest, join, observer, only)
+            prepared = _reuse(experiment, prepared, reuse, observer)
             if prepared.work.shards:
                 abandoned = _fill_cells(experiment, prepared, manifest, join(), observer)
         status = "incomplete" if abandoned else "complete"
@@ -171,6 +194,18 @@ def _work(
         end_session(session, status, len(prepared.work.done) + run.num_committed)
         run.write_manifest(manifest)
     return prepared.work, abandoned
+
+
+def _reuse(
+    experiment: LoadedExperiment, prepared: Prepared, sources: Sequence[RunDirectory], observer: RunObserver
+) -> Prepared:
+    """Copy the answers of other run directories to the cells that are missing here."""
+    for source in sources:
+        keys = reuse_answers(prepared.run, source, preparation.wanted_keys(prepared))
+        if keys:
+            observer.stage(f"Reusing {len(keys)} answers of {source.path}")
+        prepared = preparation.with_done(experiment.config, prepared, keys)
+    return prepared
 
 
 def _route(

@@ -1,6 +1,6 @@
 """What a run needs before it can begin."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from heapq import nsmallest
@@ -20,7 +20,7 @@ from moe_ray.engines.identity import text_settings
 from moe_ray.engines.registry import validate_engine
 from moe_ray.errors import ConfigError, OfflineError, Problems, UserError
 from moe_ray.fingerprint import fingerprint
-from moe_ray.planning.cells import Cell
+from moe_ray.planning.cells import Cell, ModelIdentity
 from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
 from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.plan import Workload, all_cells, plan_work, single_cells
@@ -158,6 +158,20 @@ def with_routes(config: ExperimentConfig, prepared: Prepared, routes: Routes, on
     identities = {name: checkpoint.identity for name, checkpoint in prepared.checkpoints.items()}
     added = single_cells(config, prepared.examples, identities, asked)
     return replace(prepared, work=plan_work(config, prepared.cells, prepared.run.done_keys(), added=added))
+
+
+def wanted_keys(prepared: Prepared) -> dict[str, ModelIdentity]:
+    """Return the keys of the cells that are not done, with the model that each asks."""
+    work = prepared.work
+    return {cell.key: prepared.checkpoints[cell.model].identity for cell in work.cells if cell.key not in work.done}
+
+
+def with_done(config: ExperimentConfig, prepared: Prepared, keys: Collection[str]) -> Prepared:
+    """Return `prepared` with the cells of these keys done."""
+    if not keys:
+        return prepared
+    added = prepared.work.cells[len(prepared.cells) :]
+    return replace(prepared, work=plan_work(config, prepared.cells, prepared.work.done.union(keys), added=added))
 
 
 def _validate_engine(name: str, model: ModelConfig) -> None:

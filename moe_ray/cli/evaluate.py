@@ -1,14 +1,20 @@
 """`moe-ray evaluate`: the pipeline with a progress display, and words for every way it can end."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from moe_ray import pipeline
 from moe_ray.cli.progress import ProgressDisplay
 from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import RunFailedError
 from moe_ray.report.tables import print_summary
+from moe_ray.store.run_directory import RunDirectory
 
 
-def evaluate_experiment(experiment: LoadedExperiment, only: str | None, *, brief: bool = False) -> pipeline.Outcome:
+def evaluate_experiment(
+    experiment: LoadedExperiment, only: str | None, reuse: Sequence[Path] = (), *, brief: bool = False
+) -> pipeline.Outcome:
     """Run or resume `experiment`, print its tables or the verdict alone, and say where the report is.
 
     Raises `RunFailedError` when work was given up: what is there is on disk and in the report.
@@ -17,7 +23,7 @@ def evaluate_experiment(experiment: LoadedExperiment, only: str | None, *, brief
     run_path = experiment.config.output.results_dir / experiment.config.name
     try:
         with ProgressDisplay(console) as display:
-            outcome = pipeline.evaluate(experiment, display, only=only)
+            outcome = pipeline.evaluate(experiment, display, only=only, reuse=[RunDirectory(path) for path in reuse])
     except KeyboardInterrupt:
         console.print(
             f"\nInterrupted. What was computed is kept in {run_path}; the same command resumes.",

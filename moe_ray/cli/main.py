@@ -66,6 +66,7 @@ def plan(
     max_new_tokens: o.MaxNewTokens = None,
     max_examples: o.MaxExamples = None,
     only: o.Only = None,
+    reuse: o.Reuse = None,
     speed: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]TOKENS", help="New tokens a second of one copy, for the time.")
     ] = None,
@@ -77,7 +78,7 @@ def plan(
     from moe_ray.cli.plan import show_plan
 
     changes = o.Changes(set_ or [], model, results_dir, max_new_tokens, max_examples)
-    show_plan(o.load(file, changes), simulate, only, sizes=size or [], speeds=speed or [])
+    show_plan(o.load(file, changes), simulate, only, reuse or [], sizes=size or [], speeds=speed or [])
 
 
 @app.command()
@@ -104,6 +105,7 @@ def evaluate(
     max_new_tokens: o.MaxNewTokens = None,
     max_examples: o.MaxExamples = None,
     only: o.Only = None,
+    reuse: o.Reuse = None,
     allow_weak_sandbox: o.AllowWeakSandbox = False,
     brief: o.Brief = False,
 ) -> None:
@@ -112,7 +114,7 @@ def evaluate(
 
     extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
     changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    evaluate_experiment(o.load(file, changes), only, brief=brief)
+    evaluate_experiment(o.load(file, changes), only, reuse or [], brief=brief)
 
 
 @app.command()

@@ -22,6 +22,11 @@ AllowWeakSandbox = Annotated[bool, typer.Option(help="Run generated code though 
 Brief = Annotated[bool, typer.Option("--brief", help="Print the verdict alone, without the tables.")]
 Only = Annotated[str | None, typer.Option(help="Fill a part of the matrix: baseline, experts or one domain.")]
 
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="RUN", help="Take answers to the same cells from another run directory; may be repeated."),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_ray import pipeline
@@ -14,6 +15,7 @@ from moe_ray.planning.memory import GIB
 from moe_ray.planning.plan import Workload
 from moe_ray.planning.simulate import Simulation
 from moe_ray.report.text_table import TextTable
+from moe_ray.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from moe_ray.router_stage.stage import WantedRouter
@@ -25,6 +27,7 @@ def show_plan(
     experiment: LoadedExperiment,
     simulate: str | None,
     only: str | None,
+    reuse: Sequence[Path] = (),
     *,
     sizes: Sequence[str] = (),
     speeds: Sequence[str] = (),
@@ -32,14 +35,19 @@ def show_plan(
     """Print the plan of `experiment` for this machine, or for the hardware that `simulate` describes."""
     runtime = experiment.config.runtime
     fleet = simulated_fleet(simulate) if simulate else _this_machine(runtime)
-    planned = pipeline.plan(experiment, fleet, only=only, is_here=simulate is None, sizes=sizes, speeds=speeds)
+    planned = pipeline.plan(
+        experiment,
+        fleet,
+        only=only,
+        is_here=simulate is None,
+        sizes=sizes,
+        speeds=speeds,
+        reuse=[RunDirectory(path) for path in reuse],
+    )
     console = output_console()
     console.print(_work_table(planned))
-    for line in (*_assumptions(experiment, planned), *planned.changes, *_shared_lines(planned.work)):
+    for line in _remarks(experiment, planned):
         console.print(line, soft_wrap=True)
-    for name, notes in planned.notes.items():
-        for note in notes:
-            console.print(f"note: {name}: {note}", soft_wrap=True)
     if planned.router is not None:
         console.print(_router_line(planned.router, experiment.config.matrix), soft_wrap=True)
     if not planned.work.shards:
@@ -130,6 +138,15 @@ def _work_table(planned: pipeline.RunPlan) -> TextTable:
     for (model, domain, kind), counts in planned.work.counts().items():
         table.add_row(model, domain, kind, str(counts.total), str(counts.done), str(counts.num_to_do))
     return table
+
+
+def _remarks(experiment: LoadedExperiment, planned: pipeline.RunPlan) -> Iterator[str]:
+    """What the tables do not show: assumptions, changed data, answers that need no computing, notes."""
+    yield from _assumptions(experiment, planned)
+    yield from planned.changes
+    yield from _shared_lines(planned.work)
+    yield from (f"{number} answers would be taken from {path}." for path, number in planned.reused.items())
+    yield from (f"note: {name}: {note}" for name, notes in planned.notes.items() for note in notes)
 
 
 def _shared_lines(work: Workload) -> Iterator[str]:

@@ -110,7 +110,7 @@ def wanted_router(experiment: LoadedExperiment, examples: Examples, run: RunDire
     hashes = FileHashes()
     name = _fingerprint(config, data.texts, hashes)
     hashes.save()
-    directory = run.router_path(f"routers/{config.kind}-{name[:FINGERPRINT_CHARACTERS]}")
+    directory = run.router_path(f"{run.routers_path.name}/{config.kind}-{name[:FINGERPRINT_CHARACTERS]}")
     return WantedRouter(config=config, query=config.query, directory=directory, fingerprint=name, data=data)
 
 

@@ -115,10 +115,10 @@ def _proven(run: RunDirectory, replicas: Sequence[str], identities: Sequence[Mod
     is_asked = pc.field("replica").isin(replicas)
     keys = run.answers_table(["replica", "key"], is_asked).group_by("replica").aggregate([("key", "min")])
     rows = run.answers_table(PROOF_COLUMNS, pc.field("key").isin(keys.column("key_min")) & is_asked).to_pylist()
-    return {row["replica"]: found for row in rows if (found := _identity_in(row, identities)) is not None}
+    return {row["replica"]: found for row in rows if (found := identity_in_key(row, identities)) is not None}
 
 
-def _identity_in(row: Mapping[str, Any], identities: Iterable[ModelIdentity]) -> str | None:
+def identity_in_key(row: Mapping[str, Any], identities: Iterable[ModelIdentity]) -> str | None:
     """Return the identity from which `row`'s key was made."""
     try:
         messages = [[message["role"], message["content"]] for message in json.loads(row["messages"])]
@@ -128,7 +128,7 @@ def _identity_in(row: Mapping[str, Any], identities: Iterable[ModelIdentity]) ->
             identity.key for identity in identities if row["key"] == key_of(row["kind"], asked, identity, decoding)
         )
         return next(found, None)
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

@@ -92,6 +92,10 @@ class RunDirectory:
     def manifest_path(self) -> Path:
         return inside(self.path, "manifest.json")
 
+    @property
+    def routers_path(self) -> Path:
+        return inside(self.path, "routers")
+
     def router_path(self, place: str) -> Path:
         """Return the directory of a router of this run, all of which lies in the run directory."""
         path = inside(self.path, place)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -148,11 +147,11 @@ def test_a_lease_is_renewed_while_it_is_held(run: RunDirectory, monkeypatch: pyt
     renewed = threading.Event()
     touch = os.utime
 
-    def touching(*given: Any, **named: Any) -> None:
-        touch(*given, **named)
+    def touch_and_tell(path: Path, *, follow_symlinks: bool) -> None:
+        touch(path, follow_symlinks=follow_symlinks)
         renewed.set()
 
-    monkeypatch.setattr(os, "utime", touching)
+    monkeypatch.setattr(os, "utime", touch_and_tell)
     with exclusive(run):
         assert renewed.wait(10)
 

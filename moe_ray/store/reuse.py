@@ -1,0 +1,104 @@
+"""Answers of other run directories, reused by their keys.
+
+A key says which checkpoint was asked what, and how, so that an answer belongs to the same cell in every run. The key of
+each row is computed again from what the row says was asked, and must be the wanted one; model names are ignored. The
+answer itself cannot be checked: whoever reuses a run directory trusts its answers.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moe_ray.planning.cells import ModelIdentity
+from moe_ray.store.answers import ANSWER_SCHEMA
+from moe_ray.store.owners import identity_in_key, one_row_for_each_key
+from moe_ray.store.records import ReplicaTelemetry
+from moe_ray.store.run_directory import RunDirectory
+
+KEYS_AT_A_TIME = 20_000
+REUSED = "reused"
+
+
+def reusable_keys(source: RunDirectory, wanted: Mapping[str, ModelIdentity]) -> frozenset[str]:
+    """Return those keys of `wanted` (key -> the model that is asked) to which `source` has a sound answer."""
+    source.manifest()  # where there is no run, say so
+    return frozenset(row["key"] for rows in _sound_rows(source, wanted) for row in rows)
+
+
+def reuse_answers(run: RunDirectory, source: RunDirectory, wanted: Mapping[str, ModelIdentity]) -> frozenset[str]:
+    """Copy the answers of `source` to the keys of `wanted` into `run`; return these keys.
+
+    The process must hold `run`. Nothing of `source` is changed. A telemetry record for each model says what the answers
+    took, as they say themselves, so that costs are those of all answers.
+    """
+    source.manifest()  # where there is no run, say so
+    taken: set[str] = set()
+    for rows in _sound_rows(source, wanted):
+        by_identity: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_identity.setdefault(wanted[row["key"]].key, []).append(row)
+        for identity, of_model in by_identity.items():
+            table = pa.Table.from_pylist(
+                [{**row, "replica": f"{REUSED}-{identity}"} for row in of_model], ANSWER_SCHEMA
+            )
+            # Through another object, because the cells that this session computes are counted in `run`.
+            RunDirectory(run.path).write_shard_table(table)
+            _record(run, identity, of_model)
+        taken.update(row["key"] for row in rows)
+    return frozenset(taken)
+
+
+def _sound_rows(source: RunDirectory, wanted: Mapping[str, ModelIdentity]) -> Iterator[list[dict[str, Any]]]:
+    keys = sorted(wanted)
+    for start in range(0, len(keys), KEYS_AT_A_TIME):
+        some = pa.array(keys[start : start + KEYS_AT_A_TIME], pa.string())
+        table = source.answers_table(ANSWER_SCHEMA.names, pc.field("key").isin(some))
+        rows = [row for row in one_row_for_each_key(table).to_pylist() if _is_sound(row, wanted[row["key"]])]
+        if rows:
+            yield rows
+
+
+def _is_sound(row: Mapping[str, Any], identity: ModelIdentity) -> bool:
+    """Say whether a row answers the cell of its key, and without an error."""
+    if row["error"] is not None or row["finish_reason"] == "error" or identity_in_key(row, [identity]) is None:
+        return False
+    if not (math.isfinite(row["total_s"]) and row["total_s"] >= 0 and row["batch_rows"] >= 1):
+        return False
+    if row["kind"] == "generate":
+        return row["text"] is not None
+    if row["sample_index"] != 0:
+        return False
+    num_continuations = len(json.loads(row["settings"])["continuations"])
+    return _are_numbers(row["loglikelihoods"], num_continuations) and _are_numbers(
+        row["loglikelihood_tokens"], num_continuations
+    )
+
+
+def _are_numbers(values: Sequence[float | None] | None, number: int) -> bool:
+    return values is not None and len(values) == number and all(v is None or math.isfinite(v) for v in values)
+
+
+def _record(run: RunDirectory, identity: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    name = f"{REUSED}-{identity}"
+    known = {record.replica: record for record in run.telemetry()}.get(name)
+    record = known or ReplicaTelemetry(
+        replica=name,
+        model=rows[0]["model"],
+        identity=identity,
+        session=REUSED,
+        node="another run",
+        pid=0,
+        device=REUSED,
+        started_at=time.time(),
+        end="finished",
+    )
+    record.busy_s += math.fsum(row["total_s"] / row["batch_rows"] for row in rows)
+    record.num_answers += len(rows)
+    record.num_prompt_tokens += sum(row["num_prompt_tokens"] for row in rows)
+    record.num_completion_tokens += sum(row["num_completion_tokens"] for row in rows)
+    run.write_telemetry(record)
