@@ -1,6 +1,6 @@
 """Every attack on the sandbox in every kind of box that works here, as a table in Markdown.
 
-    python -m benchmarks.sandbox_attacks [--backend filters] > table.md
+    python -m benchmarks.sandbox_attacks [--backend filters] [--no-groups] > table.md
 
 As root the table is root's; as an ordinary user, that user's. The attacks on memory run once more, one at a time: a
 second table gives the peak of each box, measured from outside, as a share of the limit. An attack from which a box does
@@ -22,6 +22,7 @@ from benchmarks.machine import machine_line
 from benchmarks.sandbox_peaks import Gauge, gauge, measure
 from moe_ray.errors import SandboxError
 from moe_ray.scoring.sandbox import Sandbox
+from moe_ray.scoring.sandbox import sandbox as sandbox_module
 from moe_ray.scoring.sandbox.program import BackendName
 from tests.scoring.sandbox.attacks import ATTACKS, GROUPS, Attack
 from tests.scoring.sandbox.attacks.attack import LIMIT_BYTES
@@ -39,6 +40,10 @@ WORDS = {
     "passed": "**PASSED**",
     "sandbox_failed": "**the sandbox failed**",
 }
+
+
+def no_groups() -> None:
+    """Stand in for `open_groups` on a machine where no control group can be made."""
 
 
 def opened(backend: BackendName) -> Sandbox | None:
@@ -82,8 +87,12 @@ def table(found: Sequence[Findings]) -> str:
     return "\n".join(lines)
 
 
-def shares(sandbox: Sandbox, measuring: Gauge) -> dict[str, float]:
-    """Return, for every attack on memory that this box claims to hold, its peak as a share of the limit."""
+def shares(backend: BackendName, measuring: Gauge) -> dict[str, float]:
+    """Return, for every attack on memory that this box claims to hold, its peak as a share of the limit.
+
+    The box is opened here, so that a control group of its own is made below the one that measures.
+    """
+    sandbox = Sandbox.open(CONFIG, backend=backend)
     with tempfile.TemporaryDirectory(prefix="moe-ray-outside-") as name:
         Path(name).chmod(0o777)
         programs = {attack.name: attack.program(Path(name)) for attack in claimed(ON_MEMORY, sandbox)}
@@ -111,13 +120,17 @@ def main() -> int:
     """Print the table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=BACKENDS, action="append")
-    chosen = parser.parse_args().backend or BACKENDS
+    parser.add_argument("--no-groups", action="store_true", help="as on a machine where no control group can be made")
+    arguments = parser.parse_args()
+    if arguments.no_groups:
+        setattr(sandbox_module, "open_groups", no_groups)  # noqa: B010  (mypy forbids the plain assignment)
+    chosen = arguments.backend or BACKENDS
     sandboxes = [sandbox for backend in chosen if (sandbox := opened(backend)) is not None]
     found = [attacked(sandbox) for sandbox in sandboxes]
     print(f"{len(ATTACKS)} attacks. {machine()}.")
     print(table(found))
     with gauge() as measuring:
-        peaks = {sandbox.protections.backend: shares(sandbox, measuring) for sandbox in sandboxes}
+        peaks = {box: shares(box, measuring) for box in [sandbox.protections.backend for sandbox in sandboxes]}
     print(f"\n### Peak memory as a share of the limit of {LIMIT_BYTES >> 20} MiB, measured {measuring.how}\n")
     print(peak_table(peaks))
     wrong = [f"{findings.backend}: {name}: {end}" for findings in found for name, end in findings.surprises.items()]

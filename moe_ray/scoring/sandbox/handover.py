@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from moe_ray.scoring.sandbox.groups import Groups, Seat
@@ -33,7 +33,10 @@ def handed_over(groups: Groups | None, worker: int, memory_bytes: int) -> Iterat
         proc_fd = _open_proc()
         if proc_fd is not None:
             stack.callback(os.close, proc_fd)
-        seat = None if groups is None else stack.enter_context(groups.seat(worker, memory_bytes))
+        seat = None
+        if groups is not None:
+            with suppress(OSError):  # somebody removed the group; the warden still counts
+                seat = stack.enter_context(groups.seat(worker, memory_bytes))
         group_fd = None if seat is None else seat.procs_fd
         yield Handover(settings={"proc_fd": proc_fd, "group_fd": group_fd}, seat=seat)
 

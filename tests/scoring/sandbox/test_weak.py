@@ -60,6 +60,7 @@ def test_a_run_says_what_is_missing_before_it_starts(
     assert reported(app) == EXIT_USAGE
     said = capsys.readouterr().err
     assert "no protection of network, filesystem_writes, filesystem_reads, processes" in said
+    assert "memory (shared memory, " in said
     assert "--allow-weak-sandbox" in said
     assert not list((experiment.parent / "results").rglob("manifest*"))
 
@@ -72,7 +73,9 @@ def test_a_run_that_accepts_it_has_it_in_its_manifest(experiment: Path) -> None:
     sandbox = prepared.run.manifest().sandbox
     assert sandbox is not None
     assert sandbox["backend"] == "limits"
-    assert {"network", "filesystem_reads", "processes"} <= set(sandbox["missing"])
+    assert {"network", "filesystem_reads", "processes", "memory"} <= set(sandbox["missing"])
+    assert {"shared memory", "child processes"} <= set(sandbox["memory_gaps"])
+    assert sandbox["control_group"] is False
 
 
 def test_the_grader_of_a_run_uses_the_sandbox_that_its_beginning_opened(

@@ -17,10 +17,10 @@ MAX_STACK_BYTES = 8 << 20
 MAX_PENDING_SIGNALS = 16
 
 
-def close_all_but(keep: tuple[int, ...]) -> None:
+def close_all_but(*keep: int | None) -> None:
     """Close every descriptor above 2 that is not in `keep`."""
     last = 2
-    for fd in sorted(keep):
+    for fd in sorted(fd for fd in keep if fd is not None):
         os.closerange(last + 1, fd)
         last = max(last, fd)
     os.closerange(last + 1, 4096)
@@ -32,9 +32,16 @@ def hide_from_siblings() -> None:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
-def confine(settings: dict[str, Any], uid: int | None, parent: int) -> None:
-    """Apply limits, another user (`uid`, when the process may), and the kernel's filters to this process, which ends
-    with `parent`.
+def file_rules(settings: dict[str, Any]) -> int | None:
+    """Return the rules about files as a descriptor, made once for all children; None where there are none."""
+    if sys.platform != "linux" or not settings["filters"] or kernel.landlock_abi() == 0:
+        return None
+    return kernel.file_rules(settings["read_paths"], settings["list_paths"], settings["write_paths"])
+
+
+def confine(settings: dict[str, Any], uid: int | None, parent: int, ruleset: int | None) -> None:
+    """Apply limits, another user (`uid`, when the process may), `file_rules` and the kernel's filters to this process,
+    which ends with `parent`.
 
     Raises `OSError` when the kernel refuses one, so that nothing runs half confined, and when the parent is gone.
     """
@@ -55,8 +62,8 @@ def confine(settings: dict[str, Any], uid: int | None, parent: int) -> None:
         return
     kernel.drop_capabilities()
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    if kernel.landlock_abi() > 0:
-        kernel.restrict_files(settings["read_paths"], settings["list_paths"], settings["write_paths"])
+    if ruleset is not None:
+        kernel.restrict_files(ruleset)
     instructions = syscalls.denying_filter(
         os.uname().machine, os.getpid(), threads=settings["threads"], shared_files=settings["shared_files"]
     )

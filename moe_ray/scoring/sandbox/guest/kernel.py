@@ -67,10 +67,10 @@ def landlock_abi() -> int:
     return int(max(result, 0))
 
 
-def restrict_files(read_paths: list[str], list_paths: list[str], write_paths: list[str]) -> None:
-    """Forbid every file outside these paths, for good; needs no_new_privs. Of `list_paths` only names can be read.
+def file_rules(read_paths: list[str], list_paths: list[str], write_paths: list[str]) -> int:
+    """Return a descriptor of rules that forbid every file outside these paths. Of `list_paths` only names can be read.
 
-    TCP, abstract sockets and signals go too where the kernel's Landlock knows them. Raises `OSError`.
+    TCP, abstract sockets and signals are forbidden too where the kernel's Landlock knows them. Raises `OSError`.
     """
     abi = landlock_abi()
     handled = (1 << {0: 0, 1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
@@ -78,29 +78,34 @@ def restrict_files(read_paths: list[str], list_paths: list[str], write_paths: li
     size = ctypes.c_size_t(len(attributes))
     created = _libc.syscall(ctypes.c_long(LANDLOCK_CREATE), ctypes.c_char_p(attributes), size, ctypes.c_uint(0))
     ruleset = _checked(created, "landlock")
-    for path in read_paths:
-        _allow(ruleset, path, LANDLOCK_READ_ONLY & handled)
-    for path in list_paths:
-        _allow(ruleset, path, LANDLOCK_LIST_ONLY & handled)
-    for path in write_paths:
-        _allow(ruleset, path, handled & ~1)
-    _checked(_libc.syscall(ctypes.c_long(LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0)), "landlock")
-    os.close(ruleset)
+    access = ((read_paths, LANDLOCK_READ_ONLY & handled), (list_paths, LANDLOCK_LIST_ONLY), (write_paths, handled & ~1))
+    rule = ctypes.create_string_buffer(12)
+    call = (ctypes.c_long(LANDLOCK_ADD_RULE), ctypes.c_int(ruleset), ctypes.c_int(LANDLOCK_PATH_BENEATH), rule)
+    for paths, allowed in access:
+        for path in paths:
+            _allow(path, allowed, rule, call)
+    return ruleset
 
 
-def _allow(ruleset: int, path: str, access: int) -> None:
+def _allow(path: str, access: int, rule: ctypes.Array[ctypes.c_char], call: tuple[object, ...]) -> None:
+    """Add one rule; `call` is prepared for all, because a box may need some hundred of them."""
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        if not os.path.isdir(path):  # noqa: PTH112  (pathlib is a slow import for a process this short)
-            access &= LANDLOCK_FILE_ONLY
-        rule = ctypes.create_string_buffer(struct.pack("=Qi", access, fd))
-        arguments = (ctypes.c_int(ruleset), ctypes.c_int(LANDLOCK_PATH_BENEATH), rule, ctypes.c_uint(0))
-        _checked(_libc.syscall(ctypes.c_long(LANDLOCK_ADD_RULE), *arguments), f"landlock {path}")
+        struct.pack_into("=Qi", rule, 0, access, fd)
+        if _libc.syscall(*call, 0) < 0:  # a file has no rights of folders
+            struct.pack_into("=Qi", rule, 0, access & LANDLOCK_FILE_ONLY, fd)
+            _checked(_libc.syscall(*call, 0), f"landlock {path}")
     finally:
         os.close(fd)
+
+
+def restrict_files(ruleset: int) -> None:
+    """Put `file_rules` into force for this process, for good; needs no_new_privs. Raises `OSError`."""
+    _checked(_libc.syscall(ctypes.c_long(LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0)), "landlock")
+    os.close(ruleset)
 
 
 def install_filter(instructions: list[tuple[int, int, int, int]]) -> None:

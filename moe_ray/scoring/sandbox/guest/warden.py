@@ -37,6 +37,7 @@ class Children:
         self.result = os.pipe()
         self.warden = os.getpid()
         self.meter = Meter(settings)
+        self.ruleset = confine.file_rules(settings)
         self.player = _fork(self._be_player, settings)
         self.judge = _fork(self._be_judge, settings)
         for fd in (*self.requests, *self.replies, self.output[1], self.result[1], STDIN):
@@ -48,9 +49,9 @@ class Children:
         null = os.open("/dev/null", os.O_RDONLY)
         for source, target in ((null, 0), (self.output[1], 1), (self.output[1], 2)):
             os.dup2(source, target)
-        confine.close_all_but((self.requests[0], self.replies[1]))
+        confine.close_all_but(self.requests[0], self.replies[1], self.ruleset)
         os.chdir(settings["scratch"])
-        confine.confine(settings, settings["player_uid"], self.warden)
+        confine.confine(settings, settings["player_uid"], self.warden, self.ruleset)
         play(self.requests[0], self.replies[1])
 
     def _be_judge(self, settings: dict[str, Any]) -> None:
@@ -59,9 +60,9 @@ class Children:
         null = os.open("/dev/null", os.O_RDWR)
         for target in (0, 1, 2):
             os.dup2(null, target)
-        confine.close_all_but((job_fd, self.requests[1], self.replies[0], self.result[1]))
+        confine.close_all_but(job_fd, self.requests[1], self.replies[0], self.result[1], self.ruleset)
         os.chdir(settings["scratch"])
-        confine.confine(settings, settings["judge_uid"], self.warden)
+        confine.confine(settings, settings["judge_uid"], self.warden, self.ruleset)
         job = wire.decode(wire.receive(job_fd), _no_object)
         os.close(job_fd)
         wire.send(self.result[1], wire.encode(judge(job, Link(self.requests[1], self.replies[0]))))
