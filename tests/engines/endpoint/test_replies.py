@@ -32,8 +32,7 @@ def read(body: bytes, content_type: str) -> None:
     now = time.perf_counter()
     try:
         reply = read_reply(response, now, now + 60)
-    except BrokenReplyError as error:
-        assert len(str(error)) < 1000
+    except BrokenReplyError:
         return
     assert isinstance(reply.text, str)
     assert reply.finish_reason is None or isinstance(reply.finish_reason, str)
