@@ -221,8 +221,9 @@ def _leave(processes: LocalProcesses, patience_s: float) -> None:
 def _initialise(runtime: RuntimeConfig, address: str | None, temp_dir: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray itself ends a process, with lines of its own, when its head was away for so long.
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(math.ceil(2 * runtime.ray_timeout_s)))
+    # Ray itself aborts a process, with lines of its own, when its head was away for so long (60 s where this is unset).
+    limit_s = math.ceil(max(60.0, 2 * runtime.ray_timeout_s))
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(limit_s))
     with _own_sigterm():
         if address is None:
             _start(temp_dir)

@@ -69,7 +69,7 @@ def _spelled(dialect: Dialect, way: _Way, ask: Ask, prompt: Prompt, continuation
     reply = ask(dialect.path, body)
     try:
         return way.read(reply.payload, _num_drawn(way, reply)), reply
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _UnreadableError(NO_LIKELIHOODS) from error
 
 
@@ -92,7 +92,9 @@ def _read_echo(payload: dict[str, Any], num_drawn: int) -> _Spelled:
     """Echoed prompts list the drawn tokens behind the prompt's."""
     told = payload["choices"][0]["logprobs"]
     num_prompt = len(told["tokens"]) - num_drawn
-    return _Spelled(tokens=tuple(told["tokens"][:num_prompt]), values=_values(told["token_logprobs"][:num_prompt]))
+    return _Spelled(
+        tokens=tuple(map(str, told["tokens"][:num_prompt])), values=_values(told["token_logprobs"][:num_prompt])
+    )
 
 
 def _read_prompt_logprobs(payload: dict[str, Any], _num_drawn: int) -> _Spelled:

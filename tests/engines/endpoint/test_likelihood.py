@@ -1,5 +1,6 @@
 """Log-likelihoods over an API, held against a closed form, and against the transformers engine on a real model."""
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -173,3 +174,24 @@ def test_a_real_model_has_the_likelihoods_that_the_transformers_engine_gives_it(
         assert theirs.error == mine.error
         assert theirs.loglikelihoods == pytest.approx(mine.loglikelihoods, abs=1e-4)
         assert theirs.num_tokens == mine.num_tokens
+
+
+STRANGE = {
+    "tokens that are numbers": ("tokens", [1, 2, 3]),
+    "half a character": ("tokens", ["a\ud800", "b", "c"]),
+    "no tokens": ("tokens", None),
+    "a number that no float holds": ("token_logprobs", [None, -(10**400), -1.0]),
+    "numbers that are texts": ("token_logprobs", [None, "low", "lower"]),
+    "lists": ("token_logprobs", [[], [], []]),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_log_probabilities_of_another_shape_are_none_given(api: Api, name: str) -> None:
+    key, value = STRANGE[name]
+    told = {"tokens": ["a", " b", " c"], "token_logprobs": [None, -1.0, -1.0], key: value}
+    choice = {"text": "", "finish_reason": "length", "logprobs": told}
+    strange = Fault(status=200, body=json.dumps({"choices": [choice]}))
+    api.broken = lambda body: strange if "echo" in body or "prompt_logprobs" in body else None
+    (answer,) = likelihoods(api, PROMPT)
+    assert (answer.error, answer.loglikelihoods) == (NONE_GIVEN, ())
