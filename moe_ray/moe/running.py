@@ -38,7 +38,7 @@ class TokenBatch:
 def load_for_construction(directory: Path, *, device: str = "cpu", experts_implementation: str | None = None) -> Any:
     """Load a checkpoint in float32 and evaluation mode, with transformers alone. Raises `ModelError`."""
     architectures.register()
-    chosen = {"experts_implementation": experts_implementation} if experts_implementation else {}
+    chosen: dict[str, Any] = {"experts_implementation": experts_implementation} if experts_implementation else {}
     try:
         model = read_pretrained(transformers.AutoModelForCausalLM, directory, dtype=torch.float32, **chosen)
     except Exception as error:
