@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from pydantic import ValidationError
 
 from moe_ray.comparison.columns import IntArray
 from moe_ray.comparison.costs import CellCosts
@@ -13,6 +14,7 @@ from moe_ray.comparison.routed_systems import RoutedExamples
 from moe_ray.comparison.run_matrix import RunMatrix
 from moe_ray.comparison.sweep import threshold_sweep
 from moe_ray.comparison.systems import BASELINE, ORACLE, ROUTED, System
+from moe_ray.errors import RunDirectoryError, first_line
 from moe_ray.proportions import wilson_bounds
 from moe_ray.routing.calibration import calibration
 from moe_ray.routing.results import RouterTestResults
@@ -43,12 +45,23 @@ def routing_summary(
         accuracy=_accuracies(routes, gold),
         confusion=_confusion(routes, gold),
         calibration=calibration(routes.probabilities, gold),
-        test_results=None if tested is None else RouterTestResults.model_validate(tested),
+        test_results=None if tested is None else _test_results(tested),
         route_s=math.fsum(routes.seconds.tolist()) / len(routes.seconds),
         oracle_is_whole=run.is_whole,
         regret=_regrets(run, by_name),
         sweep=_sweep(run, by_name, routes, asked, cells),
     )
+
+
+def _test_results(tested: object) -> RouterTestResults:
+    try:
+        return RouterTestResults.model_validate(tested)
+    except ValidationError as error:
+        raise RunDirectoryError(
+            f"the router's test results are damaged: {first_line(error)}",
+            where="manifest.json: router.test_results",
+            remedy="restore the manifest, or run moe-ray evaluate again to test the router again",
+        ) from error
 
 
 def _places(routes: Routes) -> IntArray:

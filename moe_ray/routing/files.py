@@ -5,18 +5,21 @@ foreign.npz        the domains' means, for the score `mahalanobis` alone
 test_results.json  what was measured of it, where somebody did
 """
 
-import json
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-from zipfile import BadZipFile
+from tokenize import TokenError
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from moe_ray.config.schema import OTHER
 from moe_ray.errors import ModelError, RunDirectoryError, first_line
+from moe_ray.files import open_regular, read_json
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.routing.calibration import FloatArray, Temperatures
 from moe_ray.routing.foreign import Mahalanobis, ScoreName
@@ -30,6 +33,14 @@ FOREIGN_FILE = "foreign.npz"
 TEST_RESULTS_FILE = "test_results.json"
 TRAINING_FILE = "training.json"  # a classifier's diary, which decides nothing
 FORMAT = 1
+# What JSON, zipfile and NumPy's header parser raise on damaged files.
+READING_ERRORS = (
+    OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, SyntaxError, BadZipFile, TokenError,
+)  # fmt: skip
+_HEADERS: dict[tuple[int, int], Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)
 
@@ -182,7 +193,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what goes wrong with a missing or damaged file into a `ModelError` that names `path`."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile) as error:
+    except READING_ERRORS as error:
         raise damaged(path, first_line(error)) from error
 
 
@@ -196,14 +207,28 @@ def damaged(path: Path, what: str) -> ModelError:
 
 
 def read_arrays(path: Path) -> dict[str, FloatArray]:
-    """Read a NumPy archive of numbers; one that holds Python objects, thus code, is refused."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
+    """Read a NumPy archive of numbers. Objects, thus code, and arrays larger than the file are a `ValueError`."""
+    with open_regular(path) as file:
+        _require_arrays_that_fit(file)
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+def _require_arrays_that_fit(file: BinaryIO) -> None:
+    """Refuse arrays that are larger than the whole file: a header may claim petabytes, a packed one may hold them."""
+    num_bytes = os.fstat(file.fileno()).st_size
+    with ZipFile(file) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as array:
+                shape, _, dtype = _HEADERS[np.lib.format.read_magic(array)](array)
+            if math.prod(shape) * dtype.itemsize > num_bytes:
+                raise ValueError(f"{member.filename} claims the shape {shape}, which does not fit its file")
+    file.seek(0)
 
 
 def _read_json(path: Path) -> Any:
     with reading(path):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
 
 def _validated(path: Path, value: object, kind: type[RecordT]) -> RecordT:

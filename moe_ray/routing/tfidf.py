@@ -9,6 +9,7 @@ import numpy as np
 
 from moe_ray.config.schema import RouterConfig
 from moe_ray.errors import DataError
+from moe_ray.files import read_json
 from moe_ray.routing.calibration import FloatArray, IntArray
 from moe_ray.routing.classifier import ClassifierOutputs, Report, TrainingProgress
 from moe_ray.routing.confusion import confusion_matrix, macro_f1
@@ -107,7 +108,7 @@ class TfidfClassifier:
     def load(cls, directory: Path, *, device: str) -> Self:  # noqa: ARG003 - the protocol has it
         """Read a saved classifier; its logits are the same to the last bit. See `TextClassifier.load`."""
         with reading(directory / TERMS_FILE):
-            known = json.loads((directory / TERMS_FILE).read_text(encoding="utf-8"))
+            known = read_json(directory / TERMS_FILE)
             terms, max_words = known["terms"], known["max_words"]
             _require_terms(terms, max_words)
         with reading(directory / WEIGHTS_FILE):

@@ -106,4 +106,6 @@ def routes_of_table(table: pa.Table) -> Routes:
     ):
         if not bool(((numbers >= least) & (numbers <= most)).all()):  # NaN is neither
             raise ValueError(f"{name} outside [{least:g}, {most:g}]")
+    if not set(routes.example_domains) <= set(routes.domains):
+        raise ValueError("an example of a domain that the router does not know")
     return routes

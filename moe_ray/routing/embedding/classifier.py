@@ -19,6 +19,7 @@ from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.config.schema import RouterConfig, RouterTrainingConfig
 from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import ConfigError, DataError
+from moe_ray.files import read_json
 from moe_ray.routing.classifier import ClassifierOutputs, FloatArray, Report
 from moe_ray.routing.embedding.checkpoint import InputEmbeddings, read_input_embeddings
 from moe_ray.routing.embedding.fitting import FitSettings, LabelledFeatures, balanced_weights, fit
@@ -119,9 +120,9 @@ class EmbeddingClassifier:
         network = load_gating(directory, device=device)
         path = directory / READING_FILE
         try:
-            max_tokens = _positive(json.loads(path.read_text(encoding="utf-8"))["max_tokens"])
+            max_tokens = _positive(read_json(path)["max_tokens"])
             path = directory / TRAINING_FILE
-            training = json.loads(path.read_text(encoding="utf-8"))
+            training = read_json(path)
             path = directory / MATRIX_FILE
             matrix = load_file(path, device=device)["embeddings"]
             _require_matrix(matrix, network.num_inputs)

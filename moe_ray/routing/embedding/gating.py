@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.errors import ModelError, first_line
+from moe_ray.files import read_json
 
 SHAPE_FILE = "gating.json"
 WEIGHTS_FILE = "gating.safetensors"
@@ -29,7 +30,7 @@ def load_gating(directory: Path, *, device: str = "cpu") -> GatingNetwork:
     """Read a saved network back, in evaluation mode. Raises `ModelError` naming the missing or damaged file."""
     path = directory / SHAPE_FILE
     try:
-        network = GatingNetwork(**json.loads(path.read_text(encoding="utf-8")))
+        network = GatingNetwork(**read_json(path))
         path = directory / WEIGHTS_FILE
         network.load_state_dict(load_file(path))
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:

@@ -1,6 +1,5 @@
 """The text classifier that a transformer router stands on."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from moe_ray.config.schema import RouterConfig
 from moe_ray.engines.transformers.pretrained import read_pretrained
 from moe_ray.errors import CapacityError, first_line
+from moe_ray.files import read_json
 from moe_ray.routing.classifier import ClassifierOutputs, Report
 from moe_ray.routing.files import TRAINING_FILE, damaged, write_json
 from moe_ray.routing.texts import LabelledText
@@ -142,7 +142,7 @@ def _history(directory: Path) -> TrainingHistory:
         try:
             (directory / name).stat()
             if name.endswith(".json"):
-                json.loads((directory / name).read_bytes())
+                read_json(directory / name)
         except (OSError, ValueError) as error:
             raise damaged(directory / name, first_line(error)) from error
     try:
