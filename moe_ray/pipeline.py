@@ -90,7 +90,7 @@ def evaluate(experiment: LoadedExperiment, observer: RunObserver, *, only: str |
         run.merge_answers()
         if run.graded != stored_run.grading_fingerprint(run):
             observer.stage("Grading answers")
-            _grade(stored_run.load_run(run))
+            _grade(stored_run.load_run(run, base_dir=experiment.base_dir))
         observer.stage("Writing the report")
         summary = report(run)
     num_missing = len(work.cells) - (manifest.sessions[-1].cells_done_after or 0)

@@ -86,7 +86,7 @@ def _prepare(experiment: LoadedExperiment, only: str | None) -> Prepared:
         _validate_engine(name, model)
     domains = {name: load_domain(name, domain, experiment.base_dir) for name, domain in config.domains.items()}
     for name, domain in domains.items():
-        grading.check_grader_names(domain.graders, where=f"domains.{name}.graders")
+        grading.check_grader_names(domain.graders, where=f"domains.{name}.graders", domain=config.domains[name])
     hashes = FileHashes()
     checkpoints = {name: inspect_checkpoint(name, model, hashes) for name, model in config.models.items()}
     hashes.save()
@@ -166,6 +166,8 @@ def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:
             name: {
                 **domain.data_fingerprint,
                 "graders": list(domain.graders),
+                "grader_settings": grading.settings_of(domain.graders, config.domains[name]),
+                "grader_code": grading.code_of(domain.graders),
                 "notes": [*config.domains[name].notes, *domain.notes],
             }
             for name, domain in prepared.domains.items()

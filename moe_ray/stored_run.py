@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow.compute as pc
 
@@ -29,6 +30,7 @@ class StoredRun:
     run: RunDirectory
     config: ExperimentConfig
     manifest: Manifest
+    base_dir: Path
 
     @property
     def grader_names(self) -> dict[str, list[str]]:
@@ -37,7 +39,7 @@ class StoredRun:
 
     def graders(self) -> dict[str, Sequence[Grader]]:
         """The graders of this run, by domain."""
-        return make_all_graders(self.config, self.grader_names, self.run.path)
+        return make_all_graders(self.config, self.grader_names, self.base_dir)
 
     def work(self, graders: Mapping[str, Sequence[Grader]]) -> Iterator[DomainWork]:
         """What is to be graded, domain by domain.
@@ -101,13 +103,18 @@ def grading_fingerprint(run: RunDirectory) -> str:
             "experiment": config.model_dump(mode="json", exclude={"runtime", "output"}),
             "sandbox": config.runtime.sandbox.model_dump(mode="json", exclude={"num_workers"}),
             "graders": {domain: manifest.domains[domain]["graders"] for domain in config.domains},
+            "grader_code": {domain: manifest.domains[domain].get("grader_code", {}) for domain in config.domains},
             "given_up": sorted({entry.model for entry in manifest.given_up}),
             "versions": versions(),
         }
     )
 
 
-def load_run(run: RunDirectory, *, allow_weak_sandbox: bool = False) -> StoredRun:
-    """Read a run directory back. Raises `RunDirectoryError` when it holds no run."""
+def load_run(run: RunDirectory, *, base_dir: Path | None = None, allow_weak_sandbox: bool = False) -> StoredRun:
+    """Read a run directory back; the user's own graders lie in `base_dir`, by default in the run directory.
+
+    Raises `RunDirectoryError` when it holds no run.
+    """
     changes = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
-    return StoredRun(run=run, manifest=run.manifest(), config=load_experiment(run.config_path, changes).config)
+    config = load_experiment(run.config_path, changes).config
+    return StoredRun(run=run, manifest=run.manifest(), config=config, base_dir=base_dir or run.path)

@@ -39,7 +39,8 @@ def test_an_answer_with_an_error_is_a_failure_and_a_missing_one_is_not(grader: G
 def test_reasoning_without_an_answer_is_a_failure_and_never_graded(cut_at: int | None, reason: str) -> None:
     asked = decision_example(tests=["assert True"])
     answers = [generated(" \n", reasoning="Yes, so yes", cut_at=cut_at)]
-    for grader in [CodeGrader(SandboxConfig()), CompletenessGrader(), DecisionGrader(), RougeLGrader()]:
+    graders: list[Grader] = [CodeGrader(SandboxConfig()), CompletenessGrader(), DecisionGrader(), RougeLGrader()]
+    for grader in graders:
         scores = grader.grade(asked, "m", answers)
         assert {(score.value, score.reason, score.failed) for score in scores} == {(None, reason, True)}
 
