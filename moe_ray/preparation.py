@@ -118,7 +118,7 @@ def _load_domains(
                     raise
                 domains[name] = assume_domain(name, domain, experiment.base_dir)
             domains[name] = _with_template_note(name, experiment.config, domains[name])
-            grading.check_grader_names(domains[name].graders, where=f"domains.{name}.graders")
+            grading.check_grader_names(domains[name].graders, where=f"domains.{name}.graders", domain=domain)
     return domains
 
 
@@ -244,6 +244,8 @@ def _facts(config: ExperimentConfig, prepared: Prepared) -> RunFacts:
             name: {
                 **domain.data_fingerprint,
                 "graders": list(domain.graders),
+                "grader_settings": grading.settings_of(domain.graders, config.domains[name]),
+                "grader_code": grading.code_of(domain.graders),
                 "notes": [*config.domains[name].notes, *domain.notes],
             }
             for name, domain in prepared.domains.items()

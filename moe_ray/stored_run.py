@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,12 +46,7 @@ class StoredRun:
 
     def graders(self) -> dict[str, Sequence[Grader]]:
         """The graders of this run, by domain."""
-        with importable(self.base_dir) if self._has_own_code else nullcontext():
-            return make_all_graders(self.config, self.grader_names, self.base_dir)
-
-    @property
-    def _has_own_code(self) -> bool:
-        return any(is_own_code(name) for names in self.grader_names.values() for name in names)
+        return make_all_graders(self.config, self.grader_names, self.base_dir)
 
     def work(self, graders: Mapping[str, Sequence[Grader]]) -> Iterator[DomainWork]:
         """What is to be graded, domain by domain.
@@ -132,6 +126,7 @@ def grading_fingerprint(run: RunDirectory) -> str:
             "experiment": config.model_dump(mode="json", exclude={"runtime", "output"}),
             "sandbox": config.runtime.sandbox.model_dump(mode="json", exclude={"num_workers"}),
             "graders": _stored_names(run, manifest, config),
+            "grader_code": {domain: manifest.domains[domain].get("grader_code", {}) for domain in config.domains},
             "given_up": sorted({entry.model for entry in manifest.given_up}),
             "versions": versions(),
         }
@@ -204,7 +199,7 @@ def _names_of(experiment: LoadedExperiment, domains: Iterable[str]) -> dict[str,
     with importable(experiment.base_dir):
         for name in domains:
             domain = experiment.config.domains[name]
-            named = domain.graders
+            named = domain.grader_names
             found[name] = make_task(name, domain, experiment.base_dir).default_graders if named is None else named
     return found
 

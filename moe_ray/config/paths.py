@@ -10,6 +10,7 @@ from moe_ray.config.schema import (
     DataConfig,
     DomainConfig,
     ExperimentConfig,
+    GraderConfig,
     ModelConfig,
     RouterConfig,
     Section,
@@ -55,7 +56,7 @@ def _model(model: ModelConfig, key: KeyPath, base_of: BaseOf) -> ModelConfig:
 
 
 def _domain(domain: DomainConfig, key: KeyPath, base_of: BaseOf) -> DomainConfig:
-    graders = domain.graders and tuple(_grader(name, (*key, "graders"), base_of) for name in domain.graders)
+    graders = domain.graders and tuple(_grader(one, (*key, "graders"), base_of) for one in domain.graders)
     return _with(domain, {"data": _data(domain.data, (*key, "data"), base_of), "graders": graders})
 
 
@@ -82,10 +83,16 @@ def _router(router: RouterConfig, base_of: BaseOf) -> RouterConfig:
     return _with(router, changes)
 
 
-def _grader(name: str, key: KeyPath, base_of: BaseOf) -> str:
+def _grader(grader: str | GraderConfig, key: KeyPath, base_of: BaseOf) -> str | GraderConfig:
     """A metric script of the user's own is a path behind a prefix."""
-    prefix, colon, path = name.partition(":")
-    return f"{prefix}:{_local(path, key, base_of)}" if colon and path.startswith(LOCAL_PATH_PREFIXES) else name
+    if isinstance(grader, str):
+        prefix, colon, path = grader.partition(":")
+        return f"{prefix}:{_local(path, key, base_of)}" if colon and path.startswith(LOCAL_PATH_PREFIXES) else grader
+    settings = dict(grader.settings)
+    if ":" in grader.name:
+        # The settings of those that ship hold no paths, but patterns that may look like one.
+        settings = {name: _setting(value, (*key, name), base_of) for name, value in settings.items()}
+    return _with(grader, {"name": _grader(grader.name, key, base_of), "settings": settings})
 
 
 def _setting(value: Any, key: KeyPath, base_of: BaseOf) -> Any:

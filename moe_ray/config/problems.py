@@ -93,6 +93,11 @@ def problems_of(error: ValidationError, document: Document, root: type[BaseModel
     grouped: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         grouped.setdefault(key_path(detail, document), []).append(detail)
+    for path, details in list(grouped.items()):
+        # Where a section may stand in place of a text, what is wrong inside the section says it all.
+        inside = any(len(other) > len(path) and other[: len(path)] == path for other in grouped)
+        if inside and all(isinstance(detail["input"], dict) for detail in details):
+            del grouped[path]
     return [_problem(path, details, document, root) for path, details in grouped.items()]
 
 
@@ -208,9 +213,13 @@ def _fields_at(path: KeyPath, root: type[BaseModel]) -> Mapping[str, FieldInfo]:
 
 
 def _without_none(kind: Any) -> Any:
-    """Return what an optional field holds when it is there; any other kind as it is."""
+    """Return what an optional field holds when it is there, of several kinds the section; any other kind as it is."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
     others = [arg for arg in get_args(kind) if arg is not type(None)]
-    return others[0] if get_origin(kind) in (Union, UnionType) and len(others) == 1 else kind
+    sections = [arg for arg in others if _is_section(arg)]
+    kinds = sections if len(sections) == 1 else others
+    return kinds[0] if len(kinds) == 1 else kind
 
 
 def _is_section(kind: object) -> bool:

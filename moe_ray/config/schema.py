@@ -98,6 +98,13 @@ class DataConfig(Section):
     ids_file: str | None = Field(None, description="a file with the ids to keep: one a line, or a JSON list or object")
 
 
+class GraderConfig(Section):
+    """A grader with settings of its own."""
+
+    name: str = Field(min_length=1, description="a grader, evaluate:NAME, or a class of yours as module:Class")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of that grader")
+
+
 class PromptConfig(Section):
     """How an example becomes a prompt. Templates name columns in braces: `Question: {question}`."""
 
@@ -121,13 +128,28 @@ class DomainConfig(Section):
     columns: dict[str, str] = Field(default_factory=dict, description="role -> column, for decision, free_text, code")
     choices: tuple[str, ...] = Field((), description="the labels of a decision task")
     prompt: PromptConfig = PromptConfig()
-    graders: tuple[str, ...] | None = Field(
-        None, description="names of graders, evaluate:NAME for a metric of evaluate; default: the task's own"
+    graders: tuple[str | GraderConfig, ...] | None = Field(
+        None,
+        description="names of graders, or {name: NAME, settings: {...}}; evaluate:NAME is a metric of evaluate, "
+        "module:Class a class of yours; default: the task's own",
     )
     settings: dict[str, JsonScalar] = Field(
         default_factory=dict, description="settings of the task, such as mbpp's shots_split"
     )
     notes: tuple[str, ...] = ()
+
+    @property
+    def grader_configs(self) -> tuple[GraderConfig, ...] | None:
+        """The graders that the file names, each with its settings; None where the task's own are wanted."""
+        if self.graders is None:
+            return None
+        return tuple(GraderConfig(name=one) if isinstance(one, str) else one for one in self.graders)
+
+    @property
+    def grader_names(self) -> tuple[str, ...] | None:
+        """The names of the graders that the file names; None where the task's own are wanted."""
+        configs = self.grader_configs
+        return None if configs is None else tuple(one.name for one in configs)
 
 
 class DecodingConfig(Section):

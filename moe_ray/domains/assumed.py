@@ -32,7 +32,7 @@ def assume_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDoma
         examples=tuple(examples),
         task=task,
         data_fingerprint={"source": config.data.source, _ASSUMED: True, "num_examples": number},
-        graders=tuple(task.default_graders if config.graders is None else config.graders),
+        graders=tuple(task.default_graders if config.grader_names is None else config.grader_names),
     )
 
 

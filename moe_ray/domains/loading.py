@@ -68,7 +68,7 @@ def load_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain
             "ids_file": _ids_file_fingerprint(config, base_dir, drawn),
             "notes": list(notes),
         },
-        graders=tuple(task.default_graders if config.graders is None else config.graders),
+        graders=tuple(task.default_graders if config.grader_names is None else config.grader_names),
         notes=notes,
     )
 

@@ -6,12 +6,14 @@ Everything here takes time linear in the text, or is bounded: a model wrote it.
 import json
 import re
 from collections import deque
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import regex
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from moe_ray.errors import ConfigError
 from moe_ray.scoring.samples import UnscorableError
 
 # Of a longer text, its beginning and its end are read.
@@ -20,7 +22,9 @@ MAX_JSON_ATTEMPTS = 200
 MAX_BOXED_CHARACTERS = 2_000
 PATTERN_TIMEOUT_S = 1.0
 MAX_TIMEOUTS = 5
+MAX_MESSAGE = 300
 
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
 Way = Literal["auto", "first", "last", "last_line", "answer_is", "boxed", "json", "pattern"]
 Ways = Annotated[tuple[Way, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
@@ -183,3 +187,19 @@ def _objects(text: str) -> list[dict[str, Any]]:
             place += 1
         place = text.find("{", place)
     return found
+
+
+def parsed(kind: type[SettingsT], settings: Mapping[str, Any], *, where: str) -> SettingsT:
+    """Return a grader's settings as `kind`; raises `ConfigError` that names the wrong setting. `where` is their key."""
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        unknown = first["type"] == "extra_forbidden"
+        key = ".".join(map(str, first["loc"]))
+        told = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(
+            "no such setting" if unknown else told[:MAX_MESSAGE],
+            where=f"{where}.{key}" if key else where,
+            remedy=f"settings are: {', '.join(sorted(kind.model_fields))}",
+        ) from error

@@ -26,6 +26,7 @@ def test_macro_f1_over_the_gold_labels_is_scikit_learns(num_labels: int, num_exa
 
 
 def test_texts_are_graded_and_aggregated_to_scikit_learns_figures() -> None:
+    """Answers without a decision are unscored failures here; comparisons count them as misses of their gold label."""
     spelled = {"yes": "Yes, it does.", "no": "**No**: it does not.", "maybe": "Answer: maybe", "unparsed": "Hm."}
     random = np.random.default_rng(11)
     golds = random.choice(["yes", "no", "maybe"], 200, p=[0.55, 0.34, 0.11]).tolist()
@@ -40,6 +41,11 @@ def test_texts_are_graded_and_aggregated_to_scikit_learns_figures() -> None:
         aggregate(columns[ColumnKey("m", "field", metric.name)], metric, ["maybe", "no", "yes"]).value
         for metric in grader.metrics[:2]
     )
+    unread = [score for score in scores if score.metric == "macro_f1" and score.failed]
+    assert len(unread) == predicted.count("unparsed") > 0
+    assert {(score.value, score.label) for score in unread} == {(None, "unparsed")}
+    read = [(gold, label) for gold, label in zip(golds, predicted, strict=True) if label != "unparsed"]
+    golds, predicted = map(list, zip(*read, strict=True))
     assert accuracy == pytest.approx(accuracy_score(golds, predicted), abs=1e-12)
     expected = f1_score(golds, predicted, labels=["maybe", "no", "yes"], average="macro", zero_division=0)
     assert macro_f1 == pytest.approx(expected, abs=1e-12)

@@ -40,6 +40,33 @@ def changed(old: str, new: str) -> str:
 
 
 BAD_CONFIGS = (
+    # A section that may stand in place of a text is wrong inside.
+    BadConfig(
+        name="grader without a name",
+        text=GOOD + "    graders: [{settings: {read: boxed}}]\n",
+        where=":13: domains.biomedical.graders.0.name",
+        what="missing",
+        remedy="evaluate:NAME",
+    ),
+    BadConfig(
+        name="misspelt key of a grader",
+        text=GOOD + "    graders: [{name: decision, setings: {}}]\n",
+        where=":13: domains.biomedical.graders.0.setings",
+        what="did you mean settings?",
+    ),
+    BadConfig(
+        name="unknown word for reasoning",
+        text=changed("    dtype: float32", "    reasoning: yes"),
+        where=":6: models.mediphi.reasoning",
+        what="wants auto or none or a section with keys, not yes",
+    ),
+    BadConfig(
+        name="reasoning without its closing mark",
+        text=changed("    dtype: float32", "    reasoning: {open: <r>}"),
+        where=":6: models.mediphi.reasoning.close",
+        what="missing",
+        remedy="the mark that ends it",
+    ),
     # What is no YAML, or no experiment at all.
     BadConfig(name="empty", text="", where="", what="the file is empty", remedy="moe-ray init"),
     BadConfig(name="only comments", text="# nothing\n", where="", what="the file is empty", remedy="moe-ray init"),

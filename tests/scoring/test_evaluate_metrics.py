@@ -136,3 +136,105 @@ def test_a_metric_that_cannot_be_loaded_is_refused_with_its_remedy(
     assert str(failure) in caught.value.what
     assert caught.value.where == "domains.d.graders"
     assert remedy in str(caught.value.remedy)
+
+
+# As BERTScore: an argument is needed, and each result is a list; the number of its calls is counted.
+LISTS = """
+import datasets
+import evaluate
+
+CALLS = []
+
+
+class Script(evaluate.Metric):
+    def _info(self):
+        text = datasets.Value("string")
+        features = datasets.Features({"predictions": text, "references": text})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references, lang=None, model_type=None):
+        if lang is None and model_type is None:
+            raise ValueError("Either 'lang' or 'model_type' should be specified")
+        CALLS.append(len(predictions))
+        if "broken" in predictions:
+            raise RuntimeError("it cannot be embedded")
+        f1 = [len(text) / len(other) for text, other in zip(predictions, references)]
+        return {"precision": [1.0] * len(f1), "f1": f1, "hashcode": lang, "three": [1, 2, 3], "mean": sum(f1)}
+"""
+
+
+def listing(folder: Path, **settings: Any) -> EvaluateGrader:
+    (folder / "listing.py").write_text(LISTS)
+    return EvaluateGrader("./listing.py", folder, settings=settings, where="domains.d.graders.0")
+
+
+def calls() -> list[int]:
+    (module,) = [module for module in list(sys.modules.values()) if "CALLS" in vars(module)]
+    found: list[int] = module.CALLS
+    return found
+
+
+def test_a_metric_that_needs_an_argument_gets_it_and_says_so_without(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Either 'lang' or 'model_type' should be specified") as caught:
+        listing(tmp_path)
+    assert "settings: {ARGUMENT: VALUE}" in str(caught.value.remedy)
+    grader = listing(tmp_path, lang="en", keep=["f1"])
+    (metric,) = grader.metrics
+    assert (metric.name, metric.higher_is_better, metric.worst) == ("listing", True, 0.0)
+    assert "lang='en'" in metric.definition
+
+
+def test_a_metric_of_lists_measures_many_answers_in_one_call(tmp_path: Path) -> None:
+    grader = listing(tmp_path, lang="en")
+    assert [metric.name for metric in grader.metrics] == ["listing.precision", "listing.f1"]
+    calls().clear()
+    items = [(example(f"e{n}", reference="abcd"), "m", [generated("ab" * (n + 1))]) for n in range(50)]
+    rows = grader.grade_many([*items, (example("none"), "m", [])])
+    assert [row[1].value for row in rows] == [*[(n + 1) / 2 for n in range(50)], None]
+    assert rows[-1][1].reason == "no answer"
+    assert calls() == [50]
+
+
+def test_one_answer_that_a_batch_fails_on_is_unscored_alone(tmp_path: Path) -> None:
+    grader = listing(tmp_path, model_type="x", keep="f1")
+    texts = ["abcd"] * 5 + ["broken"] + ["ab"] * 4
+    rows = grader.grade_many([(example(f"e{n}", reference="abcd"), "m", [generated(t)]) for n, t in enumerate(texts)])
+    assert [row[0].value for row in rows] == [1.0] * 5 + [None] + [0.5] * 4
+    assert rows[5][0].reason == "evaluate:listing failed: it cannot be embedded"
+
+
+def test_samples_of_a_metric_of_lists_are_averaged(tmp_path: Path) -> None:
+    (tmp_path / "listing.py").write_text(LISTS)
+    grader = EvaluateGrader("./listing.py", tmp_path, 2, settings={"lang": "en", "keep": ["f1"]})
+    (score,) = grader.grade(example(reference="ab"), "m", [generated("a"), generated("ab", sample=1)])
+    assert score.value == 0.75
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "where"),
+    [
+        ({"keep": ["f2"]}, "has no result f2 that is a number", ".settings.keep"),
+        ({"keep": ["hashcode"]}, "has no result hashcode", ".settings.keep"),
+        ({"keep": ["three"]}, "has no result three", ".settings.keep"),
+        ({"keep": ["f1", "mean"]}, "are not all one value for each text", ".settings.keep"),
+        ({"keep": 3}, "tuple", ".settings.keep"),
+        ({"higher_is_better": "no"}, "bool", ".settings.higher_is_better"),
+    ],
+)
+def test_settings_that_a_metric_cannot_follow_are_refused_at_their_key(
+    tmp_path: Path, settings: dict[str, Any], what: str, where: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        listing(tmp_path, lang="en", **settings)
+    assert what in caught.value.what
+    assert caught.value.where == f"domains.d.graders.0{where}"
+
+
+def test_direction_worst_value_and_name_can_be_said(tmp_path: Path) -> None:
+    settings = {"higher_is_better": False, "worst": 9.0, "metric_name": "distance", "keep": "mean", "lang": "en"}
+    (metric,) = listing(tmp_path, **settings).metrics
+    assert (metric.name, metric.higher_is_better, metric.worst) == ("distance", False, 9.0)
+    (unsaid,) = listing(tmp_path, higher_is_better=False, keep="mean", lang="en").metrics
+    assert unsaid.worst is None
+    (unbounded,) = listing(tmp_path, worst=None, keep="mean", lang="en").metrics
+    assert unbounded.worst is None
