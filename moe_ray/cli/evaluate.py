@@ -5,10 +5,12 @@ from pathlib import Path
 
 from moe_ray import pipeline
 from moe_ray.cli.progress import ProgressDisplay
+from moe_ray.cli.run_log import LoggedObserver, open_log, session_log
 from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import RunFailedError
 from moe_ray.report.tables import print_summary
+from moe_ray.store.log import RunLog
 from moe_ray.store.run_directory import RunDirectory
 
 
@@ -20,10 +22,13 @@ def evaluate_experiment(
     Raises `RunFailedError` when work was given up: what is there is on disk and in the report.
     """
     console = output_console()
+    log = open_log(experiment.config)
     run_path = experiment.config.output.results_dir / experiment.config.name
     try:
-        with ProgressDisplay(console) as display:
-            outcome = pipeline.evaluate(experiment, display, only=only, reuse=[RunDirectory(path) for path in reuse])
+        with ProgressDisplay(console) as display, session_log(log):
+            observer, sources = LoggedObserver(display, log), [RunDirectory(path) for path in reuse]
+            outcome = pipeline.evaluate(experiment, observer, only=only, reuse=sources)
+            _log_outcome(log, outcome)
     except KeyboardInterrupt:
         console.print(
             f"\nInterrupted. What was computed is kept in {run_path}; the same command resumes.",
@@ -42,3 +47,8 @@ def evaluate_experiment(
             "  remedy: mend the cause and run the same command again; it computes only what is missing"
         )
     return outcome
+
+
+def _log_outcome(log: RunLog, outcome: pipeline.Outcome) -> None:
+    missing = f"{outcome.num_missing} answers are missing" if outcome.num_missing else "all answers are there"
+    log.write(f"{missing}; report: {outcome.run.report_path}")

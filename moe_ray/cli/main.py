@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,16 +17,14 @@ from moe_ray.execution.ray_calls import end_process
 app = typer.Typer(
     name="moe-ray",
     help="Do several small domain experts behind a router beat one general model, on your data and your GPUs?",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    add_completion=False,
+    **o.GROUP,
 )
-data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Prepare data sets.", **o.GROUP)
 app.add_typer(data_app, name="data")
-models_app = typer.Typer(help="Fetch models.", no_args_is_help=True, rich_markup_mode=None)
+models_app = typer.Typer(help="Fetch models.", **o.GROUP)
 app.add_typer(models_app, name="models")
-router_app = typer.Typer(help="Train routers and make their texts.", no_args_is_help=True, rich_markup_mode=None)
+router_app = typer.Typer(help="Train routers and make their texts.", **o.GROUP)
 app.add_typer(router_app, name="router")
 app.add_typer(moe_app, name="moe")
 
@@ -52,6 +50,25 @@ def init(file: Annotated[Path, typer.Argument(help="The file to write.")] = Path
     from moe_ray.cli.setup import write_starter
 
     write_starter(file)
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[Literal["tasks", "graders", "engines", "routers"], typer.Argument(show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """List the names that an experiment file may use, with their roles, settings and metrics."""
+    from moe_ray.cli.listing import show_names
+
+    show_names(kind, as_json=as_json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of experiment files; editors complete and check keys with it."""
+    from moe_ray.cli.setup import print_schema
+
+    print_schema()
 
 
 @app.command()

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from moe_ray.cli import moe_options as o
+from moe_ray.cli.options import GROUP
 
-moe_app = typer.Typer(help="Make mixtures inside one checkpoint.", no_args_is_help=True, rich_markup_mode=None)
+moe_app = typer.Typer(help="Make mixtures inside one checkpoint.", **GROUP)
 
 
 @moe_app.command("train-gate")

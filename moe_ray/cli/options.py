@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from moe_ray.config.load import LoadedExperiment, load_experiment
+
+# Settings of every group of commands; commands inherit them.
+GROUP: dict[str, Any] = {
+    "no_args_is_help": True,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
 
 ExperimentFile = Annotated[Path, typer.Argument(help="The experiment's YAML file.", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="A run directory: results/NAME.", show_default=False)]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from moe_ray.cli.terminal import output_console
+from moe_ray.config.json_schema import schema_text, schema_uri
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.starter import starter_text
 from moe_ray.errors import UserError
@@ -13,13 +14,18 @@ def write_starter(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as opened:
-            opened.write(starter_text())
+            opened.write(f"# yaml-language-server: $schema={schema_uri()}\n{starter_text()}")
     except FileExistsError as error:
         raise UserError("exists already", where=str(file), remedy="name another file, or remove this one") from error
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror}", where=str(file), remedy="name another file") from error
     console = output_console(soft_wrap=True)
     console.print(f"Wrote {file}. Edit it, then:\n  moe-ray plan {file}\n  moe-ray evaluate {file}")
+
+
+def print_schema() -> None:
+    """Print the schema of experiment files, as its file in the package holds it."""
+    output_console(soft_wrap=True).print(schema_text(), end="")
 
 
 def prepare_data(experiment: LoadedExperiment, out: Path, max_examples: int) -> None:

@@ -27,7 +27,7 @@ _CLASSES = {
     "server": "moe_ray.engines.server.engine:ServerEngine",
     "scripted": "moe_ray.engines.scripted:ScriptedEngine",
 }
-_SETTINGS: dict[str, type[EngineSettings]] = {
+ENGINE_SETTINGS: dict[str, type[EngineSettings]] = {
     "transformers": TransformersSettings,
     "endpoint": EndpointSettings,
     "server": ServerSettings,
@@ -53,8 +53,8 @@ def validate_engine(model: ModelConfig) -> None:
     Raises `ConfigError`, whose `where` is the key within the model's section.
     """
     validate_engine_name(model.engine)
-    if model.engine in _SETTINGS:
-        parse_settings(_SETTINGS[model.engine], model)
+    if model.engine in ENGINE_SETTINGS:
+        parse_settings(ENGINE_SETTINGS[model.engine], model)
         require_meaning(model)
     else:
         _require_module(model.engine.partition(":")[0], model.engine)
