@@ -40,6 +40,10 @@ class LoggedObserver:
         self._log.write(text)
         self._shown.stage(text)
 
+    def notice(self, text: str) -> None:
+        self._log.write(text)
+        self._shown.notice(text)
+
     def training(self, step: int, num_steps: int, detail: str) -> None:
         self._shown.training(step, num_steps, detail)
 

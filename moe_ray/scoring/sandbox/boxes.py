@@ -43,6 +43,8 @@ class Box:
     settings: dict[str, Any]
     private_users: bool
     groups: Groups | None = None
+    shared_rules: tuple[tuple[str, ...], ...] | None = None
+    """Paths to read, to list, to write: of a box that has no files of its own."""
 
     def users(self, worker: int) -> dict[str, int | None]:
         """Return users for the player and the judge of one worker that no other process has, where possible."""
@@ -193,7 +195,7 @@ def _plain(backend: BackendName, memory_bytes: int) -> Box:
     private_users = _may_switch_users() and all(_reachable(Path(path)) for path in read_paths())
     scratch = NOWHERE if sys.platform == "linux" else "/"
     settings = _settings(memory_bytes, scratch=scratch, writable=False, own_tasks=private_users)
-    settings["read_paths"], settings["list_paths"] = map(list, readable_parts())
+    settings["read_paths"] = []
     settings |= {"filters": backend == "filters", "threads": private_users or os.geteuid() != 0}
     return Box(
         backend=backend,
@@ -201,6 +203,7 @@ def _plain(backend: BackendName, memory_bytes: int) -> Box:
         environment=_environment(scratch),
         settings=settings,
         private_users=private_users,
+        shared_rules=(*readable_parts(), tuple(settings["write_paths"])),
     )
 
 

@@ -35,7 +35,7 @@ def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> Ve
     job = {"code": program.code, "setup": program.setup, "tests": list(program.tests)}
     started = time.monotonic()
     patience_s = MAX_WALL_FACTOR * settings["timeout_s"] + START_GRACE_S
-    with handed_over(box.groups, worker, settings["memory_bytes"]) as handover:
+    with handed_over(box, worker) as handover:
         sent = guest_code() + wire.frames([settings | handover.settings, job])
         try:
             output = _communicate(box, sent, patience_s, handover.descriptors)

@@ -5,8 +5,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 
-from moe_ray.scoring.sandbox.groups import Groups, Seat
+from moe_ray.scoring.sandbox.boxes import Box
+from moe_ray.scoring.sandbox.groups import Seat
+from moe_ray.scoring.sandbox.guest import confine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +30,18 @@ class Handover:
 
 
 @contextmanager
-def handed_over(groups: Groups | None, worker: int, memory_bytes: int) -> Iterator[Handover]:
+def handed_over(box: Box, worker: int) -> Iterator[Handover]:
     """Yield what the box of one program of `worker` is handed."""
     with ExitStack() as stack:
         proc_fd = _open_proc()
         if proc_fd is not None:
             stack.callback(os.close, proc_fd)
         seat = None
-        if groups is not None:
+        if box.groups is not None:
             with suppress(OSError):  # somebody removed the group; the warden still counts
-                seat = stack.enter_context(groups.seat(worker, memory_bytes))
+                seat = stack.enter_context(box.groups.seat(worker, box.settings["memory_bytes"]))
         group_fd = None if seat is None else seat.procs_fd
-        yield Handover(settings={"proc_fd": proc_fd, "group_fd": group_fd}, seat=seat)
+        yield Handover(settings={"proc_fd": proc_fd, "group_fd": group_fd, "rules_fd": _rules_fd(box)}, seat=seat)
 
 
 def _open_proc() -> int | None:
@@ -46,3 +49,19 @@ def _open_proc() -> int | None:
     if sys.platform != "linux" or not os.path.lexists("/proc/self/status"):
         return None
     return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _rules_fd(box: Box) -> int | None:
+    """Return the file rules of a box that sees the host's own files: they are the same for every program.
+
+    Boxes with a root of their own make theirs inside.
+    """
+    if box.shared_rules is None or not box.settings["filters"]:
+        return None
+    return _made_rules(*box.shared_rules)
+
+
+@cache
+def _made_rules(read: tuple[str, ...], listed: tuple[str, ...], write: tuple[str, ...]) -> int | None:
+    """Make rules that stay open as long as this process lives. Some hundred rules take milliseconds."""
+    return confine.file_rules({"filters": True, "read_paths": read, "list_paths": listed, "write_paths": write})

@@ -3,6 +3,9 @@
 `blocked()` of each is true when the machine refused. A program that was killed for its memory was blocked too.
 """
 
+from pathlib import Path
+
+HUGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 PROBE_BYTES = 128 << 20
 """The limit of the programs, unless the configured one is smaller. Each tries to hold 1.25 times as much."""
 NUM_TRIES = 3
@@ -15,7 +18,7 @@ libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 for function in (libc.munmap, libc.madvise):
     function.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * (function is libc.madvise)
-HOLD, PAGE, HUGE, BLOCK = {hold_bytes}, 4096, 2 << 20, 8 << 20
+HOLD, PAGE, HUGE, BLOCK = {hold_bytes}, mmap.PAGESIZE, {huge_bytes}, 8 << 20
 kept = []
 def checked(result):
     if result in (-1, None, 2 ** 64 - 1):
@@ -31,7 +34,7 @@ def huge():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for offset in range(0, HUGE, PAGE):
         ctypes.memset(start + offset, 1, 1)
-    if resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > 256:
+    if resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > HUGE // PAGE // 2:
         raise OSError("small pages")
     return address, start
 """
@@ -101,11 +104,19 @@ HOLDS: dict[str, tuple[str, str]] = {
 
 def memory_programs(limit_bytes: int) -> dict[str, str]:
     """Return the programs by what they try to hold, for a box of this limit."""
-    prelude = PRELUDE.replace("{hold_bytes}", str(limit_bytes * 5 // 4))
+    prelude = PRELUDE.replace("{hold_bytes}", str(limit_bytes * 5 // 4)).replace("{huge_bytes}", str(_huge_bytes()))
     return {
         name: f"{prelude}def hold():\n{_indented(body)}\n{ATTEMPT.replace('{size}', size)}"
         for name, (size, body) in HOLDS.items()
     }
+
+
+def _huge_bytes() -> int:
+    """Return the size of a huge page: 2 MiB, or more where ordinary pages are larger than 4 KiB."""
+    try:
+        return int(HUGE_SIZE.read_text())
+    except (OSError, ValueError):
+        return 2 << 20
 
 
 def _indented(body: str) -> str:

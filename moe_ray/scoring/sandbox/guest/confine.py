@@ -33,9 +33,12 @@ def hide_from_siblings() -> None:
 
 
 def file_rules(settings: dict[str, Any]) -> int | None:
-    """Return the rules about files as a descriptor, made once for all children; None where there are none."""
+    """Return the rules about files as a descriptor: those that the host handed over, or new ones; None for no rules."""
     if sys.platform != "linux" or not settings["filters"] or kernel.landlock_abi() == 0:
         return None
+    rules_fd: int | None = settings.get("rules_fd")
+    if rules_fd is not None:
+        return rules_fd
     return kernel.file_rules(settings["read_paths"], settings["list_paths"], settings["write_paths"])
 
 

@@ -84,13 +84,14 @@ MACHINES = {"x86_64": Amd64, "aarch64": Arm64}
 LOAD, JUMP_EQUAL, JUMP_GREATER_EQUAL, JUMP_ANY_BIT, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 AT_NUMBER, AT_ARCHITECTURE, AT_ARGUMENTS = 0, 4, 16
 ALLOW, ERRNO, KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-DENY, ABSENT, PRETEND = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS, ERRNO
+DENY, ABSENT, UNSUPPORTED, PRETEND = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS, ERRNO | errno.EOPNOTSUPP, ERRNO
 CLONE3, CLONE_THREAD = 435, 0x10000
 MAP_SHARED, MAP_ANONYMOUS, MAP_HUGETLB = 0x01, 0x20, 0x40000  # MAP_SHARED_VALIDATE has the bit of MAP_SHARED
 ADVICE_DENIED = (12, 14, 25, 100, 101)  # MADV_ MERGEABLE HUGEPAGE COLLAPSE HWPOISON SOFT_OFFLINE
 IOCTL_ALLOWED = (0x5401, 0x802C542A, 0x5413, 0x540F, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS TCGETS2 TIOCGWINSZ TIOCGPGRP FIONREAD FIONBIO FIONCLEX FIOCLEX. Denied are, among others, TIOCSTI,
-FIOSETOWN, FS_IOC_SETFLAGS, FICLONE."""
+FIOSETOWN, FS_IOC_SETFLAGS."""
+FICLONE = 0x40049409  # pathlib's copy falls back where a file system does not support it, not where it is denied
 FCNTL_ALLOWED = (0, 1, 2, 3, 4, 5, 9, 11, 36, 1025, 1030, 1032, 1034)
 """DUPFD GETFD SETFD GETFL SETFL GETLK GETOWN GETSIG OFD_GETLK GETLEASE DUPFD_CLOEXEC GETPIPE_SZ GET_SEALS. Denied are,
 among others, SETOWN and SETSIG (signals to any process of this user), SETLEASE, NOTIFY, SETPIPE_SZ."""
@@ -116,7 +117,8 @@ def denying_filter(machine: str, pid: int, *, threads: bool, shared_files: bool)
     for number in known.own_signals:
         filter_ += _when(number, [_argument(0), *_choose({pid: ALLOW}, DENY)])
     filter_ += _when(known.prlimit, [_argument(0), *_choose({0: ALLOW}, DENY)])
-    filter_ += _when(known.ioctl, [_argument(1), *_choose(dict.fromkeys(IOCTL_ALLOWED, ALLOW), DENY)])
+    controls = dict.fromkeys(IOCTL_ALLOWED, ALLOW) | {FICLONE: UNSUPPORTED}
+    filter_ += _when(known.ioctl, [_argument(1), *_choose(controls, DENY)])
     commands = dict.fromkeys(FCNTL_ALLOWED, ALLOW) | dict.fromkeys(FCNTL_PRETENDED, PRETEND)
     filter_ += _when(known.fcntl, [_argument(1), *_choose(commands, DENY)])
     filter_ += _when(known.madvise, [_argument(2), *_choose(dict.fromkeys(ADVICE_DENIED, DENY), ALLOW)])
