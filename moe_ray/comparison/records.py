@@ -138,7 +138,10 @@ class ProbeSummary(StoredRecord):
 
 
 class PeakMemory(StoredRecord):
-    """Largest figure of any replica, in bytes; None where no replica could say."""
+    """Largest figure of any replica, in bytes; None where no replica could say.
+
+    `client_bytes` is the resident set of a process that asks an endpoint: the model's own memory is not known then.
+    """
 
     weights_bytes: int | None
     resident_bytes: int | None
@@ -146,6 +149,7 @@ class PeakMemory(StoredRecord):
     gpu_process_bytes: int | None
     gpu_device_bytes: int | None
     gpu_not_returned_bytes: int | None
+    client_bytes: int | None = None
 
 
 class ModelResources(StoredRecord):
@@ -169,11 +173,25 @@ class ModelResources(StoredRecord):
     probe: ProbeSummary | None
 
 
+class CostRatio(StoredRecord):
+    """A mean cost over the baseline's, with a 95 % interval; `num_batches` is the smaller number of either side.
+
+    Batches are the units, since the answers of one share its time. What differs between two starts of a replica does
+    not show within one run: both bounds have an allowance for it. None without two batches on either side.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    num_batches: int
+
+
 class ExampleCost(StoredRecord):
     """What one example of a domain costs a system: time on a slot, and memory held for that time.
 
     `router_s` is the part of `busy_s` that the router takes; None for systems without one. `resident_bytes` is the
     memory of all models that the system may pick on any domain, kept loaded together; None where one is not measured.
+    `time_ratio` and `memory_ratio` are over the baseline's, None for it and without it.
     """
 
     system: str
@@ -184,6 +202,8 @@ class ExampleCost(StoredRecord):
     memory_kind: MemoryKind | None
     router_s: float | None = None
     resident_bytes: int | None = None
+    time_ratio: CostRatio | None = None
+    memory_ratio: CostRatio | None = None
 
 
 class TruncatedPrompts(StoredRecord):
@@ -194,6 +214,15 @@ class TruncatedPrompts(StoredRecord):
     num_answers: int
     num_truncated: int
     max_truncated_tokens: int
+
+
+class CutAnswers(StoredRecord):
+    """Of the generated answers of one model to one domain: how many ended at the limit on new tokens."""
+
+    model: str
+    domain: str
+    num_answers: int
+    num_cut: int
 
 
 class RoutingAccuracy(StoredRecord):
@@ -332,6 +361,7 @@ class Summary(StoredRecord):
     models: dict[str, ModelResources]
     costs: list[ExampleCost]
     truncated_prompts: list[TruncatedPrompts]
+    cut_answers: list[CutAnswers] = Field(default_factory=list)
     routing: RoutingSummary | None = None
 
     def value(self, system: str, domain: str, metric: str) -> MetricValue | None:

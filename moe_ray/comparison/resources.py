@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe_ray.comparison.columns import FloatArray, coded
+from moe_ray.comparison.columns import FloatArray, IntArray, coded
 from moe_ray.comparison.records import (
     LatencyDistribution,
     LatencyQuantity,
@@ -20,6 +20,7 @@ from moe_ray.comparison.records import (
 )
 from moe_ray.store.records import ProbeTiming, ReplicaTelemetry
 
+CLIENT_DEVICE = "endpoint"  # a replica that asks an endpoint: its process holds no model
 BINS_PER_DECADE = 20
 LOWEST_BIN = -6 * BINS_PER_DECADE
 TIMING_COLUMNS = (
@@ -91,9 +92,12 @@ def _peak_memory(replicas: Sequence[ReplicaTelemetry]) -> PeakMemory:
         for replica in replicas
         if replica.gpu_bytes_after_unload is not None and replica.gpu_bytes_before_load is not None
     )
+    holders = [replica for replica in replicas if replica.device != CLIENT_DEVICE]
+    clients = [replica for replica in replicas if replica.device == CLIENT_DEVICE]
     return PeakMemory(
         weights_bytes=_largest(replica.weights_bytes for replica in replicas),
-        resident_bytes=_largest(replica.peak_resident_bytes for replica in replicas),
+        resident_bytes=_largest(replica.peak_resident_bytes for replica in holders),
+        client_bytes=_largest(replica.peak_resident_bytes for replica in clients),
         torch_bytes=_largest(replica.peak_torch_bytes for replica in replicas),
         gpu_process_bytes=_largest(replica.peak_gpu_process_bytes for replica in replicas),
         gpu_device_bytes=_largest(replica.peak_gpu_device_bytes for replica in replicas),
@@ -187,6 +191,25 @@ def busy_seconds(
                 scale = resources[model].busy_s / total if total else 0.0
                 result[model, domain] = _sums(answers.take(rows), share[rows] * scale, example_ids[domain])
     return result
+
+
+def batch_codes(answers: pa.Table, example_ids: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], IntArray]:
+    """(model, domain) -> the batch [n] of each of the domain's `example_ids`, as a number; -1 without an answer.
+
+    Answers of one batch share its time and its size. An example of several answers counts with the last of them.
+    """
+    keys = np.stack([_floats(answers, "total_s"), _floats(answers, "batch_rows")], axis=1)
+    models, domains = (coded(answers.column(name)) for name in ("model", "domain"))
+    found: dict[tuple[str, str], IntArray] = {}
+    for model, of_model in models.groups(np.arange(answers.num_rows)):
+        for domain, rows in domains.groups(of_model):
+            if domain in example_ids:
+                _, codes = np.unique(keys[rows], axis=0, return_inverse=True)
+                part = answers.take(rows).append_column("batch", pa.array(codes.reshape(-1)))
+                last = part.group_by("example_id").aggregate([("batch", "max")])
+                places = pc.index_in(pa.array(example_ids[domain], pa.string()), last.column("example_id"))
+                found[model, domain] = last.column("batch_max").take(places).fill_null(-1).to_numpy().astype(np.intp)
+    return found
 
 
 def _sums(answers: pa.Table, values: FloatArray, example_ids: Sequence[str]) -> FloatArray:

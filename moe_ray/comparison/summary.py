@@ -17,7 +17,7 @@ from moe_ray.comparison.resources import TIMING_COLUMNS, model_resources
 from moe_ray.comparison.routing_summary import routing_summary
 from moe_ray.comparison.statistics import Aggregate, aggregate
 from moe_ray.comparison.systems import BASELINE, System, picked_by, system_column
-from moe_ray.comparison.truncation import NUM_TRUNCATED, truncated_prompts
+from moe_ray.comparison.truncation import NUM_TRUNCATED, cut_answers, truncated_prompts
 from moe_ray.scoring.score import Metric
 from moe_ray.scoring.table import Scores
 from moe_ray.store.records import Manifest, ReplicaTelemetry
@@ -45,7 +45,8 @@ def summarise(
     """
     found = analyse(scores, metrics, manifest, routes)
     matrix, run, metrics, domain_metrics = found.run.scores, found.run, found.metrics, found.domain_metrics
-    cut = truncated_prompts(answers, list(manifest.models), list(manifest.domains))
+    names = list(manifest.models), list(manifest.domains)
+    cut = truncated_prompts(answers, *names)
     answers = answers.select(list(TIMING_COLUMNS))
     domains = list(domain_metrics)
     chosen = list(systems) if systems is not None else list(found.systems)
@@ -61,6 +62,7 @@ def summarise(
         models=resources,
         costs=example_costs(matrix, chosen, domains, cells),
         truncated_prompts=cut,
+        cut_answers=cut_answers(answers, *names),
         routing=None if routes is None else routing_summary(manifest, run, chosen, routes, found.asked, cells),
     )
 

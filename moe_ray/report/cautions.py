@@ -13,6 +13,7 @@ from moe_ray.report.routing_cautions import routing_cautions
 Place = tuple[str, str]  # model, domain
 SYNTHETIC = "Synthetic data"
 MAX_PLACES = 12
+MANY_CUT = 0.05
 DIGITS = re.compile(r"\d+")
 
 
@@ -28,8 +29,8 @@ class Unscored(NamedTuple):
 def cautions(summary: Summary) -> list[Caution]:
     """Everything to be said first, warnings before notes."""
     found = [*_synthetic(summary), *_incomplete(summary), *_failed(summary), *_unscored(summary)]
-    found += [*_truncated(summary), *_few_examples(summary), *_sandbox(summary), *routing_cautions(summary)]
-    found += [*_shared_checkpoints(summary), *_notes(summary)]
+    found += [*_truncated(summary), *_cut(summary), *_few_examples(summary), *_sandbox(summary)]
+    found += [*routing_cautions(summary), *_shared_checkpoints(summary), *_notes(summary)]
     return sorted(found, key=lambda caution: caution.level == "note")
 
 
@@ -122,6 +123,19 @@ def _truncated(summary: Summary) -> Iterator[Caution]:
         verb = "was" if total == 1 else "were"
         text = f"{plural(total, 'prompt')} {verb} cut from the left, by up to {plural(longest, 'token')}"
         yield Caution(level="warning", title="Truncated", text=f"{text} ({_tally(counts)}).")
+
+
+def _cut(summary: Summary) -> Iterator[Caution]:
+    """Answers that the token limit ended, where a model has many of them: it could not finish what is graded."""
+    many = [item for item in summary.cut_answers if item.num_cut > MANY_CUT * item.num_answers]
+    if many:
+        counts = {(item.model, item.domain): item.num_cut for item in many}
+        total, num = sum(counts.values()), sum(item.num_answers for item in many)
+        text = (
+            f"{count(total)} of {plural(num, 'answer')} ended at max_new_tokens, so that their models could not finish "
+            f"({_tally(counts)}). Raise decoding.max_new_tokens, or the domain's, in a new run."
+        )
+        yield Caution(level="warning", title="Cut answers", text=text)
 
 
 def _few_examples(summary: Summary) -> Iterator[Caution]:

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from moe_ray.comparison.records import MetricValue, ModelResources, Spread, Summary
+from moe_ray.comparison.records import CostRatio, MetricValue, ModelResources, Spread, Summary
 from moe_ray.report import format as text
 from moe_ray.report.format import NONE, Unit, in_one_unit
-from moe_ray.report.price import Price, price_of
+from moe_ray.report.price import Price, price_of, ratio_bounds
 from moe_ray.report.views import DomainView, SystemRow
 
 Values = Sequence[float | None]
+RATIO_CAPTION = "ratios with 95 % intervals over batches, widened for what differs between two starts of a model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +112,14 @@ def cost_table(summary: Summary, views: Sequence[DomainView]) -> Measures:
     columns = (
         plain("quality and 95 % interval", [_worth(item.value) for item in priced]),
         _in_unit("busy time", [cost.busy_s for cost in costs], text.SECONDS),
-        plain("against the baseline's", [text.times(item.price.time_ratio) for item in priced]),
+        _ratio_column([item.price.cost.time_ratio for item in priced]),
         _in_unit(
             "memory held",
             [cost.memory_byte_s for cost in costs],
             text.BYTE_SECONDS,
             [] if has_one_kind else kinds,
         ),
-        plain("against the baseline's", [text.times(item.price.memory_ratio) for item in priced]),
+        _ratio_column([item.price.cost.memory_ratio for item in priced]),
         *_where_known("the router's part", [cost.router_s for cost in costs], text.SECONDS),
         *_where_known("kept loaded", [cost.resident_bytes for cost in costs], text.BYTES),
         plain("n", [text.count(cost.n) for cost in costs]),
@@ -126,8 +127,13 @@ def cost_table(summary: Summary, views: Sequence[DomainView]) -> Measures:
     loaded = any(cost.resident_bytes is not None for cost in costs)
     kept = "; kept loaded: all models that the system may pick on any domain, together" if loaded else ""
     names = [item.row.label for item in priced]
-    caption = f"Cost of one example, by domain and system; memory by {measured_by}{kept}"
+    caption = f"Cost of one example, by domain and system; memory by {measured_by}{kept}; {RATIO_CAPTION}"
     return table("Cost of one example", caption, "system", names, columns, groups=groups)
+
+
+def _ratio_column(ratios: Sequence[CostRatio | None]) -> Column:
+    cells = [text.times(ratio.value if ratio else None) for ratio in ratios]
+    return plain("against the baseline's", cells, [ratio_bounds(ratio) if ratio else "" for ratio in ratios])
 
 
 def _worth(value: MetricValue) -> str:
@@ -178,14 +184,19 @@ def memory_table(models: Mapping[str, ModelResources]) -> Measures:
         "GPU device": [item.gpu_device_bytes for item in memory],
         "not returned": [item.gpu_not_returned_bytes for item in memory],
     }
+    clients = [item.client_bytes for item in memory]
     columns = (
         *_sharing_a_unit(sizes, text.BYTES),
+        *_where_known("client alone", clients, text.BYTES),
         _spread("load", [model.load_s for model in models.values()]),
         _spread("unload", [model.unload_s for model in models.values()]),
         plain("replicas (lost)", [f"{model.num_replicas} ({model.num_replicas_lost})" for model in models.values()]),
         _in_unit("GPU energy", [model.gpu_energy_j for model in models.values()], text.JOULES),
     )
-    caption = f"Peak memory of one replica, median time to load and unload, energy; “{NONE}”: the device does not say"
+    told = "; client alone: the process that asks an endpoint, which holds no model" if any(clients) else ""
+    caption = (
+        f"Peak memory of one replica, median time to load and unload, energy; “{NONE}”: the device does not say{told}"
+    )
     return table("Memory, loading and energy", caption, "model", list(models), columns)
 
 

@@ -1,18 +1,26 @@
 """What `moe-ray compare` prints of two systems of one run: every metric's difference, and the verdict last."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from moe_ray.comparison.records import PairedComparison
+from moe_ray.comparison.records import PairedComparison, Verdict
 from moe_ray.comparison.runs import SystemComparison
 from moe_ray.report.conclusion import DomainVerdict
 from moe_ray.report.format import interval, number, probability, signed, words
 from moe_ray.report.tables import plain_table
 from moe_ray.report.text_table import TextTable
 from moe_ray.report.verdict import Contest, lead, pair_verdicts
-from moe_ray.report.views import DomainView, MetricView, winner_of
+from moe_ray.report.views import DomainView, MetricView
+
+BETTER: Mapping[Verdict, str] = {
+    "a_better": "first",
+    "b_better": "second",
+    "no_difference_shown": "not shown",
+    "not_concluded": "open",
+    "not_tested": "none",
+}
 
 
 def system_comparison_tables(found: SystemComparison) -> Group:
@@ -54,9 +62,8 @@ def _table(found: SystemComparison) -> TextTable:
     caption = f"failures counted; p: Benjamini-Hochberg over {len(found.comparisons)}"
     table = plain_table("Paired differences", f" in {found.run}, first minus second", caption)
     table.add_column("domain / metric", overflow="fold", ratio=1)
-    for title in ("first", "second", "difference", "95 % interval", "p", "n", "failed"):
+    for title in ("first", "second", "diff.", "95 % interval", "p", "n", "better"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("better", overflow="fold")
     shown = ""
     for item in found.comparisons:
         if item.domain != shown:
@@ -69,8 +76,7 @@ def _table(found: SystemComparison) -> TextTable:
 def _cells(item: PairedComparison) -> Iterator[str]:
     yield from (number(item.value_a), number(item.value_b), signed(item.difference))
     yield from (interval(item.low, item.high), probability(item.p_adjusted), str(item.n_pairs))
-    yield f"{item.n_failed_a}, {item.n_failed_b}"
-    yield winner_of(item)
+    yield BETTER[item.verdict]
 
 
 def _lines(found: SystemComparison, verdicts: Sequence[DomainVerdict]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from moe_ray.report.svg import MUTED, PAPER, RC_PARAMS, RULE, marker, svg_text, theme_colour
+from moe_ray.report.svg import MUTED, PAPER, RULE, drawing_style, marker, svg_text, theme_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,10 +81,8 @@ def rows_panel(
 
     `legend_px` is the height of what stands above the rows.
     """
-    import matplotlib as mpl
-
     is_long = any(len(row.label) > LABEL_CHARS for row in rows)
-    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+    with drawing_style():
         figure, axes = panel(FRAME_PX + legend_px + (LONG_ROW_PX if is_long else ROW_PX) * len(rows))
         axes.set_yticks(range(len(rows)), [] if is_long else [row.label for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.85 if is_long else -0.6)

@@ -18,7 +18,7 @@ from moe_ray.report.panel import (
     rows_panel,
     short,
 )
-from moe_ray.report.svg import RC_PARAMS, RULE, svg_text, theme_colour
+from moe_ray.report.svg import RULE, drawing_style, svg_text, theme_colour
 from moe_ray.report.views import DomainView, MetricView, SystemRow
 
 if TYPE_CHECKING:
@@ -98,11 +98,9 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
     counts = _counts([value.n for _, value in metric.values])
     bounds = hollow([point.row for point in points])
     caption = f"{against}; bars are 95{NO_BREAK}% intervals, {counts} examples.{bounds}"
-    import matplotlib as mpl
-
     longest = max(len(point.row.label) for point in points)
     num_columns = next((num for num, most in MAX_CHARS_BY_COLUMNS.items() if longest <= most), 1)
-    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+    with drawing_style():
         figure, axes = panel(COST_PX + LEGEND_ROW_PX * math.ceil(len(points) / num_columns))
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         _draw_points(axes, points)

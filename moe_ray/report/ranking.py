@@ -3,19 +3,19 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from moe_ray.comparison.records import PairedComparison
+from moe_ray.comparison.records import PairedComparison, Summary
 from moe_ray.report.conclusion import DomainVerdict, Headline, in_all, in_any
 from moe_ray.report.format import listed, number, words
-from moe_ray.report.views import DomainView, beats, the
+from moe_ray.report.views import DomainView, beats, spoken, the
 
 
-def ranked_headline(views: Sequence[DomainView]) -> Headline:
+def ranked_headline(summary: Summary, views: Sequence[DomainView]) -> Headline:
     """Which model beats all that it was compared with, by each domain's first metric."""
-    verdicts = tuple(_verdict(view) for view in views)
+    verdicts = tuple(_verdict(summary, view) for view in views)
     return Headline(sentence=_lead([item for item in verdicts if item.figures]), also="", cost="", domains=verdicts)
 
 
-def _verdict(view: DomainView) -> DomainVerdict:
+def _verdict(summary: Summary, view: DomainView) -> DomainVerdict:
     metric = view.metrics[0]
     items = metric.comparisons
     models = list(dict.fromkeys(name for item in items for name in (item.system_a, item.system_b)))
@@ -24,7 +24,8 @@ def _verdict(view: DomainView) -> DomainVerdict:
     tested = [item for item in items if item.verdict not in ("not_tested", "not_concluded")]
     reason = "; ".join(dict.fromkeys(item.not_concluded for item in items if item.not_concluded))
     wins = [f"{beats(name)} {listed([the(loser) for loser in beaten[name]])}" for name in models if beaten[name]]
-    values = ", ".join(f"{row.title} {number(value.value)}" for row, value in metric.values if row.system in models)
+    found = {name: summary.value(name, view.name, metric.name) for name in models}
+    values = ", ".join(f"{spoken(name)} {number(value.value)}" for name, value in found.items() if value is not None)
     claim = "; ".join(wins) if wins else "No difference was shown between any two" if tested else "Not concluded"
     notes = f" Not concluded: {reason}." if reason else ""
     return DomainVerdict(

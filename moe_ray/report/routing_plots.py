@@ -19,7 +19,7 @@ from moe_ray.report.panel import (
     rows_panel,
     short,
 )
-from moe_ray.report.svg import BAD, INK, MUTED, PAPER, RC_PARAMS, RULE, svg_text
+from moe_ray.report.svg import BAD, INK, MUTED, PAPER, RULE, drawing_style, svg_text
 from moe_ray.routing.results import Calibration, ReliabilityBin
 
 if TYPE_CHECKING:
@@ -74,8 +74,6 @@ def own_test_plots(summary: Summary) -> list[Plot]:
 
 def confusion_plot(title: str, labels: Sequence[str], confusion: Sequence[Sequence[int]], *, name: str) -> Plot:
     """Counts by own label (rows) and most probable label (columns), shaded by their share of the row."""
-    import matplotlib as mpl
-
     names = [short(words(label), LABEL_CHARS) for label in labels]
     longest = max(map(len, names))
     is_small = len(labels) > MAX_COUNTED
@@ -89,7 +87,7 @@ def confusion_plot(title: str, labels: Sequence[str], confusion: Sequence[Sequen
         if num
     )
     height = FRAME_PX + len(labels) * (SMALL_CELL_PX if is_small else CELL_PX) + is_turned * longest * LETTER_PX
-    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+    with drawing_style():
         figure, axes = panel(height)
         _matrix_axes(axes, names, is_turned=is_turned)
         for at, row in enumerate(confusion):
@@ -128,8 +126,6 @@ def _draw_cells(axes: "Axes", at: int, row: Sequence[int], *, is_small: bool) ->
 
 def reliability_plot(title: str, curves: Sequence[Curve], *, name: str) -> Plot:
     """Share right against mean confidence, by bin, on bars that say how many texts lie in each bin."""
-    import matplotlib as mpl
-
     errors = ", ".join(f"{number(curve.calibration.ece)}{f' {curve.label}' if curve.label else ''}" for curve in curves)
     caption = (
         f"Marks on the dashed line: as often right as sure. Strokes are 95 % intervals, bars the share of the texts in "
@@ -140,7 +136,7 @@ def reliability_plot(title: str, curves: Sequence[Curve], *, name: str) -> Plot:
         for curve in curves
         for item in _filled(curve.calibration)
     )
-    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+    with drawing_style():
         figure, axes = panel(RELIABILITY_PX + (LEGEND_ROW_PX if len(curves) > 1 else 0))
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
         _draw_bins(axes, curves[-1].calibration)

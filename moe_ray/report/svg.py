@@ -2,8 +2,11 @@
 
 import hashlib
 import io
+import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,13 +55,29 @@ def marker(index: int) -> str:
     return MARKERS[1 + (place + turn) % NUM_OTHERS if index else 0]
 
 
+@contextmanager
+def drawing_style() -> Iterator[None]:
+    """Draw in the report's style. All of the report's figures are made within this context.
+
+    They are matplotlib objects with an SVG canvas, so that no display backend is needed. MPLBACKEND is not read: a
+    notebook's kernel names one there for its child processes, which matplotlib may not be able to load.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib as mpl
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+        yield
+
+
 def svg_text(figure: "Figure", *, name: str, description: str) -> str:
     """Return `figure` as an SVG element to stand inside HTML. `name` makes its ids unique on the page."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
     stream = io.StringIO()
-    with mpl.rc_context(RC_PARAMS), warnings.catch_warnings():  # type: ignore[arg-type]
+    with drawing_style(), warnings.catch_warnings():
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
         # The browser writes the letters, in fonts of its own; here they are only measured.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         FigureCanvasSVG(figure)

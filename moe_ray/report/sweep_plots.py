@@ -9,7 +9,7 @@ from moe_ray.comparison.systems import CASCADE, ROUTED
 from moe_ray.report.format import SECONDS, in_one_unit, listed, number, seconds, words
 from moe_ray.report.panel import LEGEND_ROW_PX, Plot, Row, few_ticks, legend_above, mark_style, panel
 from moe_ray.report.plots import hollow
-from moe_ray.report.svg import INK, MUTED, PAPER, RC_PARAMS, RULE, svg_text, theme_colour
+from moe_ray.report.svg import INK, MUTED, PAPER, RULE, drawing_style, svg_text, theme_colour
 from moe_ray.report.views import BOUNDS, series_of
 
 if TYPE_CHECKING:
@@ -130,9 +130,7 @@ def _draw_curve(axes: "Axes", summary: Summary, sweep: Sweep, x: Sequence[float]
 
 def _drawn(draw: Callable[["Axes"], None], num_names: int, *, name: str, text: str) -> str:
     """A panel with both grids and a legend of `num_names`, filled by `draw`. Returns the SVG."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(RC_PARAMS):  # type: ignore[arg-type]
+    with drawing_style():
         figure, axes = panel(SWEEP_PX + LEGEND_ROW_PX * math.ceil(num_names / LEGEND_COLUMNS))
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         draw(axes)

@@ -31,7 +31,7 @@ def headline(summary: Summary, system: str | None = None) -> Headline:
     pairs = list(dict.fromkeys(Contest(item.system_a, item.system_b) for item in summary.comparisons))
     contest = _leading(pairs, system)
     if contest is None:
-        return ranked_headline(views)
+        return ranked_headline(summary, views)
     verdicts, prices = _verdicts(summary, views, contest)
     return Headline(
         sentence=lead(verdicts, contest),

@@ -1,8 +1,11 @@
 """What an example costs a system behind a router, from seconds and bytes that are known."""
 
+import numpy as np
 import pytest
 
+from moe_ray.comparison.costs import RESTART_FACTOR, cost_ratio
 from moe_ray.comparison.records import ExampleCost, Summary
+from moe_ray.report.price import is_shown
 from tests.comparison.routed_run import BASE, RoutedRun, Values
 
 ROUTER_S = 0.25
@@ -73,3 +76,45 @@ def test_memory_that_one_model_lacks_is_unknown_for_every_system_that_may_pick_i
 def test_examples_without_an_answer_are_left_out_with_the_routers_time_for_them() -> None:
     found = cost_of(summary_of(run_of(MEMORY, unscored=True)), "routed")
     assert (found.n, found.busy_s, found.router_s) == (1, 2.0 + ROUTER_S, ROUTER_S)
+
+
+def test_the_ratio_to_the_baseline_has_an_interval_over_batches() -> None:
+    """Of independent batches it covers the truth in 95 % of the draws or more, the allowance left aside."""
+    rng = np.random.default_rng(0)
+    num_covered = 0
+    for _ in range(200):
+        times = [rng.lognormal(0, 0.4, 12) * factor for factor in (1.5, 1.0)]
+        sides = [np.repeat(part, 8) for part in times]  # the answers of a batch share its time
+        batches = np.repeat(np.arange(12), 8)
+        found = cost_ratio(sides[0], batches, sides[1], batches)
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        assert found.value == pytest.approx(times[0].mean() / times[1].mean())
+        num_covered += found.low * RESTART_FACTOR <= 1.5 <= found.high / RESTART_FACTOR
+    assert num_covered >= 184
+
+
+def test_models_of_equal_cost_are_not_told_apart_by_what_a_start_adds() -> None:
+    """For instance 1.19 to 1.23 times between models of one size, each batch alike."""
+    rng = np.random.default_rng(1)
+    mine, other = 1.23 * rng.normal(1, 0.02, 80), rng.normal(1, 0.02, 80)
+    found = cost_ratio(mine, np.arange(80), other, np.arange(80))
+    assert found is not None
+    assert not is_shown(found)
+    twice = cost_ratio(2 * mine, np.arange(80), other, np.arange(80))
+    assert is_shown(twice)
+
+
+def test_one_batch_gives_no_interval_and_no_claim() -> None:
+    one = np.zeros(8, dtype=np.intp)
+    found = cost_ratio(np.full(8, 5.0), one, np.full(8, 1.0), one)
+    assert found is not None
+    assert (found.value, found.low, found.high, found.num_batches) == (5.0, None, None, 1)
+    assert not is_shown(found)
+
+
+def test_costs_that_are_unknown_have_no_ratio() -> None:
+    unknown = np.full(3, np.nan)
+    assert cost_ratio(unknown, np.arange(3), np.ones(3), np.arange(3)) is None
+    assert cost_ratio(np.ones(3), np.arange(3), np.zeros(3), np.arange(3)) is None

@@ -11,7 +11,9 @@ import pytest
 from moe_ray.comparison.resources import (
     BINS_PER_DECADE,
     TIMING_COLUMNS,
+    batch_codes,
     busy_seconds,
+    held_memory,
     latency_distribution,
     log_histogram,
     merge_histograms,
@@ -144,3 +146,19 @@ def test_busy_time_is_divided_as_a_plain_loop_does_it_to_the_last_bit_in_any_ord
             plain = plain_busy_seconds(rows, model, domain, {"a": 7.0, "b": 0.3}[model])
             expected = [plain.get(name, math.nan) for name in ids[domain]]
             assert seconds.tobytes() == np.array(expected).tobytes()
+
+
+def test_the_memory_of_an_endpoints_client_is_not_the_models() -> None:
+    """Whatever the client's process holds, the model is elsewhere: no cost is computed from it."""
+    found = model_resources(["m"], [replica("a", device="endpoint", peak_resident_bytes=10**9)], answers([]))["m"]
+    assert (found.peak_memory.resident_bytes, found.peak_memory.client_bytes) == (None, 10**9)
+    assert held_memory(found.peak_memory) is None
+    local = model_resources(["m"], [replica("a", device="cpu", peak_resident_bytes=10**9)], answers([]))["m"]
+    assert (local.peak_memory.resident_bytes, local.peak_memory.client_bytes) == (10**9, None)
+
+
+def test_answers_of_one_batch_have_one_code() -> None:
+    table = answers([1.0, 1.0, 2.0, 2.0, 1.0])
+    (codes,) = batch_codes(table, {"d": ["0", "1", "2", "3", "4", "never asked"]}).values()
+    assert codes[0] == codes[1] == codes[4] != codes[2] == codes[3]
+    assert codes[5] == -1

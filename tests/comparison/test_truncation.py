@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from moe_ray.comparison.records import TruncatedPrompts
 from moe_ray.comparison.summary import summarise
-from moe_ray.comparison.truncation import NUM_TRUNCATED, truncated_prompts
+from moe_ray.comparison.truncation import NUM_TRUNCATED, cut_answers, truncated_prompts
 from moe_ray.report.cautions import cautions
 from tests.report.synthetic import ALL_METRICS, synthetic_run
 
@@ -54,3 +54,16 @@ def test_a_run_with_cut_prompts_warns_of_them_and_one_that_cut_none_does_not(tmp
         answers = in_order.append_column(NUM_TRUNCATED, pa.array(numbers, pa.int32()))
         summary = summarise(scores, ALL_METRICS, run.manifest(), run.telemetry(), answers)
         assert [caution.text for caution in cautions(summary) if caution.title == "Truncated"] == texts
+
+
+def test_answers_that_the_token_limit_ended_are_counted_by_model_and_domain() -> None:
+    rows = [("m", "d", "generate", reason) for reason in ("length", "stop", "length", "error")]
+    rows += [("m", "e", "generate", "stop"), ("m", "d", "likelihood", "length"), ("n", "d", "generate", "length")]
+    names = ("model", "domain", "kind", "finish_reason")
+    table = pa.table({name: [row[at] for row in rows] for at, name in enumerate(names)})
+    found = cut_answers(table, ["n", "m"], ["d", "e"])
+    assert [(item.model, item.domain, item.num_answers, item.num_cut) for item in found] == [
+        ("n", "d", 1, 1),
+        ("m", "d", 3, 2),
+        ("m", "e", 1, 0),
+    ]

@@ -134,7 +134,7 @@ def _scores(model: str, example: Example) -> Iterator[Score]:
             metric=metric.name,
             value=None if failed else value,
             reason="no answer: the prompt does not fit the context" if failed else None,
-            weight=float(rng.integers(20, 200)) if metric is BITS else 1.0,
+            weight=float(_rng("bytes", example.id).integers(20, 200)) if metric is BITS else 1.0,
             label=label if counted and not failed else None,
             gold=gold if counted else None,
         )

@@ -4,7 +4,10 @@ import base64
 import gzip
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import moe_ray
 from moe_ray.report import browser, html
 from moe_ray.report.format import words
 from moe_ray.report.views import MetricView
@@ -232,3 +236,19 @@ def test_of_too_many_answers_whole_examples_are_kept(reported: Reported, monkeyp
 def test_a_cut_prompt_says_so_in_the_payload_by_how_many_tokens(reported: Reported) -> None:
     cut = {row["e"]: row["c"] for row in payload_of(reported.page)["answers"] if row["c"]}
     assert cut == {CUT_EXAMPLE: NUM_CUT}
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no such backend"])
+def test_a_report_is_drawn_whatever_backend_the_environment_names(reported: Reported, backend: str) -> None:
+    """A notebook's kernel names its own; matplotlib reads it when it is first imported, so a new process is needed."""
+    command = [sys.executable, "-m", "moe_ray", "report", str(reported.run.path), "--brief"]
+    environment = {**os.environ, "MPLBACKEND": backend}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "Report:" in ended.stdout
+
+
+def test_no_part_of_the_report_imports_matplotlib_outside_of_its_style() -> None:
+    """Each such import would read MPLBACKEND."""
+    for path in (Path(moe_ray.__file__).parent / "report").glob("*.py"):
+        assert ("import matplotlib" in path.read_text(encoding="utf-8")) == (path.name == "svg.py"), path

@@ -6,11 +6,11 @@ import io
 import pytest
 from rich.console import Console
 
-from moe_ray.comparison.records import ExampleCost, PairedComparison
+from moe_ray.comparison.records import CostRatio, ExampleCost, PairedComparison
 from moe_ray.report import format as text
 from moe_ray.report.effect import effects
 from moe_ray.report.measures import cost_table, latency_table, memory_table
-from moe_ray.report.price import Price, price_line, price_sentence
+from moe_ray.report.price import Price, is_shown, price_line, price_sentence
 from moe_ray.report.tables import summary_tables
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import MetricView, domain_views
@@ -124,23 +124,35 @@ def test_bytes_change_their_unit_where_single_sizes_do() -> None:
 
 
 def test_prices_are_ratios_to_the_baselines_and_say_their_n() -> None:
-    price = Price(
-        cost=cost("experts", 2.2, memory_byte_s=30.0, n=8), baseline=cost("baseline", 2.0, memory_byte_s=40.0)
-    )
+    mine = cost("experts", 4.2, memory_byte_s=30.0, n=8)
+    ratios = {"time_ratio": ratio(2.1, 1.5, 2.9), "memory_ratio": ratio(0.75, 0.5, 1.1)}
+    price = Price(cost=mine.model_copy(update=ratios), baseline=cost("baseline", 2.0, memory_byte_s=40.0))
     line = price_line(price, "experts").replace(text.NO_BREAK, " ")
-    busy = f"experts 2.20 s, baseline 2.00 s busy (1.10 {TIMES})"
-    assert line == f"Per example: {busy}, memory over time 0.75 {TIMES}, n = 8 and 7"
-    other = Price(cost=cost("experts", 1.0), baseline=cost("baseline", 2.0))
-    sentence = price_sentence([price, other], "experts").replace(text.NO_BREAK, " ")
-    assert sentence.startswith("One example costs the experts 0.50 to 1.10 times the baseline's busy time")
-    assert sentence.endswith("and 0.75 times its memory held over time.")
+    busy = f"experts 4.20 s, baseline 2.00 s busy (2.10 {TIMES} [1.50, 2.90])"
+    assert line == f"Per example: {busy}, memory over time 0.75 {TIMES} [0.50, 1.10], n = 8 and 7"
+    low = cost("experts", 1.0).model_copy(update={"time_ratio": ratio(0.5, 0.4, 0.7)})
+    sentence = price_sentence([price, Price(cost=low, baseline=cost("baseline", 2.0))], "experts")
+    assert sentence.replace(text.NO_BREAK, " ") == (
+        "One example costs the experts 0.50 to 2.10 times the baseline's busy time (95 % intervals 0.40 to 2.90)."
+    )
+
+
+def test_a_ratio_whose_interval_holds_1_is_not_spoken_of_but_stands_with_its_domain() -> None:
+    mine = cost("experts", 2.4).model_copy(update={"time_ratio": ratio(1.2, 0.95, 1.5)})
+    price = Price(cost=mine, baseline=cost("baseline", 2.0))
+    assert price_sentence([price], "experts") == ""
+    assert "no difference in time shown" in price_line(price, "experts")
+
+
+def ratio(value: float, low: float | None, high: float | None) -> CostRatio:
+    return CostRatio(value=value, low=low, high=high, num_batches=9)
 
 
 def test_what_the_experts_cost_is_said_at_the_top_of_the_terminal_and_of_the_page(reported: Reported) -> None:
     sentence = headline(reported.summary).cost
-    costs = [(reported.summary.cost("experts", name), reported.summary.cost("baseline", name)) for name in METRICS]
-    ratios = sorted(mine.busy_s / other.busy_s for mine, other in costs if mine and other)
-    assert f"{ratios[0]:.2f} to {ratios[-1]:.2f} times" in sentence.replace(text.NO_BREAK, " ")
+    costs = [cost for name in METRICS if (cost := reported.summary.cost("experts", name))]
+    shown_ratios = [cost.time_ratio for cost in costs if is_shown(cost.time_ratio)]
+    assert bool(shown_ratios) == ("busy time" in sentence)
     stream = io.StringIO()
     Console(width=200, file=stream).print(summary_tables(reported.summary))
     shown = stream.getvalue()
@@ -150,7 +162,7 @@ def test_what_the_experts_cost_is_said_at_the_top_of_the_terminal_and_of_the_pag
 
 def test_memory_that_was_measured_otherwise_is_not_held_against_the_baselines() -> None:
     mine, other = cost("experts", 1.0, memory_byte_s=1.0), cost("baseline", 1.0, memory_byte_s=1.0, kind="resident")
-    assert Price(cost=mine, baseline=other).memory_ratio is None
+    assert "memory" not in price_line(Price(cost=mine, baseline=other), "experts")
     assert price_sentence([Price(cost=mine, baseline=None)], "experts") == ""
 
 

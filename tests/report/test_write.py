@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from moe_ray.comparison.records import MetricValue, Summary
+from moe_ray.comparison.records import CutAnswers, MetricValue, Summary
 from moe_ray.comparison.runs import compare_runs
 from moe_ray.errors import RunDirectoryError
 from moe_ray.report.cautions import cautions
@@ -245,3 +245,15 @@ def test_a_failing_model_is_told_with_its_rate_and_the_answered_figure(tmp_path:
         assert "440" in shown
     assert "warning: Failed: error: CUDA out of memory: 440 answers failed, counted as the worst value" in text
     assert "answered alone: 1.000, n = 60" in page
+
+
+def test_many_answers_that_the_token_limit_ended_are_warned_of_and_few_are_not(reported: Reported) -> None:
+    def warned(num_cut: int) -> list[str]:
+        cut = CutAnswers(model="general-7b", domain="code", num_answers=100, num_cut=num_cut)
+        found = cautions(reported.summary.model_copy(update={"cut_answers": [cut]}))
+        return [caution.text for caution in found if caution.title == "Cut answers"]
+
+    assert warned(5) == []
+    (text,) = warned(6)
+    assert text.startswith("6 of 100 answers ended at max_new_tokens")
+    assert "general-7b: code 6" in text
