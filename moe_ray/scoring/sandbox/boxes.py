@@ -142,7 +142,7 @@ def _bubblewrap(bubblewrap: str, memory_bytes: int, *, private_users: bool) -> B
     for path in read_paths():
         argv += _show(path)
     for path in package_paths():
-        argv += ["--tmpfs", path, "--remount-ro", path]
+        argv += ["--perms", "0555", "--tmpfs", path] if quota else ["--tmpfs", path, "--remount-ro", path]
     argv += ["--perms", "1777", "--size", str(SCRATCH_BYTES)] if quota else []
     argv += ["--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/"]
     settings = _settings(memory_bytes, scratch=SCRATCH, writable=quota, own_tasks=True)
