@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from moe_ray.cli.failures import reported
+from moe_ray.cli.main import app
+from tests.support.commands import Command
+
 OBJECT_STORE_BYTES = 150 << 20
 
 # "quick": the same inputs in every run, and no judgement by the clock: the tests pass or fail alike on every machine.
@@ -62,3 +66,16 @@ def short_folder() -> Iterator[Path]:
     """A folder for a Ray of its own, whose sockets' paths stay short."""
     with tempfile.TemporaryDirectory(prefix="mr-", dir="/tmp", ignore_cleanup_errors=True) as name:
         yield Path(name)
+
+
+@pytest.fixture
+def moe_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process; returns its exit code and what it printed, as pytest captured it."""
+
+    def command(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["moe-ray", *map(str, arguments)])
+        code = reported(app)
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    return command

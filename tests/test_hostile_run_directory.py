@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from moe_ray import pipeline, stored_run
-from moe_ray.cli.failures import EXIT_USAGE, reported
-from moe_ray.cli.main import app
+from moe_ray.cli.failures import EXIT_USAGE
 from moe_ray.errors import RunDirectoryError
 from moe_ray.scoring.registry import GRADERS, is_own_code
 from moe_ray.scoring.table import read_scores
 from moe_ray.store.run_directory import RunDirectory
 from tests.inline import Inline, inline
+from tests.support.commands import Command
 from tests.test_names_of_checkpoints import write
 
 __all__ = ["inline"]
@@ -72,20 +72,6 @@ def hostile(tmp_path: Path, inline: Inline) -> Hostile:
     made = inline.evaluate(experiment).run
     shutil.copytree(made.path, tmp_path / "got" / "run")
     return Hostile(RunDirectory(tmp_path / "got" / "run"), tmp_path)
-
-
-Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def moe_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    def command(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["moe-ray", *map(str, arguments)])
-        code = reported(app)
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return command
 
 
 OWN_CODE = ["evaluate:./evil.py", "evaluate:bertscore", "evil_module:Grader", "./evil.py", "evaluate:a/b"]

@@ -12,13 +12,13 @@ import pytest
 import transformers
 import yaml
 
-from moe_ray.cli.failures import EXIT_USAGE, reported
-from moe_ray.cli.main import app
+from moe_ray.cli.failures import EXIT_USAGE
 from moe_ray.config.load import load_experiment
 from moe_ray.errors import ConfigError, ModelError
 from moe_ray.preview import ShownPrompt, prompts_of
 from tests.engines.asking import ask, engine
 from tests.engines.tiny import CONTEXT_LENGTH, make_tiny_checkpoint
+from tests.support.commands import Command
 
 Settings = dict[str, Any]
 QUESTIONS = ("is the drug a question", "of the law", "the sum of a list")
@@ -162,28 +162,17 @@ def test_a_name_that_is_none_is_refused(choice: Settings, experiment: Callable[.
     assert "did you mean" in str(caught.value)
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["moe-ray", *map(str, arguments)])
-        code = reported(app)
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
-
-
 def test_the_command_prints_prompts_for_people_and_for_programs(
-    command: Callable[..., tuple[int, str]], experiment: Callable[..., Path]
+    moe_ray: Command, experiment: Callable[..., Path]
 ) -> None:
     file = experiment(("forged\nparity / chat / q9: 1 token\x1b[2J",))
-    code, printed = command("prompts", file)
+    code, printed = moe_ray("prompts", file)
     assert code == 0, printed
     headings = [line for line in printed.splitlines() if line and not line.startswith(" ")]
     assert [line.split(":")[0] for line in headings] == ["parity / chat / q0", "parity / base / q0"]
     assert "\x1b" not in printed
     assert 'stop strings: "\\n\\n"' in printed
-    code, printed = command("prompts", file, "--json", "--model", "base", "-n", 1)
+    code, printed = moe_ray("prompts", file, "--json", "--model", "base", "-n", 1)
     assert code == 0
     (record,) = map(json.loads, printed.splitlines())
     assert record["model"] == "base"
@@ -192,28 +181,28 @@ def test_the_command_prints_prompts_for_people_and_for_programs(
 
 
 def test_the_messages_of_another_engine_are_shown_without_tokens(
-    command: Callable[..., tuple[int, str]], experiment: Callable[..., Path]
+    moe_ray: Command, experiment: Callable[..., Path]
 ) -> None:
     scripted = {"path": "scripted/x", "engine": "scripted", "engine_settings": {"text": "yes"}}
-    code, printed = command("prompts", experiment(models={"chat": scripted, "base": scripted}))
+    code, printed = moe_ray("prompts", experiment(models={"chat": scripted, "base": scripted}))
     assert code == 0, printed
     assert "tokens unknown here" in printed
     assert "[system] answer with yes or no" in printed
 
 
 def test_a_template_that_no_model_is_asked_with_is_refused(
-    command: Callable[..., tuple[int, str]], experiment: Callable[..., Path], llama: Path
+    moe_ray: Command, experiment: Callable[..., Path], llama: Path
 ) -> None:
     """A completion model used to ignore it without a word."""
     base = {"path": str(llama), "prompt_style": "completion"}
     template = {"prompt": {"template": "Q: {question}"}}
     file = experiment(models={"base": base}, baseline="base", domain=template)
-    code, printed = command("plan", file)
+    code, printed = moe_ray("plan", file)
     assert code == EXIT_USAGE
     assert "domains.parity.prompt.template" in printed
     assert "completion_template" in printed
     both = {"prompt": {**template["prompt"], "completion_template": "Q: {question}\nA:"}}
-    assert command("plan", experiment(models={"base": base}, baseline="base", domain=both))[0] == 0
+    assert moe_ray("plan", experiment(models={"base": base}, baseline="base", domain=both))[0] == 0
 
 
 def test_a_template_that_some_models_are_not_asked_with_is_noted(experiment: Callable[..., Path]) -> None:

@@ -1,33 +1,18 @@
 """The commands as a person gives them, one after the other, on one real Ray."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from moe_ray.cli.demo import run_demo
-from moe_ray.cli.failures import EXIT_USAGE, reported
-from moe_ray.cli.main import app
+from moe_ray.cli.failures import EXIT_USAGE
 from moe_ray.config.load import load_experiment
 from moe_ray.domains.loading import load_domain
 from moe_ray.store.run_directory import RunDirectory
+from tests.support.commands import Command
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def moe_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process; returns its exit code and what it printed."""
-
-    def command(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["moe-ray", *map(str, arguments)])
-        code = reported(app)
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return command
 
 
 def test_init_writes_an_experiment_that_loads_and_is_never_written_over(moe_ray: Command, tmp_path: Path) -> None:

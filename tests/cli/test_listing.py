@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
@@ -14,26 +13,14 @@ import pytest
 import typer.main
 import yaml
 
-from moe_ray.cli.failures import reported
 from moe_ray.cli.main import app
 from moe_ray.config.checks import ENGINES, OWN_TASKS, PUBLISHED_TASKS
 from moe_ray.config.json_schema import SCHEMA_FILE, experiment_schema, schema_text
 from moe_ray.config.schema import RouterConfig
 from moe_ray.scoring.registry import GRADERS
+from tests.support.commands import Command
 
 ROOT = Path(__file__).parents[2]
-Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def moe_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    def command(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["moe-ray", *map(str, arguments)])
-        code = reported(app)
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return command
 
 
 @pytest.mark.parametrize(

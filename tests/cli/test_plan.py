@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,30 +10,22 @@ import pytest
 import yaml
 
 from moe_ray import preparation
-from moe_ray.cli.failures import EXIT_USAGE, reported
-from moe_ray.cli.main import app
+from moe_ray.cli.failures import EXIT_USAGE
 from moe_ray.config.load import load_experiment
 from moe_ray.store.records import ReplicaTelemetry
 from tests.cli.test_bad_input import experiment, rows
+from tests.support.commands import Command
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def moe_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Run a command in a folder of its own; returns its exit code and what it printed."""
+def moe_ray(moe_ray: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Run a command in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "rows.jsonl").write_text(rows(), encoding="utf-8")
-
-    def command(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["moe-ray", *map(str, arguments)])
-        code = reported(app)
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return command
+    return moe_ray
 
 
 @pytest.fixture

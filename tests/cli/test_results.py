@@ -3,34 +3,18 @@
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from moe_ray.cli.failures import EXIT_USAGE, reported
-from moe_ray.cli.main import app
+from moe_ray.cli.failures import EXIT_USAGE
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.runs import RunComparison, SystemComparison
 from moe_ray.report.verdict import headline
 from moe_ray.scoring.table import write_scores
 from moe_ray.store.run_directory import RunDirectory
 from tests.report.synthetic import ALL_METRICS, synthetic_run
-
-Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def moe_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process; returns its exit code and what it printed."""
-
-    def command(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["moe-ray", *map(str, arguments)])
-        code = reported(app)
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return command
+from tests.support.commands import Command
 
 
 @pytest.fixture(scope="module")

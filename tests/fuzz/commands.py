@@ -1,27 +1,12 @@
 """Commands run in this process on damaged files, and what must hold however they end."""
 
 import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from unittest import mock
 
-from moe_ray.cli.failures import reported
-from moe_ray.cli.main import app
+from tests.support.commands import run
 
 EXIT_CODES = {0, 1, 2}
-
-
-def run(*arguments: str) -> tuple[int, str]:
-    """Run `moe-ray ARGUMENTS` and return its exit code and all that it printed. Any exception passes through."""
-    shown = io.StringIO()
-    with (
-        contextlib.redirect_stdout(shown),
-        contextlib.redirect_stderr(shown),
-        mock.patch("sys.argv", ["moe-ray", *arguments]),
-    ):
-        code = reported(app)
-    return code, shown.getvalue()
 
 
 def require_plain_end(*arguments: str) -> None:

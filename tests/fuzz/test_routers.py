@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from moe_ray.config.schema import RouterConfig
 from moe_ray.routing.files import ROUTER_FILE, weights_fingerprint
 from moe_ray.routing.training import fit_router
-from tests.fuzz.commands import nothing_lost, require_plain_end, run
+from tests.fuzz.commands import nothing_lost, require_plain_end
 from tests.fuzz.damage import damaged_bytes, damaged_json
 from tests.routing.queries import DOMAINS, nothing_reported, router_texts
+from tests.support.commands import run
 
 FILES = ("router.json", "terms.json", "weights.npz", "foreign.npz")
 

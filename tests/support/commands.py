@@ -1,0 +1,24 @@
+"""Commands run in this process."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from unittest import mock
+
+from moe_ray.cli.failures import reported
+from moe_ray.cli.main import app
+
+# Takes the arguments of `moe-ray`; returns its exit code and what it printed.
+Command = Callable[..., tuple[int, str]]
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """Run `moe-ray ARGUMENTS` and return its exit code and all that it printed. Any exception passes through."""
+    shown = io.StringIO()
+    with (
+        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(shown),
+        mock.patch("sys.argv", ["moe-ray", *map(str, arguments)]),
+    ):
+        code = reported(app)
+    return code, shown.getvalue()
