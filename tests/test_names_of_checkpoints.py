@@ -76,7 +76,9 @@ def values_of(run: RunDirectory, name: str) -> str:
 
 
 def unscored(run: RunDirectory) -> set[tuple[str, str | None]]:
-    return {(row.model, row.reason) for row in scores_of_table(read_scores(run.scores_path)[0]) if row.value is None}
+    """What was not graded. An answer that cannot be read was: it is the model's failure."""
+    rows = scores_of_table(read_scores(run.scores_path)[0])
+    return {(row.model, row.reason) for row in rows if row.value is None and not row.failed}
 
 
 def num_left(experiment: LoadedExperiment) -> int:
@@ -112,7 +114,7 @@ def test_an_expert_that_is_the_baseline_is_scored_on_its_domain_alone(tmp_path: 
     assert {(score.model, score.domain) for score in scores} == {
         ("base", "first"), ("base", "second"), ("expert", "first")
     }  # fmt: skip
-    assert {score.reason for score in scores} == {None}
+    assert {score.reason for score in scores if not score.failed} == {None}
     costs = {(cost.system, cost.domain): cost.busy_s for cost in outcome.summary.costs}
     assert costs["experts", "first"] == costs["baseline", "first"]
 

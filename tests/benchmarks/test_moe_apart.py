@@ -163,5 +163,5 @@ def test_settings_are_chosen_on_other_texts_than_are_measured_or_trained_on(tmp_
     texts = read_texts(folder, expert_texts(DATA, SMALL.max_texts))
     parts = [{text for own in part.values() for text in own} for part in (texts.train, texts.choosing, texts.measured)]
     assert len(set.union(*parts)) == sum(map(len, parts)) == sum(SMALL.max_texts.values())
-    assert {name: len(own) for name, own in texts.measured.items()} == {"coding": 8, "math": 6, "biomedical": 2}
+    assert {name: len(own) for name, own in texts.measured.items()} == {"coding": 6, "math": 4, "biomedical": 2}
     assert "<<" not in "".join(texts.train["math"])

@@ -44,7 +44,7 @@ def _figures_are_not_drawn() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("pattern", FILES)
-@settings(max_examples=settings().max_examples // 4)
+@settings(max_examples=settings().max_examples // 8)
 @given(drawn=st.data())
 def test_commands_on_a_damaged_run_end_in_words(pattern: str, valid: Path, drawn: st.DataObject) -> None:
     original = sorted(valid.glob(pattern))[0]

@@ -107,7 +107,7 @@ def test_a_bound_on_tokens_stops_at_the_text_that_reaches_it(tmp_path: Path) -> 
     _, tokenizer = loaded(tmp_path, "llama")
     length = len(tokenizer("the law")["input_ids"])
     batches = token_batches(
-        tokenizer, ["the law"] * 10, vocabulary_size=300, max_text_tokens=30, max_tokens=2 * length + 1
+        tokenizer, ["the law"] * 10, vocabulary_size=len(tokenizer), max_text_tokens=30, max_tokens=2 * length + 1
     )
     assert sum(one.num_tokens for one in batches) == 3 * length
 
@@ -115,4 +115,4 @@ def test_a_bound_on_tokens_stops_at_the_text_that_reaches_it(tmp_path: Path) -> 
 def test_texts_of_no_tokens_are_refused(tmp_path: Path) -> None:
     _, tokenizer = loaded(tmp_path, "llama")
     with pytest.raises(DataError):
-        token_batches(tokenizer, ["", ""], vocabulary_size=300, max_text_tokens=30)
+        token_batches(tokenizer, ["", ""], vocabulary_size=len(tokenizer), max_text_tokens=30)

@@ -169,7 +169,7 @@ def listing(folder: Path, **settings: Any) -> EvaluateGrader:
 
 
 def calls() -> list[int]:
-    (module,) = [module for module in list(sys.modules.values()) if "CALLS" in vars(module)]
+    (module,) = [module for name, module in list(sys.modules.items()) if "listing" in name and "CALLS" in vars(module)]
     found: list[int] = module.CALLS
     return found
 

@@ -1,11 +1,12 @@
-"""Ray's processes killed or stopped under a run, in the ways that tests/execution/test_ray_failures.py leaves out."""
+"""Ray's processes killed or stopped under a run: one message, a prompt end, nothing left, and the same command resumes."""
 
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.execution.ray_failures import RAY_TIMEOUT_S, require_end_by, require_one_message_after
+from tests.execution.commands import command
+from tests.execution.ray_failures import NUM_EXAMPLES, RAY_TIMEOUT_S, require_end_by, require_one_message_after
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,20 @@ def test_a_signal_ends_the_command_soon_though_ray_is_stopped(
     tmp_path: Path, short_folder: Path, victim: str, wish: signal.Signals
 ) -> None:
     require_end_by(wish, victim, tmp_path, short_folder)
+
+
+def test_a_run_whose_head_is_killed_ends_at_once_with_one_message(tmp_path: Path, short_folder: Path) -> None:
+    require_one_message_after(signal.SIGKILL, "gcs_server", "its process gcs_server has ended", tmp_path, short_folder)
+
+
+def test_sigterm_ends_the_command_though_the_head_is_stopped_and_the_same_command_resumes(
+    tmp_path: Path, short_folder: Path
+) -> None:
+    experiment, run = require_end_by(signal.SIGTERM, "gcs_server", tmp_path, short_folder)
+    num_kept = len(run.done_keys())
+    faster = "models.m.engine_settings.seconds_per_batch=0"
+    with command("evaluate", str(experiment.path), "--set", faster) as again:
+        out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, out + err
+    assert f"{num_kept} of {NUM_EXAMPLES} answers are there already" in out
+    assert len(run.done_keys()) == NUM_EXAMPLES

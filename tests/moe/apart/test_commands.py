@@ -45,7 +45,7 @@ def test_experts_are_trained_mixed_finetuned_verified_and_asked(moe_ray: Command
     file, out = write_file(tmp_path, anchor={**TRAINING, "steps": 4}), tmp_path / "out"
     code, shown = moe_ray("pretrain", file, "--out", out)
     assert code == 0, shown
-    assert "Training experts apart: coding (10 texts), math (10 texts), law (10 texts)" in shown
+    assert "Training experts apart: coding (11 texts), math (10 texts), law (11 texts)" in shown
     for model in ("base", "anchor", "experts/coding", "experts/math", "experts/law", "mixture"):
         assert any(line.split("│")[1].strip() == model for line in shown.splitlines() if "│" in line)
     code, shown = moe_ray("finetune", file, "--mixture", out / "mixture", "--out", tmp_path / "tuned")
