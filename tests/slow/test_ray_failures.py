@@ -1,4 +1,4 @@
-"""Ray's processes killed or stopped under a run: one message, a prompt end, nothing left, and the same command resumes."""
+"""Ray's processes killed or stopped under a run: one message, a prompt end, nothing left, and a resume."""
 
 import signal
 from pathlib import Path
