@@ -2,8 +2,8 @@
 
 The file .lease names its holder: a random owner, host and pid. The holder touches it every RENEW_S seconds. A lease is
 stale, and is replaced, when its process is known to be gone (same host, no such pid), or when it was not renewed for
-STALE_S seconds by the clock of the file system. Two commands that replace one stale lease in the same moment are told
-apart by its owner; that is less than a lock gives, so the user is told.
+STALE_S seconds by the clock of the file system. A process that stands still for longer loses its lease without
+noticing: that is less than a lock gives, so the user is told.
 """
 
 import json
@@ -22,7 +22,6 @@ from moe_ray.store.run_directory import RunDirectory
 
 RENEW_S = 15.0
 STALE_S = 120.0
-MAX_TRIES = 5
 MAX_BYTES = 4096
 
 
@@ -76,14 +75,29 @@ def held_by(run: RunDirectory, who: str) -> RunDirectoryError:
 
 
 def _take(run: RunDirectory, path: Path, mine: Holder) -> None:
-    for _ in range(MAX_TRIES):
-        if _create(path, mine):
-            return
-        holder = read_holder(path)
-        if not _is_stale(path, holder):
-            raise held_by(run, f"{holder.host}, pid {holder.pid}" if holder else "unknown")
-        _remove_stale(run, path, holder)
-    raise held_by(run, "unknown")
+    if _create(path, mine) or (_is_stale(path, read_holder(path)) and _replace(run, path, mine)):
+        return
+    holder = read_holder(path)
+    raise held_by(run, f"{holder.host}, pid {holder.pid}" if holder else "unknown")
+
+
+def _replace(run: RunDirectory, path: Path, mine: Holder) -> bool:
+    """Replace a stale lease, and say whether it is ours now. One process at a time may: the one that makes a folder."""
+    claim = path.with_name(".lease.claim")
+    try:
+        claim.mkdir()
+    except FileExistsError:
+        if _is_old(claim):  # its process was killed in between; the next command can go on
+            with suppress(OSError):
+                claim.rmdir()
+        raise held_by(run, "one that replaces the lease of an ended process") from None
+    try:
+        if not _is_stale(path, read_holder(path)):
+            return False
+        path.unlink(missing_ok=True)
+        return _create(path, mine)
+    finally:
+        claim.rmdir()
 
 
 def _create(path: Path, mine: Holder) -> bool:
@@ -96,7 +110,7 @@ def _create(path: Path, mine: Holder) -> bool:
         json.dump(asdict(mine), file)
         file.flush()
         os.fsync(descriptor)
-    return read_holder(path) == mine
+    return True
 
 
 def read_holder(path: Path) -> Holder | None:
@@ -111,8 +125,11 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def _is_stale(path: Path, holder: Holder | None) -> bool:
-    if holder is not None and holder.is_gone:
-        return True
+    return (holder is not None and holder.is_gone) or _is_old(path)
+
+
+def _is_old(path: Path) -> bool:
+    """True when `path` was not touched for a while, or is gone."""
     try:
         return _file_system_time(path.parent) - path.lstat().st_mtime > STALE_S
     except FileNotFoundError:
@@ -127,20 +144,6 @@ def _file_system_time(folder: Path) -> float:
         return probe.lstat().st_mtime
     finally:
         probe.unlink()
-
-
-def _remove_stale(run: RunDirectory, path: Path, stale: Holder | None) -> None:
-    """Move a stale lease away, unless another process has replaced it in this moment: then that one holds it."""
-    aside = path.with_name(f".lease.{secrets.token_hex(8)}.tmp")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    moved = read_holder(aside)
-    if moved != stale:
-        aside.rename(path)
-        raise held_by(run, f"{moved.host}, pid {moved.pid}" if moved else "unknown")
-    aside.unlink()
 
 
 def _renew(path: Path, done: threading.Event) -> None:
