@@ -3,13 +3,14 @@
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from moe_ray.characters import whole_characters
 from moe_ray.cli.failures import reported
 from moe_ray.cli.main import app
 from tests.support.commands import Command
@@ -17,7 +18,7 @@ from tests.support.commands import Command
 OBJECT_STORE_BYTES = 150 << 20
 
 # "quick": the same inputs in every run, and no judgement by the clock: the tests pass or fail alike on every machine.
-# "thorough": thousands of other inputs (HYPOTHESIS_PROFILE=thorough). A failing input is shown as it is, because
+# "thorough": thousands of inputs; "random": thousands of others each time (HYPOTHESIS_PROFILE=random). A failing input is shown as it is, because
 # shrinking a damaged file takes minutes.
 FUZZING: dict[str, Any] = {
     "deadline": None,
@@ -26,8 +27,17 @@ FUZZING: dict[str, Any] = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.large_base_example, HealthCheck.data_too_large],
 }
 settings.register_profile("quick", max_examples=40, derandomize=True, **FUZZING)
-settings.register_profile("thorough", max_examples=500, **FUZZING)
+settings.register_profile("thorough", max_examples=500, derandomize=True, **FUZZING)
+settings.register_profile("random", max_examples=500, **FUZZING)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test printed is sent between processes, which would end at half a character."""
+    report = yield
+    report.sections = [(name, whole_characters(text)) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")

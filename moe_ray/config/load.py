@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from moe_ray.files import JsonError, parse_json, read_bytes
 EXPERIMENT_SUFFIXES = (".yaml", ".yml")
 # Far beyond any experiment; the parser takes seconds for a megabyte.
 MAX_EXPERIMENT_BYTES = 1 << 20
+MAX_DEPTH = 64
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -110,6 +111,7 @@ def _parse_json(text: str, source: str) -> Document:
 
 def _validate(document: Document, source: str, kind: type[SectionT]) -> SectionT:
     """Validate strictly, after giving plain scalars the type that the schema wants of them."""
+    _require_shallow(document.value, source)
     try:
         return _model(document, kind)
     except ValidationError as error:
@@ -119,6 +121,24 @@ def _validate(document: Document, source: str, kind: type[SectionT]) -> SectionT
         return _model(document, kind)
     except ValidationError as error:
         raise config_error(problems_of(error, document, kind), document, source) from None
+
+
+def _require_shallow(value: object, source: str) -> None:
+    """Refuse what is nested beyond the depth that the validator reads."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ConfigError(
+                f"nested more than {MAX_DEPTH} levels deep", where=source, remedy="check brackets and indentation"
+            )
+        level = [item for one in level for item in _items(one)]
+
+
+def _items(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _model(document: Document, kind: type[SectionT]) -> SectionT:

@@ -197,3 +197,10 @@ print(sorted(heavy & set(sys.modules)))
     )
     assert done.stdout.strip() == "[]"
     assert time.perf_counter() - started < 10
+
+
+def test_an_experiment_nested_beyond_reading_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "deep.yaml"
+    file.write_text(f"name: x\nmodels: {'[' * 300}{']' * 300}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="nested more than 64 levels deep"):
+        load_experiment(file)
