@@ -18,8 +18,8 @@ from tests.support.commands import Command
 OBJECT_STORE_BYTES = 150 << 20
 
 # "quick": the same inputs in every run, and no judgement by the clock: the tests pass or fail alike on every machine.
-# "thorough": thousands of inputs; "random": thousands of others each time (HYPOTHESIS_PROFILE=random). A failing input is shown as it is, because
-# shrinking a damaged file takes minutes.
+# "thorough": thousands of inputs; "random": thousands of others each time (HYPOTHESIS_PROFILE=random).
+# A failing input is shown as it is, because shrinking a damaged file takes minutes.
 FUZZING: dict[str, Any] = {
     "deadline": None,
     "database": None,

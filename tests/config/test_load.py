@@ -11,6 +11,7 @@ from moe_ray.config.dump import dump_experiment
 from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.config.paths import resolve_paths
 from moe_ray.config.schema import ExperimentConfig
+from moe_ray.errors import ConfigError
 
 from .bad_configs import GOOD
 
