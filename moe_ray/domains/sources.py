@@ -143,7 +143,7 @@ def _read_parquet(path: Path) -> list[Record]:
 
     try:
         records: list[Record] = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise DataError(
             f"not a readable Parquet file: {str(error)[:_NAMED_IN_MESSAGES]}",
             where=str(path),
