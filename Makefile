@@ -23,7 +23,7 @@ demo: $(SETUP) ## Train four tiny models on a synthetic world and evaluate them,
 	$(BIN)/moe-ray demo
 
 test: $(SETUP) ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 check: $(SETUP) ## Lint, formatting, types
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ FOREIGN_FILE = "foreign.npz"
 TEST_RESULTS_FILE = "test_results.json"
 TRAINING_FILE = "training.json"  # a classifier's diary, which decides nothing
 FORMAT = 1
+LARGEST_MAX_TOKENS = 8192  # of router.training.max_tokens
 # What JSON, zipfile and NumPy's header parser raise on damaged files.
 READING_ERRORS = (
     OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, SyntaxError, BadZipFile, TokenError,

@@ -13,7 +13,7 @@ from moe_ray.files import read_json
 from moe_ray.routing.calibration import FloatArray, IntArray
 from moe_ray.routing.classifier import ClassifierOutputs, Report, TrainingProgress
 from moe_ray.routing.confusion import confusion_matrix, macro_f1
-from moe_ray.routing.files import read_arrays, reading, require_shape
+from moe_ray.routing.files import LARGEST_MAX_TOKENS, read_arrays, reading, require_shape
 from moe_ray.routing.texts import LabelledText, codes
 
 ANALYZERS: tuple[dict[str, Any], ...] = (
@@ -129,8 +129,8 @@ class TfidfClassifier:
 
 
 def _require_terms(terms: object, max_words: object) -> None:
-    if not isinstance(max_words, int) or isinstance(max_words, bool) or max_words < 1:
-        raise ValueError(f"max_words must be a number from 1 on, not {max_words!r}")
+    if not isinstance(max_words, int) or isinstance(max_words, bool) or not 1 <= max_words <= LARGEST_MAX_TOKENS:
+        raise ValueError(f"max_words must be a number from 1 to {LARGEST_MAX_TOKENS}")
     lists = terms if isinstance(terms, list) and len(terms) == len(ANALYZERS) else [None]
     if not all(isinstance(known, list) and all(isinstance(term, str) for term in known) for known in lists):
         raise ValueError(f"terms must be {len(ANALYZERS)} lists of texts")

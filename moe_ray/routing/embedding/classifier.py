@@ -25,7 +25,7 @@ from moe_ray.routing.embedding.checkpoint import InputEmbeddings, read_input_emb
 from moe_ray.routing.embedding.fitting import FitSettings, LabelledFeatures, balanced_weights, fit
 from moe_ray.routing.embedding.gating import damaged, load_gating, save_gating
 from moe_ray.routing.embedding.means import mean_text_embeddings
-from moe_ray.routing.files import TRAINING_FILE
+from moe_ray.routing.files import LARGEST_MAX_TOKENS, TRAINING_FILE
 from moe_ray.routing.texts import LabelledText, codes
 
 WHERE = "router.base_model"
@@ -170,8 +170,8 @@ def _array(tensor: torch.Tensor) -> FloatArray:
 
 
 def _positive(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"max_tokens must be a number from 1 on, not {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_MAX_TOKENS:
+        raise ValueError(f"max_tokens must be a number from 1 to {LARGEST_MAX_TOKENS}")
     return value
 
 
