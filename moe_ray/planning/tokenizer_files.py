@@ -4,13 +4,13 @@ The engine's own loading remains the judge. What is refused here it would refuse
 or an older file format can tell about passes.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.errors import ModelError
+from moe_ray.files import read_json
 
 TOKENIZER_REMEDY = "put the tokenizer's files beside the weights, or name another tokenizer with tokenizer:"
 TEMPLATE_REMEDY = "set prompt_style: completion for this model, or name a tokenizer that has a template"
@@ -94,8 +94,8 @@ def _read_object(path: Path, where: str) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        value = read_json(path)
+    except (ValueError, OSError) as error:
         raise ModelError(f"{path} cannot be read: {error}", where=where, remedy=TOKENIZER_REMEDY) from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds no JSON object", where=where, remedy=TOKENIZER_REMEDY)
