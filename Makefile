@@ -22,8 +22,8 @@ $(SETUP): pyproject.toml constraints.txt
 demo: $(SETUP) ## Train four tiny models on a synthetic world and evaluate them, end to end, on this machine
 	$(BIN)/moe-ray demo
 
-test: $(SETUP) ## Run the tests
-	$(BIN)/python -m pytest
+test: $(SETUP) ## Run the fast tests on two processes; `pytest -m slow` runs the others
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(SETUP) ## Lint, formatting, types
 	$(BIN)/ruff check .

@@ -84,6 +84,7 @@ def test_prepared_data_give_the_same_examples(moe_ray: Command, tmp_path: Path) 
     assert len((tmp_path / "few" / "tickets.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_the_demo_trains_and_evaluates_a_tiny_world(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

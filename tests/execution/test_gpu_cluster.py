@@ -12,6 +12,8 @@ from moe_ray.store.records import ReplicaTelemetry
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import content
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FAST_HEALTH_CHECK = {
     "RAY_health_check_initial_delay_ms": "1000",

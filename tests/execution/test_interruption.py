@@ -13,6 +13,7 @@ from tests.execution.commands import END_TIMEOUT_S, command, family_of, survivor
 from tests.execution.experiments import scripted, write_experiment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
 def test_an_interrupted_command_ends_soon_says_how_to_go_on_and_leaves_nothing(
     how: str, tmp_path: Path, short_folder: Path

@@ -172,6 +172,7 @@ def _dies_first(function: Any, folder: Path, num_deaths: int) -> Any:
     return dying
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["train_router", "route_queries"])
 def test_a_router_task_whose_worker_is_killed_is_run_again(
     finished: LoadedExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -190,6 +191,7 @@ def test_a_router_task_whose_worker_is_killed_is_run_again(
     assert routes.probabilities.tolist() == undisturbed.probabilities.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["train_router", "route_queries"])
 def test_a_router_task_that_kills_its_worker_each_time_stops_the_run_and_the_same_command_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

@@ -35,7 +35,12 @@ def modules_of_this_test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
     monkeypatch.setattr(sys, "path", list(sys.path))
+    _forget_modules()
     yield
+    _forget_modules()
+
+
+def _forget_modules() -> None:
     for name in [name for name in sys.modules if name.startswith("evaluate_modules")]:
         del sys.modules[name]
 

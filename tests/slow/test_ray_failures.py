@@ -8,6 +8,8 @@ import pytest
 from tests.execution.commands import command
 from tests.execution.ray_failures import NUM_EXAMPLES, RAY_TIMEOUT_S, require_end_by, require_one_message_after
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("victim", "harm", "reason"),

@@ -17,7 +17,7 @@ from tests.report.synthetic_routing import route
 WIDTHS = (400, 800, 1400)
 READY = "document.getElementById('browser')?.dataset.ready"
 FOCUSED = "document.activeElement"
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
 
 @pytest.fixture(scope="module")

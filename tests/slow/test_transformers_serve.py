@@ -15,7 +15,7 @@ from moe_ray.engines.transformers.engine import TransformersEngine
 from tests.engines.asking import ROOMY, TEXTS, ask, completion, measure
 from tests.engines.tiny import make_tiny_checkpoint
 
-pytestmark = pytest.mark.skipif(not is_serve_available(), reason="needs transformers[serving]")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not is_serve_available(), reason="needs transformers[serving]")]
 
 COMMAND = "transformers serve {path} --host {host} --port {port} --device cpu --dtype {dtype}"
 

@@ -14,11 +14,11 @@ from moe_ray.routing.transformer.lean import can_be_lean, lean_copy
 def make_forward(model: Any, dtype: torch.dtype = torch.float32) -> "EagerForward":
     """Return the fastest way to run `model` that gives its logits: on an x86 CPU a leaner copy, elsewhere itself.
 
-    With float32 they differ by rounding alone. bfloat16 is an option for CPUs that multiply it (AVX512-BF16, AMX): it
-    moves probabilities by hundredths, and a near tie's verdict with them. Weights that change later are not seen.
+    With float32 they differ by rounding alone. bfloat16 is an option for CPUs that multiply it (AVX-512, AMX; others
+    run `model` itself): it moves probabilities by hundredths. Weights that change later are not seen.
     Raises `ModelError` as `EagerForward` does.
     """
-    return EagerForward(lean_copy(model, dtype) if can_be_lean(model) else model)
+    return EagerForward(lean_copy(model, dtype) if can_be_lean(model, dtype) else model)
 
 
 class EagerForward:

@@ -1,6 +1,7 @@
 """A leaner copy of an encoder for CPUs: packed weights, and no work on tokens that the head never reads."""
 
 import copy
+import functools
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -105,10 +106,10 @@ FIRST_TOKEN_LAYERS: Mapping[str, type[FirstTokenLayer]] = {
 }
 
 
-def can_be_lean(model: Any) -> bool:
-    """Whether `lean_copy` takes `model`: float32, on an x86 CPU, in a torch with oneDNN."""
+def can_be_lean(model: Any, dtype: torch.dtype) -> bool:
+    """Whether `lean_copy` takes `model`: float32 weights on an x86 CPU that multiplies packed weights in `dtype`."""
     weight = next(model.parameters())
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and _has_onednn()
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and _multiplies_packed(dtype)
 
 
 def lean_copy(model: Any, dtype: torch.dtype) -> Any:
@@ -147,8 +148,17 @@ def pack_weights(model: Any, dtype: torch.dtype) -> None:
                 setattr(parent, name, PackedLinear(child, dtype))
 
 
-def _has_onednn() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64") and torch._C._has_mkldnn
+@functools.cache
+def _multiplies_packed(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's operators are here and work: they are private to torch, and bfloat16 needs AVX-512 or AMX."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        with torch.inference_mode():
+            PackedLinear(nn.Linear(16, 16), dtype)(torch.zeros(1, 16))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def _heads(hidden: torch.Tensor, num_heads: int) -> torch.Tensor:

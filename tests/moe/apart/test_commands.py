@@ -74,6 +74,7 @@ def test_trainings_as_ray_tasks_give_what_they_give_in_turn(moe_ray: Command, tm
         assert all(torch.equal(there[tensor], here[tensor]) for tensor in there)
 
 
+@pytest.mark.slow
 def test_a_training_whose_worker_is_killed_ends_in_the_same_weights(
     moe_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_training_whose_worker_is_killed_ends_in_the_same_weights(
     assert all(torch.equal(there[tensor], here[tensor]) for tensor in there)
 
 
+@pytest.mark.slow
 def test_an_interrupted_pretraining_says_what_is_kept_and_goes_on_from_there(
     moe_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from moe_ray.routing.transformer import forward, lean
+from moe_ray.routing.transformer import lean
 from moe_ray.routing.transformer.forward import EagerForward, make_forward
 from moe_ray.routing.transformer.lean import FIRST_TOKEN_LAYERS, FirstTokenLayer, PackedLinear, lean_copy
 from moe_ray.routing.transformer.reading import pad
@@ -119,6 +119,7 @@ def test_a_packed_layer_takes_every_other_row_of_a_larger_array() -> None:
     assert packed.numpy() == pytest.approx(plain(rows).detach().numpy(), abs=1e-5)
 
 
+@pytest.mark.skipif(not lean._multiplies_packed(torch.bfloat16), reason="this CPU does not multiply bfloat16")
 def test_bfloat16_moves_logits_by_a_few_hundredths_of_their_spread_at_most() -> None:
     model, batch = make_model("distilbert"), make_batch([30] * 40)
     plain, fast = EagerForward(model)(batch), make_forward(model, torch.bfloat16)(batch)
@@ -126,17 +127,27 @@ def test_bfloat16_moves_logits_by_a_few_hundredths_of_their_spread_at_most() -> 
     assert not np.array_equal(fast.logits, make_forward(model)(batch).logits)
 
 
+@pytest.mark.parametrize("error", [AttributeError("no such operator"), RuntimeError("needs the cpu support avx512")])
+def test_a_model_runs_as_it_is_where_the_operators_are_missing_or_refuse(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(lean, "PackedLinear", refuse)
+    lean._multiplies_packed.cache_clear()
+    model, batch = make_model("distilbert"), make_batch([5, 9])
+    try:
+        given = make_forward(model, torch.bfloat16)(batch)
+    finally:
+        lean._multiplies_packed.cache_clear()
+    assert np.array_equal(given.logits, EagerForward(model)(batch).logits)
+
+
 @pytest.mark.parametrize("model_type", ["distilbert", "bert"])
 def test_models_that_are_not_float32_run_as_they_are(model_type: str) -> None:
     model = make_model(model_type).bfloat16()
     batch = make_batch([5, 9])
-    assert np.array_equal(make_forward(model)(batch).logits, EagerForward(model)(batch).logits)
-
-
-def test_without_onednn_a_model_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = make_model("distilbert"), make_batch([5, 9])
-    monkeypatch.setattr(lean, "_has_onednn", lambda: False)
-    monkeypatch.setattr(forward, "lean_copy", lambda *_: pytest.fail("a leaner copy was made"))
     assert np.array_equal(make_forward(model)(batch).logits, EagerForward(model)(batch).logits)
 
 
