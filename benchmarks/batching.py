@@ -28,13 +28,13 @@ import transformers
 
 from benchmarks.machine import machine_line
 from moe_ray.config.schema import ModelConfig
-from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import BatchLimits, GenerateRequest
 from moe_ray.engines.settings import TransformersSettings, parse_settings
 from moe_ray.engines.transformers.continuous import choose_continuous
 from moe_ray.engines.transformers.generation import DecodeRow, decode_batch, left_padded
 from moe_ray.engines.transformers.loading import LoadedModel, load, weights_bytes
 from moe_ray.planning.memory import GIB
+from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.tiny import make_tokenizer
 
 TARGET_EQUAL = 0.99

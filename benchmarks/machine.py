@@ -4,7 +4,7 @@ import os
 import platform
 from importlib.metadata import version
 
-from moe_ray.execution.processes import peak_resident_bytes
+from moe_ray.execution.gpus import peak_resident_bytes
 
 
 def machine_line(*packages: str) -> str:

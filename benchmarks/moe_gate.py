@@ -26,11 +26,10 @@ from benchmarks.machine import machine_line
 from benchmarks.router_accuracy.routers import Recipes
 from benchmarks.router_accuracy.sources import COLUMNS, DOMAINS, FILES, OWN_SOURCES
 from moe_ray import architectures
-from moe_ray.moe.merged.gate_config import GateConfig, GateTextsConfig
-from moe_ray.moe.merged.gate_texts import read_gate_texts
-from moe_ray.moe.merged.gate_training import TrainedGate, train_gate
-from moe_ray.moe.merged.merge import merge, plan_merge
-from moe_ray.routing.classifier import TrainingProgress
+from moe_ray.moe.merge.build import merge, plan_merge
+from moe_ray.moe.merge.gate import GateConfig, GateTextsConfig
+from moe_ray.moe.merge.gate_training import TrainedGate, read_gate_texts, train_gate
+from moe_ray.progress import TrainingProgress
 
 BASES = ("embedding-stories", "embedding-random", "embedding-minilm")
 # No text is cut, so that the gate in a mixture, which reads whole prompts, sees the same ones.

@@ -21,8 +21,8 @@ import yaml
 from safetensors.torch import load_file
 
 from benchmarks.ray_job import enter_private_environment, run_job
-from moe_ray.moe.apart import load_pretrain_config, pretrain
-from moe_ray.moe.verification import verify
+from moe_ray.moe.btx import load_pretrain_config, pretrain
+from moe_ray.moe.verify import verify
 
 WORDS = {
     "cooking": ["stir", "salt", "butter", "oven", "dough", "pan", "simmer", "onion"],

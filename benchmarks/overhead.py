@@ -22,11 +22,12 @@ from pathlib import Path
 import yaml
 
 from benchmarks.tiny_experiment import private_environment
-from moe_ray import pipeline, preparation
 from moe_ray.config.load import load_experiment
 from moe_ray.engines.base import BatchLimits, GenerateRequest, LikelihoodRequest
 from moe_ray.engines.registry import make_engine
 from moe_ray.planning.memory import GIB
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs import preparation
 from tests.engines.tiny import WORDS, make_tokenizer
 
 TARGET_RATIO = 1.05

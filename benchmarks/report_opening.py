@@ -19,7 +19,7 @@ from typing import NamedTuple
 from benchmarks.chromium import Tab, opened_browser
 from benchmarks.machine import machine_line
 from moe_ray.report.write import write_report
-from moe_ray.scoring.table import write_scores
+from moe_ray.scoring.score import write_scores
 from tests.report.synthetic import ALL_METRICS, synthetic_run
 
 LIMIT_S = 2.0

@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.chromium import opened_browser
 from moe_ray.report.write import write_report
-from moe_ray.scoring.table import write_scores
+from moe_ray.scoring.score import write_scores
 from tests.report.synthetic import ALL_METRICS, synthetic_run
 from tests.report.synthetic_routing import route
 

@@ -27,13 +27,13 @@ from scipy import sparse
 from benchmarks.machine import machine_line
 from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.config.schema import OTHER
+from moe_ray.domains.example import query_of
 from moe_ray.domains.loading import load_domain
-from moe_ray.routing.data.read import RouterData, read_texts
-from moe_ray.routing.data.report import splits_of
-from moe_ray.routing.data.similarity import NearIndex, normal_form, shingles
-from moe_ray.routing.data.sources import domain_source, other_sources
-from moe_ray.routing.data.splitting import split_texts
-from moe_ray.routing.texts import LabelledText, RouterTexts, query_of
+from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.texts.corpus import split_texts
+from moe_ray.texts.labelled import LabelledText, RouterTexts, splits_of
+from moe_ray.texts.similarity import NearIndex, normal_form, shingles
+from moe_ray.texts.sources import domain_source, other_sources
 from tests.routing.data.slow import NEAR, same_key, shingle_set
 
 NUM_RUN_EXAMPLES = 100

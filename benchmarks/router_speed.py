@@ -26,9 +26,9 @@ import transformers
 
 from benchmarks.machine import machine_line
 from benchmarks.router_speed_variants import EAGER, LEAN, LEAN_BFLOAT16, Batch, Run, Variant, variants
-from moe_ray.routing.calibration import softmax
-from moe_ray.routing.transformer.lean import PackedLinear
-from moe_ray.routing.transformer.reading import TextReader, pad
+from moe_ray.gating.calibration import softmax
+from moe_ray.routing.transformer.forward import PackedLinear
+from moe_ray.routing.transformer.tokens import TextReader, pad
 
 TARGET_TOKENS = 512
 TARGET_MS = 60.0

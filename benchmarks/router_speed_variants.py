@@ -16,8 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moe_ray.routing.transformer.forward import EagerForward, make_forward
-from moe_ray.routing.transformer.lean import pack_weights, sharing_copy, skip_unread_tokens
+from moe_ray.routing.transformer.forward import (
+    EagerForward,
+    make_forward,
+    pack_weights,
+    sharing_copy,
+    skip_unread_tokens,
+)
 
 Batch = Mapping[str, torch.Tensor]
 Run = Callable[[Batch], npt.NDArray[np.float64]]

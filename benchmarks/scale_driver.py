@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.machine import peak_memory_bytes
-from moe_ray import pipeline
 from moe_ray.config.load import load_experiment
+from moe_ray.runs import evaluate as pipeline
 
 REPORTS_EVERY_S = 0.5
 NUM_PROFILE_LINES = 45

@@ -4,12 +4,13 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.machine import peak_memory_bytes
+from moe_ray.checkpoints.identity import ModelIdentity
 from moe_ray.config.schema import ExperimentConfig
-from moe_ray.domains.example import Example, Message, Prompt
-from moe_ray.planning.cells import ModelIdentity
+from moe_ray.domains.example import Example
 from moe_ray.planning.fleet import Demand, Fleet, Node
 from moe_ray.planning.plan import Workload, all_cells, plan_work
 from moe_ray.planning.simulate import simulate
+from moe_ray.prompts.messages import Message, Prompt
 
 SLOTS_PER_NODE = 8
 NUM_PROMPT_WORDS = 60

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 
 from benchmarks import synthetic_store
 from benchmarks.machine import machine_line, peak_memory_bytes
-from moe_ray import pipeline, preparation
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs import preparation
 from moe_ray.store.run_directory import RunDirectory
 
 SIZES = (20_000, 200_000, 2_000_000)

@@ -16,10 +16,9 @@ from typing import Any
 
 import yaml
 
-from moe_ray import preparation
 from moe_ray.config.load import LoadedExperiment, load_experiment
-from moe_ray.planning.cells import Cell
-from moe_ray.planning.shards import Shard
+from moe_ray.planning.cells import Cell, Shard
+from moe_ray.runs import preparation
 from moe_ray.store.answers import Answer
 from moe_ray.store.opening import begin_session, end_session
 from moe_ray.store.records import ProbeTiming, ReplicaTelemetry

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from moe_ray.characters import whole_characters
-from moe_ray.cli.failures import reported
 from moe_ray.cli.main import app
+from moe_ray.cli.terminal import reported
 from tests.support.commands import Command
 
 OBJECT_STORE_BYTES = 150 << 20

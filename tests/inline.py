@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from moe_ray import pipeline
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.engines.base import BatchLimits
 from moe_ray.execution import replica as replicas
 from moe_ray.execution.replica import Replica, ReplicaSpec
-from moe_ray.planning.cells import Cell
+from moe_ray.planning.cells import Cell, Shard
 from moe_ray.planning.scheduler import Abandoned
-from moe_ray.planning.shards import Shard
-from moe_ray.preparation import Prepared
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs.preparation import Prepared
 from moe_ray.store.records import Manifest, ReplicaTelemetry
 from tests.execution.experiments import Recorder
 

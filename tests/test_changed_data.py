@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from moe_ray import preparation
 from moe_ray.cli.plan import show_plan
 from moe_ray.config.load import LoadedExperiment, load_experiment
-from moe_ray.scoring.table import read_scores, scores_of_table
+from moe_ray.runs import preparation
+from moe_ray.scoring.score import read_scores, scores_of_table
 from moe_ray.store.run_directory import RunDirectory
 from tests.inline import Inline, inline
 from tests.test_names_of_checkpoints import write

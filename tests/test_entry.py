@@ -26,7 +26,7 @@ sys.meta_path.insert(0, Marker())
 from moe_ray.entry import main
 main()
 """
-MODULES = ("moe_ray.cli.main", "typer", "rich.console", "yaml", "pydantic", "pyarrow", "moe_ray.pipeline", "ray")
+MODULES = ("moe_ray.cli.main", "typer", "rich.console", "yaml", "pydantic", "pyarrow", "moe_ray.runs.evaluate", "ray")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from moe_ray import pipeline, stored_run
-from moe_ray.cli.failures import EXIT_USAGE
+from moe_ray.cli.terminal import EXIT_USAGE
 from moe_ray.errors import RunDirectoryError
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs import stored as stored_run
 from moe_ray.scoring.registry import GRADERS, is_own_code
-from moe_ray.scoring.table import read_scores
+from moe_ray.scoring.score import read_scores
 from moe_ray.store.run_directory import RunDirectory
 from tests.inline import Inline, inline
 from tests.support.commands import Command

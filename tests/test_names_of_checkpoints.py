@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from moe_ray import pipeline, preparation
 from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.errors import RunDirectoryError
-from moe_ray.scoring.table import read_scores, scores_of_table
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs import preparation
+from moe_ray.scoring.score import read_scores, scores_of_table
 from moe_ray.store.run_directory import RunDirectory
 from tests.inline import Inline, inline
 
@@ -243,7 +244,7 @@ def test_telemetry_of_an_earlier_version_follows_its_checkpoint_by_the_keys_it_a
 def test_answers_that_were_merged_keep_every_name(
     tmp_path: Path, inline: Inline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moe_ray.store import answer_files
+    from moe_ray.store import answers as answer_files
 
     monkeypatch.setattr(answer_files, "MIN_FILES_TO_MERGE", 2)
     run = inline.evaluate(aa(tmp_path, matrix="full")).run

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from moe_ray.checkpoints.identity import Checkpoint, ModelIdentity
 from moe_ray.config.schema import DomainConfig, ExperimentConfig, ModelConfig
 from moe_ray.errors import DataError
-from moe_ray.planning.cells import ModelIdentity
-from moe_ray.planning.checkpoints import Checkpoint
-from moe_ray.preparation import begin, pinned, prepare
+from moe_ray.runs.preparation import begin, pinned, prepare
 from tests.execution.experiments import scripted, write_experiment
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -12,10 +12,10 @@ import pytest
 import transformers
 import yaml
 
-from moe_ray.cli.failures import EXIT_USAGE
+from moe_ray.cli.terminal import EXIT_USAGE
 from moe_ray.config.load import load_experiment
 from moe_ray.errors import ConfigError, ModelError
-from moe_ray.preview import ShownPrompt, prompts_of
+from moe_ray.runs.preview import ShownPrompt, prompts_of
 from tests.engines.asking import ask, engine
 from tests.engines.tiny import CONTEXT_LENGTH, make_tiny_checkpoint
 from tests.support.commands import Command
@@ -136,7 +136,7 @@ def test_no_weights_and_no_ray_are_loaded(experiment: Callable[..., Path], llama
     file = experiment(models={"chat": {"path": str(bare)}, "base": {"path": str(bare), "prompt_style": "completion"}})
     code = (
         "import sys; from pathlib import Path; from moe_ray.config.load import load_experiment\n"
-        "from moe_ray.preview import prompts_of\n"
+        "from moe_ray.runs.preview import prompts_of\n"
         f"print(len(list(prompts_of(load_experiment(Path({str(file)!r})), number=2))), 'ray' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
@@ -206,7 +206,7 @@ def test_a_template_that_no_model_is_asked_with_is_refused(
 
 
 def test_a_template_that_some_models_are_not_asked_with_is_noted(experiment: Callable[..., Path]) -> None:
-    from moe_ray import preparation
+    from moe_ray.runs import preparation
 
     loaded = load_experiment(experiment(domain={"prompt": {"template": "Q: {question}"}}))
     notes = preparation.prepare(loaded).domains["parity"].notes

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_ray.printable import indented, one_line, printable
+from moe_ray.characters import indented, one_line, printable
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))
 BIDIRECTIONAL_CLASSES = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}

@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from moe_ray import pipeline, preparation
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits
 from moe_ray.engines.scripted import ScriptedEngine
-from moe_ray.scoring.score import Score
-from moe_ray.scoring.table import read_scores, scores_of_table
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs import preparation
+from moe_ray.scoring.score import Score, read_scores, scores_of_table
 from moe_ray.store.answers import Answer, to_table
 from moe_ray.store.run_directory import RunDirectory
 from tests.engines.asking import ask

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moe_ray import pipeline
 from moe_ray.cli.plan import show_plan
 from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.errors import RunDirectoryError
-from moe_ray.scoring.table import read_scores, scores_of_table
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.scoring.score import read_scores, scores_of_table
 from moe_ray.store.answers import CONTENT_COLUMNS
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import Recorder

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import synthetic_store
-from moe_ray import pipeline, preparation, stored_run
 from moe_ray.errors import RunDirectoryError
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs import preparation
+from moe_ray.runs import stored as stored_run
 from moe_ray.scoring import grade
-from moe_ray.scoring.table import read_scores, scores_of_table
-from moe_ray.store import answer_files
+from moe_ray.scoring.score import read_scores, scores_of_table
+from moe_ray.store import answers as answer_files
 from moe_ray.store.answers import CONTENT_COLUMNS
 from moe_ray.store.lock import exclusive
 from moe_ray.store.run_directory import RunDirectory

@@ -7,7 +7,7 @@ from scipy.stats import binom
 
 from benchmarks.coverage.cases import Case, ManyCase, PairCase, ValueCase
 from benchmarks.coverage.trials import Estimate, Outcome
-from moe_ray.comparison.intervals import wilson_interval
+from moe_ray.comparison.resampling import wilson_interval
 
 Row = tuple[Case, Outcome]
 

@@ -27,7 +27,7 @@ from benchmarks.moe_apart.texts import FILES, Texts, byte_counts, expert_texts, 
 from benchmarks.moe_apart.trainings import Trainings
 from benchmarks.moe_apart.verdict import ByText, Row, difference_table, missing_rows, sentence, table
 from moe_ray.fingerprint import file_sha256, fingerprint
-from moe_ray.moe.verification import verify
+from moe_ray.moe.verify import verify
 
 
 def main(given: list[str] | None = None) -> int:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from moe_ray.atomic import write_text_atomically
-from moe_ray.moe.apart.training import TrainingJob, TrainingStep, train
+from moe_ray.files import write_text_atomically
+from moe_ray.moe.btx.training import TrainingJob, TrainingStep, train
 
 
 class Clock:

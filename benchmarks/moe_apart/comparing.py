@@ -10,7 +10,7 @@ from benchmarks.moe_apart.sizes import Size
 from benchmarks.moe_apart.texts import DOMAINS, Texts, byte_counts
 from benchmarks.moe_apart.trainings import FINETUNED, TOP_K, Trainings
 from benchmarks.moe_apart.verdict import AVERAGE, ByText, Row, bits_per_byte
-from moe_ray.moe.apart.pretrain import EXPERTS
+from moe_ray.moe.btx.pretrain import EXPERTS
 
 ANCHOR_LABEL = "anchor"
 ALONE = {name: f"expert {name} alone" for name in DOMAINS}

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moe_ray.device import choose_device
+from moe_ray.files import StoredRecord, write_json
 from moe_ray.fingerprint import fingerprint
-from moe_ray.moe.apart.held_out import nats_by_text
+from moe_ray.moe.btx.blocks import nats_by_text
 from moe_ray.moe.running import load_for_construction, load_tokenizer
-from moe_ray.routing.device import choose_device
-from moe_ray.routing.files import write_json
-from moe_ray.store.records import StoredRecord
 
 EXPERTS_NAME = ".mlp.experts."
 

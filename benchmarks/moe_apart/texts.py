@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from moe_ray.moe.apart.config import TextsConfig
-from moe_ray.moe.apart.texts import read_expert_texts
+from moe_ray.moe.btx.config import TextsConfig
+from moe_ray.moe.btx.texts import read_expert_texts
 
 FILES = {
     "coding": "code/new_codealpaca.json",

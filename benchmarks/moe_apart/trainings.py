@@ -7,12 +7,12 @@ from benchmarks.moe_apart.clock import Clock
 from benchmarks.moe_apart.sizes import Size
 from benchmarks.moe_apart.texts import HELD_OUT_FRACTION, Texts
 from moe_ray.config.schema import RuntimeConfig
-from moe_ray.moe.apart.assemble import assemble, plan_mixture
-from moe_ray.moe.apart.base import write_base
-from moe_ray.moe.apart.config import FinetuneSettings, PretrainConfig, TextsConfig
-from moe_ray.moe.apart.finetune import finetune
-from moe_ray.moe.apart.pretrain import ANCHOR, BASE, EXPERTS, MIXTURE, RECORD_FILE, pretrain
-from moe_ray.moe.apart.training import TrainingJob
+from moe_ray.moe.btx.base import write_base
+from moe_ray.moe.btx.build import assemble, plan_mixture
+from moe_ray.moe.btx.config import FinetuneSettings, PretrainConfig, TextsConfig
+from moe_ray.moe.btx.finetune import finetune
+from moe_ray.moe.btx.pretrain import ANCHOR, BASE, EXPERTS, MIXTURE, RECORD_FILE, pretrain
+from moe_ray.moe.btx.training import TrainingJob
 
 TOP_K = 2
 FINETUNED = {"gates": False, "gates and experts": True}

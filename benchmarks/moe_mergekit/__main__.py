@@ -26,7 +26,7 @@ from benchmarks.machine import machine_line
 from benchmarks.moe_mergekit import models, sides
 from benchmarks.moe_mergekit.names import unmapped
 from benchmarks.virtual_environment import installed_versions, make_python
-from moe_ray.moe.tensors import TensorReader
+from moe_ray.checkpoints.tensors import TensorReader
 
 MERGEKIT_VERSION = "0.1.5"
 UNTESTED = (sides.MERGEKIT, sides.OURS, sides.COPY)

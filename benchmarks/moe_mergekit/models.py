@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from moe_ray.atomic import write_directory_atomically
+from moe_ray.checkpoints.tensors import TensorWriter
+from moe_ray.files import write_directory_atomically
 from moe_ray.microworld.tokenizer import build_tokenizer, load_tokenizer
-from moe_ray.moe.tensors import TensorWriter
 from moe_ray.moe.texts import built_in_texts
 
 FAMILIES = ("llama", "qwen2")

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import yaml
 
-from moe_ray.execution.processes import peak_resident_bytes
+from moe_ray.execution.gpus import peak_resident_bytes
 
 POLL_S = 0.02
 NUM_EXPERTS, TOP_K = 4, 2

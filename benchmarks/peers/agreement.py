@@ -10,10 +10,10 @@ from benchmarks.peers.environment import Setting
 from benchmarks.peers.explaining import Explainer, Explanation
 from benchmarks.peers.models import Materials
 from benchmarks.peers.theirs import CHOICES, GENERATE, REFERENCE, Asked, TheirRun
-from moe_ray import preparation
 from moe_ray.comparison.records import Summary
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.domains.example import Example
+from moe_ray.runs import preparation
 from moe_ray.store.answers import Answer
 from moe_ray.store.run_directory import RunDirectory
 

@@ -194,9 +194,9 @@ def _chosen_prompts(checkpoint: Path, candidates: Sequence[dict[str, str]], num:
 def _answer_lengths(checkpoint: Path, texts: Sequence[str]) -> list[int]:
     """Return how many tokens the model answers to each of `texts`."""
     from moe_ray.config.schema import ModelConfig
-    from moe_ray.domains.example import Message, Prompt
     from moe_ray.engines.base import BatchLimits, GenerateRequest
     from moe_ray.engines.registry import make_engine
+    from moe_ray.prompts.messages import Message, Prompt
 
     model = ModelConfig(path=str(checkpoint.resolve()), dtype="float32", prompt_style="completion", gpus=0)
     engine = make_engine(model, BatchLimits(max_rows=CANDIDATE_BATCH_ROWS, cache_memory_bytes=4 * GIB))

@@ -6,12 +6,11 @@ from itertools import chain
 from typing import Literal
 
 from moe_ray.config.schema import OTHER
-from moe_ray.domains.sampling import hash_rank
-from moe_ray.routing.data.cleaning import Candidate, TextSource, clean
-from moe_ray.routing.data.report import SourceReport
-from moe_ray.routing.data.similarity import normal_form
-from moe_ray.routing.data.splitting import Splits, split_texts
-from moe_ray.routing.texts import LabelledText, RouterTexts
+from moe_ray.domains.loading import hash_rank
+from moe_ray.texts.cleaning import Candidate, TextSource, clean
+from moe_ray.texts.corpus import Splits, split_texts
+from moe_ray.texts.labelled import LabelledText, RouterTexts, SourceReport
+from moe_ray.texts.similarity import normal_form
 
 TEST_FRACTION, VALIDATION_FRACTION = 0.2, 0.1  # as in an experiment that says nothing else
 

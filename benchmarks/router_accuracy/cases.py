@@ -13,8 +13,8 @@ from benchmarks.router_accuracy.foreign_sets import read_foreign
 from benchmarks.router_accuracy.routers import TRIALS
 from benchmarks.router_accuracy.sources import DOMAINS, LABELS, OWN_SOURCES, read_own, read_prompts, style_only
 from moe_ray.config.schema import OTHER
-from moe_ray.routing.data.splitting import Splits
-from moe_ray.routing.texts import RouterTexts
+from moe_ray.texts.corpus import Splits
+from moe_ray.texts.labelled import RouterTexts
 
 Part = Literal["own", "noisy", "tuning"]
 

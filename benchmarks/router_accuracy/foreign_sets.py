@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from moe_ray.config.schema import OTHER
 from moe_ray.domains.sources import read_file, read_json
-from moe_ray.routing.texts import LabelledText
+from moe_ray.texts.labelled import LabelledText
 
 
 class Query(NamedTuple):

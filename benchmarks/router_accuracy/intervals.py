@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.router_accuracy.records import Verdict
-from moe_ray.comparison.intervals import Interval, shares_difference_interval
-from moe_ray.comparison.posterior import macro_f1_interval
-from moe_ray.comparison.sums import label_rows
+from moe_ray.comparison.resampling import Interval, label_rows, shares_difference_interval
+from moe_ray.comparison.statistics import macro_f1_interval
 from moe_ray.routing.results import RouterTestResults
 from moe_ray.scoring.score import Metric
 

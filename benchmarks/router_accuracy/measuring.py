@@ -10,10 +10,10 @@ from benchmarks.router_accuracy.agreement import shares_by
 from benchmarks.router_accuracy.cases import Case, CaseTexts
 from benchmarks.router_accuracy.records import RunRecord, Verdict
 from moe_ray.config.schema import OTHER, RouterConfig
-from moe_ray.routing.classifier import TrainingProgress
+from moe_ray.progress import TrainingProgress
 from moe_ray.routing.router import Router
-from moe_ray.routing.texts import LabelledText
 from moe_ray.routing.training import fit_router
+from moe_ray.texts.labelled import LabelledText
 
 Say = Callable[[str], None]
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moe_ray.atomic import write_text_atomically
 from moe_ray.errors import DataError, first_line
-from moe_ray.routing.data.report import SourceReport
+from moe_ray.files import StoredRecord, write_text_atomically
 from moe_ray.routing.results import RouterTestResults
-from moe_ray.store.records import StoredRecord
+from moe_ray.texts.labelled import SourceReport
 
 
 class CleanedSource(StoredRecord):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moe_ray.config.schema import OTHER
 from moe_ray.domains.sources import read_file
-from moe_ray.routing.texts import LabelledText
+from moe_ray.texts.labelled import LabelledText
 
 DOMAINS = ("biomedical", "legal", "code")
 LABELS = (*DOMAINS, OTHER)

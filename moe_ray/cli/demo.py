@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from moe_ray.cli.evaluate import evaluate_experiment
+from moe_ray.cli.runs import evaluate_experiment
 from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.config.load import load_experiment
 from moe_ray.microworld.build import build_microworld

@@ -9,9 +9,8 @@ import typer
 
 import moe_ray
 from moe_ray.cli import options as o
-from moe_ray.cli.failures import reported
 from moe_ray.cli.moe_commands import moe_app
-from moe_ray.cli.terminal import output_console, show_traceback
+from moe_ray.cli.terminal import output_console, reported, show_traceback
 from moe_ray.execution.ray_calls import end_process
 
 app = typer.Typer(
@@ -127,7 +126,7 @@ def evaluate(
     brief: o.Brief = False,
 ) -> None:
     """Run an experiment, or resume it, and write its report."""
-    from moe_ray.cli.evaluate import evaluate_experiment
+    from moe_ray.cli.runs import evaluate_experiment
 
     extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
     changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
@@ -146,7 +145,7 @@ def score(
     allow_weak_sandbox: o.AllowWeakSandbox = False,
 ) -> None:
     """Grade a run's answers again. Needs no model, and runs no code that the run directory brings."""
-    from moe_ray.cli.results import score_run
+    from moe_ray.cli.runs import score_run
 
     own = o.load(experiment, o.Changes([])) if experiment is not None else None
     score_run(run, experiment=own, trust=trust, allow_weak_sandbox=allow_weak_sandbox)
@@ -161,7 +160,7 @@ def report(
     brief: o.Brief = False,
 ) -> None:
     """Print a run's tables and its verdict, and write its report.html and summary.json."""
-    from moe_ray.cli.results import report_run
+    from moe_ray.cli.runs import report_run
 
     report_run(run, form, brief=brief)
 
@@ -177,7 +176,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare two runs, or two models or systems of one run, example by example."""
-    from moe_ray.cli.results import compare_results
+    from moe_ray.cli.runs import compare_results
 
     compare_results(first, second, systems, as_json=as_json)
 
@@ -189,7 +188,7 @@ def route(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Say where a trained router sends texts: probabilities, verdict, time."""
-    from moe_ray.cli.route import route_texts
+    from moe_ray.cli.router import route_texts
 
     route_texts(texts, router, as_json=as_json)
 
@@ -242,7 +241,7 @@ def router_data(
     set_: o.Set = None,
 ) -> None:
     """Write the texts that the router is trained and tested on, without duplicates, and each domain's examples."""
-    from moe_ray.cli.router_data import write_router_data
+    from moe_ray.cli.router import write_router_data
 
     write_router_data(o.load(file, o.Changes(set_ or [])), out)
 
@@ -258,7 +257,7 @@ def router_train(
     set_: o.Set = None,
 ) -> None:
     """Train an experiment's router, and test it; a run of the experiment uses it."""
-    from moe_ray.cli.router_train import train_router
+    from moe_ray.cli.router import train_router
 
     train_router(o.load(file, o.Changes(set_ or [], None, results_dir, None, max_examples)), out)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from moe_ray.checkpoints.download import Job, make_job, require_space, run_job
+from moe_ray.checkpoints.repository import ENGINES_WITHOUT_FILES, Repository, look_up, repositories_of
 from moe_ray.cli.terminal import LineColumn, Terminal, output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import ModelConfig, is_local_path
-from moe_ray.downloads.download import Job, make_job, require_space, run_job
-from moe_ray.downloads.repository import ENGINES_WITHOUT_FILES, Repository, look_up, repositories_of
 from moe_ray.errors import ConfigError, UserError
-from moe_ray.report.format import plural, size
+from moe_ray.formatting import plural, size
 
 
 def download_models(experiment: LoadedExperiment, to: Path | None, only: str | None) -> None:

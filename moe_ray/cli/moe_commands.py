@@ -5,8 +5,48 @@ from typing import Annotated, Literal
 
 import typer
 
-from moe_ray.cli import moe_options as o
 from moe_ray.cli.options import GROUP
+
+DenseModel = Annotated[Path, typer.Argument(help="Folder of the dense checkpoint.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="A new folder for the mixture.", show_default=False)]
+Mixture = Annotated[Path, typer.Argument(help="Folder of a mixture.", show_default=False)]
+NumExperts = Annotated[int, typer.Option(help="Experts of each converted layer.")]
+TopK = Annotated[int, typer.Option(help="Experts that answer a token.")]
+Every = Annotated[int | None, typer.Option(help="Convert every Nth layer; default: all layers.")]
+Layers = Annotated[str | None, typer.Option(help="Convert these layers, counted from 0: 3,7.")]
+Experts = Annotated[
+    str, typer.Option(help="What experts are: copies, noise (varied copies), groups (cut copies), models (fine-tunes).")
+]
+Noise = Annotated[float | None, typer.Option(help="Noise on copies, in standard deviations of each tensor.")]
+Redraw = Annotated[float, typer.Option(help="Share of the hidden units of each copy that are drawn again.")]
+Groups = Annotated[int, typer.Option(help="Cut each network into so many experts, which answer together.")]
+FineTune = Annotated[list[Path] | None, typer.Option(help="A fine-tune whose networks become an expert; repeat it.")]
+ReportDifferences = Annotated[
+    bool, typer.Option(help="Take fine-tunes that differ elsewhere too; what they have otherwise is named and lost.")
+]
+Gate = Annotated[str, typer.Option(help="How gates are made: random, prompts or ridge (these two need --texts).")]
+GateScale = Annotated[
+    float | None, typer.Option(help="Spread of random gates, length of prompt gates, factor of ridge gates.")
+]
+Texts = Annotated[
+    Path | None, typer.Option(help="Texts for gates and tests: records with text and expert, or .txt; default: a few.")
+]
+MaxKl = Annotated[float | None, typer.Option(help="KL divergence from the dense model, nats a token, at most.")]
+MaxPerplexityRatio = Annotated[float | None, typer.Option(help="Perplexity over the dense model's at most.")]
+MinAgreement = Annotated[float | None, typer.Option(help="Share of next tokens that stay the likeliest at least.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Tokens of the texts that layers are tested on, at most.")]
+Check = Annotated[
+    bool, typer.Option(help="Test the layers, which loads the dense model and the mixture, and revert what fails.")
+]
+Seed = Annotated[int, typer.Option(help="Of noise and random gates.")]
+Moved = Annotated[
+    list[str] | None,
+    typer.Option("--source", metavar="NAME=PATH", help="Where a source, or the file `texts`, is now; repeat it."),
+]
+PretrainFile = Annotated[
+    Path, typer.Argument(help="YAML or JSON: base_model or architecture, experts, settings.", show_default=False)
+]
+
 
 moe_app = typer.Typer(help="Make mixtures inside one checkpoint.", **GROUP)
 
@@ -21,37 +61,37 @@ def train_gate(
     ],
 ) -> None:
     """Train the gate of a mixture of fine-tunes, on the prompts' input embeddings, and test it."""
-    from moe_ray.cli.moe_gate import train_gate_of_file
+    from moe_ray.cli.moe_train import train_gate_of_file
 
     train_gate_of_file(file, out)
 
 
 @moe_app.command()
 def upcycle(
-    model: o.DenseModel,
-    out: o.Out,
-    num_experts: o.NumExperts = 4,
-    top_k: o.TopK = 2,
-    every: o.Every = None,
-    layers: o.Layers = None,
-    experts: o.Experts = "copies",
-    noise: o.Noise = None,
-    redraw: o.Redraw = 0.0,
-    groups: o.Groups = 1,
-    fine_tune: o.FineTune = None,
-    report_differences: o.ReportDifferences = False,
-    gate: o.Gate = "random",
-    gate_scale: o.GateScale = None,
-    texts: o.Texts = None,
-    max_kl: o.MaxKl = None,
-    max_perplexity_ratio: o.MaxPerplexityRatio = None,
-    min_agreement: o.MinAgreement = None,
-    max_tokens: o.MaxTokens = None,
-    check: o.Check = True,
-    seed: o.Seed = 0,
+    model: DenseModel,
+    out: Out,
+    num_experts: NumExperts = 4,
+    top_k: TopK = 2,
+    every: Every = None,
+    layers: Layers = None,
+    experts: Experts = "copies",
+    noise: Noise = None,
+    redraw: Redraw = 0.0,
+    groups: Groups = 1,
+    fine_tune: FineTune = None,
+    report_differences: ReportDifferences = False,
+    gate: Gate = "random",
+    gate_scale: GateScale = None,
+    texts: Texts = None,
+    max_kl: MaxKl = None,
+    max_perplexity_ratio: MaxPerplexityRatio = None,
+    min_agreement: MinAgreement = None,
+    max_tokens: MaxTokens = None,
+    check: Check = True,
+    seed: Seed = 0,
 ) -> None:
     """Turn a dense checkpoint into a mixture, test each layer, and write its certificate."""
-    from moe_ray.cli.moe_upcycle import layer_numbers, upcycle_checkpoint
+    from moe_ray.cli.moe_build import layer_numbers, upcycle_checkpoint
 
     values = {
         "num_experts": num_experts,
@@ -79,9 +119,9 @@ def upcycle(
 
 
 @moe_app.command()
-def verify(mixture: o.Mixture, source: o.Moved = None) -> None:
+def verify(mixture: Mixture, source: Moved = None) -> None:
     """Recompute a mixture's certificate from its sources: 0 when all holds, 1 when not, 2 when it cannot be told."""
-    from moe_ray.cli.moe_verify import verify_mixture
+    from moe_ray.cli.moe_build import verify_mixture
 
     verify_mixture(mixture, source or [])
 
@@ -104,34 +144,34 @@ def merge(
     check: Annotated[bool, typer.Option(help="Load the mixture, and hold each expert against its source.")] = True,
 ) -> None:
     """Merge fine-tunes of one model behind a gate, which reads a prompt once."""
-    from moe_ray.cli.moe_merge import merge_models
+    from moe_ray.cli.moe_build import merge_models
 
     merge_models(models, gate, out, mode=mode, take_first=take_first, check=check)
 
 
 @moe_app.command()
 def pretrain(
-    file: o.PretrainFile,
+    file: PretrainFile,
     out: Annotated[
         Path, typer.Option(help="Folder for experts and mixture; the same command resumes.", show_default=False)
     ],
 ) -> None:
     """Train an expert for each domain on a frozen backbone, as Ray tasks, and mix them in one checkpoint."""
-    from moe_ray.cli.moe_apart import pretrain_experts
+    from moe_ray.cli.moe_train import pretrain_experts
 
     pretrain_experts(file, out)
 
 
 @moe_app.command()
 def finetune(
-    file: o.PretrainFile,
+    file: PretrainFile,
     mixture: Annotated[Path, typer.Option(help="The folder `mixture` of pretrain.", show_default=False)],
     out: Annotated[
         Path, typer.Option(help="A new folder for the mixture; the same command resumes.", show_default=False)
     ],
 ) -> None:
     """Train a mixture's gates, and its experts if asked, with load balancing in each layer and the backbone frozen."""
-    from moe_ray.cli.moe_apart import finetune_mixture
+    from moe_ray.cli.moe_train import finetune_mixture
 
     finetune_mixture(file, mixture, out)
 

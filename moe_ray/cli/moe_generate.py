@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from moe_ray.characters import one_line
 from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.config.load import parse_section
 from moe_ray.domains.sources import read_text
 from moe_ray.errors import ConfigError
+from moe_ray.formatting import number
 from moe_ray.moe.generation import GenerateSettings, Mixture, Written
-from moe_ray.printable import one_line
-from moe_ray.report.format import number
 from moe_ray.routing.router import readable
 
 # What makes text greedy, and what makes it drawn: an option of one kind overrules the other kind in the file.

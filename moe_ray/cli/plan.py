@@ -5,20 +5,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_ray import pipeline
 from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import RuntimeConfig
-from moe_ray.domains.assumed import ASSUMED_CHARACTERS
+from moe_ray.domains.loading import ASSUMED_CHARACTERS
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots, simulated_fleet
 from moe_ray.planning.memory import GIB
 from moe_ray.planning.plan import Workload
 from moe_ray.planning.simulate import Simulation
 from moe_ray.report.text_table import TextTable
+from moe_ray.runs import evaluate as pipeline
 from moe_ray.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from moe_ray.router_stage.stage import WantedRouter
+    from moe_ray.runs.router import WantedRouter
 
 MAX_STAYS_SHOWN = 40
 

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from moe_ray.characters import one_line, printable
 from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
-from moe_ray.preview import Continuation, ShownPrompt, prompts_of
-from moe_ray.printable import one_line, printable
-from moe_ray.report.format import plural
+from moe_ray.formatting import plural
+from moe_ray.runs.preview import Continuation, ShownPrompt, prompts_of
 
 MARGIN = "  | "
 

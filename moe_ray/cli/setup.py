@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from moe_ray.cli.terminal import output_console
-from moe_ray.config.json_schema import schema_text, schema_uri
+from moe_ray.config.dump import schema_text, schema_uri, starter_text
 from moe_ray.config.load import LoadedExperiment
-from moe_ray.config.starter import starter_text
 from moe_ray.errors import UserError
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from moe_ray.scoring.score import Metric
-from moe_ray.scoring.table import TEXT_COLUMNS, Scores, score_table
+from moe_ray.scoring.score import TEXT_COLUMNS, Metric, Scores, score_table
 
 FloatArray = npt.NDArray[np.float64]
 ObjectArray = npt.NDArray[np.object_]

@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from moe_ray.comparison.columns import Column, ScoreMatrix
-from moe_ray.comparison.conclusions import no_conclusion
-from moe_ray.comparison.failures import answered_only
+from moe_ray.comparison.matrix import answered_only, no_conclusion
 from moe_ray.comparison.paired import Difference, benjamini_hochberg, paired_difference
 from moe_ray.comparison.records import AnsweredDifference, PairedComparison, Verdict
 from moe_ray.comparison.systems import REFERENCES, System, system_column

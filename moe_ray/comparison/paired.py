@@ -6,18 +6,22 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import Column, FloatArray
-from moe_ray.comparison.conclusions import same_reference
-from moe_ray.comparison.intervals import (
+from moe_ray.comparison.matrix import same_reference
+from moe_ray.comparison.resampling import (
     NO_INTERVAL,
+    NUM_PERMUTATIONS,
     Interval,
+    count_rows,
     effective_number,
+    exact_sums,
     percentile_interval,
+    resampled_sums,
     shares_difference_interval,
+    subset_sums,
+    value_of_sums,
+    values_of_sums,
 )
-from moe_ray.comparison.posterior import macro_f1_difference_interval
-from moe_ray.comparison.resampling import NUM_PERMUTATIONS, resampled_sums, subset_sums
-from moe_ray.comparison.statistics import is_plain_binary
-from moe_ray.comparison.sums import count_rows, exact_sums, value_of_sums, values_of_sums
+from moe_ray.comparison.statistics import is_plain_binary, macro_f1_difference_interval
 from moe_ray.scoring.score import Metric
 
 Test = Literal["mcnemar_exact", "paired_permutation"]

@@ -4,12 +4,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from moe_ray.comparison.intervals import IntervalMethod
 from moe_ray.comparison.paired import Test
+from moe_ray.comparison.resampling import IntervalMethod
 from moe_ray.comparison.systems import SystemKind
-from moe_ray.routing.results import Calibration, RouterTestResults
+from moe_ray.files import StoredRecord
+from moe_ray.gating.calibration import Calibration
+from moe_ray.routing.results import RouterTestResults
 from moe_ray.scoring.score import Aggregation
-from moe_ray.store.records import GivenUp, SessionRecord, StoredRecord
+from moe_ray.store.records import GivenUp, SessionRecord
 
 Verdict = Literal["a_better", "b_better", "no_difference_shown", "not_concluded", "not_tested"]
 LatencyQuantity = Literal["total_s", "time_to_first_token_s"]

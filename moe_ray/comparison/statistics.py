@@ -4,20 +4,111 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from moe_ray.comparison.columns import Column, FloatArray
-from moe_ray.comparison.intervals import (
+from moe_ray.comparison.resampling import (
+    CHUNK_ELEMENTS,
     NO_INTERVAL,
+    NUM_RESAMPLES,
     Interval,
     corrected_interval,
+    count_rows,
     effective_number,
+    exact_sums,
+    generator,
+    label_rows,
     percentile_interval,
+    resampled_sums,
+    summable,
+    value_of_sums,
+    values_of_sums,
     wilson_interval,
 )
-from moe_ray.comparison.posterior import macro_f1_interval
-from moe_ray.comparison.resampling import resampled_sums
-from moe_ray.comparison.sums import count_rows, exact_sums, value_of_sums, values_of_sums
+from moe_ray.proportions import CONFIDENCE
 from moe_ray.scoring.score import Metric
+
+PRIOR_WEIGHT = 0.5
+LOW, HIGH = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+
+
+def macro_f1_interval(rows: FloatArray, value: float, metric: Metric) -> Interval:
+    """The interval of `value`, macro-F1 of the `rows` [n, 2 L] of `count_rows`.
+
+    Each label that occurs is given half an example answered rightly. For the lower bound it is also given half an
+    example answered wrongly (together, Jeffreys' prior of its recall). For the upper bound it is not: with a single
+    error among few examples, that would rule out a model that errs much less.
+    """
+    labels = _Labels(rows)
+    rng = generator("dirichlet", len(rows))
+    seen = _drawn_sums(rng, *_grouped(rows)) + _drawn_sums(rng, labels.right, labels.right_weights)
+    doubted = seen + _drawn_sums(rng, labels.wrong, labels.wrong_weights)
+    low = float(np.quantile(values_of_sums(doubted, metric), LOW))
+    high = float(np.quantile(values_of_sums(seen, metric), HIGH))
+    return Interval(min(low, value), max(high, value), "dirichlet")
+
+
+def macro_f1_difference_interval(rows_a: FloatArray, rows_b: FloatArray, difference: float, metric: Metric) -> Interval:
+    """The interval of `difference`, macro-F1 of `rows_a` [n, 2 L] minus that of `rows_b`, of the same examples.
+
+    Each label that occurs is given half an example that both answer rightly, half one that only a answers wrongly, and
+    half one that only b does.
+    """
+    labels = _Labels(np.concatenate([rows_a, rows_b]))
+    rng = generator("paired dirichlet", len(rows_a))
+    sums = _drawn_sums(rng, *_grouped(np.concatenate([rows_a, rows_b], axis=1)))
+    for pair, weights in (
+        ((labels.right, labels.right), labels.right_weights),
+        ((labels.wrong, labels.gold_of_wrong), labels.wrong_weights),
+        ((labels.gold_of_wrong, labels.wrong), labels.wrong_weights),
+    ):
+        sums = sums + _drawn_sums(rng, np.concatenate(pair, axis=1), weights)
+    half = rows_a.shape[1]
+    drawn = values_of_sums(sums[:, :half], metric) - values_of_sums(sums[:, half:], metric)
+    low, high = np.quantile(drawn, [LOW, HIGH])
+    return Interval(min(float(low), difference), max(float(high), difference), "dirichlet")
+
+
+class _Labels:
+    """The made-up examples of the k labels that occur in `rows` [n, 2 L], and the weight of each.
+
+    `right` [k, 2 L]; `wrong` [k k, 2 L], in which each label is taken for every other and for none of them;
+    `gold_of_wrong`, the same examples answered rightly.
+    """
+
+    def __init__(self, rows: FloatArray) -> None:
+        num_labels = rows.shape[1] // 2
+        occur = np.flatnonzero(rows[:, num_labels:].any(axis=0))
+        gold, predicted = _wrong_pairs(occur, none=num_labels)
+        flags = np.eye(num_labels + 1)[:, :num_labels]
+        self.right = label_rows(flags[occur], flags[occur])
+        self.right_weights = np.full(len(self.right), PRIOR_WEIGHT)
+        self.wrong = label_rows(flags[gold], flags[predicted])
+        self.gold_of_wrong = label_rows(flags[gold], flags[gold])
+        self.wrong_weights = np.full(len(self.wrong), PRIOR_WEIGHT / max(1, len(occur)))
+
+
+def _wrong_pairs(labels: npt.NDArray[np.intp], *, none: int) -> tuple[list[int], list[int]]:
+    """Every label with every other one, and with `none`."""
+    pairs = [(gold, predicted) for gold in labels for predicted in (*labels, none) if gold != predicted]
+    return [gold for gold, _ in pairs], [predicted for _, predicted in pairs]
+
+
+def _grouped(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Distinct rows, and how often each occurs."""
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    return distinct, counts.astype(np.float64)
+
+
+def _drawn_sums(rng: np.random.Generator, rows: FloatArray, weights: FloatArray) -> FloatArray:
+    """Sums of `rows` [m, k] under gamma-distributed weights with the means `weights` [m]: [NUM_RESAMPLES, k]."""
+    sums: npt.NDArray[np.float64] = np.zeros((NUM_RESAMPLES, rows.shape[1]))
+    size = max(1, CHUNK_ELEMENTS // NUM_RESAMPLES)
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        drawn = rng.standard_gamma(weights[part], size=(NUM_RESAMPLES, len(weights[part])))
+        sums += summable(drawn, drawn.max() * rows[part].sum(axis=0).max()) @ rows[part]
+    return sums
 
 
 class Aggregate(NamedTuple):

@@ -1,27 +1,146 @@
 """From scores, telemetry and answer timings to the summary of a run. Pure: files in, files out are elsewhere."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe_ray.comparison.analysis import analyse
-from moe_ray.comparison.columns import BoolArray, Column, ScoreMatrix
+from moe_ray.comparison.columns import BoolArray, Column, ScoreMatrix, score_matrix
 from moe_ray.comparison.costs import cell_costs, example_costs
 from moe_ray.comparison.differences import compare_systems
-from moe_ray.comparison.failures import answered_only, uncounted_failures
-from moe_ray.comparison.intervals import NO_INTERVAL
-from moe_ray.comparison.records import AnsweredValue, MetricInfo, MetricValue, RunInfo, Summary, SystemInfo
+from moe_ray.comparison.matrix import RunMatrix, answered_only, count_failures, countable_metrics, uncounted_failures
+from moe_ray.comparison.policies import (
+    RoutedExamples,
+    best_single_system,
+    cascade_system,
+    oracle_system,
+    random_system,
+    routed_examples,
+    routed_system,
+)
+from moe_ray.comparison.records import (
+    AnsweredValue,
+    CutAnswers,
+    MetricInfo,
+    MetricValue,
+    RunInfo,
+    Summary,
+    SystemInfo,
+    TruncatedPrompts,
+)
+from moe_ray.comparison.resampling import NO_INTERVAL
 from moe_ray.comparison.resources import TIMING_COLUMNS, model_resources
 from moe_ray.comparison.routing_summary import routing_summary
 from moe_ray.comparison.statistics import Aggregate, aggregate
-from moe_ray.comparison.systems import BASELINE, System, picked_by, system_column
-from moe_ray.comparison.truncation import NUM_TRUNCATED, cut_answers, truncated_prompts
-from moe_ray.scoring.score import Metric
-from moe_ray.scoring.table import Scores
+from moe_ray.comparison.systems import BASELINE, System, picked_by, standard_systems, system_column
+from moe_ray.scoring.score import Metric, Scores
 from moe_ray.store.records import Manifest, ReplicaTelemetry
 from moe_ray.store.routes import Routes
+
+HEADLINE_METRICS = ("pass@1", "accuracy", "final_number", "rouge_l")
+
+
+class Analysis(NamedTuple):
+    """The scores of a run as systems see them, their failures counted.
+
+    `metrics` have the worst value that failures count as, `domain_metrics` each domain's in their order, `asked` what
+    the router said, `systems` all that the run can show.
+    """
+
+    run: RunMatrix
+    metrics: dict[str, Metric]
+    domain_metrics: dict[str, list[str]]
+    asked: dict[str, RoutedExamples]
+    systems: tuple[System, ...]
+
+
+def analyse(scores: Scores, metrics: Mapping[str, Metric], manifest: Manifest, routes: Routes | None) -> Analysis:
+    """Arrange the scores of a run, count its failures, and find its systems."""
+    raw = score_matrix(scores)
+    metrics = countable_metrics([raw], metrics)
+    found = {domain: _ordered(metrics, raw.metrics_of(domain)) for domain in manifest.domains}
+    domain_metrics = {domain: names for domain, names in found.items() if names}
+    run = RunMatrix(
+        scores=count_failures(raw, metrics),
+        headlines={domain: metrics[names[0]] for domain, names in domain_metrics.items()},
+        models=list(manifest.models),
+        baseline=manifest.baseline,
+        experts=manifest.experts,
+    )
+    asked = {} if routes is None else routed_examples(run, routes)
+    return Analysis(run, metrics, domain_metrics, asked, tuple(_standard(run, routes, asked)))
+
+
+def _ordered(metrics: Iterable[str], present: frozenset[str]) -> list[str]:
+    """The metrics of a domain in their order, the one that headlines speak of first."""
+    names = [name for name in metrics if name in present]
+    first = next((name for name in HEADLINE_METRICS if name in present), None)
+    return sorted(names, key=lambda name: name != first)
+
+
+def _standard(run: RunMatrix, routes: Routes | None, asked: Mapping[str, RoutedExamples]) -> list[System]:
+    """The standard systems, those behind the router, what those are measured by, and the models alone."""
+    found = standard_systems(
+        run.scores, domains=list(run.headlines), models=run.models, baseline=run.baseline, experts=run.experts
+    )
+    behind: list[System | None] = []
+    if routes is not None and asked:
+        behind.append(routed_system(run, asked))
+        behind.append(cascade_system(run, asked, run.baseline, routes.threshold) if run.baseline else None)
+    if routes is not None or run.is_full:
+        behind += [oracle_system(run), random_system(run), best_single_system(run)]
+    policies = [system for system in found if system.kind == "policy"]
+    alone = [system for system in found if system.kind == "model"]
+    return [*policies, *(system for system in behind if system is not None), *alone]
+
+
+NUM_TRUNCATED = "num_truncated_tokens"
+
+
+def truncated_prompts(answers: pa.Table, models: Sequence[str], domains: Sequence[str]) -> list[TruncatedPrompts]:
+    """Counts by model and domain, of the answers that say how many tokens of their prompt were cut.
+
+    A place of which no answer says it, or a table without that column, gives nothing: unknown is not none.
+    """
+    if NUM_TRUNCATED not in answers.column_names:
+        return []
+    known = answers.select(["model", "domain", NUM_TRUNCATED]).filter(pc.is_valid(answers.column(NUM_TRUNCATED)))
+    cut = pc.cast(pc.greater(known.column(NUM_TRUNCATED), 0), pa.int64())
+    aggregates = [("cut", "count"), ("cut", "sum"), (NUM_TRUNCATED, "max")]
+    counted = known.append_column("cut", cut).group_by(["model", "domain"]).aggregate(aggregates)
+    found = {(row["model"], row["domain"]): row for row in counted.to_pylist()}
+    return [
+        TruncatedPrompts(
+            model=model,
+            domain=domain,
+            num_answers=row["cut_count"],
+            num_truncated=row["cut_sum"],
+            max_truncated_tokens=row[f"{NUM_TRUNCATED}_max"],
+        )
+        for model in models
+        for domain in domains
+        if (row := found.get((model, domain))) is not None
+    ]
+
+
+def cut_answers(answers: pa.Table, models: Sequence[str], domains: Sequence[str]) -> list[CutAnswers]:
+    """Counts by model and domain, of the generated answers without an error, of those that the token limit ended."""
+    drawn = answers.select(["model", "domain", "kind", "finish_reason"]).filter(
+        (pc.field("kind") == "generate") & (pc.field("finish_reason") != "error")
+    )
+    is_cut = pc.cast(pc.equal(drawn.column("finish_reason"), "length"), pa.int64())
+    aggregates = [("cut", "count"), ("cut", "sum")]
+    counted = drawn.append_column("cut", is_cut).group_by(["model", "domain"]).aggregate(aggregates)
+    found = {(row["model"], row["domain"]): row for row in counted.to_pylist()}
+    return [
+        CutAnswers(model=model, domain=domain, num_answers=row["cut_count"], num_cut=row["cut_sum"])
+        for model in models
+        for domain in domains
+        if (row := found.get((model, domain))) is not None
+    ]
+
 
 SUMMARY_COLUMNS = (*TIMING_COLUMNS, NUM_TRUNCATED)
 

@@ -16,14 +16,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_ray.comparison.columns import FloatArray, IntArray
-from moe_ray.comparison.conclusions import no_conclusion, same_reference
 from moe_ray.comparison.costs import CellCosts, Spent, spent
-from moe_ray.comparison.intervals import ROUNDING, Interval, percentile_interval
+from moe_ray.comparison.matrix import RunMatrix, no_conclusion, same_reference, sign
+from moe_ray.comparison.policies import RoutedExamples
 from moe_ray.comparison.records import Sweep, SweepPoint
-from moe_ray.comparison.resampling import resampled_sums
-from moe_ray.comparison.routed_systems import RoutedExamples
-from moe_ray.comparison.run_matrix import RunMatrix, sign
-from moe_ray.comparison.sums import count_rows, exact_sums, values_of_sums
+from moe_ray.comparison.resampling import (
+    ROUNDING,
+    Interval,
+    count_rows,
+    exact_sums,
+    percentile_interval,
+    resampled_sums,
+    values_of_sums,
+)
 from moe_ray.comparison.systems import System, system_column
 
 MAX_POINTS = 200

@@ -1,5 +1,8 @@
-"""The resolved experiment as YAML, as a run directory keeps it."""
+"""Experiment files written: the resolved configuration, the starter file and the JSON Schema."""
 
+import json
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -29,3 +32,27 @@ def dump_experiment(config: ExperimentConfig) -> str:
     """
     values: dict[str, Any] = config.model_dump(mode="json")
     return yaml.dump(values, Dumper=CoreDumper, sort_keys=False, allow_unicode=True, width=_WIDTH)
+
+
+def starter_text() -> str:
+    """Return a complete experiment as YAML, with a comment for each key. It loads as it is."""
+    return files("moe_ray.config").joinpath("starter.yaml").read_text(encoding="utf-8")
+
+
+SCHEMA_FILE = "experiment.schema.json"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def experiment_schema() -> dict[str, Any]:
+    """Return the schema of the keys as they are defined now."""
+    return {"$schema": DIALECT, **ExperimentConfig.model_json_schema()}
+
+
+def schema_text() -> str:
+    """Return the schema as the text of `SCHEMA_FILE`."""
+    return json.dumps(experiment_schema(), indent=2) + "\n"
+
+
+def schema_uri() -> str:
+    """Return the address of the file that ships, for an editor on this machine."""
+    return Path(str(files("moe_ray.config").joinpath(SCHEMA_FILE))).absolute().as_uri()

@@ -28,7 +28,7 @@ def identity(
 ) -> dict[str, Any]:
     """Return what decides the text: models, domains, decoding; and whether likelihoods are measured. Values of JSON.
 
-    `text_settings` picks the engine settings that decide the text (`moe_ray.engines.identity.text_settings`).
+    `text_settings` picks the engine settings that decide the text (`moe_ray.engines.registry.text_settings`).
     Left out is what only says which cells are wanted (baseline, expert, matrix, max_examples, graders), where and how
     fast (runtime, output, gpus), how answers are read (reasoning), and notes. `chat_template_kwargs` stand there only
     where they are set. A local path is not identity either: it stands as "local", and the fingerprints of the models'

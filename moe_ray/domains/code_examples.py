@@ -5,13 +5,20 @@ from collections import Counter
 from typing import Any
 
 from moe_ray.config.schema import DomainConfig
-from moe_ray.domains.base import Record
-from moe_ray.domains.code_tests import MAX_TEST_CHARS, UnusableTestsError, runnable_tests
-from moe_ray.domains.example import Example, GradingValue
-from moe_ray.domains.programs import MAX_PARSED_CHARS, complete, definitions, entry_name, parse
+from moe_ray.domains.example import Example, GradingValue, Record
+from moe_ray.domains.programs import (
+    MAX_PARSED_CHARS,
+    MAX_TEST_CHARS,
+    UnusableTestsError,
+    complete,
+    definitions,
+    entry_name,
+    parse,
+    runnable_tests,
+)
 from moe_ray.domains.record_task import RecordTask
-from moe_ray.domains.templates import as_text
 from moe_ray.errors import DataError
+from moe_ray.prompts.templates import as_text
 
 CHAT = """\
 Write a Python program for this task:

@@ -1,58 +1,14 @@
-"""An example: one item of a domain, with everything that a model is asked and a grader needs.
+"""An example is one item of a domain; a task turns the records of a data set into examples."""
 
-Texts of prompts and references hold whole characters alone, whatever task made them: requests, tokenizers and files
-take no lone surrogates.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Protocol
 
 from moe_ray.characters import whole_characters
-from moe_ray.config.schema import PromptStyle
+from moe_ray.config.schema import DomainConfig, PromptStyle
+from moe_ray.prompts.messages import Prompt
 
-Role = Literal["system", "user", "assistant"]
 GradingValue = str | int | float | bool | None | list[str] | dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One turn of a chat."""
-
-    role: Role
-    content: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "content", whole_characters(self.content, "?"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """What a model is asked, in one prompt style.
-
-    For `chat` the messages go through the tokenizer's chat template; for `completion` there is one user
-    message, whose content is the whole text to be continued.
-
-    `choices` and `reference` are the continuations whose log-likelihood is measured after the prompt, spelled as
-    the style needs them (a completion's begin with a space or a line break). `reference` is None where a
-    domain has no reference text.
-    """
-
-    messages: tuple[Message, ...]
-    stop: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    reference: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("stop", "choices"):
-            object.__setattr__(self, name, tuple(whole_characters(text, "?") for text in getattr(self, name)))
-        if self.reference is not None:
-            object.__setattr__(self, "reference", whole_characters(self.reference, "?"))
-
-    @property
-    def continuations(self) -> tuple[str, ...]:
-        """The choices, then the reference if there is one."""
-        return self.choices if self.reference is None else (*self.choices, self.reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +28,36 @@ class Example:
     def __post_init__(self) -> None:
         for name in ("id", "reference"):
             object.__setattr__(self, name, whole_characters(getattr(self, name), "?"))
+
+
+Record = Mapping[str, Any]
+
+
+class Task(Protocol):
+    """How the records of a data set become examples. A class named in the YAML implements this.
+
+    It is constructed as `Task(name, config)` with the domain's name and its section of the experiment file.
+    """
+
+    default_graders: tuple[str, ...]
+
+    def __init__(self, name: str, config: DomainConfig) -> None: ...
+
+    def examples(self, records: Iterable[Record]) -> Iterable[Example]:
+        """Turn records, in the data set's published format, into examples.
+
+        Raises `DataError` naming the record and the column when a record is malformed.
+        """
+        ...
+
+
+def query_of(example: Example, query: str) -> str:
+    """What a user would type to ask `example`: its question alone, or with query "prompt" all that a model is asked.
+
+    A task of the user's own that keeps no question under `grading["question"]` gives its last user message.
+    """
+    question = example.grading.get("question")
+    if query == "question" and isinstance(question, str) and question.strip():
+        return question
+    prompt = example.prompts.get("chat") or next(iter(example.prompts.values()))
+    return next(message.content for message in reversed(prompt.messages) if message.role == "user")

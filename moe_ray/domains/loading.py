@@ -1,20 +1,74 @@
 """From a domain's section of the experiment file to its examples."""
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from moe_ray.config.schema import DomainConfig
-from moe_ray.domains.base import Task
-from moe_ray.domains.example import Example
-from moe_ray.domains.own_code import importable
+from moe_ray.domains.example import Example, Task
 from moe_ray.domains.record_task import SAME_AS_ANOTHER, RecordTask
-from moe_ray.domains.registry import task_class
-from moe_ray.domains.sampling import Drawn, draw
+from moe_ray.domains.registry import importable, task_class
 from moe_ray.domains.sources import Source, read_json, read_source, read_text, resolve_path
 from moe_ray.errors import DataError
 from moe_ray.fingerprint import file_sha256
+from moe_ray.prompts.messages import Message, Prompt
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn(Generic[ItemT]):
+    """What a limit drew, as (id, item) pairs in the order of `hash_rank`, and out of how many."""
+
+    pairs: list[tuple[str, ItemT]]
+    num_available: int
+    num_not_listed: int
+    num_listed_but_missing: int
+
+
+def hash_rank(example_id: str) -> str:
+    """Return the key that orders examples: the SHA-256 of the id, in hexadecimal."""
+    return hashlib.sha256(example_id.encode()).hexdigest()
+
+
+def draw(
+    items: Iterable[tuple[str, ItemT]], *, limit: int | None, listed: frozenset[str] | None, where: str
+) -> Drawn[ItemT]:
+    """Draw the first `limit` (id, item) pairs (None: all) of those whose ids are `listed` (None: all).
+
+    Raises `DataError` when two items have one id, or when none is listed.
+    """
+    by_id = _by_unique_id(items, where)
+    available = [example_id for example_id in by_id if listed is None or example_id in listed]
+    if listed and by_id and not available:
+        raise DataError(
+            f"none of the {len(listed)} ids of data.ids_file is in the data, whose ids look like {next(iter(by_id))!r}",
+            where=where,
+            remedy="check that ids_file lists this data set's ids, one a line or as JSON",
+        )
+    chosen = sorted(available, key=hash_rank)[:limit]
+    return Drawn(
+        pairs=[(example_id, by_id[example_id]) for example_id in chosen],
+        num_available=len(available),
+        num_not_listed=len(by_id) - len(available),
+        num_listed_but_missing=0 if listed is None else len(listed) - len(available),
+    )
+
+
+def _by_unique_id(items: Iterable[tuple[str, ItemT]], where: str) -> dict[str, ItemT]:
+    by_id: dict[str, ItemT] = {}
+    for example_id, item in items:
+        if example_id in by_id:
+            raise DataError(
+                f"two records have the id {example_id!r}",
+                where=where,
+                remedy="remove one, or name the column that identifies a record (columns: {id: COLUMN})",
+            )
+        by_id[example_id] = item
+    return by_id
+
 
 __all__ = ["LoadedDomain", "importable", "listed_ids", "load_domain", "make_task"]
 
@@ -139,3 +193,38 @@ def _ids_file_fingerprint(config: DomainConfig, base_dir: Path, drawn: Drawn[Exa
         return None
     path = resolve_path(config.data.ids_file, base_dir)
     return {"path": str(path), "sha256": file_sha256(path), "num_missing_in_data": drawn.num_listed_but_missing}
+
+
+ASSUMED_EXAMPLES = 1_000
+# Examples of the published splits that the tasks are named after.
+PUBLISHED_EXAMPLES = {"pubmedqa": 1_000, "mbpp": 500, "math": 1_319}
+ASSUMED_CHARACTERS = 2_000
+_ASSUMED = "assumed"
+
+
+def assume_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain:
+    """Return `config`'s domain with made-up examples: as many as its limit or ids file allows, of one length.
+
+    Without either it has the number of the published split, or `ASSUMED_EXAMPLES`. Reads no data but the ids file.
+    """
+    with importable(base_dir):
+        task = make_task(name, config, base_dir)
+        listed = listed_ids(config, base_dir)
+    available = PUBLISHED_EXAMPLES.get(config.task, ASSUMED_EXAMPLES) if listed is None else len(listed)
+    number = min(available, config.max_examples or available)
+    prompt = Prompt(messages=(Message(role="user", content="x" * ASSUMED_CHARACTERS),), reference="x")
+    examples = (
+        Example(id=f"assumed-{index}", domain=name, prompts={"chat": prompt, "completion": prompt}, reference="x")
+        for index in range(number)
+    )
+    return LoadedDomain(
+        examples=tuple(examples),
+        task=task,
+        data_fingerprint={"source": config.data.source, _ASSUMED: True, "num_examples": number},
+        graders=tuple(task.default_graders if config.grader_names is None else config.grader_names),
+    )
+
+
+def is_assumed(domain: LoadedDomain) -> bool:
+    """Say whether `assume_domain` made the domain up."""
+    return _ASSUMED in domain.data_fingerprint

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from moe_ray.atomic import write_text_atomically
 from moe_ray.config.schema import DomainConfig
-from moe_ray.domains.loading import listed_ids, make_task
+from moe_ray.domains.loading import draw, listed_ids, make_task
 from moe_ray.domains.record_task import RecordTask
-from moe_ray.domains.sampling import draw
 from moe_ray.domains.sources import read_source
 from moe_ray.errors import ConfigError, DataError
+from moe_ray.files import write_text_atomically
 
 MAX_PREPARED = 1000
 

@@ -4,19 +4,60 @@ A subclass names its roles (what it needs of a record, and the columns where pub
 turns one record into one example. `candidates` is cheap and `example` may be dear: a limit is drawn between the two.
 """
 
+import math
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from moe_ray.config.schema import DomainConfig, PromptStyle
-from moe_ray.domains.base import Record
-from moe_ray.domains.columns import MISSING, is_empty, value_at
-from moe_ray.domains.example import Example, GradingValue, Message, Prompt
+from moe_ray.domains.example import Example, GradingValue, Record
 from moe_ray.domains.registry import suggestion
-from moe_ray.domains.templates import Template, as_text
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.fingerprint import fingerprint
+from moe_ray.prompts.messages import Message, Prompt
+from moe_ray.prompts.templates import Template, as_text
+
+MISSING = object()
+
+_PLACE = re.compile("[0-9]{1,9}")
+
+
+def value_at(record: Record, column: str) -> Any:
+    """Return the value of `column`, or `MISSING`.
+
+    A column of that very name wins; else each dot leads into an object by its key or into a list by its number. Behind
+    the end of a list, and inside of None, there is None: this record has nothing there, and others may.
+    """
+    return _value_in(record, column.split("."))
+
+
+def _value_in(value: Any, parts: list[str]) -> Any:
+    if not parts:
+        return value
+    if value is None:
+        return None
+    if isinstance(value, list | tuple):
+        if not _PLACE.fullmatch(parts[0]):
+            return MISSING
+        return _value_in(value[int(parts[0])], parts[1:]) if int(parts[0]) < len(value) else None
+    if not isinstance(value, Mapping):
+        return MISSING
+    for length in range(len(parts), 0, -1):
+        key = ".".join(parts[:length])
+        found = _value_in(value[key], parts[length:]) if key in value else MISSING
+        if found is not MISSING:
+            return found
+    return MISSING
+
+
+def is_empty(value: Any) -> bool:
+    """True for what holds nothing: None, blank text, an empty list, and the NaN by which tables mark a missing cell."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
+
 
 SAME_AS_ANOTHER = "the same as another record"
 
@@ -67,7 +108,7 @@ class RecordTask(ABC):
                 self.skipped[reason] += 1
 
     def examples(self, records: Iterable[Record]) -> Iterable[Example]:
-        """Turn records into examples; see `moe_ray.domains.base.Task`."""
+        """Turn records into examples; see `moe_ray.domains.example.Task`."""
         return (self.example(example_id, record) for example_id, record in self.candidates(records))
 
     @abstractmethod

@@ -15,13 +15,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from moe_ray.config.schema import DomainConfig
-from moe_ray.domains.base import Record
 from moe_ray.domains.code_examples import CHAT as CODE_CHAT
 from moe_ray.domains.code_examples import CodeRecordTask
-from moe_ray.domains.example import Example
+from moe_ray.domains.example import Example, Record
 from moe_ray.domains.record_task import RecordTask
-from moe_ray.domains.templates import Template, as_text
 from moe_ray.errors import ConfigError, DataError
+from moe_ray.prompts.templates import Template, as_text
 
 DECISION_CHAT = """\
 {context}{question}

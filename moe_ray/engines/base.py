@@ -5,12 +5,12 @@ An engine is made inside its actor, on the device that the actor was given, by
 server, an endpoint, another library) fits behind these four methods.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.domains.example import Prompt
+from moe_ray.prompts.messages import Prompt
 
 FinishReason = Literal["stop", "length", "error"]
 
@@ -134,3 +134,8 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release what ending the process would not (servers, files). Weights leave with the process."""
         ...
+
+
+def stop_position(text: str, stops: Iterable[str]) -> int | None:
+    """Return where the first of `stops` begins in `text`, None when none of them is there."""
+    return min((text.find(stop) for stop in stops if stop and stop in text), default=None)

@@ -24,11 +24,11 @@ from moe_ray.engines.base import (
     Likelihood,
     LikelihoodRequest,
     Timing,
+    stop_position,
 )
-from moe_ray.engines.reasoning import splitter_of
 from moe_ray.engines.settings import ScriptedSettings, parse_settings
-from moe_ray.engines.stops import stop_position
 from moe_ray.errors import ConfigError, ModelError
+from moe_ray.prompts.reasoning import splitter_of
 
 VOCABULARY = (
     "amber", "basin", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "jetty", "knoll", "lagoon",

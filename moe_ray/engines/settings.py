@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.server.command import require_template
+from moe_ray.engines.server.process import require_template
 from moe_ray.errors import ConfigError
 
 MAX_MESSAGE = 300

@@ -7,6 +7,7 @@ import os
 import platform
 import secrets
 import signal
+import sysconfig
 import tempfile
 import threading
 import time
@@ -18,16 +19,35 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+import moe_ray
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.errors import CapacityError, RayUnresponsiveError, UserError, first_line
 from moe_ray.execution import ray_calls
 from moe_ray.execution.discovery import wanted_address
-from moe_ray.execution.import_path import job_options
-from moe_ray.execution.liveness import Diagnosis, LocalProcesses, knock
 from moe_ray.execution.node_agent import NodeAgent, NodeHardware
+from moe_ray.execution.ray_calls import Diagnosis, LocalProcesses, knock
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots
+
+INJECTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def job_options() -> dict[str, Any]:
+    """Return what `ray.init` is to be told of this driver's job; nothing inside a submitted job, which is described.
+
+    Ray puts the driver's working directory first on its workers' import path, where a file such as pandas.py would be
+    imported in place of the library. It does so for all jobs but those of its client, so the job says that it is one.
+    A checkout that is not installed is made importable by the folder that holds it.
+    """
+    if INJECTED in os.environ:
+        return {}
+    package = Path(moe_ray.__file__).resolve().parents[1]
+    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}
+    paths = [] if package in installed else [str(package)]
+    return {"job_config": JobConfig(_client_job=True, _py_driver_sys_path=paths)}
+
 
 AGENT_TIMEOUT_S = 60.0
 AGENT_TURN_S = 1.0

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 
@@ -96,3 +97,20 @@ def process_bytes(pids: Collection[int], uuids: Sequence[str]) -> int | None:
                 return None
             figures += [entry.usedGpuMemory for entry in running if entry.pid in pids and entry.usedGpuMemory]
         return sum(figures) if figures else None
+
+
+_KIB = 1024
+
+
+def peak_resident_bytes(pid: int) -> int:
+    """Return the most memory that process `pid` had resident so far; 0 for one that is gone or going.
+
+    Read from the kernel's table: ru_maxrss of a process that was forked is its parent's, where that is larger.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    # "VmHWM:     12345 kB"; a process that has ended and was not waited for has no such line.
+    found = (line.split() for line in status.splitlines() if line.startswith("VmHWM:"))
+    return next((int(words[1]) * _KIB for words in found), 0)

@@ -12,10 +12,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from moe_ray.execution import ray_calls
 from moe_ray.execution.cluster import actor_class
 from moe_ray.execution.replica import Loaded, Place, Replica, ReplicaSpec, ShardResult, Usage
-from moe_ray.planning.cells import Cell
+from moe_ray.planning.cells import Cell, Shard
 from moe_ray.planning.fleet import Node
 from moe_ray.planning.scheduler import Start
-from moe_ray.planning.shards import Shard
 from moe_ray.store.records import ReplicaTelemetry
 
 CallKind = Literal["place", "load", "shard", "probe", "close", "departure"]

@@ -1,7 +1,14 @@
 """What a run tells while it works. The command line draws it; tests listen to it."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+from moe_ray.config.schema import RuntimeConfig
+
+if TYPE_CHECKING:
+    from moe_ray.execution.cluster import Cluster
 
 
 class RunObserver(Protocol):
@@ -27,3 +34,21 @@ class RunObserver(Protocol):
 
     def abandoned(self, model: str, num_cells: int, reason: str) -> None:
         """Work was given up."""
+
+
+Join = Callable[[], "Cluster"]
+
+
+@contextmanager
+def joining(runtime: RuntimeConfig, observer: RunObserver) -> Iterator[Join]:
+    """Yield what joins Ray when it is called first, and leave Ray at the end: a run with nothing to do never joins."""
+    with ExitStack() as stack:
+
+        @cache
+        def join() -> "Cluster":
+            from moe_ray.execution.cluster import connect
+
+            observer.stage("Joining Ray")
+            return stack.enter_context(connect(runtime))
+
+        yield join

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from moe_ray.config.schema import DecodingConfig, ModelConfig
 from moe_ray.engines.base import BatchLimits, Engine, GenerateRequest, Generation, Likelihood, LikelihoodRequest
-from moe_ray.engines.reasoning import splitter_of
-from moe_ray.execution import gpus, processes
-from moe_ray.execution.metrics import ReplicaMetrics
-from moe_ray.planning.cells import Cell
-from moe_ray.planning.shards import Shard
+from moe_ray.execution import gpus
+from moe_ray.execution import gpus as processes
+from moe_ray.execution.node_agent import ReplicaMetrics
+from moe_ray.planning.cells import Cell, Shard
+from moe_ray.prompts.reasoning import splitter_of
 from moe_ray.store.answers import Answer, to_table
 from moe_ray.store.records import ProbeTiming
 

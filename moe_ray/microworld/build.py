@@ -13,9 +13,8 @@ from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.loading import make_task
 from moe_ray.domains.sources import read_file
-from moe_ray.microworld.data import DOMAIN_FILES, write_world
+from moe_ray.microworld.data import DOMAIN_FILES, Pair, pair_of, write_pairs, write_world
 from moe_ray.microworld.mixtures import build_mixtures, feed_forward_specs
-from moe_ray.microworld.pairs import Pair, pair_of, write_pairs
 from moe_ray.microworld.spec import (
     Architecture,
     Budget,

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moe_ray.atomic import write_text_atomically
+from moe_ray.files import write_text_atomically
 from moe_ray.fingerprint import fingerprint
-from moe_ray.microworld.pairs import Pair, read_pairs
+from moe_ray.microworld.data import Pair, read_pairs
 from moe_ray.microworld.spec import TrainingSpec
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,9 @@ def _place(name: str, apart: Mapping[str, TrainingSpec]) -> Path:
 
 
 def _merge(apart: Mapping[str, TrainingSpec], work_dir: Path, baseline: Path, out: Path) -> None:
-    from moe_ray.moe.merged.gate_config import GateConfig
-    from moe_ray.moe.merged.gate_training import train_gate
-    from moe_ray.moe.merged.merge import merge, plan_merge
+    from moe_ray.moe.merge.build import merge, plan_merge
+    from moe_ray.moe.merge.gate import GateConfig
+    from moe_ray.moe.merge.gate_training import train_gate
 
     for domain, spec in apart.items():
         prompts = ({"text": _question(pair)} for pair in read_pairs(Path(spec.pairs_files[0])))
@@ -105,7 +105,7 @@ def _upcycle(apart: Mapping[str, TrainingSpec], work_dir: Path, baseline: Path, 
 
 def _answered(apart: Mapping[str, TrainingSpec], tokenizer: Any) -> Iterator[dict[str, str]]:
     """Yield training prompts with their answers, as the models read them: of each domain in turn."""
-    from moe_ray.moe.merged.gate_training import chat_prompt
+    from moe_ray.moe.merge.gate_training import chat_prompt
 
     pairs = [read_pairs(Path(spec.pairs_files[0]))[:NUM_GATE_TEXTS] for spec in apart.values()]
     for row in zip(*pairs, strict=True):

@@ -15,8 +15,8 @@ import torch
 import transformers
 from torch.nn.utils import clip_grad_norm_
 
-from moe_ray.engines.transformers.pretrained import read_pretrained
-from moe_ray.microworld.pairs import Pair, read_pairs
+from moe_ray.engines.transformers.loading import read_pretrained
+from moe_ray.microworld.data import Pair, read_pairs
 from moe_ray.microworld.spec import RESULT_FILE, Budget, TrainingResult, TrainingSpec, cached_result
 from moe_ray.microworld.tokenizer import EOS, MAX_POSITIONS, load_tokenizer
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from moe_ray.atomic import write_text_atomically
+from moe_ray.checkpoints.identity import CERTIFICATE_FILE
+from moe_ray.files import write_text_atomically
 from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict
-from moe_ray.planning.checkpoints import CERTIFICATE_FILE
 
 CARD_FILE = "README.md"
 FENCE = "---\n"

@@ -10,13 +10,13 @@ import transformers
 from pydantic import Field, model_validator
 
 from moe_ray.architectures import ARCHITECTURES
+from moe_ray.checkpoints.identity import CERTIFICATE_FILE
 from moe_ray.config.schema import ModelConfig, Section
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.loading import LoadedModel, load
 from moe_ray.errors import ConfigError, ModelError
-from moe_ray.moe.certificate import read_certificate
-from moe_ray.moe.merged.gate_training import chat_prompt
-from moe_ray.planning.checkpoints import CERTIFICATE_FILE
+from moe_ray.moe.merge.gate_training import chat_prompt
+from moe_ray.moe.records import read_certificate
 
 GATED = "gated_mixture"
 NUM_EXPERTS_FIELDS = ("num_experts", "num_local_experts")

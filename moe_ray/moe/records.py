@@ -1,24 +1,19 @@
 """What stands beside every mixture: certificate.json says what it was made of and how exact it is."""
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 
-from moe_ray.planning.checkpoints import CERTIFICATE_FILE as CERTIFICATE_FILE
-from moe_ray.store.records import StoredRecord
+from moe_ray.checkpoints.identity import CERTIFICATE_FILE as CERTIFICATE_FILE
+from moe_ray.checkpoints.identity import identity_files
+from moe_ray.checkpoints.source import SourceRecord
+from moe_ray.errors import ModelError
+from moe_ray.files import StoredRecord, write_text_atomically
+from moe_ray.fingerprint import file_sha256
 
 MixtureKind = Literal["upcycled", "merged", "trained_apart"]
 LayerState = Literal["converted", "reverted", "dense"]
-
-
-class SourceRecord(StoredRecord):
-    """A checkpoint that a mixture was made of. `files_sha256` names the files that decide it."""
-
-    name: str
-    path: str
-    fingerprint: str
-    model_type: str
-    files_sha256: dict[str, str]
 
 
 class LayerVerdict(StoredRecord):
@@ -74,3 +69,29 @@ class Certificate(StoredRecord):
     tensors: list[TensorOrigin]
     exactness: list[ExactnessRecord]
     tensors_sha256: dict[str, str]
+
+
+def own_files(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file that decides what the mixture says, by name; the certificate is none of them."""
+    return {path.name: file_sha256(path) for path in identity_files(directory)}
+
+
+def write_certificate(directory: Path, certificate: Certificate) -> None:
+    write_text_atomically(directory / CERTIFICATE_FILE, certificate.model_dump_json(indent=1) + "\n")
+
+
+def read_certificate(directory: Path) -> Certificate:
+    """Read the certificate of the mixture in `directory`. Raises `ModelError` when there is none, or a damaged one."""
+    path = directory / CERTIFICATE_FILE
+    if not path.is_file():
+        raise ModelError(
+            f"has no {CERTIFICATE_FILE}",
+            where=str(directory),
+            remedy="name the folder of a mixture that moe-ray made",
+        )
+    try:
+        return Certificate.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"is no certificate: {str(error).splitlines()[0]}", where=str(path), remedy="copy the whole folder again"
+        ) from error

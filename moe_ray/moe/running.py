@@ -15,9 +15,9 @@ from torch import nn
 
 from moe_ray import architectures
 from moe_ray.characters import whole_characters
-from moe_ray.engines.transformers.pretrained import read_pretrained
+from moe_ray.engines.transformers.loading import read_pretrained
 from moe_ray.errors import DataError, ModelError, first_line
-from moe_ray.routing.embedding.reading import padded
+from moe_ray.gating.embeddings import padded
 
 MAX_BATCH_NUMBERS = 1 << 26  # logits at once: 256 MiB in float32
 MAX_BATCH_TOKENS = 2048

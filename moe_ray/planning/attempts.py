@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from moe_ray.planning.shards import Shard, halves
+from moe_ray.planning.cells import Shard, halves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moe_ray.checkpoints.identity import Checkpoint
+from moe_ray.checkpoints.shapes import DecoderShape, decoder_shape, parameter_groups
 from moe_ray.config.schema import ModelConfig, RuntimeConfig
-from moe_ray.planning.checkpoints import Checkpoint
-from moe_ray.planning.shapes import DecoderShape, decoder_shape, parameter_groups
 
 GIB = 1 << 30
 # What a CUDA context and the libraries' workspaces take before any weight is there.

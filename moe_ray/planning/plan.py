@@ -5,14 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from moe_ray.checkpoints.identity import Checkpoint, ModelIdentity
 from moe_ray.config.schema import ExperimentConfig, ModelConfig
 from moe_ray.domains.example import Example
 from moe_ray.errors import Problems
-from moe_ray.planning.cells import Cell, CellKind, CellMaker, ModelIdentity
-from moe_ray.planning.checkpoints import Checkpoint
+from moe_ray.planning.cells import Cell, CellKind, CellMaker, Shard, make_shards, missing_shards
 from moe_ray.planning.fleet import Demand, Fleet, demand_of
 from moe_ray.planning.memory import MemoryEstimate, estimate_memory
-from moe_ray.planning.shards import Shard, make_shards, missing_shards
 
 # Characters of text in a token, for estimates only. English prose has about 4 with the usual vocabularies.
 CHARACTERS_PER_TOKEN = 3.5

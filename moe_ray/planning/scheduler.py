@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from moe_ray.planning.attempts import Attempts
+from moe_ray.planning.cells import Shard
 from moe_ray.planning.fleet import Demand, Fleet, Node, Slot
-from moe_ray.planning.shards import Shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 
 from moe_ray.comparison.records import Summary
 from moe_ray.domains.example import Example
-from moe_ray.report.format import words
-from moe_ray.scoring.score import Score
-from moe_ray.scoring.table import Scores, score_table, scores_of_table
+from moe_ray.formatting import words
+from moe_ray.scoring.score import Score, Scores, score_table, scores_of_table
 from moe_ray.store.routes import Routes
 
 MAX_ANSWERS = 20_000

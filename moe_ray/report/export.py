@@ -5,9 +5,9 @@ import io
 from collections.abc import Iterator, Sequence
 
 from moe_ray.comparison.records import MetricValue, PairedComparison, Summary
+from moe_ray.formatting import interval, number, probability, signed
 from moe_ray.report.cautions import cautions
-from moe_ray.report.conclusion import Headline
-from moe_ray.report.format import interval, number, probability, signed
+from moe_ray.report.conclusions import Headline
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import DomainView, domain_views, winner_of
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from moe_ray import formatting as text
 from moe_ray.comparison.records import CostRatio, MetricValue, ModelResources, Spread, Summary
-from moe_ray.report import format as text
-from moe_ray.report.format import NONE, Unit, in_one_unit
+from moe_ray.formatting import NONE, Unit, in_one_unit
 from moe_ray.report.price import Price, price_of, ratio_bounds
 from moe_ray.report.views import DomainView, SystemRow
 

@@ -7,8 +7,8 @@ from rich.text import Text
 
 from moe_ray.comparison.records import PairedComparison, Verdict
 from moe_ray.comparison.runs import SystemComparison
-from moe_ray.report.conclusion import DomainVerdict
-from moe_ray.report.format import interval, number, probability, signed, words
+from moe_ray.formatting import interval, number, probability, signed, words
+from moe_ray.report.conclusions import DomainVerdict
 from moe_ray.report.tables import plain_table
 from moe_ray.report.text_table import TextTable
 from moe_ray.report.verdict import Contest, lead, pair_verdicts

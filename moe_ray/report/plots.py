@@ -5,20 +5,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from moe_ray.comparison.records import MetricValue, Summary
-from moe_ray.report.format import NO_BREAK, interval, listed, number, seconds
-from moe_ray.report.panel import (
+from moe_ray.formatting import NO_BREAK, interval, listed, number, seconds
+from moe_ray.report.svg import (
     LEGEND_ROW_PX,
+    RULE,
     Plot,
     Row,
     draw_marks,
+    drawing_style,
     few_ticks,
     legend_above,
     mark_style,
     panel,
     rows_panel,
     short,
+    svg_text,
+    theme_colour,
 )
-from moe_ray.report.svg import RULE, drawing_style, svg_text, theme_colour
 from moe_ray.report.views import DomainView, MetricView, SystemRow
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from moe_ray.comparison.records import CostRatio, ExampleCost, Summary
 from moe_ray.comparison.systems import BASELINE
-from moe_ray.report.format import NO_BREAK, listed, seconds, share, size, times, words
+from moe_ray.formatting import NO_BREAK, listed, seconds, share, size, times, words
 from moe_ray.report.views import the
 
 

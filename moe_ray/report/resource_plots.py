@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moe_ray.comparison.records import Summary
-from moe_ray.report.format import seconds, significant, size
-from moe_ray.report.panel import Plot, Row, draw_marks, few_ticks, legend_above, rows_panel
-from moe_ray.report.svg import INK, theme_colour
+from moe_ray.formatting import seconds, significant, size
+from moe_ray.report.svg import INK, Plot, Row, draw_marks, few_ticks, legend_above, rows_panel, theme_colour
 from moe_ray.report.views import series_of
 
 if TYPE_CHECKING:

@@ -4,23 +4,29 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_ray.comparison.records import Regret, Summary
+from moe_ray.formatting import count, number, signed, words
+from moe_ray.gating.calibration import Calibration, ReliabilityBin
 from moe_ray.proportions import wilson_bounds
-from moe_ray.report.format import count, number, signed, words
-from moe_ray.report.panel import (
+from moe_ray.report.svg import (
+    BAD,
     FRAME_PX,
+    INK,
     LABEL_CHARS,
     LEGEND_ROW_PX,
+    MUTED,
     PANEL_WIDTH_PX,
+    PAPER,
+    RULE,
     Plot,
     Row,
+    drawing_style,
     few_ticks,
     legend_above,
     panel,
     rows_panel,
     short,
+    svg_text,
 )
-from moe_ray.report.svg import BAD, INK, MUTED, PAPER, RULE, drawing_style, svg_text
-from moe_ray.routing.results import Calibration, ReliabilityBin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

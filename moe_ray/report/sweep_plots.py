@@ -6,10 +6,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_ray.comparison.records import Summary, Sweep, SweepPoint
 from moe_ray.comparison.systems import CASCADE, ROUTED
-from moe_ray.report.format import SECONDS, in_one_unit, listed, number, seconds, words
-from moe_ray.report.panel import LEGEND_ROW_PX, Plot, Row, few_ticks, legend_above, mark_style, panel
+from moe_ray.formatting import SECONDS, in_one_unit, listed, number, seconds, words
 from moe_ray.report.plots import hollow
-from moe_ray.report.svg import INK, MUTED, PAPER, RULE, drawing_style, svg_text, theme_colour
+from moe_ray.report.svg import (
+    INK,
+    LEGEND_ROW_PX,
+    MUTED,
+    PAPER,
+    RULE,
+    Plot,
+    Row,
+    drawing_style,
+    few_ticks,
+    legend_above,
+    mark_style,
+    panel,
+    svg_text,
+    theme_colour,
+)
 from moe_ray.report.views import BOUNDS, series_of
 
 if TYPE_CHECKING:

@@ -6,26 +6,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from moe_ray.characters import one_line
 from moe_ray.comparison.differences import SIGNIFICANCE
 from moe_ray.comparison.records import MetricValue, ModelResources, PairedComparison, RoutingSummary, Summary
 from moe_ray.comparison.runs import RunComparison, ValuePair
-from moe_ray.printable import one_line
+from moe_ray.formatting import NONE, interval, joules, number, probability, seconds, signed, significant, size, words
 from moe_ray.report.cautions import cautions
 from moe_ray.report.export import verdict_text
-from moe_ray.report.format import (
-    NONE,
-    interval,
-    joules,
-    number,
-    probability,
-    seconds,
-    signed,
-    significant,
-    size,
-    words,
-)
-from moe_ray.report.routing import routing_sentence
-from moe_ray.report.routing_tables import accuracy_table
+from moe_ray.report.routing import accuracy_table, routing_sentence
 from moe_ray.report.text_table import TextTable
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import DomainView, domain_views, winner_of

@@ -7,7 +7,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from moe_ray.printable import one_line
+from moe_ray.characters import one_line
 
 LineT = TypeVar("LineT", bound=RenderableType)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from moe_ray.comparison.records import MetricValue, PairedComparison, Summary, SystemInfo
 from moe_ray.comparison.systems import BASELINE, EXPERTS, ORACLE, POLICIES, RANDOM, ROUTED
-from moe_ray.report.format import words
+from moe_ray.formatting import words
 
 BOUNDS = {ORACLE: "{side} bound of {metric}", RANDOM: "drawn by chance"}
 # Policies that are spoken of as several.

@@ -1,23 +1,149 @@
 """From a run directory to summary.json and report.html. Needs no model, no Ray, no data set."""
 
-from collections.abc import Mapping
+import itertools
+import math
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from moe_ray.atomic import write_text_atomically
-from moe_ray.comparison.analysis import analyse
-from moe_ray.comparison.records import Summary
+from moe_ray import formatting as text
+from moe_ray.comparison.records import MetricValue, PairedComparison, Summary
 from moe_ray.comparison.runs import ScoredRun
-from moe_ray.comparison.summary import SUMMARY_COLUMNS, summarise
+from moe_ray.comparison.summary import SUMMARY_COLUMNS, analyse, summarise
 from moe_ray.errors import RunDirectoryError
-from moe_ray.report.browser import ANSWER_COLUMNS, CHOICE_COLUMNS, browser_payload, choose_examples
-from moe_ray.report.html import render_report
-from moe_ray.scoring.score import Metric
-from moe_ray.scoring.table import Scores, read_scores, score_table
+from moe_ray.files import write_text_atomically
+from moe_ray.prompts.messages import Message
+from moe_ray.report.browser import ANSWER_COLUMNS, CHOICE_COLUMNS, browser_payload, choose_examples, encoded
+from moe_ray.report.cautions import SYNTHETIC, cautions
+from moe_ray.report.measures import cost_table, latency_table, memory_table
+from moe_ray.report.plots import cost_plot, quality_plot
+from moe_ray.report.resource_plots import resource_plots
+from moe_ray.report.routing import routing_view
+from moe_ray.report.routing_plots import own_test_plots, regret_plots, routing_plots
+from moe_ray.report.sweep_plots import sweep_plots
+from moe_ray.report.verdict import headline
+from moe_ray.report.views import MetricView, SystemRow, domain_views, winner_of
+from moe_ray.scoring.score import Metric, Scores, read_scores, score_table
 from moe_ray.store.owners import find_owners
 from moe_ray.store.records import Manifest
 from moe_ray.store.run_directory import RunDirectory
+
+TEST_NAMES = {"mcnemar_exact": "McNemar, exact", "paired_permutation": "paired permutation", None: text.NONE}
+MAX_COLUMNS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptView:
+    """One domain's prompt in one style, on one example."""
+
+    domain: str
+    style: str
+    example_id: str
+    messages: tuple[Message, ...]
+    stop: tuple[str, ...]
+    choices: tuple[str, ...]
+
+
+def render_report(summary: Summary, manifest: Manifest, payload: Mapping[str, Any]) -> str:
+    """Return the whole page. `payload` is `browser_payload`'s."""
+    from jinja2 import Environment, StrictUndefined
+
+    templates = files("moe_ray.report") / "templates"
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(_filters())
+    template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        css=(templates / "report.css").read_text(encoding="utf-8"),
+        page_script=(templates / "page.js").read_text(encoding="utf-8"),
+        browser_script=(templates / "browser.js").read_text(encoding="utf-8"),
+        answers=encoded(payload),
+        num_answers=payload["total"],
+        num_shown=len(payload["answers"]),
+        manifest_json=manifest.model_dump_json(indent=2),
+        prompts=list(prompt_views(manifest)),
+        **_summary_parts(summary),
+    )
+
+
+def _summary_parts(summary: Summary) -> dict[str, Any]:
+    views, found = domain_views(summary), cautions(summary)
+    return {
+        "run": summary.run,
+        "headline": headline(summary),
+        "synthetic": [caution for caution in found if caution.title == SYNTHETIC],
+        "warnings": [caution for caution in found if caution.level == "warning" and caution.title != SYNTHETIC],
+        "notes": [caution for caution in found if caution.level == "note"],
+        "domains": views,
+        "systems": summary.systems,
+        "metrics": summary.metrics,
+        "model_names": list(summary.run.models),
+        "num_comparisons": len(summary.comparisons),
+        "comparisons": {view.name: [item for metric in view.metrics for item in metric.comparisons] for view in views},
+        "quality_plots": {view.name: [quality_plot(view, metric) for metric in view.metrics] for view in views},
+        "cost_plots": [plot for view in views if (plot := cost_plot(summary, view)) is not None],
+        "cost_table": cost_table(summary, views),
+        "routing": routing_view(summary),
+        "routing_plots": routing_plots(summary),
+        "sweep_plots": sweep_plots(summary),
+        "regret_plots": regret_plots(summary),
+        "test_plots": own_test_plots(summary),
+        "resource_plots": list(resource_plots(summary)),
+        "model_tables": [latency_table(summary.models), memory_table(summary.models)],
+    }
+
+
+def prompt_views(manifest: Manifest) -> Iterator[PromptView]:
+    """One rendered prompt for each domain and prompt style of the run."""
+    for domain, styles in manifest.prompts.items():
+        for style, prompt in styles.items():
+            yield PromptView(
+                domain=domain,
+                style=style,
+                example_id=str(prompt.get("example", "")),
+                messages=tuple(Message(**message) for message in prompt.get("messages", ())),
+                stop=tuple(prompt.get("stop", ())),
+                choices=tuple(prompt.get("choices", ())),
+            )
+
+
+def _filters() -> dict[str, Callable[..., Any]]:
+    """Formatting, under the names that the template uses."""
+    plain = ("number", "signed", "probability", "seconds", "count", "moment", "words", "plural")
+    return {name: getattr(text, name) for name in plain} | {
+        "bounds": _bounds,
+        "parts": lambda metrics: list(_parts(metrics)),
+        "command": _command,
+        "winner": winner_of,
+        "test_name": TEST_NAMES.__getitem__,
+        "value_of": _value_of,
+        "no_break_hyphens": lambda sentence: sentence.replace("-", "\N{NON-BREAKING HYPHEN}"),
+    }
+
+
+def _bounds(item: MetricValue | PairedComparison) -> str:
+    return text.interval(item.low, item.high)
+
+
+def _parts(metrics: Sequence[MetricView]) -> Iterator[Sequence[MetricView]]:
+    """As few runs of `metrics` as fit across the page, about equally long."""
+    num_parts = math.ceil(len(metrics) / MAX_COLUMNS)
+    ends = [round(at * len(metrics) / num_parts) for at in range(num_parts + 1)]
+    return (metrics[start:end] for start, end in itertools.pairwise(ends))
+
+
+def _command(command: Sequence[str]) -> str:
+    """A command line as one would type it: the program without its place on that machine."""
+    program = Path(command[0]).name if command else ""
+    return shlex.join(["moe-ray" if program == "__main__.py" else program, *command[1:]])
+
+
+def _value_of(metric: MetricView, row: SystemRow) -> MetricValue:
+    return next(value for shown, value in metric.values if shown.system == row.system)
 
 
 def write_report(run: RunDirectory) -> Summary:

@@ -1,31 +1,19 @@
 """The interface of the text classifiers that a router can stand on."""
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from moe_ray.config.schema import RouterConfig
-from moe_ray.routing.texts import LabelledText
+from moe_ray.progress import Report
+from moe_ray.texts.labelled import LabelledText
 
 FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingProgress:
-    """How far a training is. `macro_f1` is of the validation texts, at the end of an epoch; else None."""
-
-    step: int
-    num_steps: int
-    epoch: float
-    loss: float | None = None
-    macro_f1: float | None = None
-
-
-Report = Callable[[TrainingProgress], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +65,16 @@ class TextClassifier(Protocol):
     def load(cls, directory: Path, *, device: str) -> Self:
         """Read a saved classifier back. Raises `ModelError` naming the file that is missing or damaged."""
         ...
+
+
+CLASSIFIERS = {
+    "transformer": "moe_ray.routing.transformer:TransformerClassifier",
+    "tfidf": "moe_ray.routing.tfidf:TfidfClassifier",
+    "embedding": "moe_ray.routing.embedding:EmbeddingClassifier",
+}
+
+
+def classifier_class(kind: str) -> type[TextClassifier]:
+    """The classifier of `kind`, a key of `CLASSIFIERS`."""
+    module_name, _, class_name = CLASSIFIERS[kind].partition(":")
+    return cast(type[TextClassifier], getattr(importlib.import_module(module_name), class_name))

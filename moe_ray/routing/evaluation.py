@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from moe_ray.config.schema import OTHER
+from moe_ray.gating.calibration import FloatArray, calibration, confusion_matrix, label_results, macro_f1, softmax
 from moe_ray.proportions import wilson_bounds
-from moe_ray.routing.calibration import FloatArray, calibration, softmax
-from moe_ray.routing.confusion import confusion_matrix, label_results, macro_f1
-from moe_ray.routing.foreign import ScoreName, auroc, fpr95
+from moe_ray.routing.out_of_domain import ScoreName, auroc, fpr95
 from moe_ray.routing.results import ForeignResult, RouterTestResults
 from moe_ray.routing.router import Router
-from moe_ray.routing.texts import LabelledText, RouterTexts, codes
+from moe_ray.texts.labelled import LabelledText, RouterTexts, codes
 
 Scores = Mapping[ScoreName, FloatArray]
 

@@ -19,13 +19,12 @@ from pydantic import Field, field_validator
 
 from moe_ray.config.schema import OTHER
 from moe_ray.errors import ModelError, RunDirectoryError, first_line
-from moe_ray.files import open_regular, read_json
+from moe_ray.files import StoredRecord, open_regular, read_json
 from moe_ray.fingerprint import file_sha256, fingerprint
-from moe_ray.routing.calibration import FloatArray, Temperatures
-from moe_ray.routing.foreign import Mahalanobis, ScoreName
-from moe_ray.routing.registry import CLASSIFIERS
+from moe_ray.gating.calibration import FloatArray, Temperatures
+from moe_ray.routing.classifier import CLASSIFIERS
+from moe_ray.routing.out_of_domain import Mahalanobis, ScoreName
 from moe_ray.routing.results import RouterTestResults
-from moe_ray.store.records import StoredRecord
 from moe_ray.store.run_directory import RunDirectory
 
 ROUTER_FILE = "router.json"
@@ -117,11 +116,6 @@ def find_router(path: Path) -> Path:
             remedy=f"name that directory, if you trust it: --router {named}",
         )
     return run.router_path(named)
-
-
-def write_json(path: Path, record: StoredRecord) -> None:
-    """Write a record as indented JSON."""
-    path.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def read_record(directory: Path) -> RouterRecord:

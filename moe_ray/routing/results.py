@@ -1,37 +1,7 @@
 """What was measured of a router, as it stands in test_results.json and in a run's summary."""
 
-from moe_ray.store.records import StoredRecord
-
-
-class LabelResult(StoredRecord):
-    """One label over n texts that bear it. None where a ratio has nothing to divide by."""
-
-    label: str
-    n: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-
-class ReliabilityBin(StoredRecord):
-    """Texts whose highest probability lies in [low, high): how sure the router was, and how often it was right."""
-
-    low: float
-    high: float
-    n: int
-    mean_confidence: float | None
-    accuracy: float | None
-
-
-class Calibration(StoredRecord):
-    """How well confidence agrees with being right. `ece` is the expected calibration error over the bins, in [0, 1].
-
-    `nll` is the mean negative log-likelihood of the true label, in nats.
-    """
-
-    ece: float
-    nll: float
-    bins: list[ReliabilityBin]
+from moe_ray.files import StoredRecord
+from moe_ray.gating.calibration import Calibration, LabelResult
 
 
 class ForeignResult(StoredRecord):

@@ -9,12 +9,12 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from moe_ray.atomic import write_directory_atomically
 from moe_ray.characters import whole_characters
 from moe_ray.config.schema import OTHER
 from moe_ray.errors import ModelError
-from moe_ray.routing.calibration import FloatArray
-from moe_ray.routing.classifier import ClassifierOutputs, TextClassifier
+from moe_ray.files import write_directory_atomically, write_json
+from moe_ray.gating.calibration import FloatArray
+from moe_ray.routing.classifier import ClassifierOutputs, TextClassifier, classifier_class
 from moe_ray.routing.files import (
     ROUTER_FILE,
     TEST_RESULTS_FILE,
@@ -24,11 +24,9 @@ from moe_ray.routing.files import (
     read_test_results,
     require_recorded,
     weights_fingerprint,
-    write_json,
     write_mahalanobis,
 )
-from moe_ray.routing.foreign import BoolArray, ForeignScorer, Mahalanobis
-from moe_ray.routing.registry import classifier_class
+from moe_ray.routing.out_of_domain import BoolArray, ForeignScorer, Mahalanobis
 from moe_ray.routing.results import RouterTestResults
 
 # Eight characters a token of the largest `training.max_tokens`: no classifier reads farther.

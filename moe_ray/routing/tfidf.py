@@ -10,11 +10,11 @@ import numpy as np
 from moe_ray.config.schema import RouterConfig
 from moe_ray.errors import DataError
 from moe_ray.files import read_json
-from moe_ray.routing.calibration import FloatArray, IntArray
-from moe_ray.routing.classifier import ClassifierOutputs, Report, TrainingProgress
-from moe_ray.routing.confusion import confusion_matrix, macro_f1
+from moe_ray.gating.calibration import FloatArray, IntArray, confusion_matrix, macro_f1
+from moe_ray.progress import Report, TrainingProgress
+from moe_ray.routing.classifier import ClassifierOutputs
 from moe_ray.routing.files import LARGEST_MAX_TOKENS, read_arrays, reading, require_shape
-from moe_ray.routing.texts import LabelledText, codes
+from moe_ray.texts.labelled import LabelledText, codes
 
 ANALYZERS: tuple[dict[str, Any], ...] = (
     {"analyzer": "word", "ngram_range": (1, 2)},

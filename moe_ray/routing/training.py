@@ -10,18 +10,18 @@ import numpy as np
 
 import moe_ray
 from moe_ray.config.schema import OTHER, RouterConfig
-from moe_ray.domains.sampling import hash_rank
+from moe_ray.domains.loading import hash_rank
 from moe_ray.errors import ConfigError, DataError, ModelError
-from moe_ray.routing.calibration import FloatArray, fit_temperatures
-from moe_ray.routing.classifier import ClassifierOutputs, Report, TextClassifier
-from moe_ray.routing.data.files import texts_fingerprint
+from moe_ray.gating.calibration import FloatArray, fit_temperatures
+from moe_ray.progress import Report
+from moe_ray.routing.classifier import ClassifierOutputs, TextClassifier, classifier_class
 from moe_ray.routing.evaluation import evaluate, foreign_results
 from moe_ray.routing.files import RouterRecord
-from moe_ray.routing.foreign import BoolArray, ForeignScorer, Mahalanobis, ScoreName, auroc, threshold_keeping
-from moe_ray.routing.registry import classifier_class
+from moe_ray.routing.out_of_domain import BoolArray, ForeignScorer, Mahalanobis, ScoreName, auroc, threshold_keeping
 from moe_ray.routing.results import ForeignResult, RouterTestResults
 from moe_ray.routing.router import Router, readable
-from moe_ray.routing.texts import LabelledText, RouterTexts, codes
+from moe_ray.texts.files import texts_fingerprint
+from moe_ray.texts.labelled import LabelledText, RouterTexts, codes
 
 # Of each domain, for the means and the spread that Mahalanobis distances are measured in: enough for a shrunk
 # covariance, and it spares a second pass of a large encoder over all training texts.

@@ -7,8 +7,7 @@ from functools import cache
 from typing import NamedTuple
 
 from moe_ray.config.schema import SandboxConfig
-from moe_ray.domains.code_tests import MAX_TEST_CHARS
-from moe_ray.domains.programs import parse
+from moe_ray.domains.programs import MAX_TEST_CHARS, parse
 from moe_ray.scoring.sandbox import Program, Verdict, shared_sandbox
 
 EMPTY_PASSES = "its tests pass an empty program: they assert nothing"

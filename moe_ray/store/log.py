@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from moe_ray.printable import one_line
+from moe_ray.characters import one_line
 
 LOG_FILE = "log.txt"
 HIDDEN = "***"

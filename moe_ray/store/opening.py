@@ -13,8 +13,7 @@ from moe_ray.config.identity import describe_drift
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.errors import RunDirectoryError
 from moe_ray.fingerprint import canonical_json
-from moe_ray.store.environment import git_state, versions
-from moe_ray.store.records import Manifest, SessionRecord
+from moe_ray.store.records import Manifest, SessionRecord, git_state, versions
 from moe_ray.store.run_directory import RunDirectory
 
 SESSION_ID_CHARACTERS = 6

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe_ray.planning.cells import ModelIdentity, key_of
+from moe_ray.checkpoints.identity import ModelIdentity
+from moe_ray.planning.cells import key_of
 from moe_ray.store.records import Manifest, ReplicaTelemetry
 from moe_ray.store.run_directory import RunDirectory
 

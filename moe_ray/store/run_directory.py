@@ -26,16 +26,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from moe_ray.atomic import write_atomically, write_text_atomically
 from moe_ray.characters import whole_characters
 from moe_ray.domains.example import Example
 from moe_ray.errors import RunDirectoryError, first_line
-from moe_ray.files import open_regular, read_bytes
+from moe_ray.files import StoredRecord, open_regular, read_bytes, write_atomically, write_text_atomically
 from moe_ray.fingerprint import file_sha256, fingerprint
-from moe_ray.store.answer_files import AnswerFiles, list_answer_files, merge_small_files, read_files
-from moe_ray.store.answers import Answer, from_table, to_table
+from moe_ray.store.answers import (
+    Answer,
+    AnswerFiles,
+    from_table,
+    list_answer_files,
+    merge_small_files,
+    read_files,
+    to_table,
+)
 from moe_ray.store.inside import files_inside, inside, require_tree_inside
-from moe_ray.store.records import Manifest, ReplicaTelemetry, StoredRecord
+from moe_ray.store.records import Manifest, ReplicaTelemetry
 from moe_ray.store.routes import Routes, routes_of_table, routes_to_table
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)

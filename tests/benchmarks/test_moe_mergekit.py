@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from benchmarks.moe_mergekit import loading, models, sides
 from benchmarks.moe_mergekit.__main__ import print_used
 from benchmarks.moe_mergekit.names import unmapped
-from moe_ray.moe.tensors import TensorReader
+from moe_ray.checkpoints.tensors import TensorReader
 
 TINY = models.Size(hidden=16, inner=24, layers=2, heads=4, key_value_heads=2, vocabulary=4096)
 SPARSE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -22,7 +22,8 @@ from benchmarks.peers.explaining import Explainer, Explanation
 from benchmarks.peers.lengths import choose, reference_lengths
 from benchmarks.peers.speed import Pair, Side, median_stages, stage_seconds
 from benchmarks.peers.theirs import CHOICES, GENERATE, REFERENCE, Asked, Spoken, TheirRun, write_tasks
-from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.domains.example import Example
+from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.store.answers import Answer
 from tests.engines.tiny import make_tiny_checkpoint
 from tests.scoring.answering import generated

@@ -27,9 +27,9 @@ from benchmarks.router_accuracy.sources import LABELS, OWN_SOURCES, read_own, re
 from benchmarks.router_accuracy.tables import all_tables, failures, missing_runs
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.errors import DataError
-from moe_ray.routing.data.similarity import normal_form
-from moe_ray.routing.data.splitting import Splits
-from moe_ray.routing.texts import LabelledText
+from moe_ray.texts.corpus import Splits
+from moe_ray.texts.labelled import LabelledText
+from moe_ray.texts.similarity import normal_form
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not (DATA / "router").is_dir(), reason="needs ../shared/data")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from moe_ray.atomic import write_text_atomically
-from moe_ray.cli.failures import EXIT_USAGE, reported
 from moe_ray.cli.main import app
+from moe_ray.cli.terminal import EXIT_USAGE, reported
+from moe_ray.files import write_text_atomically
 
 Change = Callable[[dict[str, Any], Path], None]
 
@@ -210,8 +210,8 @@ def test_a_changed_setting_is_refused_on_resume_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The run directory of an earlier command is made by the pipeline's own steps, without Ray."""
-    from moe_ray import preparation
     from moe_ray.config.load import load_experiment
+    from moe_ray.runs import preparation
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text(rows(), encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moe_ray.cli.demo import run_demo
-from moe_ray.cli.failures import EXIT_USAGE
+from moe_ray.cli.terminal import EXIT_USAGE
 from moe_ray.config.load import load_experiment
 from moe_ray.domains.loading import load_domain
 from moe_ray.store.run_directory import RunDirectory

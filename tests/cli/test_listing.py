@@ -15,7 +15,7 @@ import yaml
 
 from moe_ray.cli.main import app
 from moe_ray.config.checks import ENGINES, OWN_TASKS, PUBLISHED_TASKS
-from moe_ray.config.json_schema import SCHEMA_FILE, experiment_schema, schema_text
+from moe_ray.config.dump import SCHEMA_FILE, experiment_schema, schema_text
 from moe_ray.config.schema import RouterConfig
 from moe_ray.scoring.registry import GRADERS
 from tests.support.commands import Command

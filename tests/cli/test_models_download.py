@@ -17,13 +17,12 @@ import pytest
 import transformers
 import yaml
 
-from moe_ray.cli.failures import EXIT_RUN_FAILED, EXIT_USAGE, reported
+from moe_ray.checkpoints.download import PARTIAL_SUFFIX
+from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.cli.main import app
+from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, reported
 from moe_ray.config.schema import ModelConfig
-from moe_ray.downloads.partial import PARTIAL_SUFFIX
 from moe_ray.hub import hub_answers
-from moe_ray.planning.checkpoints import inspect_checkpoint
-from moe_ray.planning.hashes import FileHashes
 from tests.cli.fake_hub import FakeHub, running_hub
 from tests.engines.tiny import make_tiny_checkpoint
 

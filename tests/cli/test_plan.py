@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from moe_ray import preparation
-from moe_ray.cli.failures import EXIT_USAGE
+from moe_ray.cli.terminal import EXIT_USAGE
 from moe_ray.config.load import load_experiment
+from moe_ray.runs import preparation
 from moe_ray.store.records import ReplicaTelemetry
 from tests.cli.test_bad_input import experiment, rows
 from tests.support.commands import Command
@@ -31,7 +31,7 @@ def moe_ray(moe_ray: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without network, whose caches are empty."""
-    for place in ("moe_ray.hub", "moe_ray.domains.sources", "moe_ray.planning.checkpoints"):
+    for place in ("moe_ray.hub", "moe_ray.domains.sources", "moe_ray.checkpoints.identity"):
         monkeypatch.setattr(f"{place}.hub_answers", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
@@ -105,7 +105,7 @@ def test_a_sandbox_that_lacks_a_protection_is_told_before_any_model_works(
     def weak(config: object, graders: object) -> None:
         raise SandboxError("the sandbox lacks seccomp", where="runtime.sandbox", remedy="set allow_weak")
 
-    monkeypatch.setattr("moe_ray.preparation.sandbox_record", weak)
+    monkeypatch.setattr("moe_ray.runs.preparation.sandbox_record", weak)
     file = write(experiment())
     code, shown = moe_ray("plan", file)
     assert code == EXIT_USAGE

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.cli.failures import EXIT_USAGE
+from moe_ray.cli.terminal import EXIT_USAGE
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.runs import RunComparison, SystemComparison
 from moe_ray.report.verdict import headline
-from moe_ray.scoring.table import write_scores
+from moe_ray.scoring.score import write_scores
 from moe_ray.store.run_directory import RunDirectory
 from tests.report.synthetic import ALL_METRICS, synthetic_run
 from tests.support.commands import Command

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.cli.failures import EXIT_USAGE, reported
 from moe_ray.cli.main import app
+from moe_ray.cli.terminal import EXIT_USAGE, reported
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.routing.router import Router
 from moe_ray.routing.training import fit_router

@@ -15,10 +15,9 @@ import pytest
 from rich.progress import BarColumn, Progress
 
 import moe_ray
-from moe_ray.cli.failures import EXIT_USAGE, reported
 from moe_ray.cli.main import app
 from moe_ray.cli.progress import ProgressDisplay
-from moe_ray.cli.terminal import LineColumn, Terminal, safe_streams
+from moe_ray.cli.terminal import EXIT_USAGE, LineColumn, Terminal, reported, safe_streams
 from moe_ray.report.text_table import TextTable
 
 PACKAGE = Path(moe_ray.__file__).parent

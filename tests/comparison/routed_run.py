@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from moe_ray.comparison.analysis import analyse
 from moe_ray.comparison.columns import FloatArray
+from moe_ray.comparison.matrix import RunMatrix
 from moe_ray.comparison.records import Summary
-from moe_ray.comparison.run_matrix import RunMatrix
 from moe_ray.comparison.runs import ScoredRun
-from moe_ray.comparison.summary import SUMMARY_COLUMNS, summarise
+from moe_ray.comparison.summary import SUMMARY_COLUMNS, analyse, summarise
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.records import Manifest, ReplicaTelemetry
 from moe_ray.store.routes import Routes

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from moe_ray.comparison.columns import COLUMN_PARTS, ScoreMatrix, score_matrix
-from moe_ray.scoring import table as table_module
-from moe_ray.scoring.score import Metric, Score
-from moe_ray.scoring.table import read_scores, write_scores
+from moe_ray.scoring import score as table_module
+from moe_ray.scoring.score import Metric, Score, read_scores, write_scores
 from tests.comparison.columns import scores_of
 from tests.comparison.plain_matrix import plain_matrix
 

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score
 
-from moe_ray.comparison.analysis import analyse
 from moe_ray.comparison.columns import score_matrix
-from moe_ray.comparison.failures import count_failures, countable_metrics
+from moe_ray.comparison.matrix import count_failures, countable_metrics
 from moe_ray.comparison.records import PairedComparison, Summary
-from moe_ray.comparison.summary import summarise
+from moe_ray.comparison.summary import analyse, summarise
 from moe_ray.scoring.score import Metric, Score
 from tests.comparison.columns import MACRO_F1, scores_of
 from tests.comparison.routed_run import ABSENT, BASE, FAILED, RoutedRun, Values, labelled_run

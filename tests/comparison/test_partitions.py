@@ -17,8 +17,7 @@ from moe_ray.domains.example import Example
 from moe_ray.scoring.bits import BitsPerByteGrader
 from moe_ray.scoring.decisions import DecisionGrader
 from moe_ray.scoring.samples import TextGrader
-from moe_ray.scoring.score import Grader, Metric, Score
-from moe_ray.scoring.table import write_scores
+from moe_ray.scoring.score import Grader, Metric, Score, write_scores
 from moe_ray.store.answers import Answer
 from moe_ray.store.records import Manifest
 from moe_ray.store.run_directory import RunDirectory

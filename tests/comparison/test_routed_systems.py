@@ -5,10 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moe_ray.comparison.matrix import sign
+from moe_ray.comparison.policies import (
+    best_single_system,
+    cascade_system,
+    oracle_system,
+    random_system,
+    routed_examples,
+    routed_system,
+)
 from moe_ray.comparison.records import Summary
-from moe_ray.comparison.reference_systems import best_single_system, oracle_system, random_system
-from moe_ray.comparison.routed_systems import cascade_system, routed_examples, routed_system
-from moe_ray.comparison.run_matrix import sign
 from moe_ray.comparison.summary import summarise
 from moe_ray.comparison.systems import BEST_SINGLE, ORACLE, System, standard_systems, system_column
 from moe_ray.scoring.score import Metric

@@ -7,11 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from moe_ray.comparison.analysis import analyse
 from moe_ray.comparison.records import Summary
-from moe_ray.comparison.runs import ScoredRun, compare_runs, compare_within
-from moe_ray.comparison.settings import ABSENT, MAX_VALUE_CHARS, run_changes
-from moe_ray.comparison.summary import summarise
+from moe_ray.comparison.runs import ABSENT, MAX_VALUE_CHARS, ScoredRun, compare_runs, compare_within, run_changes
+from moe_ray.comparison.summary import analyse, summarise
 from moe_ray.errors import UserError
 from moe_ray.scoring.score import Score
 from moe_ray.store.run_directory import RunDirectory

@@ -9,8 +9,7 @@ import pytest
 from scipy.stats import binom, binomtest, bootstrap, chi2
 from sklearn.metrics import f1_score
 
-from moe_ray.comparison.intervals import percentile_interval, wilson_interval
-from moe_ray.comparison.resampling import MAX_UNITS, NUM_RESAMPLES, resampled_sums
+from moe_ray.comparison.resampling import MAX_UNITS, NUM_RESAMPLES, percentile_interval, resampled_sums, wilson_interval
 from moe_ray.comparison.statistics import Aggregate, aggregate
 from moe_ray.scoring.score import Metric
 from tests.comparison.columns import BINARY, MACRO_F1, MEAN, column_of, label_column

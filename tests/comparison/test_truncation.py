@@ -6,8 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from moe_ray.comparison.records import TruncatedPrompts
-from moe_ray.comparison.summary import summarise
-from moe_ray.comparison.truncation import NUM_TRUNCATED, cut_answers, truncated_prompts
+from moe_ray.comparison.summary import NUM_TRUNCATED, cut_answers, summarise, truncated_prompts
 from moe_ray.report.cautions import cautions
 from tests.report.synthetic import ALL_METRICS, synthetic_run
 

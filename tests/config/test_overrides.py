@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.config.load import load_experiment
-from moe_ray.config.overrides import override
+from moe_ray.config.load import load_experiment, override
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.errors import ConfigError
 

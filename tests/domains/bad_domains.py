@@ -248,16 +248,16 @@ BAD_DOMAINS = [
     BadDomain(
         name="a class that the module has not",
         kind=ConfigError,
-        what="moe_ray.domains.legal has no 'LawExchange'",
+        what="moe_ray.domains.law_stackexchange has no 'LawExchange'",
         remedy="LawStackExchange",
-        section={"task": "moe_ray.domains.legal:LawExchange"},
+        section={"task": "moe_ray.domains.law_stackexchange:LawExchange"},
     ),
     BadDomain(
         name="a class that is no task",
         kind=ConfigError,
         what="is no task",
         remedy="Task",
-        section={"task": "moe_ray.domains.templates:Template"},
+        section={"task": "moe_ray.prompts.templates:Template"},
     ),
     BadDomain(
         name="a setting that the task has not",

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_ray.config.schema import SandboxConfig
-from moe_ray.domains.code_tests import UnusableTestsError, runnable_tests
-from moe_ray.domains.programs import parse
+from moe_ray.domains.programs import UnusableTestsError, parse, runnable_tests
 from moe_ray.scoring.sandbox import Program, Sandbox
 
 RIGHT = "def f(x):\n    return x + 1\nclass Solution:\n    def g(self, x):\n        return x + 1"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from moe_ray.config.schema import DomainConfig
-from moe_ray.domains.columns import MISSING, is_empty, value_at
 from moe_ray.domains.loading import LoadedDomain, load_domain
+from moe_ray.domains.record_task import MISSING, is_empty, value_at
 from moe_ray.errors import DataError
 
 from .records import by_id, load, write_jsonl

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_ray.domains.csv_files import DELIMITERS, read_rows
-from moe_ray.domains.sources import read_file
+from moe_ray.domains.sources import DELIMITERS, read_file, read_rows
 from moe_ray.errors import DataError
 
 ROWS = [["id", "text"], ["1", "a, b; c | d"], ["2", 'two\r\nlines and "quotes"'], ["3", ""]]

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.domains.example import Example
+from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.store.run_directory import RunDirectory
 
 HALF = "a\ud800"

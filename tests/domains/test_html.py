@@ -1,6 +1,6 @@
 import pytest
 
-from moe_ray.domains.html import html_to_text
+from moe_ray.domains.law_stackexchange import html_to_text
 
 CASES = {
     "paragraphs are apart": ("<p>one</p><p>two</p>", "one\n\ntwo"),

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.domains.own_code import importable
-from moe_ray.domains.registry import import_object
+from moe_ray.domains.registry import import_object, importable
 from moe_ray.errors import ConfigError
 
 from .records import LINES, POEMS, load, write_jsonl

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.config.schema import DomainConfig
-from moe_ray.domains.example import Prompt
 from moe_ray.domains.record_task import RecordTask
 from moe_ray.domains.registry import TASKS, task_class
+from moe_ray.prompts.messages import Prompt
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 INTRODUCTION = """\

@@ -29,9 +29,9 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 def test_naming_tasks_and_graders_imports_nothing_heavy() -> None:
     code = (
-        "import sys, moe_ray.domains.loading, moe_ray.domains.prepare, moe_ray.domains.biomedical, "
-        "moe_ray.domains.legal, moe_ray.domains.code, moe_ray.domains.tables, moe_ray.scoring.registry, "
-        "moe_ray.scoring.grade, moe_ray.scoring.table\n"
+        "import sys, moe_ray.domains.loading, moe_ray.domains.prepare, moe_ray.domains.pubmedqa, "
+        "moe_ray.domains.law_stackexchange, moe_ray.domains.mbpp, moe_ray.domains.tables, moe_ray.scoring.registry, "
+        "moe_ray.scoring.grade, moe_ray.scoring.score\n"
         "heavy = {'torch', 'ray', 'transformers', 'datasets', 'evaluate', 'rouge_score', 'bs4', 'nltk', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from moe_ray.domains.sampling import draw
+from moe_ray.domains.loading import draw
 from moe_ray.errors import DataError
 
 IDS = [f"id-{number}" for number in range(200)]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from moe_ray.config.schema import DomainConfig
+from moe_ray.domains.instruction_sets import final_number
 from moe_ray.domains.loading import load_domain
-from moe_ray.domains.texts import final_number
 from moe_ray.errors import DataError
 
 from .records import load, shared, text_of

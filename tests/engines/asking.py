@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import BatchLimits, GenerateRequest, LikelihoodRequest
+from moe_ray.prompts.messages import Message, Prompt
 
 if TYPE_CHECKING:
     from moe_ray.engines.transformers.engine import TransformersEngine

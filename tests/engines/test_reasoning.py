@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.reasoning import KNOWN_STYLES, ReasoningSplitter, splitter_of
+from moe_ray.prompts.reasoning import KNOWN_STYLES, ReasoningSplitter, splitter_of
 
 AUTO = ReasoningSplitter(styles=KNOWN_STYLES)
 HARMONY = "<|channel|>analysis<|message|>It reports no effect.<|end|><|start|>assistant<|channel|>final<|message|>Yes."

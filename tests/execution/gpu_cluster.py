@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from moe_ray import pipeline
+from moe_ray.runs import evaluate as pipeline
 from tests.execution.experiments import Recorder, scripted, write_experiment
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from moe_ray import pipeline
 from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.errors import CapacityError, RunDirectoryError
+from moe_ray.runs import evaluate as pipeline
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import Recorder, content, scripted, write_experiment
 

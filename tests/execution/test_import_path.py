@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import moe_ray
-from moe_ray.execution.import_path import INJECTED, job_options
+from moe_ray.execution.cluster import INJECTED, job_options
 
 DRIVER = """
 import json, sys

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from moe_ray.execution import liveness
-from moe_ray.execution.liveness import Diagnosis, LocalProcesses
+from moe_ray.execution import ray_calls as liveness
+from moe_ray.execution.ray_calls import Diagnosis, LocalProcesses
 
 Start = Callable[[str], subprocess.Popen[bytes]]
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from moe_ray.execution.processes import peak_resident_bytes
+from moe_ray.execution.gpus import peak_resident_bytes
 
 MIB = 1 << 20
 HOLDS_AND_DROPS = "held = bytearray(64 << 20); del held; print(flush=True); input()"

@@ -8,8 +8,8 @@ from typing import Any
 import psutil
 import pytest
 
-from moe_ray import pipeline
 from moe_ray.config.load import LoadedExperiment
+from moe_ray.runs import evaluate as pipeline
 from tests.engines.openai_api import Api, serving
 from tests.execution.experiments import Recorder, content, write_experiment
 

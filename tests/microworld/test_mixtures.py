@@ -11,6 +11,7 @@ import transformers
 from safetensors.torch import load_file
 
 from moe_ray import architectures
+from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import ModelConfig
 from moe_ray.domains.loading import load_domain
@@ -18,10 +19,8 @@ from moe_ray.microworld import build
 from moe_ray.microworld.data import DOMAIN_FILES
 from moe_ray.microworld.spec import Budget, TrainingResult, TrainingSpec
 from moe_ray.microworld.worlds import SYNTHETIC
-from moe_ray.moe.certificate import read_certificate
-from moe_ray.moe.merged.gate_training import chat_prompt
-from moe_ray.planning.checkpoints import inspect_checkpoint
-from moe_ray.planning.hashes import FileHashes
+from moe_ray.moe.merge.gate_training import chat_prompt
+from moe_ray.moe.records import read_certificate
 from tests.engines.asking import ask, completion, engine
 
 MIXTURES = ("merged-mixture", "upcycled-mixture")

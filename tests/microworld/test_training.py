@@ -19,7 +19,7 @@ from moe_ray.microworld.build import (
     domain_configs,
     training_specs,
 )
-from moe_ray.microworld.pairs import pair_of, read_pairs
+from moe_ray.microworld.data import pair_of, read_pairs
 from moe_ray.microworld.spec import Budget, TrainingResult, TrainingSpec, cached_result
 from moe_ray.microworld.worlds import SYNTHETIC
 

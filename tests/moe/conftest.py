@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from moe_ray.cli.failures import reported
 from moe_ray.cli.main import app
+from moe_ray.cli.terminal import reported
 
 Command = Callable[..., tuple[int, str]]
 

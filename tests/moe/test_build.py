@@ -12,7 +12,7 @@ from torch import nn
 
 from moe_ray.errors import ConfigError, DataError, ModelError, RunFailedError
 from moe_ray.moe.card import card_metadata
-from moe_ray.moe.certificate import read_certificate
+from moe_ray.moe.records import read_certificate
 from moe_ray.moe.upcycle.build import upcycle_model
 from moe_ray.moe.upcycle.request import GateRequest, Limits, UpcycleRequest
 from tests.engines.tiny import make_tiny_checkpoint, make_tokenizer
@@ -123,7 +123,7 @@ def test_half_of_a_model_of_any_family_is_converted_exactly(tmp_path: Path, arch
 def test_without_checks_no_model_is_loaded_and_nothing_is_claimed(
     dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moe_ray.moe.upcycle.prepare.load_for_construction", None)
+    monkeypatch.setattr("moe_ray.moe.upcycle.convert.load_for_construction", None)
     monkeypatch.setattr("moe_ray.moe.upcycle.build.load_for_construction", None)
     out = tmp_path / "out"
     certificate = upcycle_model(dense, out, UpcycleRequest(num_experts=2, layers=[0], check=False))

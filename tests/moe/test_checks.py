@@ -10,9 +10,16 @@ import torch
 from torch.nn import functional
 
 from moe_ray.moe.running import TokenBatch, decoder_layers, load_for_construction, load_tokenizer, token_batches
-from moe_ray.moe.upcycle.checks import compare_models, output_differences, replaced_agreements
 from moe_ray.moe.upcycle.request import Limits
-from moe_ray.moe.upcycle.verdicts import LayerTests, broken_limit, examine_drift, examine_exactness
+from moe_ray.moe.upcycle.verify import (
+    LayerTests,
+    broken_limit,
+    compare_models,
+    examine_drift,
+    examine_exactness,
+    output_differences,
+    replaced_agreements,
+)
 from tests.engines.tiny import Architecture, make_tiny_checkpoint
 
 TEXTS = ("the law of the court", "a drug and a cell is a list", "a contract", "def sum return assert")

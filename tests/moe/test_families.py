@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ModelError
 from moe_ray.moe.families import Family, family_of
 from moe_ray.moe.families.granite import Granite
@@ -20,7 +21,6 @@ from moe_ray.moe.families.olmo2 import Olmo2
 from moe_ray.moe.families.phi3 import Phi3
 from moe_ray.moe.families.qwen2 import Qwen2
 from moe_ray.moe.families.qwen3 import Qwen3
-from moe_ray.moe.tensors import TensorReader
 from moe_ray.moe.upcycle import UpcyclePlan, UpcycleSettings, plan_upcycle, upcycle
 from tests.moe.dense import CASES, Case, load, logits, make_dense, some_tokens
 

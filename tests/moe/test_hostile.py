@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import transformers
 
+from moe_ray.checkpoints.source import read_config
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers import loading
 from moe_ray.errors import ModelError
+from moe_ray.gating.embeddings import read_input_embeddings
 from moe_ray.moe.running import load_for_construction, load_tokenizer
-from moe_ray.moe.source import read_config
-from moe_ray.routing.embedding.checkpoint import read_input_embeddings
 from tests.architectures.own import CASES, mixture_of
 from tests.engines.tiny import make_tiny_checkpoint
 from tests.routing.hostile import MODULE, answer_yes, arm, change_json

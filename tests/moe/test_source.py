@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moe_ray.checkpoints.source import compare_sources, open_source, source_record
 from moe_ray.errors import ModelError
 from moe_ray.fingerprint import file_sha256
-from moe_ray.moe.source import compare_sources, open_source, source_record
 from tests.moe.dense import make_dense
 
 UP = "model.layers.1.mlp.up_proj.weight"

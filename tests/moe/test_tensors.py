@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moe_ray.checkpoints.tensors import HEADER_BYTES, INDEX_FILE, SINGLE_FILE, TensorReader, TensorWriter
 from moe_ray.errors import ModelError
-from moe_ray.moe.tensors import HEADER_BYTES, INDEX_FILE, SINGLE_FILE, TensorReader, TensorWriter
 
 TENSORS = {
     "layers.10.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

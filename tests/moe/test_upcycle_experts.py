@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ConfigError, ModelError
 from moe_ray.moe.families import Expert, Ffn, Role
-from moe_ray.moe.tensors import TensorReader
 from moe_ray.moe.upcycle import Copies, FineTunes, UpcycleSettings, plan_upcycle, random_gates, upcycle
 from moe_ray.moe.upcycle.experts import split_expert, vary
 from tests.moe.dense import load, logits, make_dense

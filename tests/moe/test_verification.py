@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from moe_ray.checkpoints.identity import CERTIFICATE_FILE
 from moe_ray.errors import ModelError, UserError
-from moe_ray.moe.certificate import own_files
+from moe_ray.moe.records import own_files
 from moe_ray.moe.upcycle.build import upcycle_model
 from moe_ray.moe.upcycle.request import GateRequest, Limits, UpcycleRequest
-from moe_ray.moe.verification import verify
-from moe_ray.planning.checkpoints import CERTIFICATE_FILE
+from moe_ray.moe.verify import verify
 from tests.engines.tiny import make_tiny_checkpoint
 
 LOOSE = Limits(max_kl=1e9, max_perplexity_ratio=1e9, min_agreement=0)

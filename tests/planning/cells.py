@@ -1,9 +1,10 @@
 """Cells and shards that are made up, for tests of the planning."""
 
-from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.checkpoints.identity import ModelIdentity
+from moe_ray.domains.example import Example
 from moe_ray.fingerprint import fingerprint
-from moe_ray.planning.cells import Cell, ModelIdentity
-from moe_ray.planning.shards import Shard
+from moe_ray.planning.cells import Cell, Shard
+from moe_ray.prompts.messages import Message, Prompt
 
 PROMPT = Prompt(messages=(Message(role="user", content="Is it?"),), stop=("\n",), choices=(" yes", " no"))
 

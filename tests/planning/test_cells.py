@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
+from moe_ray.checkpoints.identity import FileHashes, ModelIdentity, inspect_checkpoint
 from moe_ray.config.schema import DecodingConfig, ModelConfig, PromptStyle
-from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.domains.example import Example
 from moe_ray.fingerprint import fingerprint
-from moe_ray.planning.cells import Cell, CellMaker, ModelIdentity
-from moe_ray.planning.checkpoints import inspect_checkpoint
-from moe_ray.planning.hashes import FileHashes
-from moe_ray.planning.shards import make_shards
+from moe_ray.planning.cells import Cell, CellMaker, make_shards
+from moe_ray.prompts.messages import Message, Prompt
 from tests.planning.cells import PROMPT, make_example, make_identity
 
 

@@ -13,13 +13,12 @@ import pytest
 import torch
 import transformers
 
+from moe_ray.checkpoints.identity import Checkpoint, FileHashes, inspect_checkpoint
+from moe_ray.checkpoints.shapes import parameters_of_config
 from moe_ray.config.schema import ModelConfig, RuntimeConfig
 from moe_ray.errors import ModelError
 from moe_ray.hub import hub_answers
-from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
-from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.memory import DEVICE_OVERHEAD_BYTES, cache_bytes_per_token, estimate_memory
-from moe_ray.planning.shapes import parameters_of_config
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 5000,

@@ -10,11 +10,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
 from moe_ray import architectures
+from moe_ray.checkpoints.identity import CERTIFICATE_FILE, Checkpoint, FileHashes, inspect_checkpoint
+from moe_ray.checkpoints.shapes import parameter_groups, parameters_of_config
 from moe_ray.config.schema import ModelConfig, RuntimeConfig
-from moe_ray.planning.checkpoints import CERTIFICATE_FILE, Checkpoint, inspect_checkpoint
-from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.memory import cache_bytes_per_token, estimate_memory
-from moe_ray.planning.shapes import parameter_groups, parameters_of_config
 
 ENDS: dict[str, Any] = {"vocab_size": 1000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED: dict[str, Any] = {

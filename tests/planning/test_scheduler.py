@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from moe_ray.planning.cells import Shard
 from moe_ray.planning.fleet import Demand, Fleet, Node
 from moe_ray.planning.scheduler import Scheduler, Start
-from moe_ray.planning.shards import Shard
 from tests.planning.cells import make_shard
 
 GIB = 1 << 30

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from moe_ray.checkpoints.identity import Checkpoint, FileHashes, inspect_checkpoint
 from moe_ray.config.schema import ExperimentConfig, ModelConfig
-from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.domains.example import Example
 from moe_ray.errors import CapacityError, ModelError
-from moe_ray.planning.checkpoints import Checkpoint, inspect_checkpoint
 from moe_ray.planning.fleet import Fleet, Node, simulated_fleet
-from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.plan import Placement, all_cells, place_models, plan_work
+from moe_ray.prompts.messages import Message, Prompt
 
 ENDPOINT: dict[str, Any] = {
     "path": "owner/model-7b",

@@ -2,7 +2,7 @@
 
 import random
 
-from moe_ray.planning.shards import make_shards, missing_shards
+from moe_ray.planning.cells import make_shards, missing_shards
 from tests.planning.cells import make_cell
 
 CELLS = [

@@ -4,14 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ConfigError
-from moe_ray.planning.checkpoints import inspect_checkpoint
+from moe_ray.planning.cells import Shard
 from moe_ray.planning.fleet import Demand, simulated_fleet
-from moe_ray.planning.hashes import FileHashes
-from moe_ray.planning.shards import Shard
-from moe_ray.planning.simulate import simulate
-from moe_ray.planning.speeds import Speed, Stretch, measured_speeds, stated_speeds, with_sizes
+from moe_ray.planning.simulate import Speed, Stretch, measured_speeds, simulate, stated_speeds, with_sizes
 from tests.planning.cells import make_cell, make_shard
 
 WHOLE_GPU = Demand(gpus=1.0, reason="as configured")

@@ -8,9 +8,9 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from moe_ray.checkpoints.tokenizer_files import require_tokenizer
 from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ModelError
-from moe_ray.planning.tokenizer_files import require_tokenizer
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 

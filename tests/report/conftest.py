@@ -7,8 +7,7 @@ import pytest
 
 from moe_ray.comparison.records import Summary
 from moe_ray.report.write import write_report
-from moe_ray.scoring.score import Score
-from moe_ray.scoring.table import write_scores
+from moe_ray.scoring.score import Score, write_scores
 from moe_ray.store.run_directory import RunDirectory
 from tests.report.synthetic import ALL_METRICS, synthetic_run
 from tests.report.synthetic_routing import route

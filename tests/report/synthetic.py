@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.domains.example import Example
+from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.answers import Answer
 from moe_ray.store.records import GivenUp, Manifest, ProbeTiming, ReplicaTelemetry, SessionRecord

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from moe_ray.gating.calibration import calibration, confusion_matrix, label_results, macro_f1, softmax
 from moe_ray.proportions import wilson_bounds
-from moe_ray.routing.calibration import calibration, softmax
-from moe_ray.routing.confusion import confusion_matrix, label_results, macro_f1
-from moe_ray.routing.foreign import auroc, fpr95
+from moe_ray.routing.out_of_domain import auroc, fpr95
 from moe_ray.routing.results import ForeignResult, RouterTestResults
 from moe_ray.store.routes import FloatArray, Routes
 from moe_ray.store.run_directory import RunDirectory

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from moe_ray.comparison.records import Summary
+from moe_ray.formatting import words
 from moe_ray.report import browser
-from moe_ray.report.format import words
-from moe_ray.report.html import render_report
 from moe_ray.report.svg import svg_text
+from moe_ray.report.write import render_report
 from moe_ray.store.records import Manifest
 from tests.report.conftest import Reported
 from tests.report.synthetic import EVIL

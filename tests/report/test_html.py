@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 import moe_ray
-from moe_ray.report import browser, html
-from moe_ray.report.format import words
+from moe_ray.formatting import words
+from moe_ray.report import browser
+from moe_ray.report import write as html
 from moe_ray.report.views import MetricView
 from moe_ray.report.write import write_report
 from tests.report.conftest import Reported

@@ -9,16 +9,15 @@ import pytest
 from rich.console import Console
 
 from moe_ray.comparison.records import RoutingAccuracy, Summary
+from moe_ray.formatting import NO_BREAK
 from moe_ray.report import routing_plots
 from moe_ray.report.cautions import cautions
-from moe_ray.report.format import NO_BREAK
-from moe_ray.report.html import render_report
 from moe_ray.report.measures import Measures, cost_table
 from moe_ray.report.routing import routing_sentence, routing_view
 from moe_ray.report.tables import summary_tables
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import domain_views, series_of, system_rows
-from moe_ray.report.write import report_of
+from moe_ray.report.write import render_report, report_of
 from tests.report.conftest import Reported
 from tests.report.routing_parts import DOMAINS, accuracies, changed, regret, routes_of, routing_of, sweep_of
 from tests.report.synthetic import ALL_METRICS, synthetic_run

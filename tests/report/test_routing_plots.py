@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from moe_ray.formatting import words
+from moe_ray.gating.calibration import calibration
 from moe_ray.report import routing_plots
-from moe_ray.report.format import words
-from moe_ray.report.panel import panel
+from moe_ray.report.svg import panel
 from moe_ray.report.sweep_plots import own_point, sweep_plots
-from moe_ray.routing.calibration import calibration
 from tests.report.conftest import Reported
 from tests.report.routing_parts import DOMAINS, changed, regret, routes_of, routing_of, sweep_of
 from tests.report.synthetic_routing import synthetic_test

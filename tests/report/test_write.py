@@ -15,8 +15,7 @@ from moe_ray.report.tables import run_comparison_tables, summary_tables
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import series_of, system_rows
 from moe_ray.report.write import report_of, scored_run, write_report
-from moe_ray.scoring.score import Score
-from moe_ray.scoring.table import write_scores
+from moe_ray.scoring.score import Score, write_scores
 from moe_ray.store.run_directory import RunDirectory
 from tests.report.conftest import Reported
 from tests.report.synthetic import ALL_METRICS, synthetic_run

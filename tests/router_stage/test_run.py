@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from moe_ray import pipeline
 from moe_ray.config.load import LoadedExperiment, load_experiment
+from moe_ray.domains.example import query_of
 from moe_ray.errors import ModelError, RunFailedError, UserError
 from moe_ray.planning.fleet import Fleet
-from moe_ray.router_stage import stage
 from moe_ray.routing.router import Router
-from moe_ray.routing.texts import query_of
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs import router as stage
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import Recorder, content
 from tests.router_stage.worlds import NUM_ASKED, WORDS, write_world

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_ray import preparation
 from moe_ray.config.load import LoadedExperiment, load_experiment
+from moe_ray.domains.example import query_of
 from moe_ray.errors import ConfigError
-from moe_ray.router_stage.stage import WantedRouter, covers, wanted_router
-from moe_ray.routing.texts import query_of
+from moe_ray.runs import preparation
+from moe_ray.runs.router import WantedRouter, covers, wanted_router
 from moe_ray.store.routes import Routes
 from tests.router_stage.worlds import NUM_ASKED, write_world
 

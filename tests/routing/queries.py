@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from moe_ray.config.schema import OTHER, RouterConfig
-from moe_ray.routing.calibration import FloatArray
+from moe_ray.gating.calibration import FloatArray
 from moe_ray.routing.classifier import ClassifierOutputs
-from moe_ray.routing.texts import LabelledText, RouterTexts
+from moe_ray.texts.labelled import LabelledText, RouterTexts
 
 DOMAINS = ("legal", "biomedical", "code")  # not in the order of the alphabet, which some library might put them in
 WORDS = {

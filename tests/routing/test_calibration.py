@@ -7,7 +7,7 @@ from scipy.special import log_softmax, logsumexp
 from scipy.special import softmax as scipy_softmax
 from sklearn.metrics import log_loss
 
-from moe_ray.routing.calibration import (
+from moe_ray.gating.calibration import (
     MAX_TEMPERATURE,
     MIN_GAIN_NATS,
     MIN_MISTAKES,

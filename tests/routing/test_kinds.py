@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moe_ray.config.schema import OTHER, RouterConfig
-from moe_ray.routing.registry import CLASSIFIERS
+from moe_ray.routing.classifier import CLASSIFIERS
 from moe_ray.routing.router import BLANK_SCORE, Router
 from moe_ray.routing.training import fit_router
 from tests.engines.tiny import make_tiny_checkpoint

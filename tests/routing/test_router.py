@@ -11,9 +11,9 @@ import pytest
 
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.errors import ModelError, RunDirectoryError
+from moe_ray.gating.calibration import FloatArray
 from moe_ray.routing import files, tfidf
 from moe_ray.routing import router as router_module
-from moe_ray.routing.calibration import FloatArray
 from moe_ray.routing.router import BLANK_SCORE, MAX_CHARACTERS, Router
 from moe_ray.routing.training import fit_router
 from moe_ray.store.records import Manifest

@@ -13,11 +13,11 @@ from sklearn.pipeline import make_pipeline, make_union
 
 from moe_ray.config.schema import RouterConfig
 from moe_ray.errors import DataError, ModelError
+from moe_ray.gating.calibration import softmax
+from moe_ray.progress import TrainingProgress
 from moe_ray.routing import tfidf
-from moe_ray.routing.calibration import softmax
-from moe_ray.routing.classifier import TrainingProgress
-from moe_ray.routing.texts import LabelledText
 from moe_ray.routing.tfidf import TfidfClassifier
+from moe_ray.texts.labelled import LabelledText
 from tests.routing.queries import DOMAINS, nothing_reported, queries
 
 ODD_TEXTS = ["", " ", "x", "\N{HANGUL SYLLABLE HAN}\N{HANGUL SYLLABLE GUG}", "word " * 20_000, "a" * 65_536]

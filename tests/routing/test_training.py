@@ -8,12 +8,12 @@ from scipy.stats import binomtest
 
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.routing.calibration import calibration, fit_temperatures
-from moe_ray.routing.data.files import texts_fingerprint
-from moe_ray.routing.foreign import auroc
+from moe_ray.gating.calibration import calibration, fit_temperatures
+from moe_ray.routing.out_of_domain import auroc
 from moe_ray.routing.router import Router
-from moe_ray.routing.texts import RouterTexts, codes
 from moe_ray.routing.training import fit_router
+from moe_ray.texts.files import texts_fingerprint
+from moe_ray.texts.labelled import RouterTexts, codes
 from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts
 
 FOUR = (*DOMAINS, OTHER)

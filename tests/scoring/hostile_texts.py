@@ -8,11 +8,11 @@ reads every EVERYth text with each reader of the package and ends; a test runs i
 import sys
 from collections.abc import Callable, Mapping
 
+from moe_ray.domains.instruction_sets import final_number
 from moe_ray.domains.programs import complete
-from moe_ray.domains.texts import final_number
+from moe_ray.scoring.code import extract_program, normalised
 from moe_ray.scoring.coverage import content_words
 from moe_ray.scoring.decisions import after_decision, parse_decision
-from moe_ray.scoring.programs import extract_program, normalised
 from moe_ray.scoring.rouge import f_measure, rouge_tokens
 
 NUM_CHARS = 300_000

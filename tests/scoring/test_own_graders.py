@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from moe_ray import pipeline, preparation
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import DecodingConfig, DomainConfig, SandboxConfig
 from moe_ray.errors import ConfigError
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs import preparation
+from moe_ray.runs.stored import grading_fingerprint
 from moe_ray.scoring.grade import _grade
 from moe_ray.scoring.registry import make_graders
-from moe_ray.scoring.score import Grader, Score
-from moe_ray.scoring.table import read_scores, scores_of_table
+from moe_ray.scoring.score import Grader, Score, read_scores, scores_of_table
 from moe_ray.store.answers import to_table
-from moe_ray.stored_run import grading_fingerprint
 from tests.scoring.answering import example, generated
 
 MODULE = """

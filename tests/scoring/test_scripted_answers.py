@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from moe_ray import pipeline
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import DecodingConfig, DomainConfig, ModelConfig, SandboxConfig
-from moe_ray.engines.reasoning import splitter_of
+from moe_ray.prompts.reasoning import splitter_of
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs.stored import with_reasoning_apart
 from moe_ray.scoring.registry import make_graders
-from moe_ray.scoring.score import Score
-from moe_ray.scoring.table import read_scores, scores_of_table
-from moe_ray.stored_run import with_reasoning_apart
+from moe_ray.scoring.score import Score, read_scores, scores_of_table
 from tests.execution.experiments import RUNTIME, Recorder
 from tests.scoring.answering import example, generated
 from tests.scoring.scripted_answers import CASES, Case

@@ -7,10 +7,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-import moe_ray.scoring.table as table_module
+import moe_ray.scoring.score as table_module
 from moe_ray.errors import RunDirectoryError
-from moe_ray.scoring.score import Metric, Score
-from moe_ray.scoring.table import read_scores, scores_of_table, write_scores
+from moe_ray.scoring.score import Metric, Score, read_scores, scores_of_table, write_scores
 
 METRICS = {
     "accuracy": Metric(name="accuracy", definition="share of right ones", binary=True),

@@ -10,7 +10,7 @@ pytest.importorskip("websockets", reason="the browser is driven over a web socke
 
 from benchmarks.chromium import CHROMIUM, Tab, opened_browser
 from moe_ray.report.write import write_report
-from moe_ray.scoring.table import write_scores
+from moe_ray.scoring.score import write_scores
 from tests.report.synthetic import ALL_METRICS, CUT_EXAMPLE, EVIL, NUM_CUT, synthetic_run
 from tests.report.synthetic_routing import route
 

@@ -8,10 +8,10 @@ import pytest
 from transformers.utils.import_utils import is_serve_available
 
 from moe_ray.config.schema import ModelConfig, PromptStyle
-from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.endpoint.engine import EndpointEngine
 from moe_ray.engines.server.engine import ServerEngine
 from moe_ray.engines.transformers.engine import TransformersEngine
+from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ROOMY, TEXTS, ask, completion, measure
 from tests.engines.tiny import make_tiny_checkpoint
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moe_ray.errors import RunDirectoryError
-from moe_ray.store import answer_files
+from moe_ray.store import answers as answer_files
 from moe_ray.store.answers import ANSWER_SCHEMA, to_table
 from moe_ray.store.run_directory import RunDirectory
 from tests.store.answering import answer

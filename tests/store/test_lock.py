@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from moe_ray.errors import RunDirectoryError
-from moe_ray.store import lease
-from moe_ray.store.lease import STALE_S, Holder, read_holder
-from moe_ray.store.lock import exclusive
+from moe_ray.store import lock as lease
+from moe_ray.store.lock import STALE_S, Holder, exclusive, read_holder
 from moe_ray.store.run_directory import RunDirectory
 
 CANNOT_LOCK = [errno.ENOSYS, errno.ENOLCK, errno.EIO, errno.EOPNOTSUPP]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.domains.example import Example
 from moe_ray.errors import RunDirectoryError
+from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.store.answers import GRADED_COLUMNS, from_table
 from moe_ray.store.lock import exclusive
 from moe_ray.store.run_directory import RunDirectory, disk_errors

@@ -5,8 +5,8 @@ import io
 from collections.abc import Callable
 from unittest import mock
 
-from moe_ray.cli.failures import reported
 from moe_ray.cli.main import app
+from moe_ray.cli.terminal import reported
 
 # Takes the arguments of `moe-ray`; returns its exit code and what it printed.
 Command = Callable[..., tuple[int, str]]

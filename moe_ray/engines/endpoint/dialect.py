@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_ray.config.schema import PromptStyle
-from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import GenerateRequest
 from moe_ray.engines.endpoint.client import EndpointClient, RequestRefusedError, UnansweredError
 from moe_ray.engines.endpoint.replies import Reply
 from moe_ray.engines.settings import ApiSettings
 from moe_ray.errors import ModelError
+from moe_ray.prompts.messages import Message, Prompt
 
 NO_KEY_STATUSES = (401, 403)
 # OpenAI takes no more; what is left is cut here.

@@ -1,21 +1,148 @@
 """The endpoint engine: a model that somebody else serves behind an OpenAI-compatible API."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cached_property
+from typing import Any, TypeVar
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import (
     BatchLimits,
     EngineMemory,
+    FinishReason,
     GenerateRequest,
     Generation,
     Likelihood,
     LikelihoodRequest,
+    Timing,
+    stop_position,
 )
-from moe_ray.engines.endpoint.client import EndpointClient
-from moe_ray.engines.endpoint.dialect import find_dialect
-from moe_ray.engines.endpoint.model import EndpointModel
-from moe_ray.engines.endpoint.secrets import api_key
+from moe_ray.engines.endpoint.client import SERVER_ERROR, EndpointClient, RequestRefusedError, UnansweredError, api_key
+from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
+from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Asking, find_asking, measure
+from moe_ray.engines.endpoint.replies import Reply
 from moe_ray.engines.settings import EndpointSettings, parse_api_settings
+from moe_ray.errors import EngineLostError
+
+# The request itself is wrong (too long, malformed): nothing to do with the API's health.
+OWN_FAULT_STATUSES = (400, 413, 414, 422)
+FINISHED: dict[str | None, FinishReason] = {
+    "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop",
+    "length": "length", "max_tokens": "length",
+}  # fmt: skip
+
+RequestT = TypeVar("RequestT", GenerateRequest, LikelihoodRequest)
+AnswerT = TypeVar("AnswerT")
+
+
+class EndpointModel:
+    """Implements `generate` and `loglikelihoods` of `moe_ray.engines.base.Engine` over an API.
+
+    Whose fault an error is decides what becomes of it. The answer's own: the API refused this request, or failed on
+    it (500, or a reply that cannot be read) though it answers a plain one right afterwards; the answer carries the
+    error. The API's: it stayed silent, busy or closed; `EngineLostError` ends the replica, and nothing of the shard is
+    kept.
+    """
+
+    def __init__(self, client: EndpointClient, dialect: Dialect) -> None:
+        self._client = client
+        self._dialect = dialect
+        self._max_threads = dialect.settings.max_concurrent_requests
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """Draw a text for each request; see `Engine.generate`. `batch_rows` are the requests asked at once."""
+        num_rows = min(len(requests), self._max_threads)
+        return self._side_by_side(lambda request: self._generation(request, num_rows), requests)
+
+    def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
+        """Measure each request's continuations, where the API gives prompt log-probabilities; else say so in each."""
+        num_rows = min(len(requests), self._max_threads)
+        if self._asking is None:
+            return [_unmeasured(NO_LIKELIHOODS) for _ in requests]
+        asking = self._asking
+        return self._side_by_side(lambda request: measure(asking, self.ask, request.prompt, num_rows), requests)
+
+    def ask(self, path: str, body: dict[str, Any]) -> Reply:
+        """Return the reply. Raises `RequestRefusedError` when the request is at fault, else `EngineLostError`."""
+        try:
+            return self._client.post(path, body)
+        except RequestRefusedError as error:
+            if error.status not in OWN_FAULT_STATUSES:
+                self._require_plain_answer()
+            raise
+        except UnansweredError as error:
+            if error.status != SERVER_ERROR and not error.is_reply:
+                raise
+            self._require_plain_answer()
+            raise RequestRefusedError(error.status, str(error)) from error
+
+    @cached_property
+    def _asking(self) -> Asking | None:
+        return find_asking(self._dialect, self.ask)
+
+    def _require_plain_answer(self) -> None:
+        try:
+            self._client.post(self._dialect.path, self._dialect.plain())
+        except RequestRefusedError as error:
+            raise EngineLostError(f"{self._client.base_url} answers no more ({error})") from error
+
+    def _side_by_side(self, ask: Callable[[RequestT], AnswerT], requests: Sequence[RequestT]) -> list[AnswerT]:
+        """Ask for all, several at once; the first error that is not an answer's own stops the others."""
+        pool = ThreadPoolExecutor(max_workers=self._max_threads)
+        try:
+            futures = [pool.submit(ask, request) for request in requests]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for failed in (future for future in done if future.exception() is not None):
+                failed.result()
+            return [future.result() for future in futures]
+        except BaseException:
+            self._client.stop()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _generation(self, request: GenerateRequest, num_rows: int) -> Generation:
+        try:
+            reply = self.ask(self._dialect.path, self._dialect.generation(request))
+        except RequestRefusedError as error:
+            return _failed(f"the endpoint refused this prompt: {error}", _timing(num_rows, None))
+        timing = _timing(num_rows, reply)
+        end = stop_position(reply.text, request.prompt.stop)
+        finish_reason = "stop" if end is not None else FINISHED.get(reply.finish_reason)
+        if finish_reason is None:
+            return _failed(f"the endpoint ended the answer for the reason {reply.finish_reason!r}", timing, reply)
+        return Generation(
+            text=reply.text[:end],
+            token_ids=(),
+            finish_reason=finish_reason,
+            num_prompt_tokens=reply.num_prompt_tokens or 0,
+            num_counted_tokens=reply.num_completion_tokens or 0,
+            timing=timing,
+            reasoning=None if reply.reasoning is None else reply.reasoning.strip(),
+            num_reasoning_tokens=reply.num_reasoning_tokens,
+        )
+
+
+def _timing(num_rows: int, reply: Reply | None) -> Timing:
+    if reply is None:
+        return Timing(batch_rows=num_rows, time_to_first_token_s=None, total_s=0.0)
+    return Timing(batch_rows=num_rows, time_to_first_token_s=reply.time_to_first_token_s, total_s=reply.total_s)
+
+
+def _failed(reason: str, timing: Timing, reply: Reply | None = None) -> Generation:
+    return Generation(
+        text="",
+        token_ids=(),
+        finish_reason="error",
+        num_prompt_tokens=(reply.num_prompt_tokens or 0) if reply else 0,
+        num_counted_tokens=0,
+        timing=timing,
+        error=reason,
+    )
+
+
+def _unmeasured(reason: str) -> Likelihood:
+    return Likelihood(loglikelihoods=(), num_tokens=(), num_prompt_tokens=0, timing=_timing(0, None), error=reason)
 
 
 class EndpointEngine:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import Likelihood, Timing
 from moe_ray.engines.endpoint.client import RequestRefusedError
 from moe_ray.engines.endpoint.dialect import Dialect, completion_text
 from moe_ray.engines.endpoint.replies import Reply
+from moe_ray.prompts.messages import Message, Prompt
 
 NO_LIKELIHOODS = "the endpoint gives no prompt log-probabilities"
 PROBE_TEXT = "The sky is blue, and the sea is "

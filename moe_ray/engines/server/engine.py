@@ -18,12 +18,10 @@ from moe_ray.engines.base import (
     Likelihood,
     LikelihoodRequest,
 )
-from moe_ray.engines.endpoint.client import EndpointClient
+from moe_ray.engines.endpoint.client import EndpointClient, api_key
 from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
-from moe_ray.engines.endpoint.model import EndpointModel
-from moe_ray.engines.endpoint.secrets import api_key
-from moe_ray.engines.server.command import filled_in
-from moe_ray.engines.server.process import ServerProcess
+from moe_ray.engines.endpoint.engine import EndpointModel
+from moe_ray.engines.server.process import ServerProcess, filled_in
 from moe_ray.engines.settings import ServerSettings, parse_api_settings
 from moe_ray.errors import EngineLostError, ModelError
 

@@ -17,14 +17,14 @@ from moe_ray.engines.base import (
     LikelihoodRequest,
     Timing,
 )
-from moe_ray.engines.reasoning import splitter_of
 from moe_ray.engines.settings import TransformersSettings, parse_settings
 from moe_ray.engines.transformers.batching import MemoryRule, RowSize, group_batches, run_halving
 from moe_ray.engines.transformers.continuous import choose_continuous
 from moe_ray.engines.transformers.generation import DecodeRow, DrawnRow, decode_batch
 from moe_ray.engines.transformers.likelihood import ScoredRow, ScoringRow, score_batch, scoring_rows
 from moe_ray.engines.transformers.loading import load, weights_bytes
-from moe_ray.engines.transformers.prompts import EncodedPair, PromptEncoder, RowError
+from moe_ray.prompts.encoder import EncodedPair, PromptEncoder, RowError
+from moe_ray.prompts.reasoning import splitter_of
 
 LOGITS_BYTES = 4
 NOT_NUMBERS = "the model's logits are not numbers; dtype float32 or bfloat16 may mend it"

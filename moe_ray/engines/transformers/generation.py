@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
-from moe_ray.engines.base import FinishReason, GenerateRequest
-from moe_ray.engines.stops import stop_position
+from moe_ray.engines.base import FinishReason, GenerateRequest, stop_position
+from moe_ray.engines.transformers.batching import NO_TOKEN, choose_tokens, uniforms
 from moe_ray.engines.transformers.loading import LoadedModel
-from moe_ray.engines.transformers.sampling import NO_TOKEN, choose_tokens, uniforms
 
 STOP_TAIL_TOKENS = 8
 GATE_DECISION = "gating_probs"

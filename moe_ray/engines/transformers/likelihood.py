@@ -10,7 +10,7 @@ import torch
 
 from moe_ray.engines.transformers.generation import left_padded, optional_arguments
 from moe_ray.engines.transformers.loading import LoadedModel
-from moe_ray.engines.transformers.prompts import EncodedPair
+from moe_ray.prompts.encoder import EncodedPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,67 @@ import transformers
 
 from moe_ray import architectures
 from moe_ray.config.schema import ModelConfig, is_local_path
-from moe_ray.engines.reasoning import mark_tokens, splitter_of
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.batching import is_out_of_memory
-from moe_ray.engines.transformers.model_facts import cache_bytes_per_token, context_length, rope_switch_length
-from moe_ray.engines.transformers.pretrained import OwnCodeError, read_pretrained
 from moe_ray.errors import ModelError
 from moe_ray.hub import without_retries
+from moe_ray.prompts.reasoning import mark_tokens, splitter_of
+
+BYTES_OF_DTYPE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+DEFAULT_DTYPE_BYTES = 2
+
+
+def context_length(config: Any) -> int | None:
+    """Return how many tokens the model can attend to; None where the configuration does not say."""
+    length = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def cache_bytes_per_token(config: Any, dtype: str) -> int:
+    """Return the bytes of keys and values that one token leaves in the cache.
+
+    `dtype` is the experiment's; "auto" means the checkpoint's. A dtype that a device forces on the model does not
+    count, so that batches are the same on every device. Sliding windows are not taken into account.
+    """
+    text = config.get_text_config(decoder=True)
+    num_heads = text.num_attention_heads
+    num_cached_heads = getattr(text, "num_key_value_heads", None) or num_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // num_heads
+    named = str(getattr(text, "dtype", None) or config.dtype) if dtype == "auto" else dtype
+    num_bytes = BYTES_OF_DTYPE.get(named.removeprefix("torch."), DEFAULT_DTYPE_BYTES)
+    return int(2 * text.num_hidden_layers * num_cached_heads * head_size * num_bytes)
+
+
+def rope_switch_length(config: Any) -> int | None:
+    """Return the length beyond which a model with "longrope" turns to other positions; None for other models.
+
+    transformers decides it for a whole batch at once, by its longest row: rows beyond it must not have neighbours.
+    """
+    text = config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    named = rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None)
+    return int(named) if named else None
+
+
+class OwnCodeError(ValueError):
+    """The files name code of their own (`auto_map`), which was not allowed to run."""
+
+
+def read_pretrained(reader: Any, place: str | Path, *, trust_remote_code: bool = False, **settings: Any) -> Any:
+    """Return `reader.from_pretrained(place)`. Raises `OwnCodeError`, and whatever transformers raises.
+
+    Left to itself, transformers asks on standard input whether it may run the code that comes with the files.
+    """
+    try:
+        return reader.from_pretrained(place, trust_remote_code=trust_remote_code, **settings)
+    except ValueError as error:
+        if trust_remote_code or "trust_remote_code" not in str(error):
+            raise
+        what = "it needs the code that comes with it (auto_map in its JSON files), which is not run here"
+        raise OwnCodeError(what) from error
+
 
 CHECK_REMEDY = "check the path, the revision and that the download is complete"
 HUB_REMEDY = "check the id and revision; a gated model needs `hf auth login`, no network needs a local copy"

@@ -4,8 +4,7 @@ from moe_ray.moe.upcycle.build import upcycle_model
 from moe_ray.moe.upcycle.convert import convert, upcycle
 from moe_ray.moe.upcycle.experts import Copies, FineTunes, Gates, random_gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
-from moe_ray.moe.upcycle.request import GateRequest, Limits, UpcycleRequest
-from moe_ray.moe.upcycle.settings import UpcycleSettings
+from moe_ray.moe.upcycle.request import GateRequest, Limits, UpcycleRequest, UpcycleSettings
 
 __all__ = [
     "Copies",

@@ -1,8 +1,9 @@
 """One upcycling from end to end: gates, conversion, tests, what failed made dense again, the certificate."""
 
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,21 +11,27 @@ import transformers
 from torch import nn
 
 import moe_ray
-from moe_ray.atomic import write_directory_atomically
+from moe_ray.checkpoints.source import source_record
+from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ModelError, RunFailedError
+from moe_ray.files import require_free, require_space, write_directory_atomically
 from moe_ray.moe.card import write_card
-from moe_ray.moe.certificate import own_files, write_certificate
-from moe_ray.moe.places import require_free, require_space
-from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict
+from moe_ray.moe.exactness import Finding, compare_exactness, compare_layers, compare_tensors
+from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict, own_files, write_certificate
 from moe_ray.moe.running import decoder_layers, load_for_construction
-from moe_ray.moe.source import source_record
-from moe_ray.moe.upcycle.checks import Agreement, compare_models, logits_sha256
-from moe_ray.moe.upcycle.convert import convert
+from moe_ray.moe.upcycle.convert import Dense, convert, make_gates, with_texts
 from moe_ray.moe.upcycle.experts import Copies, FineTunes, Gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
-from moe_ray.moe.upcycle.prepare import Dense, make_gates, with_texts
 from moe_ray.moe.upcycle.request import UpcycleRequest
-from moe_ray.moe.upcycle.verdicts import LayerTests, broken_limit, examine_drift, examine_exactness
+from moe_ray.moe.upcycle.verify import (
+    Agreement,
+    LayerTests,
+    broken_limit,
+    compare_models,
+    examine_drift,
+    examine_exactness,
+    logits_sha256,
+)
 
 WORK_FOLDER = ".work"
 
@@ -222,3 +229,30 @@ def _move_into(made: Path, directory: Path) -> None:
     for path in made.iterdir():
         path.rename(directory / path.name)
     shutil.rmtree(made.parent)
+
+
+def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Path]) -> Iterator[Finding]:
+    """Build the mixture of `certificate` again in a temporary folder, and compare tensors, verdicts and exactness.
+
+    `paths` are the sources' by name, and that of "texts" when they have moved. Needs room for one more mixture.
+    """
+    dense, *fine_tunes = [paths[source.name] for source in certificate.sources]
+    request = UpcycleRequest.model_validate(certificate.settings)
+    texts = str(paths["texts"]) if "texts" in paths else request.texts
+    request = request.model_copy(update={"fine_tunes": [str(path) for path in fine_tunes], "texts": texts})
+    with tempfile.TemporaryDirectory(prefix="moe-ray-verify-") as folder:
+        again = Path(folder) / directory.resolve().name
+        try:
+            found = upcycle_model(dense, again, request)
+        except RunFailedError as error:
+            yield Finding(what="conversion", holds=False, detail=str(error))
+            return
+        yield compare_tensors(TensorReader(directory), TensorReader(again), certificate.tensors)
+        yield compare_layers(certificate.layers, found.layers)
+        yield from compare_exactness(certificate.exactness, _named_as_told(certificate, found))
+
+
+def _named_as_told(certificate: Certificate, found: Certificate) -> list[ExactnessRecord]:
+    """The new records under the sources' old names: a folder that has moved may be called otherwise."""
+    old = {new.name: told.name for new, told in zip(found.sources, certificate.sources, strict=True)}
+    return [record.model_copy(update={"against": old[record.against]}) for record in found.exactness]

@@ -10,17 +10,18 @@ import transformers
 from pydantic import ValidationError
 
 from moe_ray.config.schema import RouterConfig
-from moe_ray.engines.transformers.pretrained import read_pretrained
+from moe_ray.engines.transformers.loading import read_pretrained
 from moe_ray.errors import CapacityError, first_line
-from moe_ray.files import read_json
-from moe_ray.routing.classifier import ClassifierOutputs, Report
-from moe_ray.routing.files import TRAINING_FILE, damaged, write_json
-from moe_ray.routing.texts import LabelledText
-from moe_ray.routing.transformer.base import make_base
+from moe_ray.files import read_json, write_json
+from moe_ray.progress import Report
+from moe_ray.routing.classifier import ClassifierOutputs
+from moe_ray.routing.files import TRAINING_FILE, damaged
+from moe_ray.routing.transformer.encoder import make_base
 from moe_ray.routing.transformer.fitting import fit
 from moe_ray.routing.transformer.forward import make_forward
-from moe_ray.routing.transformer.history import TrainingHistory
-from moe_ray.routing.transformer.reading import TextReader, pad
+from moe_ray.routing.transformer.tokens import TextReader, pad
+from moe_ray.routing.transformer.watch import TrainingHistory
+from moe_ray.texts.labelled import LabelledText
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", TRAINING_FILE)
 BATCH_ROWS = 32

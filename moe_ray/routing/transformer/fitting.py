@@ -3,26 +3,59 @@
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_callback import PrinterCallback
 
 from moe_ray.config.schema import RouterConfig
-from moe_ray.routing.classifier import Report
-from moe_ray.routing.confusion import confusion_matrix, macro_f1
-from moe_ray.routing.embedding.fitting import balanced_weights
-from moe_ray.routing.texts import LabelledText, codes
-from moe_ray.routing.transformer.base import BaseModel
-from moe_ray.routing.transformer.history import TrainingHistory, TrainingSettings
-from moe_ray.routing.transformer.length_batches import LengthBatches
-from moe_ray.routing.transformer.reading import TextReader, TokenIds, pad
-from moe_ray.routing.transformer.watch import EpochWatch
+from moe_ray.gating.calibration import confusion_matrix, macro_f1
+from moe_ray.gating.fitting import balanced_weights
+from moe_ray.progress import Report
+from moe_ray.routing.transformer.encoder import BaseModel
+from moe_ray.routing.transformer.tokens import TextReader, TokenIds, pad
+from moe_ray.routing.transformer.watch import EpochWatch, TrainingHistory, TrainingSettings
+from moe_ray.texts.labelled import LabelledText, codes
+
+BATCHES_OF_POOL = 64
+
+
+class LengthBatches(Sampler[list[int]]):
+    """The places of rows, batch by batch, drawn anew in each pass.
+
+    Rows are shuffled, sorted by length within pools of 64 batches, and the batches shuffled again: unlike
+    transformers' own length grouping, whose batches of a pool follow each other from the longest to the shortest, and
+    with the length the label.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = lengths
+        self.batch_size = batch_size
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self._lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._shuffled(len(self._lengths))
+        pools = _chunks(order, self.batch_size * BATCHES_OF_POOL)
+        sorted_rows = [row for pool in pools for row in sorted(pool, key=self._lengths.__getitem__)]
+        batches = _chunks(sorted_rows, self.batch_size)
+        yield from (batches[at] for at in self._shuffled(len(batches)))
+
+    def _shuffled(self, num: int) -> list[int]:
+        places: list[int] = torch.randperm(num, generator=self._generator).tolist()
+        return places
+
+
+def _chunks(rows: Sequence[int], size: int) -> list[list[int]]:
+    return [list(rows[at : at + size]) for at in range(0, len(rows), size)]
+
 
 # A pretrained encoder is fitted in a few passes, and forgets with more; random weights take as many as still help.
 PRETRAINED_EPOCHS, SCRATCH_EPOCHS = 3, 20

@@ -7,8 +7,48 @@ import torch
 from transformers import TrainerCallback
 
 from moe_ray.errors import ConfigError
-from moe_ray.routing.classifier import Report, TrainingProgress
-from moe_ray.routing.transformer.history import EpochResult
+from moe_ray.files import StoredRecord
+from moe_ray.progress import Report, TrainingProgress
+
+
+class TrainingSettings(StoredRecord):
+    """All that decided the weights, beside the texts. `label_weights` is empty where all texts weigh the same."""
+
+    base: str
+    pretrained: bool
+    num_parameters: int
+    device: str
+    precision: str
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    num_warmup_steps: int
+    patience: int
+    max_tokens: int
+    seed: int
+    label_weights: dict[str, float]
+
+
+class EpochResult(StoredRecord):
+    """One pass over the training texts, and how the validation texts fared after it."""
+
+    epoch: int
+    num_steps: int
+    train_loss: float
+    validation_loss: float
+    macro_f1: float
+
+
+class TrainingHistory(StoredRecord):
+    """A training from its start to its end; the weights are those after `best_epoch`."""
+
+    settings: TrainingSettings
+    epochs: list[EpochResult]
+    best_epoch: int
+    stopped_early: bool
+    train_s: float
+
 
 PERFECT = 1.0
 

@@ -11,11 +11,11 @@ import torch
 import transformers
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.domains.example import Message, Prompt
 from moe_ray.engines.base import Likelihood
 from moe_ray.engines.endpoint import client
 from moe_ray.engines.endpoint.engine import EndpointEngine
 from moe_ray.errors import EngineLostError
+from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ROOMY, completion, engine, measure
 from tests.engines.openai_api import Api, Fault, Scored, logprob, serving, words
 from tests.engines.tiny import Architecture

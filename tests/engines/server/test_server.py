@@ -15,13 +15,11 @@ import pytest
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.endpoint import client
-from moe_ray.engines.identity import text_settings
-from moe_ray.engines.registry import validate_engine
-from moe_ray.engines.server.command import filled_in
+from moe_ray.engines.registry import text_settings, validate_engine
 from moe_ray.engines.server.engine import ServerEngine
-from moe_ray.engines.server.process import ServerProcess
+from moe_ray.engines.server.process import ServerProcess, filled_in
 from moe_ray.errors import ConfigError, EngineLostError, ModelError
-from moe_ray.execution.processes import peak_resident_bytes
+from moe_ray.execution.gpus import peak_resident_bytes
 from tests.engines.asking import ROOMY, ask, completion, measure
 
 ROOT = Path(__file__).parents[2]

@@ -13,15 +13,14 @@ import pytest
 import torch
 import transformers
 
+from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits, GenerateRequest, Generation
-from moe_ray.engines.identity import text_settings
+from moe_ray.engines.registry import text_settings
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.continuous import choose_continuous
 from moe_ray.engines.transformers.loading import load
 from moe_ray.errors import ModelError
-from moe_ray.planning.checkpoints import inspect_checkpoint
-from moe_ray.planning.hashes import FileHashes
 from tests.engines.asking import ONE_ROW, ROOMY, TEXTS, ask, ask_all, completion, engine, measure
 from tests.engines.tiny import Architecture, make_tokenizer
 from tests.engines.transformers.test_generation import ARCHITECTURES, with_end_tokens

@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers
 
-from moe_ray.domains.example import Prompt
 from moe_ray.engines.base import BatchLimits
+from moe_ray.prompts.messages import Prompt
 from tests.engines.asking import TEXTS, completion, engine, measure
 from tests.engines.tiny import Architecture
 

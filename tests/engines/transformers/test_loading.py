@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from moe_ray.engines.transformers.model_facts import cache_bytes_per_token, context_length
+from moe_ray.engines.transformers.loading import cache_bytes_per_token, context_length
 from moe_ray.errors import ConfigError, ModelError
 from tests.engines.asking import ask, engine
 from tests.engines.tiny import Architecture, make_tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
-from moe_ray.domains.example import Message, Prompt
+from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ask, completion, engine
 from tests.engines.tiny import CHAT_TEMPLATE, CONTEXT_LENGTH, Architecture, make_tokenizer
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 import transformers
 
+from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ModelError
-from moe_ray.planning.checkpoints import inspect_checkpoint
-from moe_ray.planning.hashes import FileHashes
 from moe_ray.planning.memory import weights_bytes
 from tests.engines.asking import ask_all, engine
 from tests.engines.tiny import Architecture, make_tokenizer

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from moe_ray.domains.example import Message, Prompt
-from moe_ray.engines.reasoning import KNOWN_STYLES, mark_tokens
 from moe_ray.engines.transformers.engine import num_tokens_of
 from moe_ray.engines.transformers.generation import DecodeRow, DrawnRow
 from moe_ray.errors import ModelError
+from moe_ray.prompts.messages import Message, Prompt
+from moe_ray.prompts.reasoning import KNOWN_STYLES, mark_tokens
 from tests.engines.asking import ask, engine
 from tests.engines.tiny import CHAT_TEMPLATE, Architecture, make_tokenizer
 

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 from transformers import TopPLogitsWarper
 
-from moe_ray.engines.transformers.sampling import NO_TOKEN, choose_tokens, uniforms
+from moe_ray.engines.transformers.batching import NO_TOKEN, choose_tokens, uniforms
 
 NUM_DRAWS = 20_000
 

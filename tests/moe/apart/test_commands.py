@@ -11,9 +11,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from moe_ray.cli.failures import EXIT_INTERRUPTED, EXIT_USAGE
-from moe_ray.moe.apart.pretrain import pretrain
-from moe_ray.moe.apart.training import TrainingStep, in_turn
+from moe_ray.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE
+from moe_ray.moe.btx.pretrain import pretrain
+from moe_ray.moe.btx.training import TrainingStep, in_turn
 from tests.moe.conftest import Command
 
 from .worlds import TRAINING, WORDS, pretrain_config
@@ -87,7 +87,7 @@ def test_a_training_whose_worker_is_killed_ends_in_the_same_weights(
             killed.append(_title(process))
             process.kill()
 
-    monkeypatch.setattr("moe_ray.cli.moe_apart._show", kill_one)
+    monkeypatch.setattr("moe_ray.cli.moe_train._show", kill_one)
     file, out = write_file(tmp_path, training=slow), tmp_path / "out"
     code, shown = moe_ray("pretrain", file, "--out", out)
     assert code == 0, shown
@@ -108,14 +108,14 @@ def test_an_interrupted_pretraining_says_what_is_kept_and_goes_on_from_there(
         if step.step >= 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("moe_ray.cli.moe_apart._show", stop)
+    monkeypatch.setattr("moe_ray.cli.moe_train._show", stop)
     file, out = write_file(tmp_path, training={**TRAINING, "steps": 150, "checkpoint_every": 1}), tmp_path / "out"
     code, shown = moe_ray("pretrain", file, "--out", out)
     assert code == EXIT_INTERRUPTED, shown
     assert f"What was trained is kept in {out}; the same command resumes." in shown
     first = heard[-1].name
     heard.clear()
-    monkeypatch.setattr("moe_ray.cli.moe_apart._show", lambda display, step: heard.append(step))
+    monkeypatch.setattr("moe_ray.cli.moe_train._show", lambda display, step: heard.append(step))
     code, shown = moe_ray("pretrain", file, "--out", out)
     assert code == 0, shown
     assert min(step.step for step in heard if step.name == first) >= 5

@@ -12,15 +12,15 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from moe_ray.errors import ConfigError, ModelError, RunDirectoryError
-from moe_ray.moe.apart.config import FinetuneSettings
-from moe_ray.moe.apart.finetune import finetune
-from moe_ray.moe.apart.held_out import bits_per_byte, nats_by_text
-from moe_ray.moe.apart.pretrain import pretrain
-from moe_ray.moe.apart.texts import read_expert_texts
-from moe_ray.moe.certificate import read_certificate
+from moe_ray.moe.btx.blocks import bits_per_byte, nats_by_text
+from moe_ray.moe.btx.config import FinetuneSettings
+from moe_ray.moe.btx.finetune import finetune
+from moe_ray.moe.btx.pretrain import pretrain
+from moe_ray.moe.btx.texts import read_expert_texts
 from moe_ray.moe.generation import GenerateSettings, Mixture
+from moe_ray.moe.records import read_certificate
 from moe_ray.moe.running import load_for_construction, load_tokenizer
-from moe_ray.moe.verification import verify
+from moe_ray.moe.verify import verify
 
 from .worlds import TRAINING, WORDS, pretrain_config
 
@@ -214,7 +214,7 @@ def test_no_text_is_trained_on_and_held_out_and_none_is_two_experts(tmp_path: Pa
 
 
 def test_a_domain_that_the_experiment_lacks_is_named(tmp_path: Path) -> None:
-    from moe_ray.config.starter import starter_text
+    from moe_ray.config.dump import starter_text
 
     (tmp_path / "experiment.yaml").write_text(starter_text(), encoding="utf-8")
     config = pretrain_config(tmp_path)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.moe.apart.config import TextsConfig
-from moe_ray.moe.apart.texts import ExpertTexts, read_expert_texts
+from moe_ray.moe.btx.config import TextsConfig
+from moe_ray.moe.btx.texts import ExpertTexts, read_expert_texts
 from tests.domains.records import write_jsonl
 
 WORDS = ("court", "seller", "party", "claim", "breach", "damages", "clause", "notice", "loan", "lease", "heir", "tort")

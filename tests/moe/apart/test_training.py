@@ -14,12 +14,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from moe_ray.errors import DataError, ModelError, RunDirectoryError
-from moe_ray.moe.apart.base import learn_tokenizer, write_base
-from moe_ray.moe.apart.blocks import batch_of_step, token_blocks
-from moe_ray.moe.apart.config import TrainingSettings
-from moe_ray.moe.apart.gate_losses import load_entropy
-from moe_ray.moe.apart.texts import read_expert_texts
-from moe_ray.moe.apart.training import TrainingJob, learning_rate_share, train
+from moe_ray.moe.btx.base import learn_tokenizer, write_base
+from moe_ray.moe.btx.blocks import batch_of_step, token_blocks
+from moe_ray.moe.btx.config import TrainingSettings
+from moe_ray.moe.btx.texts import read_expert_texts
+from moe_ray.moe.btx.training import TrainingJob, learning_rate_share, load_entropy, train
 
 from .worlds import TRAINING, pretrain_config
 

@@ -10,10 +10,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from moe_ray.architectures.gating_network import GatingNetwork
-from moe_ray.moe.merged.gate_records import GATE_FILE, GateRecord
-from moe_ray.moe.merged.gate_training import tensor_sha256
-from moe_ray.routing.embedding.gating import save_gating
-from moe_ray.routing.files import write_json
+from moe_ray.files import write_json
+from moe_ray.gating.network import save_gating
+from moe_ray.moe.merge.gate import GATE_FILE, GateRecord
+from moe_ray.moe.merge.gate_training import tensor_sha256
 from tests.engines.tiny import Architecture, make_tiny_checkpoint, make_tokenizer
 
 EXPERTS = ("legal", "code")

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.moe.certificate import read_certificate
-from moe_ray.moe.comparing import Finding
-from moe_ray.moe.merged.again import recompute
-from moe_ray.moe.merged.merge import merge, plan_merge
-from moe_ray.moe.records import Certificate
+from moe_ray.moe.exactness import Finding
+from moe_ray.moe.merge.build import merge, plan_merge, recompute
+from moe_ray.moe.records import Certificate, read_certificate
 from tests.moe.merged.fine_tunes import change_tensors, make_all
 
 

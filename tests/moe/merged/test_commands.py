@@ -10,11 +10,10 @@ import torch
 import transformers
 
 from moe_ray import architectures
-from moe_ray.cli.failures import EXIT_USAGE, reported
 from moe_ray.cli.main import app
-from moe_ray.moe.certificate import read_certificate
-from moe_ray.moe.merged.gate import read_gate
-from moe_ray.moe.merged.gate_records import GateTrainingInfo
+from moe_ray.cli.terminal import EXIT_USAGE, reported
+from moe_ray.moe.merge.gate import GateTrainingInfo, read_gate
+from moe_ray.moe.records import read_certificate
 from tests.engines.tiny import make_tiny_checkpoint
 from tests.moe.conftest import Command
 from tests.moe.merged.fine_tunes import change_tensors, fine_tune, make_gate

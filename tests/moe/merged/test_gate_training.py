@@ -12,13 +12,11 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import accuracy_score, f1_score
 
 from moe_ray.errors import ConfigError, DataError, ModelError
-from moe_ray.moe.merged.gate_config import load_gate_config
-from moe_ray.moe.merged.gate_records import GATE_FILE, INFO_FILE, GateRecord, GateTrainingInfo
-from moe_ray.moe.merged.gate_training import TrainedGate, tensor_sha256, train_gate
-from moe_ray.moe.merged.ridge import fit_ridge
-from moe_ray.routing.classifier import TrainingProgress
-from moe_ray.routing.embedding.fitting import LabelledFeatures
-from moe_ray.routing.embedding.gating import load_gating
+from moe_ray.gating.fitting import LabelledFeatures, fit_ridge
+from moe_ray.gating.network import load_gating
+from moe_ray.moe.merge.gate import GATE_FILE, INFO_FILE, GateRecord, GateTrainingInfo, load_gate_config
+from moe_ray.moe.merge.gate_training import TrainedGate, tensor_sha256, train_gate
+from moe_ray.progress import TrainingProgress
 from tests.engines.tiny import make_tiny_checkpoint
 from tests.moe.merged.gates import EXPERTS, gate_settings, write_gate_config, write_texts
 from tests.routing.queries import nothing_reported

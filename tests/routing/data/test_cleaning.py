@@ -5,10 +5,10 @@ from typing import Literal
 
 import pytest
 
-from moe_ray.domains.sampling import hash_rank
-from moe_ray.routing.data.cleaning import Candidate, CleanSource, TextSource, clean
-from moe_ray.routing.data.similarity import normal_form
-from moe_ray.routing.texts import LabelledText
+from moe_ray.domains.loading import hash_rank
+from moe_ray.texts.cleaning import Candidate, CleanSource, TextSource, clean
+from moe_ray.texts.labelled import LabelledText
+from moe_ray.texts.similarity import normal_form
 
 from .slow import near_pairs, same_key, similarity
 from .test_similarity import variants

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from moe_ray.errors import DataError
-from moe_ray.routing.data.files import read_texts_files, texts_fingerprint, write_texts_files
-from moe_ray.routing.data.report import DataReport, SourceReport
-from moe_ray.routing.texts import LabelledText, RouterTexts
+from moe_ray.texts.files import read_texts_files, texts_fingerprint, write_texts_files
+from moe_ray.texts.labelled import DataReport, LabelledText, RouterTexts, SourceReport
 
 
 def text(id_: str, label: str = "legal", words: str = "") -> LabelledText:

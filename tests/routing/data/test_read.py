@@ -12,9 +12,9 @@ from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.routing.data.files import texts_fingerprint
-from moe_ray.routing.data.read import MIN_TEXTS, RouterData, read_texts
-from moe_ray.routing.texts import LabelledText
+from moe_ray.runs.router_texts import MIN_TEXTS, RouterData, read_texts
+from moe_ray.texts.files import texts_fingerprint
+from moe_ray.texts.labelled import LabelledText
 from tests.domains.records import shared, write_jsonl
 
 ANIMALS = ("cow", "hen", "goat", "duck", "pig", "dog", "cat", "emu", "fox", "owl", "yak", "bee")
@@ -269,7 +269,7 @@ def test_bad_data_is_named_with_its_place_and_a_remedy(
 
 def test_reading_texts_loads_no_heavy_library() -> None:
     heavy = ["torch", "transformers", "scipy", "sklearn", "datasets", "ray", "datasketch"]
-    code = f"import sys, moe_ray.routing.data.read; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, moe_ray.runs.router_texts; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from moe_ray.routing.data.similarity import NearIndex, are_near, normal_form, shingles, without_affixes
+from moe_ray.texts.similarity import NearIndex, are_near, normal_form, shingles, without_affixes
 
 from .slow import near_pairs, similarity
 
@@ -98,7 +98,7 @@ def test_scripts_without_spaces_are_compared_by_their_characters() -> None:
 
 
 def test_shingles_do_not_depend_on_the_seed_of_python_hashes() -> None:
-    code = "from moe_ray.routing.data.similarity import shingles; print(shingles('a few words of a query').tolist())"
+    code = "from moe_ray.texts.similarity import shingles; print(shingles('a few words of a query').tolist())"
     printed = {
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from moe_ray.routing.data.splitting import Splits, downsampled, split_texts
-from moe_ray.routing.texts import LabelledText
+from moe_ray.texts.corpus import Splits, downsampled, split_texts
+from moe_ray.texts.labelled import LabelledText
 
 
 def texts(label: str, num: int) -> list[LabelledText]:
@@ -44,7 +44,7 @@ def test_every_part_has_a_text_of_every_label_however_few_there_are(num: int) ->
 
 def test_the_three_draws_are_independent_of_each_other_and_of_limits() -> None:
     """The first thousand by the hash that limits go by are split like all others."""
-    from moe_ray.domains.sampling import hash_rank
+    from moe_ray.domains.loading import hash_rank
 
     drawn = sorted(texts("legal", 10_000), key=lambda text: hash_rank(text.id))[:1000]
     parts = split({"legal": drawn})

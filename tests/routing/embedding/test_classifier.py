@@ -12,10 +12,10 @@ import transformers
 
 from moe_ray.config.schema import RouterConfig, RouterTrainingConfig
 from moe_ray.errors import ConfigError, DataError, ModelError
-from moe_ray.routing.classifier import ClassifierOutputs, TrainingProgress
+from moe_ray.progress import TrainingProgress
+from moe_ray.routing.classifier import ClassifierOutputs, classifier_class
 from moe_ray.routing.embedding import EmbeddingClassifier
-from moe_ray.routing.registry import classifier_class
-from moe_ray.routing.texts import LabelledText
+from moe_ray.texts.labelled import LabelledText
 from tests.engines.tiny import Architecture, make_tiny_checkpoint
 
 LABELS = ("legal", "code", "biomedical")  # in no alphabetical order

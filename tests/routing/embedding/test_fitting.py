@@ -8,8 +8,8 @@ import torch
 from sklearn.metrics import f1_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from moe_ray.routing.classifier import TrainingProgress
-from moe_ray.routing.embedding.fitting import FitSettings, Fitted, LabelledFeatures, balanced_weights, fit
+from moe_ray.gating.fitting import FitSettings, Fitted, LabelledFeatures, balanced_weights, fit
+from moe_ray.progress import TrainingProgress
 
 NUM_LABELS, NUM_FEATURES = 3, 8
 

@@ -11,7 +11,7 @@ import transformers
 
 from moe_ray.errors import ModelError
 from moe_ray.routing.transformer import TransformerClassifier
-from moe_ray.routing.transformer.history import TrainingHistory
+from moe_ray.routing.transformer.watch import TrainingHistory
 from tests.routing.queries import DOMAINS
 from tests.routing.transformer.tiny import TEST, VALIDATION
 

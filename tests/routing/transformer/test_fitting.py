@@ -15,12 +15,11 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from moe_ray.config.schema import RouterConfig
 from moe_ray.errors import ConfigError
-from moe_ray.routing.classifier import TrainingProgress
-from moe_ray.routing.texts import LabelledText, codes
+from moe_ray.progress import TrainingProgress
 from moe_ray.routing.transformer import TransformerClassifier
 from moe_ray.routing.transformer.fitting import LabelLoss
-from moe_ray.routing.transformer.history import EpochResult
-from moe_ray.routing.transformer.watch import EpochWatch
+from moe_ray.routing.transformer.watch import EpochResult, EpochWatch
+from moe_ray.texts.labelled import LabelledText, codes
 from tests.routing.queries import DOMAINS, nothing_reported
 from tests.routing.transformer.tiny import TRAIN, VALIDATION, described, train
 

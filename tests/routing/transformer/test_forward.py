@@ -9,10 +9,16 @@ import torch
 import transformers
 from torch import nn
 
-from moe_ray.routing.transformer import lean
-from moe_ray.routing.transformer.forward import EagerForward, make_forward
-from moe_ray.routing.transformer.lean import FIRST_TOKEN_LAYERS, FirstTokenLayer, PackedLinear, lean_copy
-from moe_ray.routing.transformer.reading import pad
+from moe_ray.routing.transformer import forward as lean
+from moe_ray.routing.transformer.forward import (
+    FIRST_TOKEN_LAYERS,
+    EagerForward,
+    FirstTokenLayer,
+    PackedLinear,
+    lean_copy,
+    make_forward,
+)
+from moe_ray.routing.transformer.tokens import pad
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 SIZES: dict[str, dict[str, Any]] = {

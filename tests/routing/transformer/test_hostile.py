@@ -11,7 +11,7 @@ from moe_ray.errors import ModelError
 from moe_ray.routing.files import RouterRecord
 from moe_ray.routing.router import Router
 from moe_ray.routing.transformer import TransformerClassifier
-from moe_ray.routing.transformer.base import make_base
+from moe_ray.routing.transformer.encoder import make_base
 from tests.routing.hostile import MODULE, answer_yes, arm, change_json, seal
 from tests.routing.queries import DOMAINS
 from tests.routing.transformer.tiny import TEST, described

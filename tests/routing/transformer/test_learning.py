@@ -10,8 +10,8 @@ import torch
 
 from moe_ray.config.schema import RouterConfig
 from moe_ray.errors import CapacityError
-from moe_ray.routing.texts import codes
 from moe_ray.routing.transformer import TransformerClassifier
+from moe_ray.texts.labelled import codes
 from tests.routing.queries import DOMAINS, nothing_reported
 from tests.routing.transformer.tiny import ARCHITECTURES, TEST, TRAIN, VALIDATION, described, queries, train
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from moe_ray.routing.transformer.length_batches import LengthBatches
+from moe_ray.routing.transformer.fitting import LengthBatches
 
 LENGTHS = random.Random(0).choices(range(3, 257), k=1000)
 

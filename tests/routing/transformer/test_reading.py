@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import transformers
 
-from moe_ray.routing.transformer.reading import TextReader, pad
+from moe_ray.routing.transformer.tokens import TextReader, pad
 from tests.engines.tiny import make_tokenizer
 from tests.routing.queries import WORDS
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moe_ray.routing.transformer.wordpiece import SPECIAL, learn_tokenizer
+from moe_ray.routing.transformer.tokens import SPECIAL, learn_tokenizer
 from tests.routing.transformer.tiny import TRAIN
 
 TEXTS = [text.text for text in TRAIN]

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from moe_ray.config.schema import RouterConfig
-from moe_ray.routing.classifier import Report
-from moe_ray.routing.texts import LabelledText
+from moe_ray.progress import Report
 from moe_ray.routing.transformer import TransformerClassifier
+from moe_ray.texts.labelled import LabelledText
 from tests.routing.queries import COMMON, DOMAINS, WORDS, nothing_reported
 
 # A wide initialisation, because so narrow a network hardly tells words apart with the usual one.

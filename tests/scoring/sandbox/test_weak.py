@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moe_ray import pipeline, preparation, stored_run
-from moe_ray.cli.failures import EXIT_USAGE, reported
 from moe_ray.cli.main import app
+from moe_ray.cli.terminal import EXIT_USAGE, reported
 from moe_ray.config.load import load_experiment
+from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs import preparation
+from moe_ray.runs import stored as stored_run
 from moe_ray.scoring.code import CodeGrader
 from moe_ray.scoring.sandbox import boxes, shared_sandbox
 from moe_ray.scoring.sandbox import sandbox as sandbox_module

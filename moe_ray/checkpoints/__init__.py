@@ -1,0 +1,1 @@
+"""Checkpoints: identity, shapes, tensors, tokenizer files, download."""

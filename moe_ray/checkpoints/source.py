@@ -1,0 +1,253 @@
+"""The dense checkpoints that mixtures are made of: opened with every tensor accounted for, held against each other."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_ray import architectures
+from moe_ray.checkpoints.identity import CERTIFICATE_FILE as CERTIFICATE_FILE
+from moe_ray.checkpoints.identity import identity_files
+from moe_ray.checkpoints.shapes import decoder_shape
+from moe_ray.checkpoints.tensors import REMEDY, SAVE_REMEDY, TensorReader
+from moe_ray.engines.transformers.loading import read_pretrained
+from moe_ray.errors import ModelError, first_line
+from moe_ray.files import StoredRecord, read_json
+from moe_ray.fingerprint import file_sha256, fingerprint
+
+
+class SourceRecord(StoredRecord):
+    """A checkpoint that a mixture was made of. `files_sha256` names the files that decide it."""
+
+    name: str
+    path: str
+    fingerprint: str
+    model_type: str
+    files_sha256: dict[str, str]
+
+
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
+COMPANION_FILES = (
+    *VOCABULARY_FILES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+COMPANION_FOLDERS = ("additional_chat_templates",)
+# What a fine-tune may say otherwise without computing anything else.
+FREE_CONFIG_FIELDS = {
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "attention_dropout",
+    "initializer_range",
+    "id2label",
+    "label2id",
+    "problem_type",
+}
+FREE_TOKENIZER_FIELDS = ("padding", "truncation", "version")
+NUM_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A dense checkpoint: `config` is its transformers configuration, `reader` its tensors."""
+
+    name: str
+    directory: Path
+    config: Any
+    reader: TensorReader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A tensor that `source` has otherwise than the base: the largest absolute difference of a value."""
+
+    source: str
+    tensor: str
+    max_abs: float
+
+
+def open_source(directory: Path, name: str | None = None) -> Source:
+    """Open the checkpoint in `directory`; nothing but headers is read.
+
+    Raises `ModelError` when it is no checkpoint, is quantised, brings its own code, or when its tensors are not exactly
+    those of its class: a name that is missing would be made up silently by transformers when the mixture is loaded.
+    """
+    config, directory = read_config(directory), directory.expanduser()
+    source = Source(name=name or directory.name, directory=directory, config=config, reader=TensorReader(directory))
+    _require_plain(source)
+    _require_tensors(source)
+    return source
+
+
+def read_config(directory: Path) -> Any:
+    """The transformers configuration of the checkpoint in `directory`. Raises `ModelError` when there is none.
+
+    One whose sizes are beyond reason is refused before transformers sees it.
+    """
+    from transformers import AutoConfig
+
+    directory = directory.expanduser()
+    if not (directory / "config.json").is_file():
+        raise ModelError("no checkpoint: it has no config.json", where=str(directory), remedy="check the path")
+    architectures.register()
+    try:
+        described = read_json(directory / "config.json")
+        decoder_shape(described if isinstance(described, dict) else {})
+        return read_pretrained(AutoConfig, directory)
+    except Exception as error:
+        # Each configuration class has its own checks; the cause is kept.
+        raise ModelError(f"unreadable config.json: {first_line(error)}", where=str(directory), remedy=REMEDY) from error
+
+
+def source_record(source: Source) -> SourceRecord:
+    """What a certificate says of the source: the files that decide it and their fingerprint. Reads them all."""
+    files = {path.name: file_sha256(path) for path in identity_files(source.directory)}
+    return SourceRecord(
+        name=source.name,
+        path=str(source.directory),
+        fingerprint=fingerprint(files),
+        model_type=source.config.model_type,
+        files_sha256=files,
+    )
+
+
+def copy_companions(source: Source, directory: Path) -> None:
+    """Copy what makes a checkpoint usable beside its weights: tokenizer, chat template, generation configuration."""
+    for name in COMPANION_FILES:
+        if (source.directory / name).is_file():
+            shutil.copyfile(source.directory / name, directory / name)
+    for name in COMPANION_FOLDERS:
+        if (source.directory / name).is_dir():
+            shutil.copytree(source.directory / name, directory / name)
+
+
+def compare_sources(base: Source, other: Source, may_differ: Callable[[str], bool]) -> tuple[Difference, ...]:
+    """The tensors that `other` has otherwise than `base`, those left out that `may_differ`.
+
+    Raises `ModelError` when the two are not of one shape, tokenizer and vocabulary, so that no tensor of one could
+    stand in for the other's.
+    """
+    _require_same_config(base, other)
+    _require_same_tokenizer(base, other)
+    _require_same_tensors(base, other)
+    shared = (name for name in base.reader.names() if not may_differ(name))
+    found = ((name, _max_difference(base, other, name)) for name in shared)
+    return tuple(Difference(source=other.name, tensor=name, max_abs=value) for name, value in found if value)
+
+
+def _require_plain(source: Source) -> None:
+    for field, what in (("quantization_config", "is quantised"), ("auto_map", "brings its own code")):
+        if getattr(source.config, field, None):
+            remedy = "choose the checkpoint in its own precision, of a class that transformers has"
+            raise ModelError(f"{what} ({field})", where=str(source.directory), remedy=remedy)
+
+
+def _require_tensors(source: Source) -> None:
+    reader, where = source.reader, str(source.directory)
+    expected, optional = _expected_tensors(source.config, where)
+    there = {name for name in reader.names() if not name.endswith("rotary_emb.inv_freq")}
+    if missing := sorted(expected.keys() - there - optional):
+        raise ModelError(f"lacks {_named(missing)}", where=where, remedy=f"{REMEDY}, or {SAVE_REMEDY}")
+    if unknown := sorted(there - expected.keys()):
+        raise ModelError(
+            f"has tensors that its class does not know: {_named(unknown)}", where=where, remedy=SAVE_REMEDY
+        )
+    for name in sorted(there):
+        if reader.shape(name) != expected[name]:
+            what = f"{name} is {reader.shape(name)} where config.json says {expected[name]}"
+            raise ModelError(what, where=where, remedy=REMEDY)
+        if not reader.dtype(name).is_floating_point or reader.dtype(name).itemsize < 2:
+            raise ModelError(f"{name} is quantised ({reader.dtype(name)})", where=where, remedy="choose it unquantised")
+
+
+def _expected_tensors(config: Any, where: str) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Shapes of all tensors that the model's class has, and the tied ones that a file may leave out.
+
+    The class is built without memory, on the meta device.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        # Each architecture has its own checks; the cause is kept.
+        what = f"no model can be made of its config.json: {first_line(error)}"
+        raise ModelError(what, where=where, remedy=REMEDY) from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return expected, set(model.all_tied_weights_keys)
+
+
+def _named(names: Iterable[str]) -> str:
+    found = list(names)
+    return ", ".join(found[:NUM_NAMED]) + (f" and {len(found) - NUM_NAMED} more" if len(found) > NUM_NAMED else "")
+
+
+def _require_same_config(base: Source, other: Source) -> None:
+    ours, theirs = base.config.to_dict(), other.config.to_dict()
+    fields = sorted(
+        field for field in (ours.keys() | theirs.keys()) - FREE_CONFIG_FIELDS if ours.get(field) != theirs.get(field)
+    )
+    if fields:
+        shown = "; ".join(f"{field}: {ours.get(field)!r} and {theirs.get(field)!r}" for field in fields[:NUM_NAMED])
+        raise _mismatch(base, other, f"their config.json differ in {shown}")
+
+
+def _require_same_tokenizer(base: Source, other: Source) -> None:
+    for name in VOCABULARY_FILES:
+        pair = [source.directory / name for source in (base, other)]
+        if [path.is_file() for path in pair] == [False, False]:
+            continue
+        if not all(path.is_file() for path in pair):
+            raise _mismatch(base, other, f"one of them has no {name}")
+        if _vocabulary(pair[0]) != _vocabulary(pair[1]):
+            raise _mismatch(base, other, f"their {name} differ")
+
+
+def _vocabulary(path: Path) -> Any:
+    if path.name != "tokenizer.json":
+        return file_sha256(path)
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read as JSON: {first_line(error)}", where=str(path), remedy=REMEDY) from error
+    if not isinstance(content, dict):
+        return content
+    return {key: value for key, value in content.items() if key not in FREE_TOKENIZER_FIELDS}
+
+
+def _require_same_tensors(base: Source, other: Source) -> None:
+    ours, theirs = set(base.reader.names()), set(other.reader.names())
+    if ours != theirs:
+        raise _mismatch(base, other, f"only one of them has {_named(sorted(ours ^ theirs))}")
+    for name in sorted(ours):
+        if base.reader.dtype(name) != other.reader.dtype(name):
+            types = f"{base.reader.dtype(name)} and {other.reader.dtype(name)}"
+            raise _mismatch(base, other, f"{name} is {types}")
+
+
+def _mismatch(base: Source, other: Source, what: str) -> ModelError:
+    return ModelError(
+        f"{what}: they are not fine-tunes of one base",
+        where=f"{base.directory} and {other.directory}",
+        remedy="take fine-tunes of one base model, with one tokenizer, saved in one dtype",
+    )
+
+
+def _max_difference(base: Source, other: Source, name: str) -> float:
+    ours, theirs = base.reader.get(name), other.reader.get(name)
+    if torch.equal(ours, theirs):
+        return 0.0
+    return float((ours.float() - theirs.float()).abs().max())

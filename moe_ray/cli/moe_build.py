@@ -1,0 +1,245 @@
+"""Commands that build and verify mixtures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+from rich.progress import BarColumn, DownloadColumn, Progress
+
+from moe_ray.characters import one_line
+from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, LineColumn, Terminal, output_console
+from moe_ray.errors import ConfigError, DataError, UserError
+from moe_ray.files import require_free
+from moe_ray.formatting import NONE, count, listed, plural, size
+from moe_ray.moe.merge.build import MergePlan, MixtureMode, merge, plan_merge
+from moe_ray.moe.merge.gate import read_gate
+from moe_ray.moe.records import Certificate, ExactnessRecord
+from moe_ray.moe.upcycle.build import upcycle_model
+from moe_ray.moe.upcycle.plan import UpcyclePlan
+from moe_ray.moe.upcycle.request import UpcycleRequest
+from moe_ray.moe.verify import verify
+from moe_ray.report.text_table import TextTable
+
+NUM_NAMED = 5
+COLUMNS = (
+    ("output", "exact_layer_difference"),
+    ("logits", "exact_logit_difference"),
+    ("KL", "kl"),
+    ("perplexity", "perplexity_ratio"),
+    ("same next", "agreement"),
+)
+
+
+def upcycle_checkpoint(model: Path, out: Path, values: dict[str, Any]) -> None:
+    """Make the mixture that `values` (of an `UpcycleRequest`; None stands for its default) ask for, and say how."""
+    console = output_console()
+    request = request_of(values)
+
+    def told(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    certificate = upcycle_model(
+        model, out, request, told=told, planned=lambda plan: _show_plan(console, plan, request, out)
+    )
+    if request.check:
+        console.print(verdicts_table(certificate))
+    for line in _outcome(certificate):
+        console.print(line, soft_wrap=True)
+    console.print(f"\nMixture: {out}", soft_wrap=True)
+
+
+def request_of(values: dict[str, Any]) -> UpcycleRequest:
+    """Return the request; raises `ConfigError` for a value that is out of its range."""
+    given = {
+        key: {inner: value for inner, value in one.items() if value is not None} if isinstance(one, dict) else one
+        for key, one in values.items()
+        if one is not None
+    }
+    try:
+        return UpcycleRequest.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{key} is {first['input']!r}: {first['msg']}", where=key, remedy="moe-ray moe upcycle --help tells what is"
+        ) from error
+
+
+def layer_numbers(text: str | None) -> list[int] | None:
+    """Return the numbers in "3,7". Raises `ConfigError` for what is none."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{text!r} names no layers", where="--layers", remedy="write numbers: 3,7") from error
+
+
+def _show_plan(console: Terminal, plan: UpcyclePlan, request: UpcycleRequest, out: Path) -> None:
+    recipe = plan.recipe
+    dense, shape = recipe.source, recipe.shape
+    num_layers = f"{len(shape.layers)} of {plural(shape.num_layers, 'layer')}"
+    lines = [
+        f"{dense.directory}: {dense.config.model_type}, to {plan.config.model_type}",
+        f"  {num_layers} ({_numbers(shape.layers)}), {shape.num_experts} experts each, {shape.top_k} answer a token",
+        f"  experts: {_experts(request)}; gates: {request.gate.init}; {_tests(request)}",
+        f"  {count(plan.num_parameters)} parameters, {size(plan.num_bytes)} at {out}",
+        *(f"  take care: {caution}" for caution in plan.cautions),
+        *(f"  lost: {one.source}'s {one.tensor}, which differs by {one.max_abs:.3g}" for one in plan.differences),
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _numbers(layers: tuple[int, ...]) -> str:
+    if len(layers) > NUM_NAMED:
+        return f"{', '.join(map(str, layers[:NUM_NAMED]))}, ..., {layers[-1]}"
+    return listed([str(layer) for layer in layers])
+
+
+def _experts(request: UpcycleRequest) -> str:
+    if request.experts == "models":
+        told = f"the networks of {listed([Path(path).name for path in request.fine_tunes])}"
+    elif request.experts == "noise":
+        told = (
+            f"copies with noise of {request.noise:g} and {request.reinitialised_share:.0%} of their units drawn again"
+        )
+    else:
+        told = "copies"
+    return told if request.groups == 1 else f"{told}, each cut into {request.groups}"
+
+
+def _tests(request: UpcycleRequest) -> str:
+    return f"tests on {request.texts or 'built-in texts'}" if request.check else "no tests"
+
+
+def verdicts_table(certificate: Certificate) -> TextTable:
+    """The layers that were to be converted, one a row, with what was measured of each."""
+    table = TextTable(title="Layers, each alone against the dense model", title_justify="left")
+    table.add_column("layer", justify="right")
+    for heading, _ in COLUMNS:
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for verdict in certificate.layers:
+        if verdict.state != "dense":
+            cells = [f"{verdict.measured[name]:.3g}" if name in verdict.measured else NONE for _, name in COLUMNS]
+            table.add_row(str(verdict.layer), *cells, verdict.state)
+    return table
+
+
+def _outcome(certificate: Certificate) -> list[str]:
+    reverted = [f"layer {one.layer} was reverted: {one.reason}" for one in certificate.layers if one.reason]
+    return [*reverted, *(_exact(record) for record in certificate.exactness)]
+
+
+def _exact(record: ExactnessRecord) -> str:
+    return (
+        f"The mixture against {record.against} over {plural(record.num_tokens, 'token')}: largest logit difference "
+        f"{record.max_logit_difference:.3g}, the same greedy token for {record.greedy_agreement:.2%}; loaded again, "
+        f"its logits are {'bit-equal' if record.reload_equal else 'NOT bit-equal'}"
+    )
+
+
+def merge_models(
+    models: Sequence[str], gate: Path, out: Path, *, mode: MixtureMode, take_first: bool, check: bool
+) -> None:
+    """Merge `models` (NAME=PATH, or paths in the order of the gate's experts) and say how exact the mixture is.
+
+    Raises `ConfigError` for names that no expert has, and what `plan_merge` and `merge` raise.
+    """
+    require_free(out)
+    console = output_console(soft_wrap=True)
+    named = _named(models, read_gate(gate).record.experts)
+    plan = plan_merge(named, gate, mode=mode, take_first=take_first)
+    _tell_plan(console, plan)
+    columns = (LineColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("writing", total=plan.num_bytes)
+            certificate = merge(plan, out, check=check, told=lambda done: progress.advance(task, done))
+    except OSError as error:
+        raise DataError(
+            f"cannot be written: {error.strerror or error}", where=str(out), remedy="choose another folder"
+        ) from error
+    if certificate.exactness:
+        console.print(_table(certificate))
+    console.print(f"\nMixture: {out}")
+
+
+def _named(models: Sequence[str], experts: Sequence[str]) -> dict[str, Path]:
+    """Return the models by expert's name. A path may hold an equals sign, so only an expert's name counts as one."""
+    parts = [model.partition("=") for model in models]
+    pairs = [(name, path) for name, equals, path in parts if equals and name in experts]
+    if pairs and len(pairs) == len(models):
+        _require_once([name for name, _ in pairs])
+        return {name: Path(path).expanduser() for name, path in pairs}
+    if pairs:
+        unnamed = next("".join(part) for part in parts if not part[1] or part[0] not in experts)
+        raise ConfigError(
+            f"{unnamed} bears no expert's name", where="MODEL", remedy=f"write NAME={unnamed}, of {', '.join(experts)}"
+        )
+    if len(models) != len(experts):
+        raise ConfigError(
+            f"{plural(len(models), 'model')} for {len(experts)} experts: {', '.join(experts)}",
+            where="MODEL",
+            remedy="give one model for each, in this order, or as NAME=MODEL",
+        )
+    return {name: Path(path).expanduser() for name, path in zip(experts, models, strict=True)}
+
+
+def _require_once(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two models for expert {name}", where="MODEL", remedy="give one of them")
+
+
+def _tell_plan(console: Terminal, plan: MergePlan) -> None:
+    for source in plan.sources:
+        console.print(one_line(f"{source.name}: {source.directory}"))
+    for line in plan.differences:
+        console.print(one_line(f"taken from {plan.sources[0].name}, though {line}"))
+    what = f"{len(plan.sources)} experts in {plural(len(plan.naming.verdicts()), 'layer')}, {plan.config.mixture_mode}"
+    console.print(f"{what}; {size(plan.num_bytes)} to write")
+
+
+def _table(certificate: Certificate) -> TextTable:
+    """Each expert alone against its source, one a row."""
+    table = TextTable(title="Each expert alone, against its source in float32", title_justify="left")
+    table.add_column("expert")
+    for heading in ("tokens", "largest logit difference", "same greedy token", "reload"):
+        table.add_column(heading, justify="right")
+    for one in certificate.exactness:
+        reload = "bit-equal" if one.reload_equal else "differs"
+        difference = f"{one.max_logit_difference:.3g}"
+        table.add_row(one.against, f"{one.num_tokens:,}", difference, f"{one.greedy_agreement:.2%}", reload)
+    return table
+
+
+SIGNS = {True: "holds", False: "DIFFERS", None: "not checked"}
+WIDTH = max(map(len, SIGNS.values()))
+
+
+def verify_mixture(directory: Path, sources: Sequence[str]) -> None:
+    """Print what holds of the certificate in `directory`, and what does not.
+
+    Exits with 1 when something does not hold, and with 2 when all that could be checked holds but something could not.
+    """
+    console = output_console(soft_wrap=True)
+    outcomes = set()
+    for finding in verify(directory, _moved(sources)):
+        console.print(one_line(f"{SIGNS[finding.holds]:{WIDTH}}  {finding.what}: {finding.detail}"))
+        outcomes.add(finding.holds)
+    if False in outcomes:
+        raise typer.Exit(EXIT_RUN_FAILED)
+    if None in outcomes:
+        raise typer.Exit(EXIT_USAGE)
+
+
+def _moved(sources: Sequence[str]) -> dict[str, Path]:
+    pairs = [source.partition("=") for source in sources]
+    wrong = next((source for source, (name, _, path) in zip(sources, pairs, strict=True) if not (name and path)), None)
+    if wrong is not None:
+        raise UserError(f"{wrong!r} names no source and its path", where="--source", remedy="write --source NAME=PATH")
+    return {name: Path(path).expanduser() for name, _, path in pairs}

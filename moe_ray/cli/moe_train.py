@@ -1,0 +1,196 @@
+"""Commands that train experts and gates."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from moe_ray.cli.progress import ProgressDisplay
+from moe_ray.cli.terminal import Terminal, output_console
+from moe_ray.config.schema import RuntimeConfig
+from moe_ray.device import choose_device
+from moe_ray.errors import DataError
+from moe_ray.formatting import NONE, number, plural
+from moe_ray.moe.btx.config import PretrainConfig, load_pretrain_config
+from moe_ray.moe.btx.finetune import FinetuneRecord, finetune, work_folder
+from moe_ray.moe.btx.pretrain import MIXTURE, PretrainRecord, pretrain
+from moe_ray.moe.btx.state import HistoryPoint
+from moe_ray.moe.btx.texts import read_expert_texts
+from moe_ray.moe.btx.training import Run, TrainingJob, TrainingStep, train
+from moe_ray.moe.merge.gate import GateResult, GateTrainingInfo, load_gate_config
+from moe_ray.progress import TrainingProgress
+from moe_ray.report.text_table import TextTable
+
+
+def pretrain_experts(file: Path, out: Path) -> None:
+    """Train the experts of `file` apart, mix them, and say how well each foretells what it never saw."""
+    config = load_pretrain_config(file)
+    console = output_console(soft_wrap=True)
+    with _resumable(console, out), ProgressDisplay(console) as display, _ray_tasks(config, display) as run:
+        record = pretrain(
+            config,
+            file.absolute().parent,
+            out.absolute(),
+            run=run,
+            told=display.stage,
+            heard=lambda step: _show(display, step),
+        )
+    console.print(_texts_table(record))
+    console.print(_bits_table(record.bits_per_byte))
+    console.print(f"\nMixture: {out / MIXTURE}")
+
+
+def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
+    """Train the gates of `mixture` on the texts of `file`, and say what that changed."""
+    config = load_pretrain_config(file)
+    texts = read_expert_texts(config.experts, file.absolute().parent, held_out_fraction=config.held_out_fraction)
+    console = output_console(soft_wrap=True)
+    with _resumable(console, work_folder(out)), ProgressDisplay(console) as display, _ray_tasks(config, display) as run:
+        record = finetune(
+            mixture.absolute(),
+            out.absolute(),
+            [text for one in texts.values() for text in one.train],
+            config.finetune,
+            held_out={expert: one.held_out for expert, one in texts.items()},
+            num_threads=config.runtime.cpu_threads,
+            run=run,
+            heard=lambda step: _show(display, step),
+        )
+    console.print(_bits_table(record.bits_per_byte))
+    for line in _gates(record):
+        console.print(line)
+    console.print(f"\nMixture: {out}")
+
+
+@contextmanager
+def _ray_tasks(config: PretrainConfig, display: ProgressDisplay) -> Iterator[Run]:
+    """Yield what runs trainings as Ray tasks; one that lost its worker or node continues from its last state.
+
+    A cluster is joined, or started, when there is something to train, and left at the end of the context.
+    """
+    with ExitStack() as until_the_end:
+
+        def run(jobs: Sequence[TrainingJob]) -> Iterator[TrainingStep]:
+            from moe_ray.execution.cluster import connect
+            from moe_ray.execution.tasks import Retries, stream_tasks, task_size
+
+            runtime = config.runtime
+            until_the_end.enter_context(connect(runtime))
+            size = task_size(runtime, config.gpus)
+            retries = Retries(
+                max_attempts=runtime.max_attempts,
+                name=lambda job: f"the training of {job.out_dir.name}",
+                on_retry=display.notice,
+            )
+            yield from stream_tasks(train, jobs, size, retries)
+
+        yield run
+
+
+@contextmanager
+def _resumable(console: Terminal, out: Path) -> Iterator[None]:
+    """Tell what is kept when somebody stops it, and what can be done about a disk that takes no more."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted. What was trained is kept in {out}; the same command resumes.")
+        raise
+    except OSError as error:
+        raise DataError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(error.filename or out),
+            remedy="free space or mend permissions: the same command goes on; or choose another --out",
+        ) from error
+
+
+def _show(display: ProgressDisplay, step: TrainingStep) -> None:
+    display.training(step.step, step.num_steps, f"loss {number(step.loss)}", step.name)
+
+
+def _texts_table(record: PretrainRecord) -> TextTable:
+    table = TextTable(title="Texts, without duplicates", title_justify="left")
+    table.add_column("expert")
+    for heading in ("learned from", "held out"):
+        table.add_column(heading, justify="right")
+    for expert, counts in record.num_texts.items():
+        table.add_row(expert, f"{counts['train']:,}", f"{counts['held_out']:,}")
+    return table
+
+
+def _bits_table(bits_per_byte: Mapping[str, Mapping[str, float]]) -> TextTable:
+    """Models, one a row, by what they need for a byte of each expert's held-out texts."""
+    table = TextTable(title="Bits per byte of held-out texts (less is better)", title_justify="left")
+    table.add_column("model")
+    for expert in next(iter(bits_per_byte.values())):
+        table.add_column(expert, justify="right")
+    table.add_column("mean", justify="right")
+    for model, bits in bits_per_byte.items():
+        table.add_row(model, *map(number, bits.values()), number(sum(bits.values()) / len(bits)))
+    return table
+
+
+def _gates(record: FinetuneRecord) -> Iterator[str]:
+    """What each layer's gate did at the end."""
+    yield f"{plural(record.history[-1].step, 'step')}. Load entropy of each layer at the end (1 is an even load):"
+    yield f"  {_load(record.history[-1])}"
+
+
+def _load(point: HistoryPoint) -> str:
+    shares = point.load_entropy or {}
+    return ", ".join(f"layer {layer} {number(share)}" for layer, share in shares.items()) or NONE
+
+
+def train_gate_of_file(file: Path, out: Path) -> None:
+    """Train the gate that `file` describes, write it to `out`, and say how good it is.
+
+    Raises what `train_gate` raises, and `ModelError` when `out` holds something else than a gate.
+    """
+    config = load_gate_config(file)
+    from moe_ray.moe.merge.gate_training import require_gate_or_nothing, train_gate
+
+    require_gate_or_nothing(out)
+    console = output_console()
+    device = choose_device(RuntimeConfig().cpu_threads)
+    gate = train_gate(config, file.absolute().parent, device=device, report=_Teller(console))
+    try:
+        gate.save(out)
+    except OSError as error:
+        raise DataError(
+            f"cannot be written: {error.strerror or error}", where=str(out), remedy="choose another folder"
+        ) from error
+    console.print(_table(gate.info))
+    if gate.info.best_epoch is not None:
+        console.print(f"Best epoch {gate.info.best_epoch} of {len(gate.info.history)}, by validation macro-F1.")
+    console.print(f"\nGate: {out}", soft_wrap=True)
+
+
+class _Teller:
+    """Prints a line for each epoch."""
+
+    def __init__(self, console: Terminal) -> None:
+        self._console = console
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        self._console.print(
+            f"epoch {progress.epoch:.0f}: loss {number(progress.loss)}, validation macro-F1 {number(progress.macro_f1)}"
+        )
+
+
+def _table(info: GateTrainingInfo) -> TextTable:
+    """How good the gate is on each part, one a row."""
+    table = TextTable(title="The gate on texts that it did not learn from", title_justify="left")
+    table.add_column("texts")
+    for heading in ("number", "accuracy", "macro-F1", "mean confidence"):
+        table.add_column(heading, justify="right")
+    _add_row(table, "validation", info.validation)
+    _add_row(table, "test", info.test)
+    if info.held_out is not None:
+        _add_row(table, "held-out sources", info.held_out)
+    for name, accuracy in info.held_out_accuracy.items():
+        table.add_row(f"  {name}", "", number(accuracy), "", "")
+    return table
+
+
+def _add_row(table: TextTable, name: str, result: GateResult) -> None:
+    table.add_row(
+        name, f"{result.n:,}", number(result.accuracy), number(result.macro_f1), number(result.mean_confidence)
+    )

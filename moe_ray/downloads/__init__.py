@@ -1,1 +1,0 @@
-"""Fetching an experiment's models from the model hub."""

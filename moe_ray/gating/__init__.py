@@ -1,0 +1,1 @@
+"""Small networks over embeddings, and calibrated probabilities: what routers and gates share."""

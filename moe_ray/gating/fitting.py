@@ -1,0 +1,213 @@
+"""Fits a gating network to features that were made once, so that an epoch takes next to no time."""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import transformers
+from torch import nn
+
+from moe_ray.architectures.gating_network import GatingNetwork
+from moe_ray.gating.calibration import confusion_matrix, fit_temperature, macro_f1
+from moe_ray.progress import Report, TrainingProgress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """The network's shape, and how it is fitted. `patience`: epochs without a better macro-F1 before it ends."""
+
+    hidden_sizes: tuple[int, ...]
+    dropout: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_fraction: float
+    patience: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledFeatures:
+    """Features [n, H] and the place of each row's label [n], both on one device."""
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """Mean loss of an epoch's batches, and macro-F1 and mean loss on the validation rows after it."""
+
+    loss: float
+    macro_f1: float
+    validation_loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fitted:
+    """A network in evaluation mode with the weights of `best_epoch`, counted from 1, and what each epoch reached.
+
+    `last` is the same network as the last epoch left it.
+    """
+
+    network: GatingNetwork
+    last: GatingNetwork
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+
+
+def balanced_weights(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+    """Weights [num_labels] that give every label the same part in the loss; each of them has some row."""
+    return len(labels) / (num_labels * torch.bincount(labels, minlength=num_labels).float())
+
+
+def fit(
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    num_outputs: int,
+    settings: FitSettings,
+    *,
+    label_weights: torch.Tensor | None = None,
+    report: Report,
+) -> Fitted:
+    """Fit a new network with AdamW, at a learning rate that rises linearly and then falls linearly to zero.
+
+    Its best epoch has the highest macro-F1 on `validation`, and of equal ones the lowest loss there. The same
+    arguments give the same weights on the same machine; torch's own random state is left as it was.
+    """
+    with _seeded(settings.seed, train.features.device):
+        fitting = _Fitting(train, validation, num_outputs, settings, label_weights)
+        return fitting.run(report)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+class _Fitting:
+    def __init__(
+        self,
+        train: LabelledFeatures,
+        validation: LabelledFeatures,
+        num_outputs: int,
+        settings: FitSettings,
+        label_weights: torch.Tensor | None,
+    ) -> None:
+        num_inputs = train.features.shape[1]
+        network = GatingNetwork(
+            num_inputs, num_outputs, hidden_sizes=settings.hidden_sizes, dropout=settings.dropout
+        ).to(train.features.device)
+        network.standardise(train.features)
+        self._network = network
+        self._train, self._validation = train, validation
+        self._settings = settings
+        self._loss = nn.CrossEntropyLoss(weight=label_weights)
+        self._steps_per_epoch = math.ceil(len(train.labels) / settings.batch_size)
+        self._num_steps = settings.epochs * self._steps_per_epoch
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self._scheduler = transformers.get_linear_schedule_with_warmup(
+            self._optimizer, round(settings.warmup_fraction * self._num_steps), self._num_steps
+        )
+
+    def run(self, report: Report) -> Fitted:
+        epochs: list[Epoch] = []
+        best, best_weights = 0, copy.deepcopy(self._network.state_dict())
+        last_rise = 0  # the epoch that last raised the macro-F1: an equal one with less loss earns no patience
+        while len(epochs) < self._settings.epochs and len(epochs) - last_rise < self._settings.patience:
+            epochs.append(self._epoch())
+            if len(epochs) == 1 or epochs[-1].macro_f1 > epochs[best - 1].macro_f1:
+                last_rise = len(epochs)
+            if len(epochs) == 1 or _merit(epochs[-1]) > _merit(epochs[best - 1]):
+                best, best_weights = len(epochs), copy.deepcopy(self._network.state_dict())
+            report(self._progress(epochs))
+        last = copy.deepcopy(self._network).eval()
+        self._network.load_state_dict(best_weights)
+        return Fitted(network=self._network.eval(), last=last, epochs=tuple(epochs), best_epoch=best)
+
+    def _epoch(self) -> Epoch:
+        self._network.train()
+        order = torch.randperm(len(self._train.labels)).to(self._train.labels.device)
+        losses = [self._step(rows) for rows in torch.split(order, self._settings.batch_size)]
+        self._network.eval()
+        with torch.inference_mode():
+            logits = self._network(self._validation.features)
+            validation_loss = self._loss(logits, self._validation.labels).item()
+        gold, predicted = (part.cpu().numpy() for part in (self._validation.labels, logits.argmax(dim=1)))
+        return Epoch(
+            loss=torch.stack(losses).mean().item(),
+            macro_f1=macro_f1(confusion_matrix(gold, predicted, logits.shape[1])),
+            validation_loss=validation_loss,
+        )
+
+    def _step(self, rows: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = self._loss(self._network(self._train.features[rows]), self._train.labels[rows])
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self._scheduler.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _progress(self, epochs: list[Epoch]) -> TrainingProgress:
+        return TrainingProgress(
+            step=len(epochs) * self._steps_per_epoch,
+            num_steps=self._num_steps,
+            epoch=float(len(epochs)),
+            loss=epochs[-1].loss,
+            macro_f1=epochs[-1].macro_f1,
+        )
+
+
+def _merit(epoch: Epoch) -> tuple[float, float]:
+    return epoch.macro_f1, -epoch.validation_loss
+
+
+def fit_ridge(
+    train: LabelledFeatures, validation: LabelledFeatures, num_experts: int, *, strength: float
+) -> tuple[GatingNetwork, float]:
+    """Return a linear gate that regresses to 1 for a text's expert and 0 for the others, and its temperature.
+
+    `strength` is the penalty on the weights as a share of a feature's spread. The regression's values are no logits:
+    they are divided by the temperature at which the validation texts are likeliest, so that probabilities mean
+    something. Experts weigh evenly, however many texts each has.
+    """
+    network = GatingNetwork(train.features.shape[1], num_experts, hidden_sizes=(), dropout=0.0)
+    network = network.to(train.features.device).eval()
+    network.standardise(train.features)
+    with torch.inference_mode():
+        weight, bias = _solve(_directions(network, train.features), train.labels, num_experts, strength)
+        network.output.weight.copy_(weight)
+        network.output.bias.copy_(bias)
+        logits = network(validation.features).double().cpu().numpy()
+        temperature = fit_temperature(logits, validation.labels.cpu().numpy())
+        network.output.weight.div_(temperature)
+        network.output.bias.div_(temperature)
+    return network, temperature
+
+
+def _directions(network: GatingNetwork, features: torch.Tensor) -> torch.Tensor:
+    """What the output layer of a network without hidden layers sees, in float64 [n, H]."""
+    return nn.functional.normalize(network.features(features).double(), dim=1) * math.sqrt(network.num_inputs)
+
+
+def _solve(
+    inputs: torch.Tensor, labels: torch.Tensor, num_experts: int, strength: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights [num_experts, H] and biases [num_experts] of the regression on `inputs` [n, H]."""
+    shares = 1 / torch.bincount(labels, minlength=num_experts).double()
+    weights = (shares[labels] / num_experts)[:, None]
+    targets = nn.functional.one_hot(labels, num_experts).double()
+    input_mean, target_mean = (weights * inputs).sum(dim=0), (weights * targets).sum(dim=0)
+    centred = inputs - input_mean
+    gram = centred.T @ (weights * centred)
+    penalty = strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    solution = torch.linalg.solve(gram + penalty, centred.T @ (weights * (targets - target_mean)))
+    return solution.T, target_mean - input_mean @ solution

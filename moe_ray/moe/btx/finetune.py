@@ -1,0 +1,139 @@
+"""Train what mixes the experts: gates, and the experts too if asked, with the backbone as it is."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moe_ray.errors import ModelError
+from moe_ray.files import (
+    StoredRecord,
+    require_free,
+    require_space,
+    weights_bytes,
+    write_directory_atomically,
+    write_json,
+)
+from moe_ray.fingerprint import fingerprint
+from moe_ray.moe.btx.blocks import bits_by_expert
+from moe_ray.moe.btx.build import KIND, TRAINED, require_exact
+from moe_ray.moe.btx.config import FinetuneSettings
+from moe_ray.moe.btx.state import HistoryPoint
+from moe_ray.moe.btx.training import Run, TrainingJob, TrainingStep, complete, in_turn
+from moe_ray.moe.card import write_card
+from moe_ray.moe.exactness import GATE, experts_exactness
+from moe_ray.moe.records import Certificate, TensorOrigin, own_files, read_certificate, write_certificate
+
+RECORD_FILE = "finetune.json"
+EXPERTS_NAME = ".mlp.experts."
+
+
+class FinetuneRecord(StoredRecord):
+    """finetune.json beside the weights: what was asked, how it went, bits per held-out byte before and after."""
+
+    settings: dict[str, Any]
+    num_texts: dict[str, int]
+    history: list[HistoryPoint]
+    bits_per_byte: dict[str, dict[str, float]]
+
+
+def finetune(
+    directory: Path,
+    out: Path,
+    texts: Sequence[str],
+    settings: FinetuneSettings,
+    *,
+    held_out: Mapping[str, Sequence[str]],
+    num_threads: int = 1,
+    run: Run = in_turn,
+    heard: Callable[[TrainingStep], object] = lambda _: None,
+) -> FinetuneRecord:
+    """Train the mixture in `directory` on `texts`, and write it to the new folder `out` with a certificate of its own.
+
+    `held_out` are texts to measure on, by what they are called. The `work_folder` of `out` keeps what a stopped
+    training goes on from, and is removed at the end. Raises `ModelError` for what is no mixture of experts trained
+    apart, or when its experts' own checkpoints are gone.
+    """
+    certificate = _certificate(directory)
+    require_free(out)
+    # The trained mixture and its copy in `out`, and what a training of the experts goes on from.
+    require_space(out, weights_bytes(directory) * (5 if settings.with_experts else 2))
+    work = work_folder(out)
+    job = TrainingJob(
+        model_dir=directory,
+        out_dir=work / "mixture",
+        texts=tuple(texts),
+        settings=settings,
+        part=settings.part,
+        losses={"router_aux_loss_coef": settings.balancing, "router_z_loss_coef": settings.z},
+        num_threads=num_threads,
+    )
+    (finished,) = complete([job], run, heard=heard)
+    record = FinetuneRecord(
+        settings=settings.model_dump(mode="json"),
+        num_texts={"train": len(texts), **{f"held out, {name}": len(own) for name, own in held_out.items()}},
+        history=finished.history,
+        bits_per_byte={
+            name: bits_by_expert(path, held_out) for name, path in (("before", directory), ("after", job.out_dir))
+        },
+    )
+    asked = {**record.settings, "texts": fingerprint(list(texts))}
+    write_directory_atomically(
+        out, lambda folder: _write(folder, job.out_dir, record, _trained(certificate, asked, settings), name=out.name)
+    )
+    shutil.rmtree(work)
+    return record
+
+
+def work_folder(out: Path) -> Path:
+    """Where a finetuning to `out` keeps what it has not finished: OUT.training, beside it."""
+    return out.with_name(f"{out.name}.training")
+
+
+def _certificate(directory: Path) -> Certificate:
+    certificate = read_certificate(directory)
+    if certificate.kind != KIND:
+        raise ModelError(
+            f"is {certificate.kind}: finetune trains mixtures of experts that were trained apart",
+            where=str(directory),
+            remedy="name the folder `mixture` of moe-ray moe pretrain",
+        )
+    gone = [source.path for source in certificate.sources if not Path(source.path).is_dir()]
+    if gone:
+        raise ModelError(
+            f"was made of {', '.join(gone)}, not there any more",
+            where=str(directory),
+            remedy="put the experts' checkpoints back: the new certificate tells how far each is from its own",
+        )
+    return certificate
+
+
+def _trained(certificate: Certificate, asked: dict[str, Any], settings: FinetuneSettings) -> Certificate:
+    """The certificate before its files and exactness are known again."""
+    told = [*certificate.settings.get("finetuned", []), asked]
+    tensors = [_origin(origin) if settings.with_experts else origin for origin in certificate.tensors]
+    return certificate.model_copy(
+        update={
+            "settings": {**certificate.settings, "finetuned": told},
+            "tensors": tensors,
+            "created_at": time.time(),
+        }
+    )
+
+
+def _origin(origin: TensorOrigin) -> TensorOrigin:
+    is_trained = EXPERTS_NAME in origin.tensor and origin.how != GATE and not origin.how.endswith(TRAINED)
+    return origin.model_copy(update={"how": origin.how + TRAINED}) if is_trained else origin
+
+
+def _write(folder: Path, trained: Path, record: FinetuneRecord, certificate: Certificate, *, name: str) -> None:
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    write_json(folder / RECORD_FILE, record)
+    experts = {source.name: Path(source.path) for source in certificate.sources[1:]}
+    exactness = experts_exactness(folder, experts)
+    if not any(origin.how.endswith(TRAINED) for origin in certificate.tensors):
+        require_exact(exactness)
+    whole = certificate.model_copy(update={"exactness": exactness, "tensors_sha256": own_files(folder)})
+    write_certificate(folder, whole)
+    write_card(folder, whole, name=name)

@@ -1,0 +1,229 @@
+"""Merge fine-tunes of one model behind a gate, tensor by tensor: no model is in memory, and none half on disk."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import moe_ray
+from moe_ray import architectures
+from moe_ray.architectures.gated_mixture import GatedMixtureConfig
+from moe_ray.checkpoints.source import Source, copy_companions, open_source, read_config, source_record
+from moe_ray.checkpoints.tensors import DEFAULT_MAX_SHARD_BYTES, TensorReader, TensorWriter
+from moe_ray.errors import ModelError
+from moe_ray.files import require_free, require_space, write_directory_atomically
+from moe_ray.moe.card import write_card
+from moe_ray.moe.exactness import Finding, compare_copies, compare_exactness, compare_layers, experts_exactness, finding
+from moe_ray.moe.merge.gate import Gate, GateRecord, read_gate
+from moe_ray.moe.merge.plan import GATE_PREFIX, MergedTensor, Naming, differences, naming_of, require_none
+from moe_ray.moe.records import Certificate, TensorOrigin, own_files, write_certificate
+
+MixtureMode = Literal["weighted_sum", "select_one"]
+# In float32: the same products in the same order, so that nothing but a last digit could move.
+MAX_LOGIT_DIFFERENCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MergePlan:
+    """A merge that can be done. `sources` bear the experts' names, in the gate's order.
+
+    `differences` says, a line each, what others have otherwise than the first source, from which the mixture takes it.
+    """
+
+    sources: tuple[Source, ...]
+    gate: Gate
+    config: GatedMixtureConfig
+    naming: Naming
+    num_bytes: int
+    differences: tuple[str, ...]
+
+
+def plan_merge(
+    models: Mapping[str, Path], gate_dir: Path, *, mode: MixtureMode = "weighted_sum", take_first: bool = False
+) -> MergePlan:
+    """Find out what merging `models`, by expert's name, behind the gate in `gate_dir` makes.
+
+    Reads the tensors that must be alike, a pair at a time. Raises `ModelError` for sources or a gate that do not belong
+    together, and, unless `take_first`, for anything outside the feed-forwards that differs between the sources.
+    """
+    gate = read_gate(gate_dir)
+    _require_experts(models, gate)
+    sources = tuple(open_source(models[expert].expanduser().absolute(), name=expert) for expert in gate.record.experts)
+    _require_width(sources[0], gate)
+    config = _config(sources[0], gate, mode)
+    naming = naming_of(config, sources[0])
+    found = differences(sources, gate.record, naming)
+    if not take_first:
+        require_none(found)
+    return MergePlan(
+        sources=sources,
+        gate=gate,
+        config=config,
+        naming=naming,
+        num_bytes=sum(tensor.nbytes for _, tensor in _pieces(sources, gate, naming, with_values=False)),
+        differences=tuple(found),
+    )
+
+
+def merge(
+    plan: MergePlan,
+    out_dir: Path,
+    *,
+    check: bool = True,
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    told: Callable[[int], object] | None = None,
+) -> Certificate:
+    """Write the mixture of `plan` to `out_dir`, with its certificate, which is returned.
+
+    At most one tensor is held while writing; `told` gets the bytes of each. With `check` the result is loaded, held
+    against each source, and not kept where an expert alone is not its source. `out_dir` must not be there, or be
+    empty; it appears whole at the end. Raises `ModelError` before any work when it cannot.
+    """
+    require_free(out_dir)
+    require_space(out_dir, plan.num_bytes)
+    certificates: list[Certificate] = []
+
+    def write(directory: Path) -> None:
+        _write_checkpoint(plan, directory, max_shard_bytes, told)
+        certificates.append(_certificate(plan, directory, check=check))
+        write_certificate(directory, certificates[-1])
+        write_card(directory, certificates[-1], name=out_dir.name)
+
+    write_directory_atomically(out_dir, write)
+    return certificates[-1]
+
+
+def _require_experts(models: Mapping[str, Path], gate: Gate) -> None:
+    if set(models) != set(gate.record.experts):
+        raise ModelError(
+            f"the gate chooses between {', '.join(gate.record.experts)}; the models are {', '.join(models)}",
+            where=str(gate.directory),
+            remedy="give one model for each of the gate's experts: NAME=MODEL",
+        )
+
+
+def _require_width(first: Source, gate: Gate) -> None:
+    width = int(first.config.get_text_config().hidden_size)
+    if gate.network.num_inputs != width:
+        raise ModelError(
+            f"the gate reads embeddings of {gate.network.num_inputs} numbers; {first.directory} has {width}",
+            where=str(gate.directory),
+            remedy="train a gate on the base of these fine-tunes",
+        )
+
+
+def _config(first: Source, gate: Gate, mode: MixtureMode) -> GatedMixtureConfig:
+    architectures.register()
+    return GatedMixtureConfig(
+        text_config=first.config,
+        num_experts=len(gate.record.experts),
+        expert_names=list(gate.record.experts),
+        mixture_mode=mode,
+        gate_hidden_sizes=list(gate.network.hidden_sizes),
+        gate_dropout=gate.network.dropout,
+        dtype=first.config.dtype,
+        architectures=["GatedMixtureForCausalLM"],
+    )
+
+
+def _pieces(
+    sources: tuple[Source, ...], gate: Gate, naming: Naming, *, with_values: bool = True
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the mixture's tensors one by one; without values, on the meta device."""
+    own = gate.network.state_dict()
+    for tensor in naming.tensors:
+        if tensor.dense is None:
+            yield tensor.name, own[tensor.name.removeprefix(GATE_PREFIX)]
+        else:
+            reader = sources[tensor.expert or 0].reader
+            yield tensor.name, reader.get(tensor.dense) if with_values else reader.get_empty(tensor.dense)
+
+
+def _write_checkpoint(
+    plan: MergePlan, directory: Path, max_shard_bytes: int, told: Callable[[int], object] | None
+) -> None:
+    writer = TensorWriter(directory, max_shard_bytes)
+    try:
+        for name, tensor in _pieces(plan.sources, plan.gate, plan.naming):
+            writer.add(name, tensor)
+            if told is not None:
+                told(tensor.nbytes)
+        writer.finish()
+    finally:
+        writer.close()
+    copy_companions(plan.sources[0], directory)
+    plan.config.auto_map = architectures.auto_map(plan.config.model_type)
+    plan.config.save_pretrained(directory)
+
+
+def _certificate(plan: MergePlan, directory: Path, *, check: bool) -> Certificate:
+    paths = {source.name: source.directory for source in plan.sources}
+    certificate = Certificate(
+        kind="merged",
+        model_type=plan.config.model_type,
+        moe_ray_version=moe_ray.__version__,
+        transformers_version=version("transformers"),
+        created_at=time.time(),
+        settings=_settings(plan),
+        sources=[source_record(source) for source in plan.sources],
+        layers=plan.naming.verdicts(),
+        tensors=[_origin(tensor, plan.sources) for tensor in plan.naming.tensors],
+        exactness=experts_exactness(directory, paths) if check else [],
+        tensors_sha256=own_files(directory),
+    )
+    _require_exact(certificate, plan)
+    return certificate
+
+
+def _settings(plan: MergePlan) -> dict[str, Any]:
+    return {
+        "mixture_mode": plan.config.mixture_mode,
+        "gate": plan.gate.record.model_dump(mode="json"),
+        "taken_from_first": list(plan.differences),
+    }
+
+
+def _origin(tensor: MergedTensor, sources: tuple[Source, ...]) -> TensorOrigin:
+    if tensor.dense is None:
+        return TensorOrigin(tensor=tensor.name, source=None, source_tensor=None, how="gate")
+    source = sources[tensor.expert or 0].name
+    how = "shared, from the first source" if tensor.expert is None else "copied"
+    return TensorOrigin(tensor=tensor.name, source=source, source_tensor=tensor.dense, how=how)
+
+
+def _require_exact(certificate: Certificate, plan: MergePlan) -> None:
+    """Raise `ModelError` for an expert that is not its source, though all that they share is equal."""
+    for one in certificate.exactness:
+        is_exact = one.max_logit_difference <= MAX_LOGIT_DIFFERENCE and one.reload_equal
+        if not is_exact and not plan.differences:
+            raise ModelError(
+                f"expert {one.against} alone differs from its source by {one.max_logit_difference:.3g} in a logit",
+                where=str(plan.sources[0].directory),
+                remedy="this architecture cannot be merged: please report it",
+            )
+
+
+def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Path]) -> Iterator[Finding]:
+    """Compare the mixture with its sources: tensors, what they have otherwise, layers, and each expert alone.
+
+    `paths` are the sources' by name. The gate comes from no source: that it has not changed, the file's hash tells.
+    """
+    opened = [open_source(paths[source.name], name=source.name) for source in certificate.sources]
+    naming = naming_of(read_config(directory), opened[0])
+    directories = {source.name: source.directory for source in opened}
+    yield compare_copies(TensorReader(directory), directories, certificate.tensors)
+    found = differences(opened, GateRecord.model_validate(certificate.settings["gate"]), naming)
+    yield _compare_differences(certificate.settings["taken_from_first"], found)
+    yield compare_layers(certificate.layers, naming.verdicts())
+    measured = experts_exactness(directory, directories) if certificate.exactness else []
+    yield from compare_exactness(certificate.exactness, measured)
+
+
+def _compare_differences(told: list[str], found: list[str]) -> Finding:
+    wrong = [f"not told: {line}" for line in found if line not in told]
+    wrong += [f"told, and not so: {line}" for line in told if line not in found]
+    return finding("differences between the sources", wrong, f"{len(told)}, all told")

@@ -1,1 +1,0 @@
-"""The router's data: an experiment's domains become texts that no two splits share."""

@@ -1,0 +1,1 @@
+"""The pipelines. `evaluate` tells the run."""

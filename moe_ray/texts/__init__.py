@@ -1,0 +1,1 @@
+"""Labelled texts for routers, gates and experts: read, clean, split."""

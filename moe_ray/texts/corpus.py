@@ -1,0 +1,150 @@
+"""From sources of labelled texts to the parts that train, validate and test: one way for all that learns from texts.
+
+Sources are cleaned together, enough must be left of them, and each text's part follows from a hash of its id. Where a
+text stands, in its file or among the sources, decides nothing.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from moe_ray.domains.loading import hash_rank
+from moe_ray.texts.cleaning import CleanSource, TextSource, clean
+from moe_ray.texts.labelled import LabelledText, SourceReport
+
+_NUM_HEX = 13  # 52 bits, which a float holds exactly
+
+
+class Splits(NamedTuple):
+    """The texts of a router in three parts, each in the order of a hash of the ids."""
+
+    train: tuple[LabelledText, ...]
+    validation: tuple[LabelledText, ...]
+    test: tuple[LabelledText, ...]
+
+
+def split_texts(
+    groups: Iterable[Sequence[LabelledText]], *, test_fraction: float, validation_fraction: float | None
+) -> Splits:
+    """Split each group's texts: `test_fraction` of all for the test, `validation_fraction` of the rest to validate.
+
+    Each text is drawn by itself, so that the shares are met on average; every part gets one text of every group at
+    least, if it has as many as there are parts. Without a `validation_fraction` there are two.
+    """
+    parts: tuple[list[LabelledText], ...] = ([], [], [])
+    for texts in groups:
+        test, train = _drawn(texts, "test", test_fraction, num_left=1 if validation_fraction is None else 2)
+        validation: Sequence[LabelledText] = ()
+        if validation_fraction is not None:
+            validation, train = _drawn(train, "validation", validation_fraction, num_left=1)
+        for part, taken in zip(parts, (train, validation, test), strict=True):
+            part.extend(taken)
+    return Splits(*(tuple(sorted(part, key=_rank)) for part in parts))
+
+
+def downsampled(texts: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
+    """Return as many texts of each label as the rarest of them has: those that come first."""
+    by_label: dict[str, list[LabelledText]] = {}
+    for text in texts:
+        by_label.setdefault(text.label, []).append(text)
+    fewest = min(map(len, by_label.values()), default=0)
+    kept = {text.id for group in by_label.values() for text in group[:fewest]}
+    return tuple(text for text in texts if text.id in kept)
+
+
+def _drawn(
+    texts: Sequence[LabelledText], part: str, fraction: float, *, num_left: int
+) -> tuple[Sequence[LabelledText], Sequence[LabelledText]]:
+    """Draw about `fraction` of the texts; one at least, and so that `num_left` are left, if there are as many."""
+    ordered = sorted(texts, key=lambda text: _place(text, part))
+    num_drawn = sum(_place(text, part) < fraction for text in ordered)
+    num_drawn = max(1, min(num_drawn, len(ordered) - num_left))
+    return ordered[:num_drawn], ordered[num_drawn:]
+
+
+def _place(text: LabelledText, part: str) -> float:
+    """Return where in [0, 1) the hash of a text's id falls; each part has a hash of its own."""
+    return int(hash_rank(f"{part}:{text.id}")[:_NUM_HEX], 16) / float(1 << 4 * _NUM_HEX)
+
+
+def _rank(text: LabelledText) -> str:
+    return hash_rank(f"order:{text.id}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """The shares of the texts that test and, of the rest, that validate; None: no text validates."""
+
+    test: float
+    validation: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """Texts of which no two are (nearly) the same. `labels` are in the order of the sources.
+
+    `apart` are the sources of use "test", by name: no split has texts of them. `num_unbalanced` counts, by label, the
+    texts that "downsample" left out.
+    """
+
+    labels: tuple[str, ...]
+    splits: Splits
+    apart: Mapping[str, tuple[LabelledText, ...]]
+    sources: tuple[SourceReport, ...]
+    num_unbalanced: Mapping[str, int]
+
+
+def make_corpus(
+    sources: Sequence[TextSource],
+    *,
+    require: Callable[[Sequence[SourceReport]], None],
+    shares: Shares,
+    run_forms: Iterable[str] = (),
+    balance: str = "none",
+    within: Literal["label", "source"] = "label",
+) -> Corpus:
+    """Clean `sources`, let `require` refuse what is left of them, and split it.
+
+    The shares are met `within` each label, or within each source of a label too. "downsample" as `balance` leaves every
+    label as many texts to train and to validate with as the rarest has.
+    """
+    cleaned = clean(sources, run_forms)
+    reports = tuple(source.report for source in cleaned)
+    require(reports)
+    learned = [source for source in cleaned if source.report.use == "train"]
+    drawn = split_texts(_groups(learned, within), test_fraction=shares.test, validation_fraction=shares.validation)
+    splits = drawn
+    if balance == "downsample":
+        splits = Splits(downsampled(drawn.train), downsampled(drawn.validation), drawn.test)
+    labels = tuple(dict.fromkeys(source.report.label for source in learned))
+    left_out = _counts(drawn) - _counts(splits)
+    return Corpus(
+        labels=labels,
+        splits=splits,
+        apart={source.report.name: source.texts for source in cleaned if source.report.use == "test"},
+        sources=reports,
+        num_unbalanced={label: left_out[label] for label in labels},
+    )
+
+
+def num_left(reports: Iterable[SourceReport], label: str) -> int:
+    """Return the number of texts of a label that are left to learn from."""
+    return sum(report.num_kept for report in reports if report.label == label and report.use == "train")
+
+
+def _groups(sources: Iterable[CleanSource], within: Literal["label", "source"]) -> list[list[LabelledText]]:
+    """The texts that are split together. A source with one text alone, which cannot be split, joins another's."""
+    groups: dict[tuple[str, str], list[LabelledText]] = {}
+    ordered = sorted((one for one in sources if one.texts), key=lambda source: len(source.texts) == 1)
+    for source in ordered:
+        own = source.report.name if within == "source" else ""
+        label = source.report.label
+        if len(source.texts) == 1:
+            own = next((name for of, name in groups if of == label), own)
+        groups.setdefault((label, own), []).extend(source.texts)
+    return list(groups.values())
+
+
+def _counts(splits: Splits) -> Counter[str]:
+    return Counter(text.label for part in splits for text in part)
