@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from moe_ray.config.schema import DecodingConfig, ModelConfig
-from moe_ray.engines.base import BatchLimits, Engine, GenerateRequest, Generation, Likelihood, LikelihoodRequest
+from moe_ray.engines.base import (
+    BatchLimits,
+    Engine,
+    GenerateRequest,
+    Generation,
+    Likelihood,
+    LikelihoodRequest,
+    move_trace,
+)
 from moe_ray.execution import gpus
 from moe_ray.execution import gpus as processes
 from moe_ray.execution.node_agent import ReplicaMetrics
@@ -190,7 +198,7 @@ class Replica:
             "stop": list(cell.prompt.stop),
         }
         failed = out.finish_reason == "error"
-        out = self._splitter.apart(out, opened=self._opens_a_trace(cell))
+        out = move_trace(out, self._splitter, opened=self._opens_a_trace(cell))
         return self._row(
             cell,
             shard,

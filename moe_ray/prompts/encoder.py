@@ -2,16 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import jinja2
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.transformers.loading import LoadedModel, TokenizerAlone
 from moe_ray.errors import ModelError
 from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.prompts.reasoning import splitter_of
 
 TEMPLATE_DATE = "26 Jul 2024"
+
+
+class PromptTokenizer(Protocol):
+    """A model's tokenizer and the numbers that decide how prompts fit."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def pad_token_id(self) -> int: ...
+    @property
+    def context_length(self) -> int | None: ...
+    @property
+    def vocabulary_size(self) -> int: ...
 
 
 class RowError(Exception):
@@ -54,7 +67,7 @@ class PromptEncoder:
     in front by itself.
     """
 
-    def __init__(self, loaded: LoadedModel | TokenizerAlone, config: ModelConfig) -> None:
+    def __init__(self, loaded: PromptTokenizer, config: ModelConfig) -> None:
         self._tokenizer = loaded.tokenizer
         self._context_length = loaded.context_length
         self._vocabulary_size = loaded.vocabulary_size

@@ -7,11 +7,10 @@ the text. A closing mark without an opening one means that the prompt opened the
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from moe_ray.config.schema import ModelConfig, ReasoningMarks
-from moe_ray.engines.base import Generation
 
 FENCE = "```"
 QUOTES = "`'\""
@@ -107,13 +106,6 @@ class ReasoningSplitter:
         tail = prompt[-PROMPT_TAIL_CHARACTERS:]
         marks = list(_pattern(self.styles).finditer(tail)) if self.styles else []
         return bool(marks) and _is_open(marks[-1]) and not tail[marks[-1].end() :].strip()
-
-    def apart(self, out: Generation, *, opened: bool = False) -> Generation:
-        """Return `out` with the trace moved out of its text, unless its engine has done so."""
-        if out.reasoning is not None or out.finish_reason == "error":
-            return out
-        split = self.split(out.text, opened=opened)
-        return out if split.reasoning is None else replace(out, text=split.answer, reasoning=split.reasoning)
 
 
 def splitter_of(model: ModelConfig) -> ReasoningSplitter:

@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from moe_ray.architectures.gating_network import GatingNetwork
-from moe_ray.config.schema import RouterConfig, RouterTrainingConfig
+from moe_ray.config.schema import RouterConfig
 from moe_ray.engines.transformers.loading import read_pretrained
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.files import read_json
 from moe_ray.gating.embeddings import InputEmbeddings, mean_text_embeddings, read_input_embeddings
-from moe_ray.gating.fitting import FitSettings, LabelledFeatures, balanced_weights, fit
+from moe_ray.gating.fitting import LabelledFeatures, balanced_weights, fit, fit_settings
 from moe_ray.gating.network import damaged, load_gating, save_gating
 from moe_ray.progress import Report
 from moe_ray.routing.classifier import ClassifierOutputs, FloatArray
@@ -32,12 +32,6 @@ WHERE = "router.base_model"
 READING_FILE = "reading.json"
 MATRIX_FILE = "embeddings.safetensors"
 TOKENIZER_FOLDER = "tokenizer"
-
-# Measured with the embeddings of three tokenizers, on questions of three domains that are easy to tell apart and on
-# noisy posts of four kinds: 3e-4 learns less in the epochs that patience allows, and at 1e-3 the macro-F1 of the noisy
-# ones wavers so much that training ends too early. It mostly ends after 4 to 10 epochs; up to 30 gained nothing.
-DEFAULT_EPOCHS = 15
-DEFAULT_LEARNING_RATE = 6e-4
 
 
 class EmbeddingClassifier:
@@ -140,21 +134,6 @@ def _require_texts(labels: Sequence[str], train: Sequence[LabelledText], validat
             where="router.data",
             remedy="give every domain more texts",
         )
-
-
-def fit_settings(training: RouterTrainingConfig) -> FitSettings:
-    """How a gating network is fitted on embeddings, with what `training` leaves open filled in."""
-    return FitSettings(
-        hidden_sizes=training.hidden_sizes,
-        dropout=training.dropout,
-        epochs=training.epochs or DEFAULT_EPOCHS,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate or DEFAULT_LEARNING_RATE,
-        weight_decay=training.weight_decay,
-        warmup_fraction=training.warmup_fraction,
-        patience=training.patience,
-        seed=training.seed,
-    )
 
 
 def _labelled(

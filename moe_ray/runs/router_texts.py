@@ -10,11 +10,9 @@ from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.domains.example import Example
 from moe_ray.errors import ConfigError, DataError, UserError
 from moe_ray.texts.cleaning import TextSource
-from moe_ray.texts.corpus import Shares, make_corpus
+from moe_ray.texts.corpus import MIN_TEXTS, Shares, make_corpus
 from moe_ray.texts.labelled import REASONS, DataReport, Reason, RouterTexts, SourceReport
 from moe_ray.texts.sources import domain_source, other_sources
-
-MIN_TEXTS = 10
 
 
 class RouterData(NamedTuple):

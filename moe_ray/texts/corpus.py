@@ -13,6 +13,7 @@ from moe_ray.domains.loading import hash_rank
 from moe_ray.texts.cleaning import CleanSource, TextSource, clean
 from moe_ray.texts.labelled import LabelledText, SourceReport
 
+MIN_TEXTS = 10
 _NUM_HEX = 13  # 52 bits, which a float holds exactly
 
 

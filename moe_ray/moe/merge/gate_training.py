@@ -17,7 +17,7 @@ from moe_ray.errors import DataError, ModelError
 from moe_ray.files import write_directory_atomically, write_json
 from moe_ray.gating.calibration import confusion_matrix, label_results, macro_f1
 from moe_ray.gating.embeddings import InputEmbeddings, mean_text_embeddings, read_input_embeddings
-from moe_ray.gating.fitting import Epoch, LabelledFeatures, balanced_weights, fit, fit_ridge
+from moe_ray.gating.fitting import Epoch, LabelledFeatures, balanced_weights, fit, fit_ridge, fit_settings
 from moe_ray.gating.network import save_gating
 from moe_ray.moe.merge.gate import (
     GATE_FILE,
@@ -30,10 +30,8 @@ from moe_ray.moe.merge.gate import (
     GateTrainingInfo,
 )
 from moe_ray.progress import Report
-from moe_ray.routing.embedding import fit_settings
-from moe_ray.runs.router_texts import MIN_TEXTS
 from moe_ray.texts.cleaning import TextSource
-from moe_ray.texts.corpus import Shares, Splits, make_corpus, num_left
+from moe_ray.texts.corpus import MIN_TEXTS, Shares, Splits, make_corpus, num_left
 from moe_ray.texts.labelled import LabelledText, SourceReport, codes
 from moe_ray.texts.sources import free_name, labelled_source, set_name
 
