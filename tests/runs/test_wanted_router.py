@@ -13,7 +13,7 @@ from moe_ray.errors import ConfigError
 from moe_ray.runs import preparation
 from moe_ray.runs.router import WantedRouter, covers, wanted_router
 from moe_ray.store.routes import Routes
-from tests.router_stage.worlds import NUM_ASKED, write_world
+from tests.runs.worlds import NUM_ASKED, write_world
 
 
 def wanted(experiment: LoadedExperiment) -> WantedRouter:

@@ -19,8 +19,7 @@ from moe_ray.moe.btx.blocks import batch_of_step, token_blocks
 from moe_ray.moe.btx.config import TrainingSettings
 from moe_ray.moe.btx.texts import read_expert_texts
 from moe_ray.moe.btx.training import TrainingJob, learning_rate_share, load_entropy, train
-
-from .worlds import TRAINING, pretrain_config
+from tests.moe.btx.worlds import TRAINING, pretrain_config
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from moe_ray.moe.merge.gate import GateTrainingInfo, read_gate
 from moe_ray.moe.records import read_certificate
 from tests.engines.tiny import make_tiny_checkpoint
 from tests.moe.conftest import Command
-from tests.moe.merged.fine_tunes import change_tensors, fine_tune, make_gate
-from tests.moe.merged.gates import EXPERTS, write_gate_config
+from tests.moe.merge.fine_tunes import change_tensors, fine_tune, make_gate
+from tests.moe.merge.gates import EXPERTS, write_gate_config
 
 PROMPT = "the court is a question of law"
 

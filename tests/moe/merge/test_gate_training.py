@@ -18,7 +18,7 @@ from moe_ray.moe.merge.gate import GATE_FILE, INFO_FILE, GateRecord, GateTrainin
 from moe_ray.moe.merge.gate_training import TrainedGate, tensor_sha256, train_gate
 from moe_ray.progress import TrainingProgress
 from tests.engines.tiny import make_tiny_checkpoint
-from tests.moe.merged.gates import EXPERTS, gate_settings, write_gate_config, write_texts
+from tests.moe.merge.gates import EXPERTS, gate_settings, write_gate_config, write_texts
 from tests.routing.queries import nothing_reported
 
 

@@ -7,8 +7,7 @@ import pytest
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
-
-from .records import authors_pubmedqa, by_id, hub_pubmedqa, load, shared, text_of
+from tests.domains.records import authors_pubmedqa, by_id, hub_pubmedqa, load, shared, text_of
 
 
 def dev500(**config: object) -> tuple[Example, ...]:

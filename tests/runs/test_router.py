@@ -18,7 +18,7 @@ from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs import router as stage
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import Recorder, content
-from tests.router_stage.worlds import NUM_ASKED, WORDS, write_world
+from tests.runs.worlds import NUM_ASKED, WORDS, write_world
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

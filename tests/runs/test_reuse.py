@@ -17,7 +17,7 @@ from moe_ray.store.answers import CONTENT_COLUMNS
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import Recorder
 from tests.inline import Inline, inline
-from tests.test_names_of_checkpoints import unscored, write
+from tests.runs.test_names_of_checkpoints import unscored, write
 
 __all__ = ["inline"]
 

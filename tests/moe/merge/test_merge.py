@@ -16,7 +16,7 @@ from moe_ray.errors import ModelError
 from moe_ray.fingerprint import file_sha256
 from moe_ray.moe.merge.build import merge, plan_merge
 from moe_ray.moe.records import read_certificate
-from tests.moe.merged.fine_tunes import EXPERTS, change_tensors, fine_tune, make_all, make_base, make_gate
+from tests.moe.merge.fine_tunes import EXPERTS, change_tensors, fine_tune, make_all, make_base, make_gate
 
 TEXTS = ["the court is a question of law", "def sum of a list", "yes"]
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from .records import by_id, law_question, load, text_of
+from tests.domains.records import by_id, law_question, load, text_of
 
 
 def test_the_best_scored_answer_is_the_reference_and_of_equals_the_lowest_id(tmp_path: Path) -> None:

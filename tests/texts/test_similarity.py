@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from moe_ray.texts.similarity import NearIndex, are_near, normal_form, shingles, without_affixes
-
-from .slow import near_pairs, similarity
+from tests.texts.slow import near_pairs, similarity
 
 WORDS = [f"w{number}" for number in range(40)]
 

@@ -21,8 +21,7 @@ from moe_ray.moe.generation import GenerateSettings, Mixture
 from moe_ray.moe.records import read_certificate
 from moe_ray.moe.running import load_for_construction, load_tokenizer
 from moe_ray.moe.verify import verify
-
-from .worlds import TRAINING, WORDS, pretrain_config
+from tests.moe.btx.worlds import TRAINING, WORDS, pretrain_config
 
 FINETUNING = {**TRAINING, "steps": 8, "learning_rate": 0.05}
 

@@ -6,8 +6,7 @@ import pytest
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.loading import load_domain
 from moe_ray.errors import ConfigError
-
-from .records import by_id, load, mbpp_task, shared, text_of, write_jsonl
+from tests.domains.records import by_id, load, mbpp_task, shared, text_of, write_jsonl
 
 HEAD = "You are an expert Python programmer, and here is your task: "
 

@@ -11,8 +11,7 @@ from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.instruction_sets import final_number
 from moe_ray.domains.loading import load_domain
 from moe_ray.errors import DataError
-
-from .records import load, shared, text_of
+from tests.domains.records import load, shared, text_of
 
 SUM: dict[str, Any] = {
     "question": "Ann has 3 boxes of 24 pens. How many pens?",

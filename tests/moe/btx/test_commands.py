@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from moe_ray.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE
 from moe_ray.moe.btx.pretrain import pretrain
 from moe_ray.moe.btx.training import TrainingStep, in_turn
+from tests.moe.btx.worlds import TRAINING, WORDS, pretrain_config
 from tests.moe.conftest import Command
-
-from .worlds import TRAINING, WORDS, pretrain_config
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -13,7 +13,7 @@ from moe_ray.runs import preparation
 from moe_ray.scoring.score import read_scores, scores_of_table
 from moe_ray.store.run_directory import RunDirectory
 from tests.inline import Inline, inline
-from tests.test_names_of_checkpoints import write
+from tests.runs.test_names_of_checkpoints import write
 
 __all__ = ["inline"]
 

@@ -23,7 +23,7 @@ from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, reported
 from moe_ray.config.schema import ModelConfig
 from moe_ray.hub import hub_answers
-from tests.cli.fake_hub import FakeHub, running_hub
+from tests.checkpoints.fake_hub import FakeHub, running_hub
 from tests.engines.tiny import make_tiny_checkpoint
 
 Command = Callable[..., tuple[int, str]]

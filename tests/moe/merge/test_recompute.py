@@ -8,7 +8,7 @@ import pytest
 from moe_ray.moe.exactness import Finding
 from moe_ray.moe.merge.build import merge, plan_merge, recompute
 from moe_ray.moe.records import Certificate, read_certificate
-from tests.moe.merged.fine_tunes import change_tensors, make_all
+from tests.moe.merge.fine_tunes import change_tensors, make_all
 
 
 @pytest.fixture

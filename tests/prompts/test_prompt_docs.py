@@ -1,6 +1,6 @@
 """docs/prompts.md, which lists the default prompts of each task, says what the code does.
 
-Write it again with `python -m tests.domains.test_prompt_docs`.
+Write it again with `python -m tests.prompts.test_prompt_docs`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -69,7 +69,7 @@ def fenced(text: str) -> str:
 
 
 def test_the_page_of_default_prompts_is_what_the_code_asks() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.domains.test_prompt_docs"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.prompts.test_prompt_docs"
 
 
 def test_a_default_template_is_what_a_model_is_asked() -> None:
