@@ -12,7 +12,7 @@ from typing import Any
 from moe_ray.checkpoints.shapes import parameters_of_config
 from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import ModelConfig, PromptStyle, is_local_path
-from moe_ray.engines.registry import text_settings
+from moe_ray.engines.registry import settings_class, text_settings
 from moe_ray.errors import ModelError, first_line
 from moe_ray.files import open_regular, parse_json, read_json, write_text_atomically
 from moe_ray.fingerprint import file_sha256, fingerprint
@@ -91,19 +91,18 @@ class Checkpoint:
 def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Checkpoint:
     """Return what the files of `model` say; raises `ModelError` when a local checkpoint is none.
 
-    An endpoint's model is known by its name there; nothing of it is looked for here, and its size is unknown. A hub id
+    A model of an engine without files is known by its name, and nothing of it is looked for here. A hub id
     is known by its id and revision. Its config is read from the local hub cache, or fetched; where
     neither can be had the size is taken from its name ("7B"), and `size_source` says so.
     """
+    engine = settings_class(model.engine)
     files: dict[str, str] = {}
-    if model.engine == "scripted":
-        config, num_parameters, source, revision = None, None, "scripted", None
-        content: object = Path(model.path).name if is_local_path(model.path) else model.path
-    elif model.engine == "endpoint":
-        config, num_parameters, source, revision = None, None, "unknown", None
-        content = model.path
-    elif model.engine == "server" and is_local_path(model.path) and Path(model.path).expanduser().is_file():
-        # One file that a server knows how to read, such as a GGUF.
+    content: object
+    if not engine.has_files:
+        content = engine.content(model)
+        source = "unknown" if engine.size_bytes(model) is None else model.engine
+        config, num_parameters, revision = None, None, None
+    elif engine.reads_single_files and is_local_path(model.path) and Path(model.path).expanduser().is_file():
         file = Path(model.path).expanduser()
         files = {file.name: hashes.sha256(file)}
         config, num_parameters, source, revision, content = None, None, "unknown", None, files

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from moe_ray.config.schema import ExperimentConfig, ModelConfig, is_local_path
+from moe_ray.engines.registry import settings_class
 from moe_ray.errors import ModelError
 from moe_ray.hub import hub_answers, hub_errors
 
@@ -52,7 +53,6 @@ def _is_setting(name: str) -> bool:
     return name.endswith(SETTINGS_SUFFIXES) and not OTHER_WEIGHTS.fullmatch(name)
 
 
-ENGINES_WITHOUT_FILES = ("scripted", "endpoint")
 LOOK_UP_TIMEOUT_S = 30.0
 LOG_IN = "accept its licence on its page, then hf auth login (or set HF_TOKEN); the same command goes on"
 
@@ -87,7 +87,7 @@ def repositories_of(config: ExperimentConfig, only: str | None) -> list[Reposito
     return [
         repository
         for name, model in config.models.items()
-        if only in (None, name) and model.engine not in ENGINES_WITHOUT_FILES
+        if only in (None, name) and settings_class(model.engine).has_files
         for repository in _of_model(name, model)
     ]
 

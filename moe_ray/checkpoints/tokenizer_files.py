@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.engines.registry import settings_class
 from moe_ray.errors import ModelError
 from moe_ray.files import read_json
 
@@ -20,11 +21,11 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tekken.json")
 
 
 def require_tokenizer(name: str, model: ModelConfig) -> None:
-    """Raise `ModelError` when a model of the transformers engine has no usable tokenizer, or no template for chat.
+    """Raise `ModelError` when a model that moe_ray itself loads has no usable tokenizer, or no template for chat.
 
     A hub id is judged by its files in the hub cache, when its tokenizer is there.
     """
-    if model.engine != "transformers":
+    if not settings_class(model.engine).loads_checkpoint:
         return
     key = "path" if model.tokenizer is None else "tokenizer"
     folder = _folder(model)

@@ -7,10 +7,11 @@ from pathlib import Path
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from moe_ray.checkpoints.download import Job, make_job, require_space, run_job
-from moe_ray.checkpoints.repository import ENGINES_WITHOUT_FILES, Repository, look_up, repositories_of
+from moe_ray.checkpoints.repository import Repository, look_up, repositories_of
 from moe_ray.cli.terminal import LineColumn, Terminal, output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.engines.registry import settings_class
 from moe_ray.errors import ConfigError, UserError
 from moe_ray.formatting import plural, size
 
@@ -38,7 +39,7 @@ def download_models(experiment: LoadedExperiment, to: Path | None, only: str | N
 
 
 def _tell_what_is_not_fetched(console: Terminal, name: str, model: ModelConfig) -> None:
-    if model.engine in ENGINES_WITHOUT_FILES:
+    if not settings_class(model.engine).has_files:
         console.print(f"{name}: engine {model.engine}, nothing to fetch")
     elif is_local_path(model.path):
         there = Path(model.path).expanduser().exists()

@@ -2,17 +2,16 @@
 
 import difflib
 import importlib
-import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.base import BatchLimits, Engine
-from moe_ray.engines.server.process import names
 from moe_ray.engines.settings import (
     CHAT_TEMPLATE_KWARGS,
+    AnySettings,
     EndpointSettings,
     EngineSettings,
     ScriptedSettings,
@@ -31,23 +30,6 @@ OWN_TEMPLATE_ARGUMENTS = frozenset(
         "tokenizer_kwargs",
     }
 )  # fmt: skip
-DECIDED_BY_THE_ENDPOINT = ("revision", "tokenizer", "dtype", "quantization", "overflow", "trust_remote_code")
-DECIDED_BY_THE_COMMAND = ("quantization", "overflow", "trust_remote_code")
-CARRIED_BY_THE_COMMAND = ("revision", "tokenizer", "dtype")
-
-
-def require_meaning(model: ModelConfig) -> None:
-    """Raise `ConfigError` for a key of `model` that its engine could not follow. `where` is the key."""
-    _require_switches_of_a_template(model)
-    if model.engine == "endpoint":
-        _require_defaults(model, DECIDED_BY_THE_ENDPOINT, "the endpoint alone decides it")
-        if model.gpus not in ("auto", 0):
-            raise ConfigError("an endpoint takes no GPU of this cluster", where="gpus", remedy="remove it")
-    elif model.engine == "server":
-        _require_defaults(model, DECIDED_BY_THE_COMMAND, "an option of the server in engine_settings.command does it")
-        command = model.engine_settings["command"]
-        unsaid = [key for key in CARRIED_BY_THE_COMMAND if not names(key, command)]
-        _require_defaults(model, unsaid, "or let engine_settings.command carry it, with its name in braces")
 
 
 def _require_switches_of_a_template(model: ModelConfig) -> None:
@@ -60,14 +42,6 @@ def _require_switches_of_a_template(model: ModelConfig) -> None:
         raise ConfigError(f"{', '.join(taken)} follow from the experiment", where=key, remedy=f"remove {taken[0]}")
     if switches and key in model.engine_settings.get("extra_body", {}):
         raise ConfigError("given twice: engine_settings.extra_body has it too", where=key, remedy="remove one of them")
-
-
-def _require_defaults(model: ModelConfig, keys: Iterable[str], remedy: str) -> None:
-    for key in keys:
-        if getattr(model, key) != type(model).model_fields[key].default:
-            raise ConfigError(
-                f"{key} has no effect with engine {model.engine}", where=key, remedy=f"remove {key}; {remedy}"
-            )
 
 
 ENGINE_METHODS = ("generate", "loglikelihoods", "memory", "close")
@@ -103,25 +77,41 @@ def validate_engine(model: ModelConfig) -> None:
 
     Raises `ConfigError`, whose `where` is the key within the model's section.
     """
-    validate_engine_name(model.engine)
-    if model.engine in ENGINE_SETTINGS:
-        parse_settings(ENGINE_SETTINGS[model.engine], model)
-        require_meaning(model)
-    else:
-        _require_module(model.engine.partition(":")[0], model.engine)
+    settings = settings_class(model.engine)
+    _require_switches_of_a_template(model)
+    parse_settings(settings, model)
+    settings.require_meaning(model)
 
 
-def _require_module(module_name: str, engine: str) -> None:
-    try:
-        found = importlib.util.find_spec(module_name)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
+def settings_class(engine: str) -> type[EngineSettings]:
+    """Return the class of an engine's settings, which says what the engine needs.
+
+    A class of the user's is imported: it names its settings in the attribute `Settings`, or takes any. Raises
+    `ConfigError` when there is no such engine.
+    """
+    validate_engine_name(engine)
+    if engine in ENGINE_SETTINGS:
+        return ENGINE_SETTINGS[engine]
+    module_name, _, class_name = engine.partition(":")
+    settings = getattr(_engine_class(module_name, class_name, engine), "Settings", AnySettings)
+    if not (isinstance(settings, type) and issubclass(settings, EngineSettings)):
         raise ConfigError(
-            f"engine {engine!r}: no module named {module_name}",
+            f"engine {engine!r}: its attribute Settings is not a subclass of EngineSettings",
             where="engine",
-            remedy=f"make {module_name} importable here (installed, or on PYTHONPATH), or choose another engine",
+            remedy="derive it from moe_ray.engines.settings.EngineSettings, or leave it out",
         )
+    return settings
+
+
+def text_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide the text; a local file is replaced by its content's hash."""
+    return {key: _content(value) for key, value in settings_class(engine).text_settings(settings).items()}
+
+
+def _content(value: object) -> object:
+    if isinstance(value, str) and is_local_path(value) and Path(value).expanduser().is_file():
+        return {"sha256": file_sha256(Path(value).expanduser())}
+    return value
 
 
 def make_engine(model: ModelConfig, limits: BatchLimits) -> Engine:
@@ -167,39 +157,3 @@ def _require_methods(found: type, engine: str) -> None:
 def _suggestion(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-_API_EXECUTION_SETTINGS = frozenset(
-    {"api_key_env", "max_concurrent_requests", "requests_per_minute", "timeout_s", "max_retries", "max_tokens_key"}
-)
-# Settings that say how fast, how often and how long, or pretend it; they never enter a fingerprint.
-EXECUTION_SETTINGS: Mapping[str, frozenset[str]] = {
-    "transformers": frozenset({"batching"}),
-    "scripted": frozenset(
-        {
-            "seconds_per_token", "seconds_per_batch", "load_s", "memory_bytes",
-            "fail_to_load", "crash_on", "crash_times", "fault_dir", "hang_on", "hang_times",
-        }
-    ),
-    "endpoint": _API_EXECUTION_SETTINGS,
-    "server": _API_EXECUTION_SETTINGS | {"health", "start_timeout_s", "stop_timeout_s", "log_dir"},
-}  # fmt: skip
-# Settings that `identity: NAME` stands for: where the model is asked, or how its server is started.
-NAMED_BY_IDENTITY: Mapping[str, frozenset[str]] = {
-    "endpoint": frozenset({"base_url"}),
-    "server": frozenset({"command", "env"}),
-}
-
-
-def text_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide the text; a local file is replaced by its content's hash."""
-    ignored = EXECUTION_SETTINGS.get(engine, frozenset())
-    if settings.get("identity") is not None:
-        ignored |= NAMED_BY_IDENTITY.get(engine, frozenset())
-    return {key: _content(value) for key, value in settings.items() if key not in ignored}
-
-
-def _content(value: object) -> object:
-    if isinstance(value, str) and is_local_path(value) and Path(value).expanduser().is_file():
-        return {"sha256": file_sha256(Path(value).expanduser())}
-    return value

@@ -1,14 +1,16 @@
 """What `engine_settings` may say, for each engine that ships. Needs no heavy import, so that `plan` can check it."""
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
-from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.server.process import require_template
+from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.engines.server.process import names, require_template
 from moe_ray.errors import ConfigError
 
 MAX_MESSAGE = 300
@@ -21,25 +23,81 @@ OWN_BODY_KEYS = frozenset(
         "max_tokens", "max_completion_tokens", "n", "best_of", "echo", "logprobs", "prompt_logprobs",
     }
 )  # fmt: skip
+DECIDED_BY_THE_ENDPOINT = ("revision", "tokenizer", "dtype", "quantization", "overflow", "trust_remote_code")
+DECIDED_BY_THE_COMMAND = ("quantization", "overflow", "trust_remote_code")
+CARRIED_BY_THE_COMMAND = ("revision", "tokenizer", "dtype")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SettingsT = TypeVar("SettingsT", bound="EngineSettings")
 ApiSettingsT = TypeVar("ApiSettingsT", bound="ApiSettings")
 
 
+# Marks of fields. Every other field decides the text, and enters a model's fingerprint.
+EXECUTION = "execution"  # how fast, how often and how long, or a pretence of it: never in a fingerprint
+NAMED_BY_IDENTITY = "named by identity"  # in the fingerprint, unless the setting `identity` stands for it
+
+
 class EngineSettings(BaseModel):
-    """Base: unknown settings are refused, and read settings do not change."""
+    """An engine's settings, and what planning must know of the engine before anything is loaded.
+
+    A class of the user's (`engine: module:Class`) names its own subclass in the attribute `Settings`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    needs_gpu: ClassVar[bool] = True
+    """Whether a copy takes GPUs of this cluster, if there are any. Without, `where_it_runs` says why."""
+    where_it_runs: ClassVar[str] = ""
+    shares_gpu: ClassVar[bool] = True
+    """Whether copies may share a GPU without being told to: not where an engine takes all memory there is."""
+    has_files: ClassVar[bool] = True
+    """Whether `path` is a checkpoint, which is hashed, measured and downloaded; else it is a name."""
+    reads_single_files: ClassVar[bool] = False
+    """Whether `path` may be one file, such as a GGUF."""
+    loads_checkpoint: ClassVar[bool] = False
+    """Whether the engine loads the checkpoint in its process, with transformers' tokenizer and at one commit."""
+
+    @classmethod
+    def content(cls, model: ModelConfig) -> str:
+        """Return what stands for the model in its fingerprint, for an engine without files."""
+        return model.path
+
+    @classmethod
+    def size_bytes(cls, model: ModelConfig) -> int | None:  # noqa: ARG003 - subclasses read it
+        """Bytes that a copy takes, for an engine without files; None if it takes none here."""
+        return None
+
+    @classmethod
+    def require_meaning(cls, model: ModelConfig) -> None:
+        """Raise `ConfigError` for a key of `model` that the engine would ignore. `where` is the key."""
+
+    @classmethod
+    def text_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of `settings` that decide the text."""
+        ignored = {EXECUTION} if settings.get("identity") is None else {EXECUTION, NAMED_BY_IDENTITY}
+        fields = {name for name, field in cls.model_fields.items() if ignored.intersection(_marks(field))}
+        return {name: value for name, value in settings.items() if name not in fields}
+
+
+class AnySettings(EngineSettings):
+    """Settings of an engine that declares none: all are passed on, and all decide the text."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+def _marks(field: FieldInfo) -> list[str]:
+    return [mark for mark in field.metadata if isinstance(mark, str)]
 
 
 class TransformersSettings(EngineSettings):
     """Settings of the transformers engine."""
 
+    loads_checkpoint: ClassVar[bool] = True
+
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = Field(
         None, description="attention implementation; default: what transformers chooses for the architecture"
     )
-    batching: Literal["auto", "static", "continuous"] = Field(
+    batching: Annotated[Literal["auto", "static", "continuous"], EXECUTION] = Field(
         "auto",
         description="greedy rows: static, the engine's own batches; continuous, transformers' paged cache; auto: "
         "continuous on a GPU with flash attention. Rows above temperature 0 always run in the engine's own batches",
@@ -49,6 +107,8 @@ class TransformersSettings(EngineSettings):
 class ScriptedSettings(EngineSettings):
     """Settings of the scripted engine: what it says, how long it takes, and the faults that it injects."""
 
+    has_files: ClassVar[bool] = False
+
     replies: Path | dict[str, str] = Field(
         default_factory=dict, description='a JSONL file of {"id": ..., "text": ...}, or a mapping id -> text'
     )
@@ -56,17 +116,34 @@ class ScriptedSettings(EngineSettings):
         None, description="reply for other ids; {id} is replaced by the id; default: words drawn from a hash"
     )
     prefer: dict[str, str] = Field(default_factory=dict, description="id -> the choice that gets the best likelihood")
-    seconds_per_token: Seconds = 0.0
-    seconds_per_batch: Seconds = 0.0
-    load_s: Seconds = 0.0
-    memory_bytes: Annotated[int, Field(ge=0)] = Field(0, description="pretended size of the weights")
-    fail_to_load: str | None = Field(None, description="the engine cannot be made, with this message")
+    seconds_per_token: Annotated[Seconds, EXECUTION] = 0.0
+    seconds_per_batch: Annotated[Seconds, EXECUTION] = 0.0
+    load_s: Annotated[Seconds, EXECUTION] = 0.0
+    memory_bytes: Annotated[int, Field(ge=0), EXECUTION] = Field(0, description="pretended size of the weights")
+    fail_to_load: Annotated[str | None, EXECUTION] = Field(
+        None, description="the engine cannot be made, with this message"
+    )
     error_on: tuple[str, ...] = Field((), description="ids whose answers carry an error")
-    crash_on: tuple[str, ...] = Field((), description="ids that end the process at once")
-    crash_times: Annotated[int, Field(ge=1)] = Field(1, description="times that each of them does so, over all runs")
-    hang_on: tuple[str, ...] = Field((), description="ids that never return")
-    hang_times: Annotated[int, Field(ge=1)] | None = Field(None, description="times that each does so; default: always")
-    fault_dir: Path | None = Field(None, description="where crashes and hangs are counted; shared by all processes")
+    crash_on: Annotated[tuple[str, ...], EXECUTION] = Field((), description="ids that end the process at once")
+    crash_times: Annotated[int, Field(ge=1), EXECUTION] = Field(
+        1, description="times that each of them does so, over all runs"
+    )
+    hang_on: Annotated[tuple[str, ...], EXECUTION] = Field((), description="ids that never return")
+    hang_times: Annotated[Annotated[int, Field(ge=1)] | None, EXECUTION] = Field(
+        None, description="times that each does so; default: always"
+    )
+    fault_dir: Annotated[Path | None, EXECUTION] = Field(
+        None, description="where crashes and hangs are counted; shared by all processes"
+    )
+
+    @classmethod
+    def content(cls, model: ModelConfig) -> str:
+        # A whole path would change when the experiment is copied to another folder.
+        return Path(model.path).name if is_local_path(model.path) else model.path
+
+    @classmethod
+    def size_bytes(cls, model: ModelConfig) -> int | None:
+        return int(model.engine_settings.get("memory_bytes", 0))
 
     @model_validator(mode="after")
     def _counted_faults_need_a_place(self) -> Self:
@@ -79,24 +156,24 @@ class ScriptedSettings(EngineSettings):
 class ApiSettings(EngineSettings):
     """Settings of every engine that speaks the OpenAI API: how fast it may ask, and how long it waits."""
 
-    api_key_env: str | None = Field(
+    api_key_env: Annotated[str | None, EXECUTION] = Field(
         None, description="NAME of the environment variable that holds the key; the key itself is written nowhere"
     )
     identity: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="stands in the fingerprint for the base_url (endpoint) or for command and env (server)"
     )
-    max_concurrent_requests: Annotated[int, Field(ge=1, le=1024)] = 16
-    requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=1024), EXECUTION] = 16
+    requests_per_minute: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, EXECUTION] = Field(
         None, description="requests that each replica of the model starts at most, retries included"
     )
-    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False), EXECUTION] = Field(
         600.0, description="a request without its whole answer after so long is tried again"
     )
-    max_retries: Annotated[int, Field(ge=0, le=100)] = 6
+    max_retries: Annotated[int, Field(ge=0, le=100), EXECUTION] = 6
     stream: bool = Field(
         True, description="ask for streams where the API knows them: they tell when the first token came"
     )
-    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    max_tokens_key: Annotated[Literal["max_tokens", "max_completion_tokens"], EXECUTION] = "max_tokens"
     extra_body: dict[str, Any] = Field(default_factory=dict, description="further keys of every request's body")
 
     @field_validator("api_key_env")
@@ -117,7 +194,11 @@ class ApiSettings(EngineSettings):
 class EndpointSettings(ApiSettings):
     """Settings of the endpoint engine: a server of somebody else's."""
 
-    base_url: str = Field(description="where the API is, such as http://host:8000/v1")
+    needs_gpu: ClassVar[bool] = False
+    where_it_runs: ClassVar[str] = "its endpoint does the work"
+    has_files: ClassVar[bool] = False
+
+    base_url: Annotated[str, NAMED_BY_IDENTITY] = Field(description="where the API is, such as http://host:8000/v1")
 
     @field_validator("base_url")
     @classmethod
@@ -129,24 +210,56 @@ class EndpointSettings(ApiSettings):
             raise ValueError("base_url holds no user, password or query: a key belongs into api_key_env")
         return url.rstrip("/")
 
+    @classmethod
+    def require_meaning(cls, model: ModelConfig) -> None:
+        _require_defaults(model, DECIDED_BY_THE_ENDPOINT, "the endpoint alone decides it")
+        if model.gpus not in ("auto", 0):
+            raise ConfigError("an endpoint takes no GPU of this cluster", where="gpus", remedy="remove it")
+
 
 class ServerSettings(ApiSettings):
     """Settings of the server engine: a server that the replica starts, asks and stops."""
 
-    command: str = Field(description="what starts it; {path}, {port}, {host}, {model}, {num_gpus}, ... are filled in")
-    health: Annotated[str, Field(pattern="^/")] = Field("/health", description="answers 200 once the server is ready")
+    shares_gpu: ClassVar[bool] = False
+    reads_single_files: ClassVar[bool] = True
+
+    command: Annotated[str, NAMED_BY_IDENTITY] = Field(
+        description="what starts it; {path}, {port}, {host}, {model}, {num_gpus}, ... are filled in"
+    )
+    health: Annotated[str, Field(pattern="^/"), EXECUTION] = Field(
+        "/health", description="answers 200 once the server is ready"
+    )
     model: str | None = Field(None, description="the model's name as the server knows it; default: its path")
-    start_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1500.0
+    start_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False), EXECUTION] = 1500.0
     # A replica's departure is waited for at most a minute.
-    stop_timeout_s: Annotated[float, Field(ge=0, le=45)] = Field(8.0, description="from SIGTERM to SIGKILL")
-    env: dict[str, str] = Field(default_factory=dict, description="added to its environment; no secrets, they are kept")
-    log_dir: Path | None = Field(None, description="where its log goes; default: server-logs in the cache folder")
+    stop_timeout_s: Annotated[float, Field(ge=0, le=45), EXECUTION] = Field(8.0, description="from SIGTERM to SIGKILL")
+    env: Annotated[dict[str, str], NAMED_BY_IDENTITY] = Field(
+        default_factory=dict, description="added to its environment; no secrets, they are kept"
+    )
+    log_dir: Annotated[Path | None, EXECUTION] = Field(
+        None, description="where its log goes; default: server-logs in the cache folder"
+    )
 
     @field_validator("command")
     @classmethod
     def _can_be_filled_in(cls, command: str) -> str:
         require_template(command)
         return command
+
+    @classmethod
+    def require_meaning(cls, model: ModelConfig) -> None:
+        _require_defaults(model, DECIDED_BY_THE_COMMAND, "an option of the server in engine_settings.command does it")
+        command = model.engine_settings["command"]
+        unsaid = [key for key in CARRIED_BY_THE_COMMAND if not names(key, command)]
+        _require_defaults(model, unsaid, "or let engine_settings.command carry it, with its name in braces")
+
+
+def _require_defaults(model: ModelConfig, keys: Iterable[str], remedy: str) -> None:
+    for key in keys:
+        if getattr(model, key) != type(model).model_fields[key].default:
+            raise ConfigError(
+                f"{key} has no effect with engine {model.engine}", where=key, remedy=f"remove {key}; {remedy}"
+            )
 
 
 def parse_api_settings(kind: type[ApiSettingsT], model: ModelConfig) -> ApiSettingsT:

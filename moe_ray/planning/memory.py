@@ -7,6 +7,7 @@ from typing import Any
 from moe_ray.checkpoints.identity import Checkpoint
 from moe_ray.checkpoints.shapes import DecoderShape, decoder_shape, parameter_groups
 from moe_ray.config.schema import ModelConfig, RuntimeConfig
+from moe_ray.engines.registry import settings_class
 
 GIB = 1 << 30
 # What a CUDA context and the libraries' workspaces take before any weight is there.
@@ -42,13 +43,10 @@ def estimate_memory(
     at most `runtime.batch_memory_gib`, as the engine forms its batches, and at least one row; where no config tells,
     all of `runtime.batch_memory_gib`.
     """
-    if model.engine == "scripted":
-        pretended = int(model.engine_settings.get("memory_bytes", 0))
-        return MemoryEstimate(
-            weights_bytes=pretended, cache_bytes=0, cache_bytes_per_token=0, total_bytes=pretended or None
-        )
-    if model.engine == "endpoint":
-        return MemoryEstimate(weights_bytes=None, cache_bytes=0, cache_bytes_per_token=0, total_bytes=None)
+    engine = settings_class(model.engine)
+    if not engine.has_files:
+        size = engine.size_bytes(model)
+        return MemoryEstimate(weights_bytes=size, cache_bytes=0, cache_bytes_per_token=0, total_bytes=size or None)
     per_token = cache_bytes_per_token(checkpoint.config, model)
     row_bytes = per_token * longest_tokens
     most = int(runtime.batch_memory_gib * GIB)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from moe_ray.checkpoints.identity import Checkpoint, ModelIdentity
 from moe_ray.config.schema import ExperimentConfig, ModelConfig
 from moe_ray.domains.example import Example
+from moe_ray.engines.registry import settings_class
 from moe_ray.errors import Problems
 from moe_ray.planning.cells import Cell, CellKind, CellMaker, Shard, make_shards, missing_shards
 from moe_ray.planning.fleet import Demand, Fleet, demand_of
@@ -175,13 +176,14 @@ def place_models(
 
 
 def _demand(name: str, model: ModelConfig, estimate: MemoryEstimate, fleet: Fleet, memory_fraction: float) -> Demand:
-    """What a copy takes; other than the rest, an endpoint's model takes no GPU here, and a server shares none."""
-    gpus = 0.0 if model.engine == "endpoint" else model.gpus
+    """What a copy takes, as its memory and its engine ask for."""
+    engine = settings_class(model.engine)
+    gpus = model.gpus if engine.needs_gpu else 0.0
     demand = demand_of(name, gpus, estimate.total_bytes, fleet, memory_fraction=memory_fraction)
-    if model.engine == "endpoint":
-        return Demand(gpus=0.0, reason="its endpoint does the work")
-    if model.engine == "server" and gpus == "auto" and 0 < demand.gpus < 1:
-        return Demand(gpus=1.0, reason="a whole GPU: servers take what memory there is")
+    if not engine.needs_gpu:
+        return Demand(gpus=0.0, reason=engine.where_it_runs)
+    if not engine.shares_gpu and gpus == "auto" and 0 < demand.gpus < 1:
+        return Demand(gpus=1.0, reason=f"a whole GPU: a {model.engine} takes all memory there is")
     return demand
 
 

@@ -17,7 +17,7 @@ from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import ExperimentConfig, ModelConfig, PromptStyle
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import LoadedDomain, assume_domain, load_domain
-from moe_ray.engines.registry import text_settings, validate_engine
+from moe_ray.engines.registry import settings_class, text_settings, validate_engine
 from moe_ray.errors import ConfigError, OfflineError, Problems, UserError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import Cell
@@ -294,7 +294,11 @@ def probe_cells(config: ExperimentConfig, prepared: Prepared) -> dict[str, list[
 
 def pinned(config: ExperimentConfig, checkpoints: Mapping[str, Checkpoint]) -> ExperimentConfig:
     """Return `config` with each hub model at the commit that was inspected: its branch may move before it is loaded."""
-    commits = {name: checkpoints[name].revision for name, m in config.models.items() if m.engine == "transformers"}
+    commits = {
+        name: checkpoints[name].revision
+        for name, model in config.models.items()
+        if settings_class(model.engine).loads_checkpoint
+    }
     models = {
         name: model.model_copy(update={"revision": commits[name]}) if commits.get(name) else model
         for name, model in config.models.items()

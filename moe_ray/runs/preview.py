@@ -12,6 +12,7 @@ from moe_ray.config.problems import suggestion
 from moe_ray.config.schema import ExperimentConfig, ModelConfig, PromptStyle
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
+from moe_ray.engines.registry import settings_class
 from moe_ray.errors import ConfigError, ModelError, Problems, RunDirectoryError
 from moe_ray.planning.plan import Workload
 from moe_ray.prompts.messages import Message, Prompt
@@ -22,9 +23,6 @@ from moe_ray.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from moe_ray.prompts.encoder import PromptEncoder
-
-
-ENCODED_BY_US = "transformers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +136,7 @@ class _Encoder:
 
 def _prompt_encoder(name: str, model: ModelConfig) -> "tuple[PromptEncoder | None, int | None]":
     """Return the engine's own encoder and the context length; no encoder where another program encodes prompts."""
-    if model.engine != ENCODED_BY_US:
+    if not settings_class(model.engine).loads_checkpoint:
         return None, None
     # Imported here: torch takes seconds to load, and other engines need none of it.
     from moe_ray.engines.transformers.loading import load_tokenizer_alone

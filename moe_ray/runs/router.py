@@ -10,6 +10,7 @@ from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import OTHER, ExperimentConfig, RouterConfig, is_local_path
 from moe_ray.domains.example import Example, query_of
 from moe_ray.domains.loading import load_domain
+from moe_ray.engines.registry import settings_class
 from moe_ray.errors import ConfigError
 from moe_ray.execution.observer import Join, RunObserver, joining
 from moe_ray.files import write_directory_atomically
@@ -127,7 +128,7 @@ def _with_base_model(config: ExperimentConfig) -> RouterConfig:
     if config.router.kind != "embedding" or config.router.base_model or config.router.path:
         return config.router
     baseline = config.models.get(config.baseline or "")
-    if baseline is None or baseline.engine != "transformers":
+    if baseline is None or not settings_class(baseline.engine).loads_checkpoint:
         raise ConfigError(
             "kind embedding needs a causal model, and there is no baseline with a checkpoint to take",
             where="router.kind",

@@ -187,7 +187,7 @@ def test_loading_is_fast_and_imports_nothing_heavy(file: Path) -> None:
 import sys
 from pathlib import Path
 from moe_ray.config.load import load_experiment
-from moe_ray.config import dump, identity, starter
+from moe_ray.config import dump, identity
 load_experiment(Path({str(file)!r}), ["decoding.seed=1"])
 heavy = {{"torch", "transformers", "ray", "datasets", "evaluate", "numpy", "scipy", "pyarrow", "matplotlib", "bs4"}}
 print(sorted(heavy & set(sys.modules)))
