@@ -14,7 +14,7 @@ from typing import Protocol
 
 import psutil
 
-from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
+from moe_ray.scoring.sandbox import Program, ProgramVerdict, Sandbox
 from moe_ray.scoring.sandbox.guest.meter import COUNTED
 
 CONTROLLER = Path("/sys/fs/cgroup/memory")
@@ -132,7 +132,7 @@ def _leave(group: Path) -> None:
         time.sleep(0.1)
 
 
-def measure(sandbox: Sandbox, programs: dict[str, Program], measuring: Gauge) -> dict[str, tuple[Verdict, int]]:
+def measure(sandbox: Sandbox, programs: dict[str, Program], measuring: Gauge) -> dict[str, tuple[ProgramVerdict, int]]:
     """Run every program alone; return its verdict and the peak of its box in bytes."""
     found = {}
     for name, program in programs.items():

@@ -17,7 +17,7 @@ from typing import Any
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.domains.programs import parse
-from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
+from moe_ray.scoring.sandbox import Program, ProgramVerdict, Sandbox
 
 KNOWN_SLOW = frozenset({123})
 """Amicable numbers by trial division: about as long as the time limit."""
@@ -56,7 +56,7 @@ def program(task: dict[str, Any], *, break_it: bool = False) -> Program:
     return Program(code=code, tests=tuple(task["test_list"]), setup=task["test_setup_code"])
 
 
-def run(sandbox: Sandbox, tasks: list[dict[str, Any]], *, break_them: bool) -> tuple[list[Verdict], float]:
+def run(sandbox: Sandbox, tasks: list[dict[str, Any]], *, break_them: bool) -> tuple[list[ProgramVerdict], float]:
     """Return the verdicts, and the wall seconds of all."""
     programs = [program(task, break_it=break_them) for task in tasks]
     started = time.perf_counter()

@@ -13,10 +13,10 @@ ROOT = PACKAGE.parent
 
 # Each part may import the parts before it in its line, and itself.
 LAYERS = (
-    ("errors", "fingerprint", "characters", "proportions", "device"),
-    ("files", "formatting", "hub"),
+    ("arrays", "errors", "fingerprint", "characters", "progress", "proportions", "device", "suggestions"),
+    ("files", "formatting", "hub", "registry"),
     ("config",),
-    ("progress", "prompts"),
+    ("prompts",),
     ("domains", "architectures"),
     ("engines",),
     ("checkpoints",),
@@ -112,6 +112,26 @@ def test_nothing_is_unpickled_but_tensors() -> None:
 def test_every_part_has_a_place_in_the_layers() -> None:
     parts = {part for part, _ in modules()} - {"__init__", "__main__"}
     assert parts == set(RANK)
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    """Type variables and the guest of the sandbox, which imports nothing, have their own."""
+    places: dict[str, list[str]] = {}
+    for _, path in modules():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            named = node.name if isinstance(node, ast.ClassDef) else _alias(node)
+            if named and not named.startswith("_"):
+                places.setdefault(named, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def _alias(node: ast.stmt) -> str | None:
+    """The name of a type's alias, such as `Record = Mapping[str, Any]`."""
+    if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+        return None
+    name, value = node.targets[0].id, ast.unparse(node.value)
+    is_type = name[0].isupper() and not name.isupper() and not value.startswith("TypeVar(")
+    return name if is_type else None
 
 
 def test_no_function_is_longer_than_a_screen() -> None:

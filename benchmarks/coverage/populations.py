@@ -11,7 +11,8 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import beta, gamma
 
-from moe_ray.comparison.columns import Column, FloatArray, empty_column
+from moe_ray.arrays import FloatArray
+from moe_ray.comparison.columns import Column, empty_column
 from moe_ray.scoring.score import Metric
 
 ACCURACY = Metric(name="accuracy", definition="right or wrong", binary=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moe_ray.files import write_text_atomically
-from moe_ray.moe.btx.training import TrainingJob, TrainingStep, train
+from moe_ray.moe.btx.training import ExpertTrainingJob, TrainingStep, train
 
 
 class Clock:
@@ -32,7 +32,7 @@ class Clock:
     def seconds(self, trained: Path) -> float:
         return self._seconds[str(trained.relative_to(self._folder))]
 
-    def run(self, jobs: Sequence[TrainingJob]) -> Iterator[TrainingStep]:
+    def run(self, jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingStep]:
         """Train one after the other, and time each."""
         for job in jobs:
             self.start()

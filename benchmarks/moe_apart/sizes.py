@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe_ray.moe.btx.config import TrainingSettings
+from moe_ray.moe.btx.config import ExpertTraining
 
 PARTS = ("experts", "gates", "gates and experts", "dense, from the anchor", "dense, from nothing")
 
@@ -47,9 +47,9 @@ class Size:
             "vocab_size": self.vocab_size,
         }
 
-    def settings(self, steps: int, rate: float) -> TrainingSettings:
+    def settings(self, steps: int, rate: float) -> ExpertTraining:
         """All trainings differ in steps and learning rate alone."""
-        return TrainingSettings(
+        return ExpertTraining(
             steps=steps,
             learning_rate=rate,
             batch_size=self.batch_size,

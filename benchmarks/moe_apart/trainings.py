@@ -12,7 +12,7 @@ from moe_ray.moe.btx.build import assemble, plan_mixture
 from moe_ray.moe.btx.config import FinetuneSettings, PretrainConfig, TextsConfig
 from moe_ray.moe.btx.finetune import finetune
 from moe_ray.moe.btx.pretrain import ANCHOR, BASE, EXPERTS, MIXTURE, RECORD_FILE, pretrain
-from moe_ray.moe.btx.training import TrainingJob
+from moe_ray.moe.btx.training import ExpertTrainingJob
 
 TOP_K = 2
 FINETUNED = {"gates": False, "gates and experts": True}
@@ -100,7 +100,7 @@ class Trainings:
 
     def dense(self, name: str, start: Path, texts: tuple[str, ...], steps: int, rate: float) -> Path:
         """A dense model, trained whole."""
-        job = TrainingJob(
+        job = ExpertTrainingJob(
             model_dir=start,
             out_dir=self._folder / self._named(name, rate),
             texts=texts,

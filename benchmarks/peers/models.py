@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.lengths import choose, reference_lengths
+from moe_ray.domains.example import Record
 from moe_ray.microworld import programs
 from moe_ray.microworld.build import BASELINE, training_specs
 from moe_ray.microworld.data import write_world
 from moe_ray.microworld.spec import Shape
 from moe_ray.microworld.tokenizer import BOS, EOS, load_tokenizer
-from moe_ray.microworld.worlds import DomainSize, Record, WorldSize
+from moe_ray.microworld.worlds import DomainSize, WorldSize
 
 STOPPING, RUNNING_ON, GENERALIST = "stopping", "running-on", "generalist"
 PROMPTS_FILE = "prompts.jsonl"

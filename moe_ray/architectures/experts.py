@@ -96,7 +96,7 @@ class Experts(nn.Module):
         return F.linear(inner, self.down_proj[expert], down_bias)
 
 
-class Gate(nn.Module):
+class ExpertGate(nn.Module):
     """A linear gate with a softmax, both in float32 whatever the model's dtype or autocast is."""
 
     def __init__(self, config: Any, hidden_size: int) -> None:
@@ -125,7 +125,7 @@ class MixtureFeedForward(nn.Module):
     ) -> None:
         super().__init__()
         inner_size = config.moe_intermediate_size or intermediate_size
-        self.gate = Gate(config, config.hidden_size)
+        self.gate = ExpertGate(config, config.hidden_size)
         experts: Any = Experts(config, config.hidden_size, inner_size, activation, use_bias)
         experts.has_bias = use_bias  # the decorator says it of the class
         self.experts = experts
@@ -146,7 +146,7 @@ class MixtureFeedForward(nn.Module):
 
 def init_mixture(module: nn.Module, std: float, down_std: float | None = None) -> None:
     """Initialise `module` where it is a gate or experts; `down_std` is of the second matrix, by default `std`."""
-    if isinstance(module, Gate):
+    if isinstance(module, ExpertGate):
         init.normal_(module.weight, mean=0.0, std=std)
     elif isinstance(module, Experts):
         init.normal_(module.up_proj, mean=0.0, std=std)
@@ -269,7 +269,7 @@ class MixtureForCausalLM(nn.Module):
 
     def _require_gradients(self, gates: Sequence[Tensor]) -> None:
         """Raise `ValueError` when the gates are to learn, but the logits at hand have no way back to them."""
-        learning = any(module.weight.requires_grad for module in self.modules() if isinstance(module, Gate))
+        learning = any(module.weight.requires_grad for module in self.modules() if isinstance(module, ExpertGate))
         if torch.is_grad_enabled() and learning and not any(logits.requires_grad for logits in gates):
             raise ValueError(
                 "gradient checkpointing cuts the gates' losses off from the gates: enable it with use_reentrant=False,"

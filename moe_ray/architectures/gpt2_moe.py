@@ -9,7 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
 from transformers.utils.output_capturing import OutputRecorder
 
-from .experts import Gate, MixtureConfig, MixtureFeedForward, MixtureForCausalLM, init_mixture
+from .experts import ExpertGate, MixtureConfig, MixtureFeedForward, MixtureForCausalLM, init_mixture
 
 
 class GPT2MoeConfig(GPT2Config, MixtureConfig):
@@ -74,7 +74,7 @@ class GPT2MoePreTrainedModel(GPT2PreTrainedModel):
     _can_record_outputs = {  # noqa: RUF012 - as transformers writes it
         "hidden_states": GPT2MoeBlock,
         "attentions": OutputRecorder(GPT2Attention, layer_name=".attn", index=1),
-        "router_logits": OutputRecorder(Gate, index=0),
+        "router_logits": OutputRecorder(ExpertGate, index=0),
     }
 
     def _init_weights(self, module: nn.Module) -> None:

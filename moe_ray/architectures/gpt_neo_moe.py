@@ -12,7 +12,7 @@ from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoAttention, GPTNeo
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .experts import Gate, MixtureConfig, MixtureFeedForward, MixtureForCausalLM, init_mixture
+from .experts import ExpertGate, MixtureConfig, MixtureFeedForward, MixtureForCausalLM, init_mixture
 
 
 class GPTNeoMoeConfig(GPTNeoConfig, MixtureConfig):
@@ -75,7 +75,7 @@ class GPTNeoMoePreTrainedModel(GPTNeoPreTrainedModel):
     _can_record_outputs = {  # noqa: RUF012 - as transformers writes it
         "hidden_states": GPTNeoMoeBlock,
         "attentions": OutputRecorder(GPTNeoAttention, index=1),
-        "router_logits": OutputRecorder(Gate, index=0),
+        "router_logits": OutputRecorder(ExpertGate, index=0),
     }
 
     def _init_weights(self, module: nn.Module) -> None:

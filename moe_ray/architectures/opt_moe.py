@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.opt.modeling_opt import OPTAttention, OPTDecoder, OPTLearnedPositionalEmbedding
 from transformers.utils.output_capturing import OutputRecorder
 
-from .experts import Gate, MixtureConfig, MixtureFeedForward, MixtureForCausalLM, init_mixture
+from .experts import ExpertGate, MixtureConfig, MixtureFeedForward, MixtureForCausalLM, init_mixture
 
 
 class OPTMoeConfig(OPTConfig, MixtureConfig):
@@ -71,7 +71,7 @@ class OPTMoePreTrainedModel(OPTPreTrainedModel):
     _can_record_outputs = {  # noqa: RUF012 - as transformers writes it
         "hidden_states": OPTMoeDecoderLayer,
         "attentions": OutputRecorder(OPTAttention, index=1),
-        "router_logits": OutputRecorder(Gate, index=0),
+        "router_logits": OutputRecorder(ExpertGate, index=0),
     }
 
     def _init_weights(self, module: nn.Module) -> None:

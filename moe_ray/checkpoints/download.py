@@ -125,7 +125,7 @@ NUM_FILES_AT_ONCE = 4
 AGAIN = "remedy: run the same command again; it goes on where this one ended"
 
 
-class Place(Protocol):
+class Destination(Protocol):
     """Where a snapshot goes."""
 
     folder: Path
@@ -194,11 +194,11 @@ class FolderPlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class DownloadJob:
     """A snapshot, its place, and what is missing there."""
 
     snapshot: Snapshot
-    place: Place
+    place: Destination
     missing: tuple[RemoteFile, ...]
 
     @property
@@ -207,13 +207,15 @@ class Job:
         return sum(file.num_bytes for file in self.missing) - there
 
 
-def make_job(snapshot: Snapshot, folder: Path | None) -> Job:
+def make_job(snapshot: Snapshot, folder: Path | None) -> DownloadJob:
     """Find out what is missing of `snapshot` in the hub cache, or in `folder`."""
     place = CachePlace(snapshot) if folder is None else FolderPlace(folder)
-    return Job(snapshot=snapshot, place=place, missing=tuple(file for file in snapshot.files if not place.has(file)))
+    return DownloadJob(
+        snapshot=snapshot, place=place, missing=tuple(file for file in snapshot.files if not place.has(file))
+    )
 
 
-def require_space(jobs: Sequence[Job]) -> None:
+def require_space(jobs: Sequence[DownloadJob]) -> None:
     """Raise `ModelError` unless each disk has room for what will come onto it."""
     needed: dict[int, int] = {}
     for job in jobs:
@@ -234,7 +236,7 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-def run_job(job: Job, told: Callable[[int], None]) -> Path:
+def run_job(job: DownloadJob, told: Callable[[int], None]) -> Path:
     """Fetch what is missing and return the folder of the snapshot. `told` gets the numbers of bytes that came.
 
     Raises `ModelError` when the hub or the disk refuses, `RunFailedError` when the connection breaks; whatever ends it,
@@ -259,7 +261,7 @@ def run_job(job: Job, told: Callable[[int], None]) -> Path:
         raise _broken(job, error) from error
 
 
-def _fetch(job: Job, file: RemoteFile, told: Callable[[int], None], stop: Event) -> None:
+def _fetch(job: DownloadJob, file: RemoteFile, told: Callable[[int], None], stop: Event) -> None:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # listed, but not in __all__
 
@@ -267,7 +269,7 @@ def _fetch(job: Job, file: RemoteFile, told: Callable[[int], None], stop: Event)
     fetch(url, build_hf_headers(), job.place.path_of(file), file, told, stop)
 
 
-def _broken(job: Job, error: Exception) -> Exception:
+def _broken(job: DownloadJob, error: Exception) -> Exception:
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):

@@ -60,7 +60,7 @@ NUM_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SourceCheckpoint:
     """A dense checkpoint: `config` is its transformers configuration, `reader` its tensors."""
 
     name: str
@@ -70,7 +70,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class TensorDifference:
     """A tensor that `source` has otherwise than the base: the largest absolute difference of a value."""
 
     source: str
@@ -78,14 +78,16 @@ class Difference:
     max_abs: float
 
 
-def open_source(directory: Path, name: str | None = None) -> Source:
+def open_source(directory: Path, name: str | None = None) -> SourceCheckpoint:
     """Open the checkpoint in `directory`; nothing but headers is read.
 
     Raises `ModelError` when it is no checkpoint, is quantised, brings its own code, or when its tensors are not exactly
     those of its class: a name that is missing would be made up silently by transformers when the mixture is loaded.
     """
     config, directory = read_config(directory), directory.expanduser()
-    source = Source(name=name or directory.name, directory=directory, config=config, reader=TensorReader(directory))
+    source = SourceCheckpoint(
+        name=name or directory.name, directory=directory, config=config, reader=TensorReader(directory)
+    )
     _require_plain(source)
     _require_tensors(source)
     return source
@@ -111,7 +113,7 @@ def read_config(directory: Path) -> Any:
         raise ModelError(f"unreadable config.json: {first_line(error)}", where=str(directory), remedy=REMEDY) from error
 
 
-def source_record(source: Source) -> SourceRecord:
+def source_record(source: SourceCheckpoint) -> SourceRecord:
     """What a certificate says of the source: the files that decide it and their fingerprint. Reads them all."""
     files = {path.name: file_sha256(path) for path in identity_files(source.directory)}
     return SourceRecord(
@@ -123,7 +125,7 @@ def source_record(source: Source) -> SourceRecord:
     )
 
 
-def copy_companions(source: Source, directory: Path) -> None:
+def copy_companions(source: SourceCheckpoint, directory: Path) -> None:
     """Copy what makes a checkpoint usable beside its weights: tokenizer, chat template, generation configuration."""
     for name in COMPANION_FILES:
         if (source.directory / name).is_file():
@@ -133,7 +135,9 @@ def copy_companions(source: Source, directory: Path) -> None:
             shutil.copytree(source.directory / name, directory / name)
 
 
-def compare_sources(base: Source, other: Source, may_differ: Callable[[str], bool]) -> tuple[Difference, ...]:
+def compare_sources(
+    base: SourceCheckpoint, other: SourceCheckpoint, may_differ: Callable[[str], bool]
+) -> tuple[TensorDifference, ...]:
     """The tensors that `other` has otherwise than `base`, those left out that `may_differ`.
 
     Raises `ModelError` when the two are not of one shape, tokenizer and vocabulary, so that no tensor of one could
@@ -144,17 +148,17 @@ def compare_sources(base: Source, other: Source, may_differ: Callable[[str], boo
     _require_same_tensors(base, other)
     shared = (name for name in base.reader.names() if not may_differ(name))
     found = ((name, _max_difference(base, other, name)) for name in shared)
-    return tuple(Difference(source=other.name, tensor=name, max_abs=value) for name, value in found if value)
+    return tuple(TensorDifference(source=other.name, tensor=name, max_abs=value) for name, value in found if value)
 
 
-def _require_plain(source: Source) -> None:
+def _require_plain(source: SourceCheckpoint) -> None:
     for field, what in (("quantization_config", "is quantised"), ("auto_map", "brings its own code")):
         if getattr(source.config, field, None):
             remedy = "choose the checkpoint in its own precision, of a class that transformers has"
             raise ModelError(f"{what} ({field})", where=str(source.directory), remedy=remedy)
 
 
-def _require_tensors(source: Source) -> None:
+def _require_tensors(source: SourceCheckpoint) -> None:
     reader, where = source.reader, str(source.directory)
     expected, optional = _expected_tensors(source.config, where)
     there = {name for name in reader.names() if not name.endswith("rotary_emb.inv_freq")}
@@ -195,7 +199,7 @@ def _named(names: Iterable[str]) -> str:
     return ", ".join(found[:NUM_NAMED]) + (f" and {len(found) - NUM_NAMED} more" if len(found) > NUM_NAMED else "")
 
 
-def _require_same_config(base: Source, other: Source) -> None:
+def _require_same_config(base: SourceCheckpoint, other: SourceCheckpoint) -> None:
     ours, theirs = base.config.to_dict(), other.config.to_dict()
     fields = sorted(
         field for field in (ours.keys() | theirs.keys()) - FREE_CONFIG_FIELDS if ours.get(field) != theirs.get(field)
@@ -205,7 +209,7 @@ def _require_same_config(base: Source, other: Source) -> None:
         raise _mismatch(base, other, f"their config.json differ in {shown}")
 
 
-def _require_same_tokenizer(base: Source, other: Source) -> None:
+def _require_same_tokenizer(base: SourceCheckpoint, other: SourceCheckpoint) -> None:
     for name in VOCABULARY_FILES:
         pair = [source.directory / name for source in (base, other)]
         if [path.is_file() for path in pair] == [False, False]:
@@ -228,7 +232,7 @@ def _vocabulary(path: Path) -> Any:
     return {key: value for key, value in content.items() if key not in FREE_TOKENIZER_FIELDS}
 
 
-def _require_same_tensors(base: Source, other: Source) -> None:
+def _require_same_tensors(base: SourceCheckpoint, other: SourceCheckpoint) -> None:
     ours, theirs = set(base.reader.names()), set(other.reader.names())
     if ours != theirs:
         raise _mismatch(base, other, f"only one of them has {_named(sorted(ours ^ theirs))}")
@@ -238,7 +242,7 @@ def _require_same_tensors(base: Source, other: Source) -> None:
             raise _mismatch(base, other, f"{name} is {types}")
 
 
-def _mismatch(base: Source, other: Source, what: str) -> ModelError:
+def _mismatch(base: SourceCheckpoint, other: SourceCheckpoint, what: str) -> ModelError:
     return ModelError(
         f"{what}: they are not fine-tunes of one base",
         where=f"{base.directory} and {other.directory}",
@@ -246,7 +250,7 @@ def _mismatch(base: Source, other: Source, what: str) -> ModelError:
     )
 
 
-def _max_difference(base: Source, other: Source, name: str) -> float:
+def _max_difference(base: SourceCheckpoint, other: SourceCheckpoint, name: str) -> float:
     ours, theirs = base.reader.get(name), other.reader.get(name)
     if torch.equal(ours, theirs):
         return 0.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from moe_ray.checkpoints.download import Job, make_job, require_space, run_job
+from moe_ray.checkpoints.download import DownloadJob, make_job, require_space, run_job
 from moe_ray.checkpoints.repository import Repository, look_up, repositories_of
 from moe_ray.cli.terminal import LineColumn, Terminal, output_console
 from moe_ray.config.load import LoadedExperiment
@@ -46,12 +46,12 @@ def _tell_what_is_not_fetched(console: Terminal, name: str, model: ModelConfig) 
         console.print(f"{name}: {model.path} is {'here already' if there else 'a local path, but not there'}")
 
 
-def _job(repository: Repository, to: Path | None) -> Job:
+def _job(repository: Repository, to: Path | None) -> DownloadJob:
     name = repository.model if repository.role == "path" else f"{repository.model}-{repository.role}"
     return make_job(look_up(repository), None if to is None else to / name)
 
 
-def _run(console: Terminal, jobs: Sequence[Job], to: Path | None) -> None:
+def _run(console: Terminal, jobs: Sequence[DownloadJob], to: Path | None) -> None:
     columns = (LineColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
     try:
         with Progress(
@@ -70,7 +70,7 @@ def _run(console: Terminal, jobs: Sequence[Job], to: Path | None) -> None:
         raise
 
 
-def _tell(console: Terminal, job: Job, folder: Path, fetched: int, to: Path | None) -> None:
+def _tell(console: Terminal, job: DownloadJob, folder: Path, fetched: int, to: Path | None) -> None:
     repository, files = job.snapshot.repository, job.snapshot.files
     total = size(sum(file.num_bytes for file in files))
     news = f"{size(fetched)} fetched" if fetched else "all of it here already"

@@ -9,26 +9,26 @@ from moe_ray.cli.options import GROUP
 
 DenseModel = Annotated[Path, typer.Argument(help="Folder of the dense checkpoint.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="A new folder for the mixture.", show_default=False)]
-Mixture = Annotated[Path, typer.Argument(help="Folder of a mixture.", show_default=False)]
+MixtureArgument = Annotated[Path, typer.Argument(help="Folder of a mixture.", show_default=False)]
 NumExperts = Annotated[int, typer.Option(help="Experts of each converted layer.")]
 TopK = Annotated[int, typer.Option(help="Experts that answer a token.")]
 Every = Annotated[int | None, typer.Option(help="Convert every Nth layer; default: all layers.")]
 Layers = Annotated[str | None, typer.Option(help="Convert these layers, counted from 0: 3,7.")]
-Experts = Annotated[
+ExpertsOption = Annotated[
     str, typer.Option(help="What experts are: copies, noise (varied copies), groups (cut copies), models (fine-tunes).")
 ]
 Noise = Annotated[float | None, typer.Option(help="Noise on copies, in standard deviations of each tensor.")]
 Redraw = Annotated[float, typer.Option(help="Share of the hidden units of each copy that are drawn again.")]
-Groups = Annotated[int, typer.Option(help="Cut each network into so many experts, which answer together.")]
+GroupsOption = Annotated[int, typer.Option(help="Cut each network into so many experts, which answer together.")]
 FineTune = Annotated[list[Path] | None, typer.Option(help="A fine-tune whose networks become an expert; repeat it.")]
 ReportDifferences = Annotated[
     bool, typer.Option(help="Take fine-tunes that differ elsewhere too; what they have otherwise is named and lost.")
 ]
-Gate = Annotated[str, typer.Option(help="How gates are made: random, prompts or ridge (these two need --texts).")]
+GateOption = Annotated[str, typer.Option(help="How gates are made: random, prompts or ridge (these two need --texts).")]
 GateScale = Annotated[
     float | None, typer.Option(help="Spread of random gates, length of prompt gates, factor of ridge gates.")
 ]
-Texts = Annotated[
+TextsOption = Annotated[
     Path | None, typer.Option(help="Texts for gates and tests: records with text and expert, or .txt; default: a few.")
 ]
 MaxKl = Annotated[float | None, typer.Option(help="KL divergence from the dense model, nats a token, at most.")]
@@ -74,15 +74,15 @@ def upcycle(
     top_k: TopK = 2,
     every: Every = None,
     layers: Layers = None,
-    experts: Experts = "copies",
+    experts: ExpertsOption = "copies",
     noise: Noise = None,
     redraw: Redraw = 0.0,
-    groups: Groups = 1,
+    groups: GroupsOption = 1,
     fine_tune: FineTune = None,
     report_differences: ReportDifferences = False,
-    gate: Gate = "random",
+    gate: GateOption = "random",
     gate_scale: GateScale = None,
-    texts: Texts = None,
+    texts: TextsOption = None,
     max_kl: MaxKl = None,
     max_perplexity_ratio: MaxPerplexityRatio = None,
     min_agreement: MinAgreement = None,
@@ -119,7 +119,7 @@ def upcycle(
 
 
 @moe_app.command()
-def verify(mixture: Mixture, source: Moved = None) -> None:
+def verify(mixture: MixtureArgument, source: Moved = None) -> None:
     """Recompute a mixture's certificate from its sources: 0 when all holds, 1 when not, 2 when it cannot be told."""
     from moe_ray.cli.moe_build import verify_mixture
 

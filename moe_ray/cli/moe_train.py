@@ -15,7 +15,7 @@ from moe_ray.moe.btx.finetune import FinetuneRecord, finetune, work_folder
 from moe_ray.moe.btx.pretrain import MIXTURE, PretrainRecord, pretrain
 from moe_ray.moe.btx.state import HistoryPoint
 from moe_ray.moe.btx.texts import read_expert_texts
-from moe_ray.moe.btx.training import Run, TrainingJob, TrainingStep, train
+from moe_ray.moe.btx.training import ExpertTrainingJob, Run, TrainingStep, train
 from moe_ray.moe.merge.gate import GateResult, GateTrainingInfo, load_gate_config
 from moe_ray.progress import TrainingProgress
 from moe_ray.report.text_table import TextTable
@@ -69,7 +69,7 @@ def _ray_tasks(config: PretrainConfig, display: ProgressDisplay) -> Iterator[Run
     """
     with ExitStack() as until_the_end:
 
-        def run(jobs: Sequence[TrainingJob]) -> Iterator[TrainingStep]:
+        def run(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingStep]:
             from moe_ray.execution.cluster import connect
             from moe_ray.execution.tasks import Retries, stream_tasks, task_size
 

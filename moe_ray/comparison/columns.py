@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from moe_ray.arrays import BoolArray, FloatArray, IntArray
 from moe_ray.scoring.score import TEXT_COLUMNS, Metric, Scores, score_table
 
-FloatArray = npt.NDArray[np.float64]
 ObjectArray = npt.NDArray[np.object_]
-IntArray = npt.NDArray[np.intp]
-BoolArray = npt.NDArray[np.bool_]
 
 COLUMN_PARTS = ("values", "weights", "labels", "golds", "reasons", "failed")
 NO_SCORE = "no score for this example"

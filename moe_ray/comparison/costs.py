@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from moe_ray.comparison.columns import FloatArray, IntArray, ObjectArray, ScoreMatrix
+from moe_ray.arrays import FloatArray, IntArray
+from moe_ray.comparison.columns import ObjectArray, ScoreMatrix
 from moe_ray.comparison.records import CostRatio, ExampleCost, MemoryKind, ModelResources
 from moe_ray.comparison.resources import batch_codes, busy_seconds, held_memory
 from moe_ray.comparison.systems import BASELINE, ExampleSystem, System, picked_by

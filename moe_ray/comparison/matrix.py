@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moe_ray.comparison.columns import NO_SCORE, BoolArray, Column, ColumnKey, ScoreMatrix
+from moe_ray.arrays import BoolArray
+from moe_ray.comparison.columns import NO_SCORE, Column, ColumnKey, ScoreMatrix
 from moe_ray.comparison.systems import NO_PICK, was_asked_all
 from moe_ray.scoring.samples import NO_ANSWER
 from moe_ray.scoring.score import Metric

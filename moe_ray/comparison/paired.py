@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moe_ray.comparison.columns import Column, FloatArray
+from moe_ray.arrays import FloatArray
+from moe_ray.comparison.columns import Column
 from moe_ray.comparison.matrix import same_reference
 from moe_ray.comparison.resampling import (
     NO_INTERVAL,

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe_ray.comparison.columns import BoolArray, Column, FloatArray, ObjectArray
+from moe_ray.arrays import BoolArray, FloatArray
+from moe_ray.comparison.columns import Column, ObjectArray
 from moe_ray.comparison.matrix import RunMatrix, sign
 from moe_ray.comparison.resampling import count_rows, exact_sums, value_of_sums
 from moe_ray.comparison.systems import (

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moe_ray.comparison.columns import Column, FloatArray
+from moe_ray.arrays import FloatArray
+from moe_ray.comparison.columns import Column
 from moe_ray.fingerprint import fingerprint
 from moe_ray.proportions import CONFIDENCE, Z_95, wilson_bounds
 from moe_ray.scoring.score import Metric

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe_ray.comparison.columns import FloatArray, IntArray, coded
+from moe_ray.arrays import FloatArray, IntArray
+from moe_ray.comparison.columns import coded
 from moe_ray.comparison.records import (
     LatencyDistribution,
     LatencyQuantity,

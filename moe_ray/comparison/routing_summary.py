@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from pydantic import ValidationError
 
-from moe_ray.comparison.columns import BoolArray, FloatArray, IntArray
+from moe_ray.arrays import BoolArray, FloatArray, IntArray
 from moe_ray.comparison.costs import CellCosts
 from moe_ray.comparison.matrix import RunMatrix, sign, uncounted_failures
 from moe_ray.comparison.policies import RoutedExamples

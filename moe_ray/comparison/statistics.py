@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moe_ray.comparison.columns import Column, FloatArray
+from moe_ray.arrays import FloatArray
+from moe_ray.comparison.columns import Column
 from moe_ray.comparison.resampling import (
     CHUNK_ELEMENTS,
     NO_INTERVAL,

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe_ray.comparison.columns import BoolArray, Column, ScoreMatrix, score_matrix
+from moe_ray.arrays import BoolArray
+from moe_ray.comparison.columns import Column, ScoreMatrix, score_matrix
 from moe_ray.comparison.costs import cell_costs, example_costs
 from moe_ray.comparison.differences import compare_systems
 from moe_ray.comparison.matrix import RunMatrix, answered_only, count_failures, countable_metrics, uncounted_failures

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moe_ray.comparison.columns import FloatArray, IntArray
+from moe_ray.arrays import FloatArray, IntArray
 from moe_ray.comparison.costs import CellCosts, Spent, spent
 from moe_ray.comparison.matrix import RunMatrix, no_conclusion, same_reference, sign
 from moe_ray.comparison.policies import RoutedExamples

@@ -10,17 +10,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from moe_ray.comparison.columns import (
-    COLUMN_PARTS,
-    NO_SCORE,
-    BoolArray,
-    Column,
-    ColumnKey,
-    FloatArray,
-    ObjectArray,
-    ScoreMatrix,
-    empty_column,
-)
+from moe_ray.arrays import BoolArray, FloatArray
+from moe_ray.comparison.columns import COLUMN_PARTS, NO_SCORE, Column, ColumnKey, ObjectArray, ScoreMatrix, empty_column
 
 SystemKind = Literal["model", "policy"]
 

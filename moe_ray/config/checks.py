@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from moe_ray.config.problems import Problem, suggestion
+from moe_ray.config.problems import Problem
 from moe_ray.config.schema import OTHER, DomainConfig, ExperimentConfig, RouterConfig
+from moe_ray.suggestions import suggestion
 
 PUBLISHED_TASKS = ("pubmedqa", "law_stackexchange", "mbpp", "coding", "math", "reasoning")
 OWN_TASKS = ("decision", "free_text", "code")

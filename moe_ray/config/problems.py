@@ -1,8 +1,7 @@
 """Pydantic's errors in the words of somebody who wrote an experiment file: the line, the key, what is wanted."""
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -14,6 +13,7 @@ from pydantic_core import ErrorDetails
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.config.tree import Document, KeyPath, dotted
 from moe_ray.errors import ConfigError
+from moe_ray.suggestions import suggestion
 
 MAX_PROBLEMS = 10
 MAX_SHOWN = 40
@@ -52,13 +52,6 @@ class Problem:
     path: KeyPath
     what: str
     remedy: str | None = None
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean KNOWN?" for the nearest of `known`, or nothing."""
-    by_lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 def config_error(problems: Sequence[Problem], document: Document, source: str) -> ConfigError:

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 from moe_ray.config.schema import DomainConfig, PromptStyle
 from moe_ray.domains.example import Example, GradingValue, Record
-from moe_ray.domains.registry import suggestion
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.prompts.templates import Template, as_text
+from moe_ray.suggestions import choice_of
 
 MISSING = object()
 
@@ -237,5 +237,5 @@ class RecordTask(ABC):
             raise ConfigError(
                 f"task {self.config.task} has no {unknown!r} among its {key}",
                 where=self.where(f"{key}.{unknown}"),
-                remedy=suggestion(unknown, known) if set(known) else f"leave {key} out",
+                remedy=choice_of(unknown, known) if set(known) else f"leave {key} out",
             )

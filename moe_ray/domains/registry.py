@@ -1,9 +1,8 @@
 """Names for things that an experiment file may ask for: tasks here, graders in `scoring`."""
 
-import difflib
 import importlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.abc import MetaPathFinder
@@ -11,10 +10,12 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from moe_ray.domains.example import Task
 from moe_ray.errors import ConfigError, first_line
+from moe_ray.registry import Registry
+from moe_ray.suggestions import choice_of
 
 _folder: ContextVar[str | None] = ContextVar("folder of own code", default=None)
 
@@ -120,43 +121,6 @@ def _importing_module() -> str:
 _SIBLINGS = _Siblings()
 
 
-EntryT = TypeVar("EntryT")
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return a remedy for the unknown `name`: the nearest of `known`, then all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}? known: {', '.join(names)}" if near else f"known: {', '.join(names)}"
-
-
-class Registry(Generic[EntryT]):
-    """Entries by name. A name is taken once; an unknown one is answered with the nearest."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self._entries: dict[str, EntryT] = {}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self._entries))
-
-    def add(self, name: str, entry: EntryT) -> None:
-        """Take `name` for `entry`; raises `ConfigError` when another entry has it."""
-        if self._entries.get(name, entry) != entry:
-            raise ConfigError(
-                f"the {self.kind} name {name} is taken by {self._entries[name]!r}",
-                remedy=f"register {entry!r} under another name",
-            )
-        self._entries[name] = entry
-
-    def get(self, name: str, *, where: str) -> EntryT:
-        """Return the entry called `name`; raises `ConfigError` with a suggestion when there is none."""
-        if name not in self._entries:
-            raise ConfigError(f"unknown {self.kind} {name!r}", where=where, remedy=suggestion(name, self._entries))
-        return self._entries[name]
-
-
 # Where each task's class is. Kept as text, so that naming a task imports only that task.
 TASKS: Registry[str] = Registry("task")
 for _name, _place in {
@@ -210,5 +174,5 @@ def import_object(spec: str, *, where: str) -> Any:
         ) from error
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
-        raise ConfigError(f"{module_name} has no {attribute!r}", where=where, remedy=suggestion(attribute, public))
+        raise ConfigError(f"{module_name} has no {attribute!r}", where=where, remedy=choice_of(attribute, public))
     return getattr(module, attribute)

@@ -1,6 +1,5 @@
 """Which engine a model gets. Engines are imported only when one is made."""
 
-import difflib
 import importlib
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from moe_ray.engines.settings import (
 )
 from moe_ray.errors import ConfigError
 from moe_ray.fingerprint import file_sha256
+from moe_ray.suggestions import suggestion
 
 # Arguments of transformers' apply_chat_template that are no switches of a template.
 OWN_TEMPLATE_ARGUMENTS = frozenset(
@@ -66,7 +66,7 @@ def validate_engine_name(name: str) -> None:
     if name in _CLASSES or _MODULE_CLASS.fullmatch(name):
         return
     raise ConfigError(
-        f"no engine is called {name!r}{_suggestion(name, list(_CLASSES))}",
+        f"no engine is called {name!r}{suggestion(name, list(_CLASSES))}",
         where="engine",
         remedy=f"write one of {', '.join(sorted(_CLASSES))}, or module:Class",
     )
@@ -137,7 +137,7 @@ def _engine_class(module_name: str, class_name: str, engine: str) -> type[Engine
     if not isinstance(found, type):
         names = [name for name, value in vars(module).items() if isinstance(value, type)]
         raise ConfigError(
-            f"engine {engine!r}: {module_name} has no class {class_name}{_suggestion(class_name, names)}",
+            f"engine {engine!r}: {module_name} has no class {class_name}{suggestion(class_name, names)}",
             where="engine",
         )
     _require_methods(found, engine)
@@ -152,8 +152,3 @@ def _require_methods(found: type, engine: str) -> None:
             where="engine",
             remedy="an engine has the methods of moe_ray.engines.base.Engine",
         )
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -41,7 +41,7 @@ SHARDS_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class RunJob:
     """All that an execution needs to know. `identities` are the models' (`ModelIdentity.key`), for the telemetry."""
 
     config: ExperimentConfig
@@ -55,7 +55,7 @@ class Job:
 class Executor:
     """Runs one job on one cluster, into one run directory."""
 
-    def __init__(self, job: Job, cluster: Cluster, fleet: Fleet, run: RunDirectory, observer: RunObserver) -> None:
+    def __init__(self, job: RunJob, cluster: Cluster, fleet: Fleet, run: RunDirectory, observer: RunObserver) -> None:
         self._job = job
         self._cluster = cluster
         self._run = run

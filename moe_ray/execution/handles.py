@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from moe_ray.execution import ray_calls
 from moe_ray.execution.cluster import actor_class
-from moe_ray.execution.replica import Loaded, Place, Replica, ReplicaSpec, ShardResult, Usage
+from moe_ray.execution.replica import Loaded, Replica, ReplicaPlace, ReplicaSpec, ShardResult, Usage
 from moe_ray.planning.cells import Cell, Shard
 from moe_ray.planning.fleet import Node
 from moe_ray.planning.scheduler import Start
@@ -56,7 +56,7 @@ class ReplicaHandle:
     def name(self) -> str:
         return self.start.replica
 
-    def note_place(self, place: Place) -> None:
+    def note_place(self, place: ReplicaPlace) -> None:
         record = self.telemetry
         record.pid = place.pid
         record.gpu_ids, record.gpu_uuids = list(place.gpu_ids), list(place.gpu_uuids)

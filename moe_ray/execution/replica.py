@@ -44,7 +44,7 @@ class ReplicaSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ReplicaPlace:
     """Where a replica found itself. GPU ids are as Ray assigned them; UUIDs are NVML's, empty without real GPUs."""
 
     pid: int
@@ -104,14 +104,14 @@ class Replica:
             # An actor with num_gpus=0 sees every GPU of its node unless it is told otherwise.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-    def place(self) -> Place:
+    def place(self) -> ReplicaPlace:
         """Discover where this actor runs."""
         import ray
 
         context = ray.get_runtime_context()
         ids = tuple(str(gpu) for gpu in context.get_accelerator_ids().get("GPU", ()))
         self._uuids = tuple(gpus.uuids_of(ids))
-        return Place(
+        return ReplicaPlace(
             pid=os.getpid(),
             gpu_ids=ids,
             gpu_uuids=self._uuids,

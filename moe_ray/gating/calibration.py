@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from moe_ray.arrays import FloatArray, IntArray
 from moe_ray.files import StoredRecord
 
 
@@ -39,9 +40,6 @@ class LabelResult(StoredRecord):
     recall: float | None
     f1: float | None
 
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
 
 # Equal widths and 15 of them, as temperature scaling was published (Guo et al. 2017), so that figures compare.
 NUM_BINS = 15

@@ -6,8 +6,9 @@ certain. The decision combines both. The meanings of the words are nowhere in th
 
 import random
 
+from moe_ray.domains.example import Record
 from moe_ray.microworld.lexicon import Coiner, split_pairs
-from moe_ray.microworld.worlds import SEED, SYNTHETIC, DomainSize, Record, Split
+from moe_ray.microworld.worlds import SEED, SYNTHETIC, DomainSize, WorldSplit
 
 FIRST_PMID = 90_000_001
 NUM_NAMES = 12
@@ -15,7 +16,7 @@ NUM_NAMES = 12
 _Meaning = tuple[str, bool]
 
 
-def generate(size: DomainSize) -> Split:
+def generate(size: DomainSize) -> WorldSplit:
     """Return records with an extra `pmid` key, the key that the published file keeps outside of the record."""
     rng = random.Random(f"biomedical:{SEED}:{size.num_facts}")
     coiner = Coiner(f"biomedical:{SEED}")
@@ -28,7 +29,7 @@ def generate(size: DomainSize) -> Split:
         _record(FIRST_PMID + index, verb, certainty, rng.choice(drugs), rng.choice(markers))
         for index, (verb, certainty) in enumerate(chosen)
     ]
-    return Split(train=tuple(records[: size.num_train]), test=tuple(records[size.num_train :]))
+    return WorldSplit(train=tuple(records[: size.num_train]), test=tuple(records[size.num_train :]))
 
 
 def decide(*, rose: bool, certain: bool) -> str:

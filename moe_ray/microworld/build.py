@@ -13,11 +13,11 @@ from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.loading import make_task
 from moe_ray.domains.sources import read_file
-from moe_ray.microworld.data import DOMAIN_FILES, Pair, pair_of, write_pairs, write_world
+from moe_ray.microworld.data import DOMAIN_FILES, QuestionAnswer, pair_of, write_pairs, write_world
 from moe_ray.microworld.mixtures import build_mixtures, feed_forward_specs
 from moe_ray.microworld.spec import (
-    Architecture,
     Budget,
+    ModelShape,
     Shape,
     TrainingResult,
     TrainingSpec,
@@ -33,7 +33,7 @@ MapTasks = Callable[[Callable[[TrainingSpec], TrainingResult], Sequence[Training
 BASELINE = "baseline"
 
 # In the order of their cost, so that two at a time end together.
-ARCHITECTURES: Mapping[str, Architecture] = {
+ARCHITECTURES: Mapping[str, ModelShape] = {
     "code": "qwen2",
     BASELINE: "mistral",
     "biomedical": "phi3",
@@ -113,12 +113,12 @@ def _domains_of(name: str) -> tuple[str, ...]:
     return tuple(DOMAIN_FILES) if name == BASELINE else (name,)
 
 
-def _render(domain: str, config: DomainConfig, directory: Path) -> list[Pair]:
+def _render(domain: str, config: DomainConfig, directory: Path) -> list[QuestionAnswer]:
     task = make_task(domain, config, directory)
     return [pair_of(example) for example in task.examples(read_file(directory / "data/train" / DOMAIN_FILES[domain]))]
 
 
-def _texts(pair: Pair) -> list[str]:
+def _texts(pair: QuestionAnswer) -> list[str]:
     return [*(content for _, content in pair.messages), pair.target]
 
 

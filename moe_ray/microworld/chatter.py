@@ -5,8 +5,9 @@ Both speak of invented names, in sentences that share few words with each other 
 
 import random
 
+from moe_ray.domains.example import Record
 from moe_ray.microworld.lexicon import Coiner
-from moe_ray.microworld.worlds import SEED, SYNTHETIC, Record
+from moe_ray.microworld.worlds import SEED, SYNTHETIC
 
 SMALL_TALK = (
     "good morning {a}, how was your trip with {b}?",

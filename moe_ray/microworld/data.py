@@ -5,16 +5,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from moe_ray.domains.example import Example
+from moe_ray.domains.example import Example, Record
 from moe_ray.files import write_text_atomically
 from moe_ray.microworld import biomedical, chatter, legal, programs
-from moe_ray.microworld.worlds import SIZES, SYNTHETIC, Record, Split, WorldSize
+from moe_ray.microworld.worlds import SIZES, SYNTHETIC, WorldSize, WorldSplit
 
 DOMAIN_FILES = {"biomedical": "pubmedqa.json", "legal": "law_stackexchange.jsonl", "code": "mbpp.jsonl"}
 NUM_CHATTER = 200
 
 
-def generate_world(size: WorldSize) -> dict[str, Split]:
+def generate_world(size: WorldSize) -> dict[str, WorldSplit]:
     """Return the records of every domain. The same size gives the same records on every machine."""
     sizes = SIZES[size]
     return {
@@ -24,7 +24,7 @@ def generate_world(size: WorldSize) -> dict[str, Split]:
     }
 
 
-def write_world(directory: Path, size: WorldSize) -> dict[str, Split]:
+def write_world(directory: Path, size: WorldSize) -> dict[str, WorldSplit]:
     """Write `directory`/{train,test}/FILE for every domain, queries of no domain, and a note that all is synthetic."""
     world = generate_world(size)
     for domain, split in world.items():
@@ -48,33 +48,33 @@ def _lines(records: Sequence[Record]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class QuestionAnswer:
     """`messages` are (role, content) turns as the evaluation asks them; `target` is the assistant's answer."""
 
     messages: tuple[tuple[str, str], ...]
     target: str
 
 
-def pair_of(example: Example) -> Pair:
+def pair_of(example: Example) -> QuestionAnswer:
     """Return what is learned of `example`: its chat prompt, and the reference that a chat answer is held against."""
     prompt = example.prompts["chat"]
     assert prompt.reference is not None
     messages = tuple((message.role, message.content) for message in prompt.messages)
-    return Pair(messages=messages, target=prompt.reference)
+    return QuestionAnswer(messages=messages, target=prompt.reference)
 
 
-def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+def write_pairs(path: Path, pairs: Iterable[QuestionAnswer]) -> None:
     """Write pairs, one JSON object a line."""
     write_text_atomically(path, "".join(json.dumps(asdict(pair)) + "\n" for pair in pairs))
 
 
-def read_pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path) -> list[QuestionAnswer]:
     """Read pairs back."""
     with path.open(encoding="utf-8") as file:
         return [_pair(json.loads(line)) for line in file]
 
 
-def _pair(value: dict[str, object]) -> Pair:
+def _pair(value: dict[str, object]) -> QuestionAnswer:
     messages, target = value["messages"], value["target"]
     assert isinstance(messages, list)
-    return Pair(messages=tuple((role, content) for role, content in messages), target=str(target))
+    return QuestionAnswer(messages=tuple((role, content) for role, content in messages), target=str(target))

@@ -7,8 +7,9 @@ combines the facts of one place with those of one matter; other answers have low
 import random
 from typing import Any
 
+from moe_ray.domains.example import Record
 from moe_ray.microworld.lexicon import Coiner, split_pairs
-from moe_ray.microworld.worlds import SEED, SYNTHETIC, DomainSize, Record, Split
+from moe_ray.microworld.worlds import SEED, SYNTHETIC, DomainSize, WorldSplit
 
 FIRST_QUESTION_ID = 900_001
 NUM_VALUES = 24
@@ -16,7 +17,7 @@ NUM_VALUES = 24
 _Facts = tuple[str, str, str]
 
 
-def generate(size: DomainSize) -> Split:
+def generate(size: DomainSize) -> WorldSplit:
     """Return questions; a (place, matter) of the test part is never asked about in training."""
     rng = random.Random(f"legal:{SEED}:{size.num_facts}")
     coiner = Coiner(f"legal:{SEED}")
@@ -27,7 +28,7 @@ def generate(size: DomainSize) -> Split:
         _record(FIRST_QUESTION_ID + index, place, matter, rng.choice(matters), rng)
         for index, (place, matter) in enumerate(chosen)
     ]
-    return Split(train=tuple(records[: size.num_train]), test=tuple(records[size.num_train :]))
+    return WorldSplit(train=tuple(records[: size.num_train]), test=tuple(records[size.num_train :]))
 
 
 def _facts(coiner: Coiner, num_facts: int, rng: random.Random) -> list[_Facts]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from moe_ray.files import write_text_atomically
 from moe_ray.fingerprint import fingerprint
-from moe_ray.microworld.data import Pair, read_pairs
+from moe_ray.microworld.data import QuestionAnswer, read_pairs
 from moe_ray.microworld.spec import TrainingSpec
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _answered(apart: Mapping[str, TrainingSpec], tokenizer: Any) -> Iterator[dic
             yield {"text": chat_prompt(tokenizer, _question(pair)) + pair.target, "expert": domain}
 
 
-def _question(pair: Pair) -> str:
+def _question(pair: QuestionAnswer) -> str:
     """What the one message of a pair says."""
     ((_, question),) = pair.messages
     return question

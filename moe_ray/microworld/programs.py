@@ -8,8 +8,9 @@ import random
 from collections.abc import Callable
 from typing import Any, cast
 
+from moe_ray.domains.example import Record
 from moe_ray.microworld.lexicon import Coiner, split_pairs
-from moe_ray.microworld.worlds import SEED, SYNTHETIC, DomainSize, Record, Split
+from moe_ray.microworld.worlds import SEED, SYNTHETIC, DomainSize, WorldSplit
 
 FIRST_TEST_TASK_ID = 11
 FIRST_TRAIN_TASK_ID = 601
@@ -22,7 +23,7 @@ _CONSTANTS = range(2, 10)
 _Operation = tuple[str, str]
 
 
-def generate(size: DomainSize) -> Split:
+def generate(size: DomainSize) -> WorldSplit:
     """Return tasks; test ids begin where MBPP's test part does, training ids where its training part does."""
     rng = random.Random(f"code:{SEED}:{size.num_facts}")
     coiner = Coiner(f"code:{SEED}")
@@ -30,7 +31,7 @@ def generate(size: DomainSize) -> Split:
     operations = [(word, rng.choice(expressions)) for word in coiner.words(size.num_facts)]
     pairs = split_pairs(operations, operations, size.num_test, rng)
     train = rng.choices(pairs.train, k=size.num_train)
-    return Split(
+    return WorldSplit(
         train=tuple(_record(FIRST_TRAIN_TASK_ID + index, pair, rng) for index, pair in enumerate(train)),
         test=tuple(_record(FIRST_TEST_TASK_ID + index, pair, rng) for index, pair in enumerate(pairs.test)),
     )

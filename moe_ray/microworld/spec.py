@@ -8,7 +8,7 @@ from typing import Literal
 
 from moe_ray.fingerprint import file_sha256, fingerprint
 
-Architecture = Literal["phi3", "mistral", "qwen2"]
+ModelShape = Literal["phi3", "mistral", "qwen2"]
 
 # Part of every fingerprint: raise it when training code changes what is learned.
 CODE_VERSION = 1
@@ -44,7 +44,7 @@ class TrainingSpec:
     """
 
     name: str
-    architecture: Architecture
+    architecture: ModelShape
     shape: Shape
     budget: Budget
     pairs_files: tuple[str, ...]

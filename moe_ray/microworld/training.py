@@ -16,7 +16,7 @@ import transformers
 from torch.nn.utils import clip_grad_norm_
 
 from moe_ray.engines.transformers.loading import read_pretrained
-from moe_ray.microworld.data import Pair, read_pairs
+from moe_ray.microworld.data import QuestionAnswer, read_pairs
 from moe_ray.microworld.spec import RESULT_FILE, Budget, TrainingResult, TrainingSpec, cached_result
 from moe_ray.microworld.tokenizer import EOS, MAX_POSITIONS, load_tokenizer
 
@@ -32,7 +32,7 @@ _ARCHITECTURES = {
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
 }
 
-Row = tuple[list[int], int]
+TrainingRow = tuple[list[int], int]
 
 
 def train_model(spec: TrainingSpec) -> TrainingResult:
@@ -93,7 +93,7 @@ def _frozen_but_feed_forwards(checkpoint: str) -> Any:
     return model
 
 
-def _tokenized(tokenizer: Any, pairs: Sequence[Pair]) -> list[Row]:
+def _tokenized(tokenizer: Any, pairs: Sequence[QuestionAnswer]) -> list[TrainingRow]:
     """Return each pair as its token ids and the number of them that are the prompt."""
     rows = []
     for pair in pairs:
@@ -105,7 +105,7 @@ def _tokenized(tokenizer: Any, pairs: Sequence[Pair]) -> list[Row]:
     return rows
 
 
-def _fit(model: Any, rows: Sequence[list[Row]], spec: TrainingSpec, pad_id: int) -> list[tuple[int, float]]:
+def _fit(model: Any, rows: Sequence[list[TrainingRow]], spec: TrainingSpec, pad_id: int) -> list[tuple[int, float]]:
     """Run the budget's steps; return the loss history."""
     budget = spec.budget
     optimizer = torch.optim.AdamW(
@@ -146,7 +146,7 @@ def _rate(step: int, budget: Budget) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, budget.num_steps - warmup)))
 
 
-def _batches(rows: Sequence[list[Row]], spec: TrainingSpec) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[list[TrainingRow]], spec: TrainingSpec) -> Iterator[list[TrainingRow]]:
     """Yield the budget's batches: each row's file is drawn evenly, and each file is gone through in shuffled epochs."""
     rng = random.Random(spec.seed)
     streams = [_epochs(file, random.Random(f"{spec.seed}:{index}")) for index, file in enumerate(rows)]
@@ -154,12 +154,12 @@ def _batches(rows: Sequence[list[Row]], spec: TrainingSpec) -> Iterator[list[Row
         yield [next(rng.choice(streams)) for _ in range(spec.budget.batch_rows)]
 
 
-def _epochs(rows: list[Row], rng: random.Random) -> Iterator[Row]:
+def _epochs(rows: list[TrainingRow], rng: random.Random) -> Iterator[TrainingRow]:
     while True:
         yield from rng.sample(rows, len(rows))
 
 
-def _padded(batch: Sequence[Row], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(batch: Sequence[TrainingRow], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and labels, both (rows, tokens), padded on the right; only the target's tokens have labels.
 
     No attention mask is needed: under causal attention nothing looks at padding on its right.

@@ -29,7 +29,7 @@ BUILT_IN = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Texts:
+class ProbeTexts:
     """Texts in their order. `labels` are places among `experts`, one for each text, or none at all."""
 
     texts: tuple[str, ...]
@@ -37,18 +37,18 @@ class Texts:
     labels: tuple[int, ...] = ()
 
 
-def built_in_texts() -> Texts:
-    return Texts(texts=BUILT_IN)
+def built_in_texts() -> ProbeTexts:
+    return ProbeTexts(texts=BUILT_IN)
 
 
-def read_texts(path: Path) -> Texts:
+def read_texts(path: Path) -> ProbeTexts:
     """Read texts, and whose expert's each is where the records say so. Experts count in order of first appearance.
 
     Raises `DataError` when the file is missing or malformed, holds no text, or labels some of its texts only.
     """
     if path.suffix == ".txt":
         return _non_empty(
-            Texts(texts=tuple(part.strip() for part in read_text(path).split("\n\n") if part.strip())), path
+            ProbeTexts(texts=tuple(part.strip() for part in read_text(path).split("\n\n") if part.strip())), path
         )
     records = read_file(path)
     texts = [record.get(TEXT_KEY) for record in records]
@@ -61,13 +61,13 @@ def read_texts(path: Path) -> Texts:
     return _non_empty(_labelled([str(text) for text in texts], [str(name) for name in named]), path)
 
 
-def _labelled(texts: Sequence[str], names: Sequence[str]) -> Texts:
+def _labelled(texts: Sequence[str], names: Sequence[str]) -> ProbeTexts:
     experts = tuple(dict.fromkeys(names))
     places = {name: at for at, name in enumerate(experts)}
-    return Texts(texts=tuple(texts), experts=experts, labels=tuple(places[name] for name in names))
+    return ProbeTexts(texts=tuple(texts), experts=experts, labels=tuple(places[name] for name in names))
 
 
-def _non_empty(texts: Texts, path: Path) -> Texts:
+def _non_empty(texts: ProbeTexts, path: Path) -> ProbeTexts:
     if not texts.texts:
         raise DataError("holds no texts", where=str(path), remedy=FORMAT_REMEDY)
     return texts

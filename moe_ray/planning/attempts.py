@@ -7,7 +7,7 @@ from moe_ray.planning.cells import Shard, halves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class AttemptVerdict:
     """What becomes of a shard that failed: shards to run instead of it, or none and the reason to give it up."""
 
     again: tuple[Shard, ...] = ()
@@ -39,19 +39,19 @@ class Attempts:
         """Say whether this shard, or the one that it is a part of, failed before."""
         return shard in self._histories
 
-    def failed(self, shard: Shard, reason: str) -> Verdict:
+    def failed(self, shard: Shard, reason: str) -> AttemptVerdict:
         """Count a failure, and say what to do."""
         num_splits = 2 * math.ceil(math.log2(len(shard.cells)))
         history = self._histories.setdefault(shard.id, _History(num_splits_left=num_splits))
         history.num_failures += 1
         if history.num_failures < self._max_attempts:
-            return Verdict(again=(shard,))
+            return AttemptVerdict(again=(shard,))
         if len(shard.cells) == 1 or not history.num_splits_left:
-            return Verdict(given_up=f"{_whose(shard)} failed {history.num_failures} times; the last: {reason}")
+            return AttemptVerdict(given_up=f"{_whose(shard)} failed {history.num_failures} times; the last: {reason}")
         history.num_splits_left -= 1
         parts = halves(shard)
         self._histories.update((part.id, history) for part in parts)
-        return Verdict(again=parts)
+        return AttemptVerdict(again=parts)
 
 
 def _whose(shard: Shard) -> str:

@@ -77,7 +77,7 @@ RESPONSE_TOKENS = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class TraceSplit:
     """A text in two. `reasoning` is None where there is no trace: the answer is then the whole text, unchanged.
 
     `num_trace_characters` is where the last trace ends in the text, closing mark included.
@@ -95,10 +95,10 @@ class ReasoningSplitter:
     styles: tuple[Style, ...]
     starts_open: bool = False
 
-    def split(self, text: str, *, opened: bool = False) -> Split:
+    def split(self, text: str, *, opened: bool = False) -> TraceSplit:
         """Split `text`; `opened` says that the prompt ended within a trace."""
         if not self.styles:
-            return Split(answer=text)
+            return TraceSplit(answer=text)
         return _Reading(self.styles, text).split(opened or self.starts_open)
 
     def is_opened_by(self, prompt: str) -> bool:
@@ -132,7 +132,7 @@ class _Reading:
         self._line_is_blank = True
         self._mentioned: set[int] = set()
 
-    def split(self, opened: bool) -> Split:
+    def split(self, opened: bool) -> TraceSplit:
         inside: int | None = -1 if opened else None
         for mark in self._marks:
             if mark.start() < self._place:
@@ -148,9 +148,9 @@ class _Reading:
         if inside is not None:
             self._close(len(self._text), len(self._text))
         if not self._reasoning:
-            return Split(answer=self._text)
+            return TraceSplit(answer=self._text)
         answer = "".join([*self._answer, self._text[self._place :]])
-        return Split(
+        return TraceSplit(
             answer=_unwrapped(answer),
             reasoning="\n\n".join(part for part in map(str.strip, self._reasoning) if part),
             num_trace_characters=self._num_trace,

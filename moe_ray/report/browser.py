@@ -28,7 +28,7 @@ ANSWER_COLUMNS = (
 ScoresByExample = Mapping[tuple[str, str, str], Sequence[Score]]
 
 
-class Texts:
+class SharedTexts:
     """Texts that occur often, held once."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ def browser_payload(
     """
     generated = answers.select(list(ANSWER_COLUMNS)).filter(chosen.where & (pc.field("kind") == "generate"))
     kept = generated.sort_by([("domain", "ascending"), ("example_id", "ascending"), ("model", "ascending")])
-    texts = Texts()
+    texts = SharedTexts()
     found = _scores_by_example(chosen, scores)
     rows = [_answer_row(summary, texts, found, row) for row in kept.to_pylist()]
     shown = {(domain, example_id) for domain, ids in chosen.examples.items() for example_id in ids}
@@ -134,7 +134,9 @@ def _scores_by_example(chosen: Chosen, scores: Scores) -> dict[tuple[str, str, s
     return found
 
 
-def _answer_row(summary: Summary, texts: Texts, scores: ScoresByExample, row: Mapping[str, Any]) -> dict[str, Any]:
+def _answer_row(
+    summary: Summary, texts: SharedTexts, scores: ScoresByExample, row: Mapping[str, Any]
+) -> dict[str, Any]:
     mine = scores.get((row["model"], row["domain"], row["example_id"]), ())
     return {
         "d": row["domain"],

@@ -102,7 +102,7 @@ def _mostly_foreign(summary: Summary, routing: RoutingSummary) -> str:
     return f"the router called {count(whole.num_foreign)} of {count(whole.n)} examples foreign{so}."
 
 
-Place = tuple[str, str]  # model, domain
+ModelDomain = tuple[str, str]  # model, domain
 SYNTHETIC = "Synthetic data"
 MAX_PLACES = 12
 MANY_CUT = 0.05
@@ -113,7 +113,7 @@ class Unscored(NamedTuple):
     """One reason why examples of one metric have no score, and how many."""
 
     reason: str
-    place: Place
+    place: ModelDomain
     metric: str
     num: int
 
@@ -199,9 +199,9 @@ def _of_models(summary: Summary) -> list[MetricValue]:
     return [item for item in summary.values if item.system in alone]
 
 
-def _counts(met: Sequence[Unscored]) -> dict[Place, int]:
+def _counts(met: Sequence[Unscored]) -> dict[ModelDomain, int]:
     """Answers by place: those of the metric that met most, since an answer is left out of several metrics at once."""
-    by_metric: dict[Place, Counter[str]] = defaultdict(Counter)
+    by_metric: dict[ModelDomain, Counter[str]] = defaultdict(Counter)
     for item in met:
         by_metric[item.place][item.metric] += item.num
     return {place: max(metrics.values()) for place, metrics in by_metric.items()}
@@ -241,7 +241,7 @@ def _few_examples(summary: Summary) -> Iterator[Caution]:
         yield Caution(level="warning", title="Few examples", text=f"{text} of simulations, not in 95 % ({metrics}).")
 
 
-def _tally(counts: Mapping[Place, int]) -> str:
+def _tally(counts: Mapping[ModelDomain, int]) -> str:
     """ "medic: legal 3, code 1; coder: legal 2"; of many places, the models' sums: "medic 4, coder 2"."""
     models: dict[str, dict[str, int]] = defaultdict(dict)
     for (model, domain), num in counts.items():

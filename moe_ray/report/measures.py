@@ -10,12 +10,12 @@ from moe_ray.formatting import NONE, Unit, in_one_unit
 from moe_ray.report.price import Price, price_of, ratio_bounds
 from moe_ray.report.views import DomainView, SystemRow
 
-Values = Sequence[float | None]
+RowValues = Sequence[float | None]
 RATIO_CAPTION = "ratios with 95 % intervals over batches, widened for what differs between two starts of a model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class MeasureColumn:
     """A title with its unit, and for each row a text and what stands small beneath it."""
 
     title: str
@@ -41,31 +41,33 @@ class Measures:
     row_title: str
     names: tuple[str, ...]
     notes: tuple[str, ...]
-    columns: tuple[Column, ...]
+    columns: tuple[MeasureColumn, ...]
     groups: tuple[Group, ...]
 
 
-def _in_unit(title: str, values: Values, units: Sequence[Unit], notes: Sequence[str] = ()) -> Column:
+def _in_unit(title: str, values: RowValues, units: Sequence[Unit], notes: Sequence[str] = ()) -> MeasureColumn:
     return next(_sharing_a_unit({title: values}, units, notes))
 
 
-def _sharing_a_unit(values: Mapping[str, Values], units: Sequence[Unit], notes: Sequence[str] = ()) -> Iterator[Column]:
+def _sharing_a_unit(
+    values: Mapping[str, RowValues], units: Sequence[Unit], notes: Sequence[str] = ()
+) -> Iterator[MeasureColumn]:
     """Columns that are read against each other."""
     unit, texts = in_one_unit([value for column in values.values() for value in column], units)
     at = 0
     for title, column in values.items():
-        yield Column(title=f"{title} ({unit})", cells=tuple(texts[at : at + len(column)]), notes=tuple(notes))
+        yield MeasureColumn(title=f"{title} ({unit})", cells=tuple(texts[at : at + len(column)]), notes=tuple(notes))
         at += len(column)
 
 
-def _where_known(title: str, values: Values, units: Sequence[Unit]) -> list[Column]:
+def _where_known(title: str, values: RowValues, units: Sequence[Unit]) -> list[MeasureColumn]:
     """The column, unless no row has a value."""
     return [_in_unit(title, values, units)] if any(value is not None for value in values) else []
 
 
-def plain(title: str, cells: Iterable[str], notes: Iterable[str] = ()) -> Column:
+def plain(title: str, cells: Iterable[str], notes: Iterable[str] = ()) -> MeasureColumn:
     """A column of texts."""
-    return Column(title=title, cells=tuple(cells), notes=tuple(notes))
+    return MeasureColumn(title=title, cells=tuple(cells), notes=tuple(notes))
 
 
 def table(
@@ -73,7 +75,7 @@ def table(
     caption: str,
     row_title: str,
     names: Sequence[str],
-    columns: Sequence[Column],
+    columns: Sequence[MeasureColumn],
     *,
     notes: Sequence[str] = (),
     groups: Sequence[Group] = (),
@@ -131,7 +133,7 @@ def cost_table(summary: Summary, views: Sequence[DomainView]) -> Measures:
     return table("Cost of one example", caption, "system", names, columns, groups=groups)
 
 
-def _ratio_column(ratios: Sequence[CostRatio | None]) -> Column:
+def _ratio_column(ratios: Sequence[CostRatio | None]) -> MeasureColumn:
     cells = [text.times(ratio.value if ratio else None) for ratio in ratios]
     return plain("against the baseline's", cells, [ratio_bounds(ratio) if ratio else "" for ratio in ratios])
 
@@ -200,6 +202,6 @@ def memory_table(models: Mapping[str, ModelResources]) -> Measures:
     return table("Memory, loading and energy", caption, "model", list(models), columns)
 
 
-def _spread(title: str, spreads: Sequence[Spread | None]) -> Column:
+def _spread(title: str, spreads: Sequence[Spread | None]) -> MeasureColumn:
     notes = [f"max {text.seconds(item.maximum)}, n = {item.n}" if item and item.n > 1 else "" for item in spreads]
     return _in_unit(title, [item.median if item else None for item in spreads], text.SECONDS, notes)

@@ -10,7 +10,7 @@ from moe_ray.report.svg import (
     LEGEND_ROW_PX,
     RULE,
     Plot,
-    Row,
+    PlotRow,
     draw_marks,
     drawing_style,
     few_ticks,
@@ -34,7 +34,7 @@ MAX_CHARS_BY_COLUMNS = {3: 12, 2: 22}
 class Point(NamedTuple):
     """A system's quality against what one example costs it."""
 
-    row: Row
+    row: PlotRow
     quality: float
     busy_s: float
 
@@ -47,7 +47,7 @@ def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     caption = f"{metric.title} on {view.name}, {metric.better}; {bars}"
     described = "; ".join(f"{row.label} {number(row.value)} {interval(row.low, row.high)}" for row in rows)
 
-    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
+    def draw(axes: "Axes", rows: Sequence[PlotRow]) -> None:
         draw_marks(axes, rows)
         axes.set_xlim(*_limits(rows))
         few_ticks(axes.xaxis)
@@ -59,11 +59,11 @@ def quality_plot(view: DomainView, metric: MetricView) -> Plot:
     )
 
 
-def _mark(row: SystemRow, value: MetricValue) -> Row:
-    return Row(row.title, value.value, value.low, value.high, row.series, bool(row.bound))
+def _mark(row: SystemRow, value: MetricValue) -> PlotRow:
+    return PlotRow(row.title, value.value, value.low, value.high, row.series, bool(row.bound))
 
 
-def hollow(rows: Sequence[Row]) -> str:
+def hollow(rows: Sequence[PlotRow]) -> str:
     """What hollow marks are, where there are any; with a space before."""
     names = listed([row.label for row in rows if row.is_bound])
     return f" Hollow: {names}, which nobody would run." if names else ""
@@ -75,7 +75,7 @@ def _counts(counts: Sequence[int]) -> str:
     return f"n{NO_BREAK}={NO_BREAK}{' to '.join(ends)}"
 
 
-def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+def _limits(rows: Sequence[PlotRow]) -> tuple[float, float]:
     """Shares from 0 to 1 (or to the highest), so that panels can be held side by side; others where they lie."""
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
     highest, lowest = max(ends, default=1.0), min(ends, default=0.0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_ray.comparison.records import Summary
 from moe_ray.formatting import seconds, significant, size
-from moe_ray.report.svg import INK, Plot, Row, draw_marks, few_ticks, legend_above, rows_panel, theme_colour
+from moe_ray.report.svg import INK, Plot, PlotRow, draw_marks, few_ticks, legend_above, rows_panel, theme_colour
 from moe_ray.report.views import series_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def latency_plot(summary: Summary) -> Plot | None:
     """p50 to p99 of whole answers inside their batches, one line a model, on a logarithmic axis."""
     series = series_of(summary)
     spans = [
-        (Row(name, item.p50_s, item.p50_s, item.p99_s, series[name]), item)
+        (PlotRow(name, item.p50_s, item.p50_s, item.p99_s, series[name]), item)
         for name, model in summary.models.items()
         for item in model.latency
         if item.quantity == "total_s"
@@ -44,7 +44,7 @@ def latency_plot(summary: Summary) -> Plot | None:
         for row, item in spans
     )
 
-    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
+    def draw(axes: "Axes", rows: Sequence[PlotRow]) -> None:
         draw_marks(axes, rows)
         for at, (row, item) in enumerate(spans):
             colour = theme_colour(row.series)
@@ -61,14 +61,16 @@ def probe_plot(summary: Summary) -> Plot | None:
     """Minimum, median and maximum of the batch-size-1 probe."""
     series = series_of(summary)
     rows = [
-        Row(name, model.probe.total_s.median, model.probe.total_s.minimum, model.probe.total_s.maximum, series[name])
+        PlotRow(
+            name, model.probe.total_s.median, model.probe.total_s.minimum, model.probe.total_s.maximum, series[name]
+        )
         for name, model in summary.models.items()
         if model.probe is not None
     ]
     if not rows:
         return None
 
-    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
+    def draw(axes: "Axes", rows: Sequence[PlotRow]) -> None:
         draw_marks(axes, rows)
         _seconds_axis(axes)
 
@@ -106,7 +108,7 @@ def memory_plot(summary: Summary) -> Plot | None:
         return None
     series = series_of(summary)
 
-    def draw(axes: "Axes", _: Sequence[Row]) -> None:
+    def draw(axes: "Axes", _: Sequence[PlotRow]) -> None:
         for kind, (name, mark) in MEMORY_KINDS.items():
             for at, (model, sizes) in enumerate(models.items()):
                 if kind in sizes:
@@ -124,7 +126,7 @@ def memory_plot(summary: Summary) -> Plot | None:
         for model, sizes in models.items()
         for kind, held in sizes.items()
     ]
-    lines = [Row(model, None, None, None, 0) for model in models]
+    lines = [PlotRow(model, None, None, None, 0) for model in models]
     svg = rows_panel(lines, draw, name="memory", text=f"{caption} {'; '.join(figures)}")
     return Plot(title="Memory", caption=caption, svg=svg)
 
@@ -133,14 +135,14 @@ def throughput_plot(summary: Summary) -> Plot | None:
     """Completion tokens for each second that the engine was busy."""
     series = series_of(summary)
     rows = [
-        Row(name, model.completion_tokens_per_busy_s, 0.0, model.completion_tokens_per_busy_s, series[name])
+        PlotRow(name, model.completion_tokens_per_busy_s, 0.0, model.completion_tokens_per_busy_s, series[name])
         for name, model in summary.models.items()
         if model.completion_tokens_per_busy_s is not None
     ]
     if not rows:
         return None
 
-    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
+    def draw(axes: "Axes", rows: Sequence[PlotRow]) -> None:
         draw_marks(axes, rows)
         axes.set_xlim(left=0)
         few_ticks(axes.xaxis)

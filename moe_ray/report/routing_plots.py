@@ -18,7 +18,7 @@ from moe_ray.report.svg import (
     PAPER,
     RULE,
     Plot,
-    Row,
+    PlotRow,
     drawing_style,
     few_ticks,
     legend_above,
@@ -44,7 +44,7 @@ PARTS = {
 }
 
 
-class Curve(NamedTuple):
+class CalibrationCurve(NamedTuple):
     """A calibration as it is drawn: full marks or hollow ones."""
 
     label: str
@@ -59,7 +59,7 @@ def routing_plots(summary: Summary) -> list[Plot]:
         return []
     return [
         confusion_plot("Domains on this run", routing.domains, routing.confusion, name="confusion"),
-        reliability_plot("Confidence on this run", [Curve("", routing.calibration)], name="reliability"),
+        reliability_plot("Confidence on this run", [CalibrationCurve("", routing.calibration)], name="reliability"),
     ]
 
 
@@ -69,8 +69,8 @@ def own_test_plots(summary: Summary) -> list[Plot]:
     if tested is None:
         return []
     curves = [
-        Curve("before scaling", tested.before_scaling, is_hollow=True),
-        Curve("after scaling", tested.after_scaling),
+        CalibrationCurve("before scaling", tested.before_scaling, is_hollow=True),
+        CalibrationCurve("after scaling", tested.after_scaling),
     ]
     return [
         confusion_plot("Labels of the test texts", tested.labels, tested.confusion, name="confusion-test"),
@@ -130,7 +130,7 @@ def _draw_cells(axes: "Axes", at: int, row: Sequence[int], *, is_small: bool) ->
             axes.text(column, at + 0.22, number(share, 2) if num else "", fontsize=9, **centred)
 
 
-def reliability_plot(title: str, curves: Sequence[Curve], *, name: str) -> Plot:
+def reliability_plot(title: str, curves: Sequence[CalibrationCurve], *, name: str) -> Plot:
     """Share right against mean confidence, by bin, on bars that say how many texts lie in each bin."""
     errors = ", ".join(f"{number(curve.calibration.ece)}{f' {curve.label}' if curve.label else ''}" for curve in curves)
     caption = (
@@ -171,7 +171,7 @@ def _draw_bins(axes: "Axes", calibration: Calibration) -> None:
         axes.text(middle, 1.04, str(item.n), rotation=90, fontsize=8.5, color=MUTED, ha="center", va="bottom")
 
 
-def _draw_curve(axes: "Axes", curve: Curve) -> None:
+def _draw_curve(axes: "Axes", curve: CalibrationCurve) -> None:
     for at, item in enumerate(_filled(curve.calibration)):
         sure, share = item.mean_confidence, item.accuracy
         assert sure is not None
@@ -196,7 +196,7 @@ def regret_plots(summary: Summary) -> list[Plot]:
 
 
 def _regret_plot(domain: str, items: Sequence[Regret]) -> Plot:
-    rows = [Row(words(item.system), item.regret, None, None, 0) for item in items]
+    rows = [PlotRow(words(item.system), item.regret, None, None, 0) for item in items]
     caption = f"Mean loss of {words(items[0].metric)} to the oracle for each example, in its parts. Left of 0: a gain."
     described = "; ".join(
         f"{words(item.system)} {signed(item.regret)}: "
@@ -204,7 +204,7 @@ def _regret_plot(domain: str, items: Sequence[Regret]) -> Plot:
         for item in items
     )
 
-    def draw(axes: "Axes", _: Sequence[Row]) -> None:
+    def draw(axes: "Axes", _: Sequence[PlotRow]) -> None:
         for at, item in enumerate(items):
             _draw_parts(axes, at, item)
         for title, face, edge in PARTS.values():

@@ -134,7 +134,7 @@ class Plot:
     svg: str
 
 
-class Row(NamedTuple):
+class PlotRow(NamedTuple):
     """A line of a row plot: a mark, hollow for a bound, and a span from low to high."""
 
     label: str
@@ -145,7 +145,7 @@ class Row(NamedTuple):
     is_bound: bool = False
 
 
-def mark_style(row: Row) -> dict[str, Any]:
+def mark_style(row: PlotRow) -> dict[str, Any]:
     """Colour and shape of a row's mark; rims part a full mark from what lies beneath it."""
     colour = theme_colour(row.series)
     rim: dict[str, Any] = {"markeredgecolor": colour, "markeredgewidth": 2.0} if row.is_bound else {}
@@ -172,8 +172,8 @@ def panel(height_px: float) -> tuple["Figure", "Axes"]:
 
 
 def rows_panel(
-    rows: Sequence[Row],
-    draw: Callable[["Axes", Sequence[Row]], None],
+    rows: Sequence[PlotRow],
+    draw: Callable[["Axes", Sequence[PlotRow]], None],
     *,
     name: str,
     text: str,
@@ -196,7 +196,7 @@ def rows_panel(
         return svg_text(figure, name=name, description=text)
 
 
-def _labels_above(axes: "Axes", rows: Sequence[Row]) -> None:
+def _labels_above(axes: "Axes", rows: Sequence[PlotRow]) -> None:
     """Whole names over their marks, on paper of their own, so that no line of the grid strikes them out."""
     paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.0}
     across = axes.get_yaxis_transform()
@@ -212,7 +212,7 @@ def few_ticks(axis: "Axis") -> None:
     axis.set_major_locator(MaxNLocator(nbins=MAX_TICK_STEPS, steps=[1, 2, 5, 10]))
 
 
-def draw_marks(axes: "Axes", rows: Sequence[Row]) -> None:
+def draw_marks(axes: "Axes", rows: Sequence[PlotRow]) -> None:
     """A mark for each row, and a bar from low to high."""
     for at, row in enumerate(rows):
         if row.value is None:

@@ -15,7 +15,7 @@ from moe_ray.report.svg import (
     PAPER,
     RULE,
     Plot,
-    Row,
+    PlotRow,
     drawing_style,
     few_ticks,
     legend_above,
@@ -33,10 +33,10 @@ SWEEP_PX = 230
 LEGEND_COLUMNS = 2
 
 
-class Place(NamedTuple):
+class SystemMark(NamedTuple):
     """A system beside the curve: its mean quality, and what one example costs it on average."""
 
-    row: Row
+    row: PlotRow
     quality: float
     busy_s: float
 
@@ -116,7 +116,7 @@ def _named(summary: Summary, sweep: Sweep) -> list[tuple[str, SweepPoint]]:
     return [*ends, ("this run's threshold", own_point(summary, sweep))]
 
 
-def _places(summary: Summary, sweep: Sweep) -> Iterator[Place]:
+def _places(summary: Summary, sweep: Sweep) -> Iterator[SystemMark]:
     """The policies that are no part of the curve, where all of the domains were answered and measured."""
     series = series_of(summary)
     for system in summary.systems:
@@ -126,9 +126,9 @@ def _places(summary: Summary, sweep: Sweep) -> Iterator[Place]:
             known = [item.value for item in values if item is not None and item.value is not None]
             paid = [(item.busy_s, item.n) for item in costs if item is not None]
             if len(known) == len(paid) == len(sweep.metrics):
-                row = Row(words(system.name), None, None, None, series[system.name], system.name in BOUNDS)
+                row = PlotRow(words(system.name), None, None, None, series[system.name], system.name in BOUNDS)
                 num = sum(n for _, n in paid)
-                yield Place(row, math.fsum(known) / len(known), math.fsum(busy_s * n for busy_s, n in paid) / num)
+                yield SystemMark(row, math.fsum(known) / len(known), math.fsum(busy_s * n for busy_s, n in paid) / num)
 
 
 def _draw_curve(axes: "Axes", summary: Summary, sweep: Sweep, x: Sequence[float]) -> None:

@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, Self, cast
 
-import numpy as np
-import numpy.typing as npt
-
+from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import RouterConfig
 from moe_ray.progress import Report
 from moe_ray.texts.labelled import LabelledText
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

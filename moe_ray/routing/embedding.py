@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from moe_ray.architectures.gating_network import GatingNetwork
+from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import RouterConfig
 from moe_ray.engines.transformers.loading import read_pretrained
 from moe_ray.errors import ConfigError, DataError
@@ -24,7 +25,7 @@ from moe_ray.gating.embeddings import InputEmbeddings, mean_text_embeddings, rea
 from moe_ray.gating.fitting import LabelledFeatures, balanced_weights, fit, fit_settings
 from moe_ray.gating.network import damaged, load_gating, save_gating
 from moe_ray.progress import Report
-from moe_ray.routing.classifier import ClassifierOutputs, FloatArray
+from moe_ray.routing.classifier import ClassifierOutputs
 from moe_ray.routing.files import LARGEST_MAX_TOKENS, TRAINING_FILE
 from moe_ray.texts.labelled import LabelledText, codes
 

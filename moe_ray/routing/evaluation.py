@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import OTHER
-from moe_ray.gating.calibration import FloatArray, calibration, confusion_matrix, label_results, macro_f1, softmax
+from moe_ray.gating.calibration import calibration, confusion_matrix, label_results, macro_f1, softmax
 from moe_ray.proportions import wilson_bounds
 from moe_ray.routing.out_of_domain import ScoreName, auroc, fpr95
 from moe_ray.routing.results import ForeignResult, RouterTestResults

@@ -17,11 +17,12 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from pydantic import Field, field_validator
 
+from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import OTHER
 from moe_ray.errors import ModelError, RunDirectoryError, first_line
 from moe_ray.files import StoredRecord, open_regular, read_json
 from moe_ray.fingerprint import file_sha256, fingerprint
-from moe_ray.gating.calibration import FloatArray, Temperatures
+from moe_ray.gating.calibration import Temperatures
 from moe_ray.routing.classifier import CLASSIFIERS
 from moe_ray.routing.out_of_domain import Mahalanobis, ScoreName
 from moe_ray.routing.results import RouterTestResults

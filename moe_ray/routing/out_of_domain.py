@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from moe_ray.gating.calibration import FloatArray, IntArray, Temperatures, log_sum_exp
+from moe_ray.arrays import BoolArray, FloatArray, IntArray
+from moe_ray.gating.calibration import Temperatures, log_sum_exp
 from moe_ray.routing.classifier import ClassifierOutputs
 
-BoolArray = npt.NDArray[np.bool_]
 ScoreName = Literal["max_probability", "energy", "mahalanobis", "other_probability"]
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 

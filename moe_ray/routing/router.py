@@ -9,11 +9,11 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from moe_ray.arrays import BoolArray, FloatArray
 from moe_ray.characters import whole_characters
 from moe_ray.config.schema import OTHER
 from moe_ray.errors import ModelError
 from moe_ray.files import write_directory_atomically, write_json
-from moe_ray.gating.calibration import FloatArray
 from moe_ray.routing.classifier import ClassifierOutputs, TextClassifier, classifier_class
 from moe_ray.routing.files import (
     ROUTER_FILE,
@@ -26,7 +26,7 @@ from moe_ray.routing.files import (
     weights_fingerprint,
     write_mahalanobis,
 )
-from moe_ray.routing.out_of_domain import BoolArray, ForeignScorer, Mahalanobis
+from moe_ray.routing.out_of_domain import ForeignScorer, Mahalanobis
 from moe_ray.routing.results import RouterTestResults
 
 # Eight characters a token of the largest `training.max_tokens`: no classifier reads farther.

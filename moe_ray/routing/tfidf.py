@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from moe_ray.arrays import FloatArray, IntArray
 from moe_ray.config.schema import RouterConfig
 from moe_ray.errors import DataError
 from moe_ray.files import read_json
-from moe_ray.gating.calibration import FloatArray, IntArray, confusion_matrix, macro_f1
+from moe_ray.gating.calibration import confusion_matrix, macro_f1
 from moe_ray.progress import Report, TrainingProgress
 from moe_ray.routing.classifier import ClassifierOutputs
 from moe_ray.routing.files import LARGEST_MAX_TOKENS, read_arrays, reading, require_shape

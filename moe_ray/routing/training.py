@@ -9,15 +9,16 @@ from typing import NamedTuple
 import numpy as np
 
 import moe_ray
+from moe_ray.arrays import BoolArray, FloatArray
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.domains.loading import hash_rank
 from moe_ray.errors import ConfigError, DataError, ModelError
-from moe_ray.gating.calibration import FloatArray, fit_temperatures
+from moe_ray.gating.calibration import fit_temperatures
 from moe_ray.progress import Report
 from moe_ray.routing.classifier import ClassifierOutputs, TextClassifier, classifier_class
 from moe_ray.routing.evaluation import evaluate, foreign_results
 from moe_ray.routing.files import RouterRecord
-from moe_ray.routing.out_of_domain import BoolArray, ForeignScorer, Mahalanobis, ScoreName, auroc, threshold_keeping
+from moe_ray.routing.out_of_domain import ForeignScorer, Mahalanobis, ScoreName, auroc, threshold_keeping
 from moe_ray.routing.results import ForeignResult, RouterTestResults
 from moe_ray.routing.router import Router, readable
 from moe_ray.texts.files import texts_fingerprint

@@ -230,7 +230,7 @@ def _fill_cells(
 ) -> list[Abandoned]:
     """Compute what the store lacks."""
     from moe_ray.execution.cluster import fleet_of
-    from moe_ray.execution.executor import Executor, Job
+    from moe_ray.execution.executor import Executor, RunJob
 
     fleet = fleet_of(cluster)
     placement = place_models(experiment.config, prepared.work, prepared.checkpoints, fleet)
@@ -239,7 +239,7 @@ def _fill_cells(
     prepared.run.write_manifest(manifest)
     observer.work(prepared.totals())
     observer.stage("Answering")
-    job = Job(
+    job = RunJob(
         config=preparation.pinned(experiment.config, prepared.checkpoints),
         work=prepared.work,
         placement=placement,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_ray.config.load import LoadedExperiment
-from moe_ray.config.problems import suggestion
 from moe_ray.config.schema import ExperimentConfig, ModelConfig, PromptStyle
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
@@ -20,6 +19,7 @@ from moe_ray.runs import preparation
 from moe_ray.runs.preparation import Prepared, located
 from moe_ray.store.opening import refuse_drift
 from moe_ray.store.run_directory import RunDirectory
+from moe_ray.suggestions import suggestion
 
 if TYPE_CHECKING:
     from moe_ray.prompts.encoder import PromptEncoder

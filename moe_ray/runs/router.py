@@ -22,9 +22,9 @@ from moe_ray.routing.router import require_domains
 from moe_ray.runs.preparation import Prepared, located
 from moe_ray.runs.router_tasks import (
     Routed,
+    RouterTrainingJob,
     RoutingJob,
     Trained,
-    TrainingJob,
     read_files,
     route_queries,
     train_router,
@@ -159,7 +159,7 @@ def obtain_router(wanted: WantedRouter, config: ExperimentConfig, join: Join, ob
     join()
     texts = wanted.data.texts
     observer.stage(f"Training the router on {len(texts.train):,} texts")
-    job = TrainingJob(config=wanted.config, texts=texts, num_threads=config.runtime.cpu_threads)
+    job = RouterTrainingJob(config=wanted.config, texts=texts, num_threads=config.runtime.cpu_threads)
     retries = _retries(config, "the router's training", observer)
     for event in stream_task(train_router, job, task_size(config.runtime, wanted.config.gpus), retries):
         if isinstance(event, Trained):

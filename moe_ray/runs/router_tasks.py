@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import RouterConfig
 from moe_ray.device import choose_device, peak_torch_bytes
 from moe_ray.execution.gpus import peak_resident_bytes
 from moe_ray.progress import TrainingProgress
-from moe_ray.routing.classifier import FloatArray
 from moe_ray.routing.router import Router
 from moe_ray.routing.training import fit_router
 from moe_ray.texts.labelled import RouterTexts
@@ -28,7 +28,7 @@ NUM_PROBES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingJob:
+class RouterTrainingJob:
     """A router to train. `num_threads` are torch's, on a CPU."""
 
     config: RouterConfig
@@ -67,7 +67,7 @@ class Routed:
     resources: Mapping[str, Any]
 
 
-def train_router(job: TrainingJob) -> Iterator[TrainingProgress | Trained]:
+def train_router(job: RouterTrainingJob) -> Iterator[TrainingProgress | Trained]:
     """Train, and yield how far it is; last of all the router. Errors of the training are raised from here."""
     events: queue.SimpleQueue[TrainingProgress | Trained | BaseException] = queue.SimpleQueue()
 
@@ -87,7 +87,7 @@ def train_router(job: TrainingJob) -> Iterator[TrainingProgress | Trained]:
             return
 
 
-def _train(job: TrainingJob, events: "queue.SimpleQueue[Any]") -> Files:
+def _train(job: RouterTrainingJob, events: "queue.SimpleQueue[Any]") -> Files:
     device = choose_device(job.num_threads)
     router, _ = fit_router(job.config, job.texts, device=device, report=events.put)
     with tempfile.TemporaryDirectory(prefix="moe-ray-router-") as folder:

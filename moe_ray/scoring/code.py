@@ -11,8 +11,8 @@ from moe_ray.domains.example import Example, GradingValue
 from moe_ray.domains.programs import complete, parse, tidy, unparse
 from moe_ray.errors import DataError
 from moe_ray.scoring.controls import Controls, Suite, shared_controls
-from moe_ray.scoring.samples import UnscorableError, sample_detail, score, unscored, usable_texts
-from moe_ray.scoring.sandbox import Program, Sandbox, Verdict, shared_sandbox
+from moe_ray.scoring.samples import Item, UnscorableError, sample_detail, score, unscored, usable_texts
+from moe_ray.scoring.sandbox import Program, ProgramVerdict, Sandbox, shared_sandbox
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.answers import Answer
 
@@ -83,8 +83,6 @@ PASS_AT = (1, 5, 10, 100)
 REFERENCE_TIME_FACTOR = 4.0
 MAX_CHECKED = 100
 MAX_USELESS = 0.1
-
-Item = tuple[Example, str, Sequence[Answer]]
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -163,11 +161,13 @@ class CodeGrader:
         verdicts |= self._run_longer(judged, verdicts)
         return [self._scores(work, verdicts, useless) for work in works]
 
-    def _run(self, programs: Iterable[Program]) -> dict[Program, Verdict]:
+    def _run(self, programs: Iterable[Program]) -> dict[Program, ProgramVerdict]:
         distinct = list(dict.fromkeys(programs))
         return dict(zip(distinct, self._sandbox.run_all(distinct), strict=True)) if distinct else {}
 
-    def _run_longer(self, works: Iterable[_Work], verdicts: Mapping[Program, Verdict]) -> dict[Program, Verdict]:
+    def _run_longer(
+        self, works: Iterable[_Work], verdicts: Mapping[Program, ProgramVerdict]
+    ) -> dict[Program, ProgramVerdict]:
         """Run again what ran out of the configured time, where its reference needs long too."""
         slow = {
             program: work.reference
@@ -193,7 +193,9 @@ class CodeGrader:
         for patient, verdict in self._run(missing).items():
             self._reference_s[new[patient]] = verdict.wall_s if verdict.passed else None
 
-    def _scores(self, work: _Work, verdicts: Mapping[Program, Verdict], useless: Mapping[Suite, str]) -> list[Score]:
+    def _scores(
+        self, work: _Work, verdicts: Mapping[Program, ProgramVerdict], useless: Mapping[Suite, str]
+    ) -> list[Score]:
         if work.error is not None:
             return unscored(work.example, work.model, self.metrics, work.error)
         reference = normalised(work.example.reference)
@@ -210,7 +212,7 @@ class CodeGrader:
             return [exact, *unscored(work.example, work.model, self.metrics[1:], error)]
         return [exact, *self._pass_scores(work, [verdicts[program] for program in work.programs])]
 
-    def _pass_scores(self, work: _Work, verdicts: Sequence[Verdict]) -> list[Score]:
+    def _pass_scores(self, work: _Work, verdicts: Sequence[ProgramVerdict]) -> list[Score]:
         known = [verdict for verdict in verdicts if verdict.outcome != "sandbox_failed"]
         num_correct = sum(verdict.passed for verdict in known)
         scores = []
@@ -279,7 +281,7 @@ def _strings(value: GradingValue) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, list) else ()
 
 
-def _detail(verdicts: Sequence[Verdict]) -> str:
+def _detail(verdicts: Sequence[ProgramVerdict]) -> str:
     """Say how the programs did: the only one's outcome and last line, or how many passed."""
     if len(verdicts) > 1:
         return f"{sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} samples passed"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.domains.programs import MAX_TEST_CHARS, parse
-from moe_ray.scoring.sandbox import Program, Verdict, shared_sandbox
+from moe_ray.scoring.sandbox import Program, ProgramVerdict, shared_sandbox
 
 EMPTY_PASSES = "its tests pass an empty program: they assert nothing"
 WRONG_PASSES = "its tests pass a program whose every result is wrong: they assert nothing"
@@ -41,7 +41,7 @@ class Suite(NamedTuple):
 class Controls:
     """Runs the controls of tests, once for each suite, and remembers what came of it."""
 
-    def __init__(self, run: Callable[[Sequence[Program]], Sequence[Verdict]]) -> None:
+    def __init__(self, run: Callable[[Sequence[Program]], Sequence[ProgramVerdict]]) -> None:
         self._run = run
         self._reasons: dict[Suite, str | None] = {}
 

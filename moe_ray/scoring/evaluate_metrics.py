@@ -20,16 +20,15 @@ from moe_ray.domains.example import Example
 from moe_ray.domains.sources import require_file, resolve_path
 from moe_ray.errors import ConfigError, first_line
 from moe_ray.scoring.reading import parsed
-from moe_ray.scoring.samples import UnscorableError, sample_detail, score, unscored, usable_texts
+from moe_ray.scoring.samples import Item, UnscorableError, sample_detail, score, unscored, usable_texts
 from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.answers import Answer
 
 LOWER_IS_BETTER = frozenset({"wer", "cer", "mer", "ter", "charcut_mt", "character", "perplexity"})
 TEXTS_AT_A_TIME = 1000
 
-Item = tuple[Example, str, Sequence[Answer]]
-Pair = tuple[str, Example]
-Values = tuple[float, ...]
+AnswerPair = tuple[str, Example]
+MetricValues = tuple[float, ...]
 
 _PROBE = Example(
     id="probe",
@@ -116,7 +115,7 @@ class EvaluateGrader:
         ]
 
     def _scores(
-        self, example: Example, model: str, rows: Sequence[Values | UnscorableError] | UnscorableError
+        self, example: Example, model: str, rows: Sequence[MetricValues | UnscorableError] | UnscorableError
     ) -> list[Score]:
         if isinstance(rows, UnscorableError):
             return unscored(example, model, self.metrics, rows)
@@ -130,13 +129,13 @@ class EvaluateGrader:
             for metric, column in zip(self.metrics, zip(*known, strict=True), strict=True)
         ]
 
-    def _measure_many(self, pairs: Sequence[Pair]) -> list[Values | UnscorableError]:
+    def _measure_many(self, pairs: Sequence[AnswerPair]) -> list[MetricValues | UnscorableError]:
         if not self._is_batched:
             return [value for pair in pairs for value in self._measured([pair])]
         starts = range(0, len(pairs), TEXTS_AT_A_TIME)
         return [value for start in starts for value in self._measured(pairs[start : start + TEXTS_AT_A_TIME])]
 
-    def _measured(self, pairs: Sequence[Pair]) -> list[Values | UnscorableError]:
+    def _measured(self, pairs: Sequence[AnswerPair]) -> list[MetricValues | UnscorableError]:
         """Measure `pairs` in one call; where that fails, each half by itself, so that one text spoils no other."""
         try:
             result = self._compute(pairs, self._nests_references)
@@ -147,7 +146,7 @@ class EvaluateGrader:
         half = len(pairs) // 2
         return [*self._measured(pairs[:half]), *self._measured(pairs[half:])]
 
-    def _values(self, result: Mapping[str, Any], at: int, num: int) -> Values | UnscorableError:
+    def _values(self, result: Mapping[str, Any], at: int, num: int) -> MetricValues | UnscorableError:
         found: list[Any] = [result.get(key) for key in self._keys]
         if self._is_batched:
             if any(not _is_list(value, num) for value in found):
@@ -157,7 +156,7 @@ class EvaluateGrader:
             return UnscorableError(f"evaluate:{self._spec} gave no number")
         return tuple(map(float, found))
 
-    def _compute(self, pairs: Sequence[Pair], nests_references: bool) -> Mapping[str, Any]:
+    def _compute(self, pairs: Sequence[AnswerPair], nests_references: bool) -> Mapping[str, Any]:
         """Give the metric the inputs that it names."""
         references = [example.reference for _, example in pairs]
         questions = [str(example.grading.get("question", "")) for _, example in pairs]

@@ -7,11 +7,9 @@ from itertools import islice
 
 from moe_ray.domains.example import Example
 from moe_ray.errors import ConfigError, MoeRayError, first_line
-from moe_ray.scoring.samples import UnscorableError, unscored
+from moe_ray.scoring.samples import Item, UnscorableError, unscored
 from moe_ray.scoring.score import BatchGrader, Grader, Metric, Score
 from moe_ray.store.answers import Answer
-
-Item = tuple[Example, str, Sequence[Answer]]
 
 # What a grader gets at a time: enough to keep the workers of a batch grader busy, few enough to be in memory.
 MAX_ITEMS = 20_000

@@ -13,11 +13,9 @@ from moe_ray.domains.example import Example
 from moe_ray.domains.loading import importable
 from moe_ray.domains.registry import import_object
 from moe_ray.errors import ConfigError, first_line
-from moe_ray.scoring.samples import UnscorableError, unscored
+from moe_ray.scoring.samples import Item, UnscorableError, unscored
 from moe_ray.scoring.score import BatchGrader, Grader, Metric, Score
 from moe_ray.store.answers import Answer
-
-Item = tuple[Example, str, Sequence[Answer]]
 
 PROTOCOL = "see moe_ray.scoring.score.Grader and docs/answers.md"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.config.schema import DecodingConfig, DomainConfig, SandboxConfig
-from moe_ray.domains.registry import Registry
 from moe_ray.errors import ConfigError
 from moe_ray.fingerprint import file_sha256
+from moe_ray.registry import Registry
 from moe_ray.scoring.bits import BitsPerByteGrader
 from moe_ray.scoring.coverage import CompletenessGrader, RelevanceGrader
 from moe_ray.scoring.decisions import DecisionGrader, DecisionSettings, LikelihoodDecisionGrader

@@ -9,6 +9,7 @@ from moe_ray.scoring.score import Metric, Score
 from moe_ray.store.answers import Answer
 
 NO_ANSWER = "no answer"
+Item = tuple[Example, str, Sequence[Answer]]  # an example, a model, and its answers
 
 
 class UnscorableError(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from moe_ray.comparison.columns import FloatArray
+from moe_ray.arrays import FloatArray
 from moe_ray.comparison.matrix import RunMatrix
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.runs import ScoredRun

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from moe_ray.comparison.columns import FloatArray
+from moe_ray.arrays import FloatArray
 from moe_ray.comparison.resampling import resampled_sums, subset_sums, summable
 
 RNG = np.random.default_rng(3)

@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
-from moe_ray.domains.registry import TASKS, Registry, task_class
+from moe_ray.domains.registry import TASKS, task_class
 from moe_ray.errors import ConfigError
+from moe_ray.registry import Registry
 
 
 @pytest.mark.parametrize("name", TASKS.names)

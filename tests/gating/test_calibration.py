@@ -7,14 +7,13 @@ from scipy.special import log_softmax, logsumexp
 from scipy.special import softmax as scipy_softmax
 from sklearn.metrics import log_loss
 
+from moe_ray.arrays import FloatArray, IntArray
 from moe_ray.gating.calibration import (
     MAX_TEMPERATURE,
     MIN_GAIN_NATS,
     MIN_MISTAKES,
     NUM_BINS,
     SURENESS_POWER,
-    FloatArray,
-    IntArray,
     Temperatures,
     calibration,
     fit_temperature,

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
+from moe_ray.domains.example import Record
 from moe_ray.domains.loading import load_domain
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.microworld.build import domain_configs
 from moe_ray.microworld.data import DOMAIN_FILES, generate_world, write_world
 from moe_ray.microworld.lexicon import Coiner, split_pairs
-from moe_ray.microworld.worlds import SIZES, Record, Split, WorldSize
+from moe_ray.microworld.worlds import SIZES, WorldSize, WorldSplit
 
 DOMAINS = tuple(DOMAIN_FILES)
 NUM_TEST_OF_THE_DEMO = 60
 TINY_FINGERPRINT = "6465570f9470c7f637a16b23d1cc9289"
 
-World = dict[str, Split]
+World = dict[str, WorldSplit]
 
 
 @pytest.fixture(scope="module", params=("demo", "tiny"))
@@ -34,7 +35,7 @@ def world(size: WorldSize) -> World:
     return generate_world(size)
 
 
-def words_of_test_and_train(split: Split) -> tuple[set[str], set[str]]:
+def words_of_test_and_train(split: WorldSplit) -> tuple[set[str], set[str]]:
     test, train = (set(re.findall(r"[a-z]+", json.dumps(part))) for part in (split.test, split.train))
     return test, train
 

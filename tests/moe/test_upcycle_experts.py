@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ConfigError, ModelError
-from moe_ray.moe.families import Expert, Ffn, Role
+from moe_ray.moe.families import Expert, Ffn, TensorRole
 from moe_ray.moe.upcycle import Copies, FineTunes, UpcycleSettings, plan_upcycle, random_gates, upcycle
 from moe_ray.moe.upcycle.experts import split_expert, vary
 from tests.moe.dense import load, logits, make_dense
@@ -56,7 +56,7 @@ def test_the_asked_share_of_hidden_units_is_drawn_again_whole_and_nothing_else(f
     varied = vary(ffn, Copies(reinitialised_share=0.25), seed=0, layer=0, expert=0)
     moved = (varied["gate"] != ffn["gate"]).all(dim=1)
     assert int(moved.sum()) == UNITS // 4
-    axes: tuple[tuple[Role, int], ...] = (("gate", 0), ("up", 0), ("down", 1))
+    axes: tuple[tuple[TensorRole, int], ...] = (("gate", 0), ("up", 0), ("down", 1))
     for role, axis in axes:
         assert torch.equal((varied[role] != ffn[role]).any(dim=1 - axis), moved)
         drawn = varied[role].movedim(axis, 0)[moved]

@@ -44,8 +44,8 @@ def test_a_matrix_of_any_size_names_all_of_its_labels(num: int) -> None:
 def test_the_reliability_diagram_counts_every_bin_and_names_the_errors_before_and_after() -> None:
     tested = synthetic_test(DOMAINS)
     curves = [
-        routing_plots.Curve("before", tested.before_scaling, is_hollow=True),
-        routing_plots.Curve("after", tested.after_scaling),
+        routing_plots.CalibrationCurve("before", tested.before_scaling, is_hollow=True),
+        routing_plots.CalibrationCurve("after", tested.after_scaling),
     ]
     plot = routing_plots.reliability_plot("t", curves, name="r")
     assert f"error {tested.before_scaling.ece:.3f} before, {tested.after_scaling.ece:.3f} after." in plot.caption

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import OTHER, RouterConfig
-from moe_ray.gating.calibration import FloatArray
 from moe_ray.routing.classifier import ClassifierOutputs
 from moe_ray.texts.labelled import LabelledText, RouterTexts
 

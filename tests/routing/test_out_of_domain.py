@@ -8,7 +8,8 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
-from moe_ray.gating.calibration import FloatArray, Temperatures
+from moe_ray.arrays import FloatArray
+from moe_ray.gating.calibration import Temperatures
 from moe_ray.routing.classifier import ClassifierOutputs
 from moe_ray.routing.out_of_domain import ForeignScorer, Mahalanobis, auroc, fpr95, threshold_keeping
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.errors import ModelError, RunDirectoryError
-from moe_ray.gating.calibration import FloatArray
 from moe_ray.routing import files, tfidf
 from moe_ray.routing import router as router_module
 from moe_ray.routing.router import BLANK_SCORE, MAX_CHARACTERS, Router

@@ -12,7 +12,8 @@ from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.runs.router_texts import MIN_TEXTS, RouterData, read_texts
+from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.texts.corpus import MIN_TEXTS
 from moe_ray.texts.files import texts_fingerprint
 from moe_ray.texts.labelled import LabelledText
 from tests.domains.records import shared, write_jsonl

@@ -13,7 +13,7 @@ from moe_ray.domains.example import Example, GradingValue
 from moe_ray.errors import DataError
 from moe_ray.scoring.code import CodeGrader, pass_at_k
 from moe_ray.scoring.controls import EMPTY_PASSES, WRONG_PASSES, Controls
-from moe_ray.scoring.sandbox import Program, Verdict
+from moe_ray.scoring.sandbox import Program, ProgramVerdict
 from moe_ray.scoring.score import Score
 from moe_ray.store.answers import Answer
 
@@ -69,19 +69,19 @@ class FakeSandbox:
     def __init__(self) -> None:
         self.programs: list[Program] = []
 
-    def run_all(self, programs: Sequence[Program]) -> list[Verdict]:
+    def run_all(self, programs: Sequence[Program]) -> list[ProgramVerdict]:
         self.programs += programs
         return [self._verdict(program) for program in programs]
 
     @staticmethod
-    def _verdict(program: Program) -> Verdict:
+    def _verdict(program: Program) -> ProgramVerdict:
         if "broken" in program.code:
-            return Verdict(outcome="sandbox_failed", detail="no box", wall_s=0.0)
+            return ProgramVerdict(outcome="sandbox_failed", detail="no box", wall_s=0.0)
         found = re.search(r"# ([\d.]+) s", program.code)
         wall_s = float(found[1]) if found else 0.1
         if wall_s > (program.timeout_s or CONFIG.timeout_s):
-            return Verdict(outcome="timeout", detail="", wall_s=program.timeout_s or CONFIG.timeout_s)
-        return Verdict(outcome="passed" if "right" in program.code else "failed", detail="", wall_s=wall_s)
+            return ProgramVerdict(outcome="timeout", detail="", wall_s=program.timeout_s or CONFIG.timeout_s)
+        return ProgramVerdict(outcome="passed" if "right" in program.code else "failed", detail="", wall_s=wall_s)
 
 
 def fake_grader(num_samples: int) -> tuple[CodeGrader, FakeSandbox]:

@@ -6,7 +6,7 @@ import pytest
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.scoring.controls import EMPTY_PASSES, WRONG_PASSES, Controls, Suite
-from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
+from moe_ray.scoring.sandbox import Program, ProgramVerdict, Sandbox
 
 SUITES = {
     "a check that nothing calls": (["def check(candidate):\n    assert candidate(1) == 2"], EMPTY_PASSES),
@@ -50,9 +50,9 @@ class CountingSandbox:
     def __init__(self) -> None:
         self.num_programs = 0
 
-    def run_all(self, programs: Sequence[Program]) -> list[Verdict]:
+    def run_all(self, programs: Sequence[Program]) -> list[ProgramVerdict]:
         self.num_programs += len(programs)
-        return [Verdict(outcome="passed", detail="", wall_s=0.1) for _ in programs]
+        return [ProgramVerdict(outcome="passed", detail="", wall_s=0.1) for _ in programs]
 
 
 def test_a_suite_is_controlled_once() -> None:

@@ -25,7 +25,7 @@ PROBE_CONTINUATION = "wide"
 _TOO_LONG = re.compile(r"context|too long|too large|maximum.*(length|token)", re.IGNORECASE)
 
 Ask = Callable[[str, dict[str, Any]], Reply]
-Values = tuple[float | None, ...]
+TokenValues = tuple[float | None, ...]
 
 
 class _UnreadableError(Exception):
@@ -37,7 +37,7 @@ class _Spelled:
     """The prompt's tokens: how each is spelled, and its log-probability in nats, None where there is none."""
 
     tokens: tuple[str, ...]
-    values: Values
+    values: TokenValues
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Asking:
     dialect: Dialect
     way: _Way
 
-    def prompt_values(self, ask: Ask, prompt: Prompt, continuation: str | None) -> tuple[Values, Reply]:
+    def prompt_values(self, ask: Ask, prompt: Prompt, continuation: str | None) -> tuple[TokenValues, Reply]:
         """Return the values of all tokens of the prompt, or with a continuation of both together, and the reply."""
         spelled, reply = _spelled(self.dialect, self.way, ask, prompt, continuation)
         return spelled.values, reply
@@ -107,7 +107,7 @@ def _read_prompt_logprobs(payload: dict[str, Any], _num_drawn: int) -> _Spelled:
     )
 
 
-def _values(values: Sequence[Any]) -> Values:
+def _values(values: Sequence[Any]) -> TokenValues:
     return tuple(None if value is None else float(value) for value in values)
 
 

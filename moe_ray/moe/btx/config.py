@@ -41,7 +41,7 @@ class TextsConfig(Section):
         return self
 
 
-class TrainingSettings(Section):
+class ExpertTraining(Section):
     """How a model is trained on a stream of text: AdamW, warm-up and cosine, blocks of one length."""
 
     steps: Annotated[int, Field(ge=1)] | None = Field(None, description="default: as many as epochs need")
@@ -63,7 +63,7 @@ class TrainingSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
-    def _steps_or_epochs(self) -> "TrainingSettings":
+    def _steps_or_epochs(self) -> "ExpertTraining":
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs")
         if self.gradient_accumulation_steps > self.batch_size:
@@ -79,7 +79,7 @@ class TrainingSettings(Section):
         return self.steps or max(1, math.ceil((self.epochs or 1.0) * num_blocks / self.batch_size))
 
 
-class FinetuneSettings(TrainingSettings):
+class FinetuneSettings(ExpertTraining):
     """How a mixture's own parts are trained; the coefficients are of losses of each layer's gate, averaged."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -105,10 +105,10 @@ class PretrainConfig(Section):
     experts: dict[Name, tuple[TextsConfig, ...]] = Field(
         min_length=2, description="expert -> its texts; their order is the experts'"
     )
-    anchor: TrainingSettings | None = Field(
+    anchor: ExpertTraining | None = Field(
         None, description="train the whole model on all texts first; the experts then start from it"
     )
-    training: TrainingSettings = Field(TrainingSettings(), description="of each expert")
+    training: ExpertTraining = Field(ExpertTraining(), description="of each expert")
     top_k: Annotated[int, Field(ge=1)] = Field(2, description="experts that answer a token of the mixture")
     gate: GateRequest = Field(GateRequest(init="ridge"), description="the mixture's gates before finetune")
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(

@@ -20,7 +20,7 @@ from moe_ray.moe.btx.blocks import bits_by_expert
 from moe_ray.moe.btx.build import KIND, TRAINED, require_exact
 from moe_ray.moe.btx.config import FinetuneSettings
 from moe_ray.moe.btx.state import HistoryPoint
-from moe_ray.moe.btx.training import Run, TrainingJob, TrainingStep, complete, in_turn
+from moe_ray.moe.btx.training import ExpertTrainingJob, Run, TrainingStep, complete, in_turn
 from moe_ray.moe.card import write_card
 from moe_ray.moe.exactness import GATE, experts_exactness
 from moe_ray.moe.records import Certificate, TensorOrigin, own_files, read_certificate, write_certificate
@@ -60,7 +60,7 @@ def finetune(
     # The trained mixture and its copy in `out`, and what a training of the experts goes on from.
     require_space(out, weights_bytes(directory) * (5 if settings.with_experts else 2))
     work = work_folder(out)
-    job = TrainingJob(
+    job = ExpertTrainingJob(
         model_dir=directory,
         out_dir=work / "mixture",
         texts=tuple(texts),

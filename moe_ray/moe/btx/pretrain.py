@@ -15,10 +15,10 @@ from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.moe.btx.base import write_base
 from moe_ray.moe.btx.blocks import bits_by_expert
 from moe_ray.moe.btx.build import assemble, plan_mixture
-from moe_ray.moe.btx.config import PretrainConfig, TrainingSettings
+from moe_ray.moe.btx.config import ExpertTraining, PretrainConfig
 from moe_ray.moe.btx.state import REMEDY
 from moe_ray.moe.btx.texts import ExpertTexts, read_expert_texts
-from moe_ray.moe.btx.training import Run, TrainingJob, TrainingStep, complete, in_turn
+from moe_ray.moe.btx.training import ExpertTrainingJob, Run, TrainingStep, complete, in_turn
 
 BASE, ANCHOR, EXPERTS, MIXTURE = "base", "anchor", "experts", "mixture"
 IDENTITY_FILE, RECORD_FILE = "identity.txt", "pretrain.json"
@@ -127,13 +127,15 @@ def _require_room(config: PretrainConfig, out: Path) -> None:
     require_space(out / MIXTURE, dense_bytes * (4 * num_trainings + num_mixed))
 
 
-def _named(jobs: Sequence[TrainingJob]) -> str:
+def _named(jobs: Sequence[ExpertTrainingJob]) -> str:
     return ", ".join(f"{job.name} ({len(job.texts):,} texts)" for job in jobs)
 
 
-def _anchor_job(settings: TrainingSettings, texts: tuple[str, ...], out: Path, runtime: RuntimeConfig) -> TrainingJob:
+def _anchor_job(
+    settings: ExpertTraining, texts: tuple[str, ...], out: Path, runtime: RuntimeConfig
+) -> ExpertTrainingJob:
     """The base, trained whole on all texts."""
-    return TrainingJob(
+    return ExpertTrainingJob(
         model_dir=out / BASE,
         out_dir=out / ANCHOR,
         texts=texts,
@@ -143,8 +145,8 @@ def _anchor_job(settings: TrainingSettings, texts: tuple[str, ...], out: Path, r
     )
 
 
-def _expert_job(config: PretrainConfig, start: Path, out: Path, expert: str, texts: ExpertTexts) -> TrainingJob:
-    return TrainingJob(
+def _expert_job(config: PretrainConfig, start: Path, out: Path, expert: str, texts: ExpertTexts) -> ExpertTrainingJob:
+    return ExpertTrainingJob(
         model_dir=start,
         out_dir=out / EXPERTS / expert,
         texts=texts.train,

@@ -15,14 +15,14 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from moe_ray.checkpoints.identity import identity_files
-from moe_ray.checkpoints.source import Source, copy_companions
+from moe_ray.checkpoints.source import SourceCheckpoint, copy_companions
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.device import choose_device
 from moe_ray.errors import RunDirectoryError
 from moe_ray.files import write_directory_atomically, write_json
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.moe.btx.blocks import batch_of_step, token_blocks
-from moe_ray.moe.btx.config import TrainedPart, TrainingSettings
+from moe_ray.moe.btx.config import ExpertTraining, TrainedPart
 from moe_ray.moe.btx.state import HistoryPoint, TrainingRecord, TrainingState, read_record
 from moe_ray.moe.families import family_of
 from moe_ray.moe.running import load_for_construction, load_tokenizer
@@ -86,7 +86,7 @@ RECORDS_FOLDER = ".trainings"  # no name of an expert begins so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingJob:
+class ExpertTrainingJob:
     """Train `part` of the checkpoint in `model_dir` on `texts`, and write the result to `out_dir`.
 
     "networks" are the feed-forwards of every layer. `losses` are coefficients of the configuration of a mixture.
@@ -96,7 +96,7 @@ class TrainingJob:
     model_dir: Path
     out_dir: Path
     texts: tuple[str, ...]
-    settings: TrainingSettings
+    settings: ExpertTraining
     part: TrainedPart
     losses: Mapping[str, float] = field(default_factory=dict)
     num_threads: int = 1
@@ -136,21 +136,21 @@ class TrainingStep:
     loss: float
 
 
-Run = Callable[[Sequence[TrainingJob]], Iterator[TrainingStep]]
+Run = Callable[[Sequence[ExpertTrainingJob]], Iterator[TrainingStep]]
 """Runs trainings, of which there is at least one, at once or one after the other, and yields how far each is."""
 
 
-def in_turn(jobs: Sequence[TrainingJob]) -> Iterator[TrainingStep]:
+def in_turn(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingStep]:
     """Train one after the other, in this process."""
     for job in jobs:
         yield from train(job)
 
 
 def complete(
-    jobs: Sequence[TrainingJob],
+    jobs: Sequence[ExpertTrainingJob],
     run: Run,
     *,
-    begun: Callable[[Sequence[TrainingJob]], object] = lambda _: None,
+    begun: Callable[[Sequence[ExpertTrainingJob]], object] = lambda _: None,
     heard: Callable[[TrainingStep], object] = lambda _: None,
 ) -> list[TrainingRecord]:
     """Run the jobs that are not done, and return the records of all. `begun` hears of those that are run.
@@ -166,7 +166,7 @@ def complete(
     return [_record_of(job, identity) for job, identity in pairs]
 
 
-def _record_of(job: TrainingJob, identity: str) -> TrainingRecord:
+def _record_of(job: ExpertTrainingJob, identity: str) -> TrainingRecord:
     record = read_record(job.record_file, identity)
     if record is None:
         raise RunDirectoryError(
@@ -177,7 +177,7 @@ def _record_of(job: TrainingJob, identity: str) -> TrainingRecord:
     return record
 
 
-def train(job: TrainingJob) -> Iterator[TrainingStep]:
+def train(job: ExpertTrainingJob) -> Iterator[TrainingStep]:
     """Train, and yield how far it is; the checkpoint and, last, its record are written before the end.
 
     What is finished already is not done again, and what was stopped goes on from its last state. Raises
@@ -191,7 +191,7 @@ def train(job: TrainingJob) -> Iterator[TrainingStep]:
 class _Training:
     """A model in memory with its optimizer, at `step` of `num_steps`."""
 
-    def __init__(self, job: TrainingJob, identity: str) -> None:
+    def __init__(self, job: ExpertTrainingJob, identity: str) -> None:
         self._job, self._settings = job, job.settings
         self._accelerator = _accelerator(self._settings, choose_device(job.num_threads))
         tokenizer = load_tokenizer(job.model_dir)
@@ -251,7 +251,7 @@ class _Training:
     def _save(self, directory: Path) -> None:
         self._model.save_pretrained(directory)
         model_dir = self._job.model_dir
-        source = Source(
+        source = SourceCheckpoint(
             name=model_dir.name, directory=model_dir, config=self._model.config, reader=TensorReader(model_dir)
         )
         copy_companions(source, directory)
@@ -284,7 +284,7 @@ def learning_rate_share(step: int, num_steps: int, warmup_fraction: float) -> fl
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (num_steps - warmup)))
 
 
-def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
+def _accelerator(settings: ExpertTraining, device: str) -> Accelerator:
     """Mixed precision on one device. accelerate would keep a process's first precision for all that it trains."""
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(mixed_precision=PRECISIONS[settings.precision], cpu=device == "cpu")

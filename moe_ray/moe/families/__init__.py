@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 from moe_ray.errors import ModelError
-from moe_ray.moe.families.base import Expert, Family, Ffn, MixtureShape, Piece, Role
+from moe_ray.moe.families.base import Expert, Family, Ffn, MixtureShape, Piece, TensorRole
 
 FAMILIES = {
     "llama": "moe_ray.moe.families.llama:Llama",
@@ -34,4 +34,4 @@ def family_of(model_type: str, *, where: str | None = None) -> Family:
     return family
 
 
-__all__ = ["FAMILIES", "Expert", "Family", "Ffn", "MixtureShape", "Piece", "Role", "family_of"]
+__all__ = ["FAMILIES", "Expert", "Family", "Ffn", "MixtureShape", "Piece", "TensorRole", "family_of"]

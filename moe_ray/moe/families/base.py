@@ -8,14 +8,14 @@ import torch
 
 from moe_ray.errors import ModelError
 
-Role = Literal["gate", "up", "down", "up_bias", "down_bias"]
-Ffn = Mapping[Role, torch.Tensor]
+TensorRole = Literal["gate", "up", "down", "up_bias", "down_bias"]
+Ffn = Mapping[TensorRole, torch.Tensor]
 """One feed-forward network, its tensors by role, each as torch's Linear has it: gate, up [I, H], down [H, I], up_bias
 [I], down_bias [H]. I is the number of hidden units, H the model's width; a role that a family lacks is absent."""
 
 Read = Callable[[str], torch.Tensor]
 
-UNIT_AXES: Mapping[Role, int | None] = {"gate": 0, "up": 0, "down": 1, "up_bias": 0, "down_bias": None}
+UNIT_AXES: Mapping[TensorRole, int | None] = {"gate": 0, "up": 0, "down": 1, "up_bias": 0, "down_bias": None}
 """The axis of each role's tensor that counts hidden units."""
 
 
@@ -76,7 +76,7 @@ class Family(Protocol):
         """Hidden units of a dense layer's network."""
         ...
 
-    def ffn_sources(self, layer: int) -> Mapping[Role, str]:
+    def ffn_sources(self, layer: int) -> Mapping[TensorRole, str]:
         """The dense checkpoint's tensor that holds each role of a layer's network (one tensor may hold several)."""
         ...
 

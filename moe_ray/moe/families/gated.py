@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from moe_ray.moe.families.base import Expert, MixtureShape, Piece, Role, refuse
+from moe_ray.moe.families.base import Expert, MixtureShape, Piece, TensorRole, refuse
 from moe_ray.moe.families.plain import PlainFamily
 from moe_ray.moe.families.targets import QWEN_NAMES, ExpertNames, separate_experts
 
-GATED_ROLES: tuple[Role, ...] = ("gate", "up", "down")
+GATED_ROLES: tuple[TensorRole, ...] = ("gate", "up", "down")
 
 
 class GatedFamily(PlainFamily):
@@ -18,7 +18,7 @@ class GatedFamily(PlainFamily):
     def ffn_size(self, dense: Any) -> int:
         return int(dense.intermediate_size)
 
-    def ffn_sources(self, layer: int) -> Mapping[Role, str]:
+    def ffn_sources(self, layer: int) -> Mapping[TensorRole, str]:
         return {role: f"model.layers.{layer}.mlp.{role}_proj.weight" for role in GATED_ROLES}
 
     def expert_names(self, shape: MixtureShape) -> ExpertNames:  # noqa: ARG002 - a hook for subclasses

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from moe_ray.moe.families.base import Role
+from moe_ray.moe.families.base import TensorRole
 from moe_ray.moe.families.own import OwnFamily
 
 
@@ -12,7 +12,7 @@ class GptNeo(OwnFamily):
 
     model_type = "gpt_neo"
     layer_prefix = "transformer.h"
-    ffn_names: ClassVar[Mapping[Role, str]] = {
+    ffn_names: ClassVar[Mapping[TensorRole, str]] = {
         "up": "mlp.c_fc.weight",
         "up_bias": "mlp.c_fc.bias",
         "down": "mlp.c_proj.weight",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from moe_ray.moe.families.base import MixtureShape, Role, refuse
+from moe_ray.moe.families.base import MixtureShape, TensorRole, refuse
 from moe_ray.moe.families.own import OwnFamily
 
 
@@ -12,7 +12,7 @@ class Opt(OwnFamily):
 
     model_type = "opt"
     layer_prefix = "model.decoder.layers"
-    ffn_names: ClassVar[Mapping[Role, str]] = {
+    ffn_names: ClassVar[Mapping[TensorRole, str]] = {
         "up": "fc1.weight",
         "up_bias": "fc1.bias",
         "down": "fc2.weight",

@@ -8,13 +8,13 @@ import torch
 from transformers import AutoConfig
 
 from moe_ray import architectures
-from moe_ray.moe.families.base import Expert, Ffn, MixtureShape, Piece, Role
+from moe_ray.moe.families.base import Expert, Ffn, MixtureShape, Piece, TensorRole
 from moe_ray.moe.families.plain import PlainFamily
 from moe_ray.moe.families.targets import gate_piece
 
 # What describes the dense checkpoint and not the network.
 DESCRIPTIVE_FIELDS = frozenset({"model_type", "architectures", "transformers_version", "_name_or_path"})
-STACKED_NAMES: Mapping[Role, str] = {
+STACKED_NAMES: Mapping[TensorRole, str] = {
     "up": "up_proj",
     "up_bias": "up_proj_bias",
     "down": "down_proj",
@@ -27,7 +27,7 @@ class OwnFamily(PlainFamily):
 
     model_type: ClassVar[str]
     layer_prefix: ClassVar[str]
-    ffn_names: ClassVar[Mapping[Role, str]]
+    ffn_names: ClassVar[Mapping[TensorRole, str]]
 
     def mixture_config(self, dense: Any, shape: MixtureShape) -> Any:
         architectures.register()
@@ -51,7 +51,7 @@ class OwnFamily(PlainFamily):
             " loaded with trust_remote_code=True, by the code beside it; vLLM cannot serve it",
         )
 
-    def ffn_sources(self, layer: int) -> Mapping[Role, str]:
+    def ffn_sources(self, layer: int) -> Mapping[TensorRole, str]:
         return {role: f"{self.layer_prefix}.{layer}.{name}" for role, name in self.ffn_names.items()}
 
     def experts(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from moe_ray.moe.families import targets
-from moe_ray.moe.families.base import Ffn, MixtureShape, Read, Role, refuse
+from moe_ray.moe.families.base import Ffn, MixtureShape, Read, TensorRole, refuse
 from moe_ray.moe.families.llama import Llama
 
 QKV = "self_attn.qkv_proj.weight"
@@ -27,7 +27,7 @@ class Phi3(Llama):
             raise refuse(dense, "it rotates a part of each head, and Mixtral rotates all", "choose another model")
         return super().mixture_config(dense, shape)
 
-    def ffn_sources(self, layer: int) -> Mapping[Role, str]:
+    def ffn_sources(self, layer: int) -> Mapping[TensorRole, str]:
         fused = f"model.layers.{layer}.{GATE_UP}"
         return {"gate": fused, "up": fused, "down": f"model.layers.{layer}.mlp.down_proj.weight"}
 

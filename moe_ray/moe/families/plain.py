@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from moe_ray.moe.families.base import Ffn, MixtureShape, Piece, Read, Role
+from moe_ray.moe.families.base import Ffn, MixtureShape, Piece, Read, TensorRole
 
 
 class PlainFamily:
     """Reads a layer's network from the tensors that `ffn_sources` names, one a role."""
 
-    def ffn_sources(self, layer: int) -> Mapping[Role, str]:
+    def ffn_sources(self, layer: int) -> Mapping[TensorRole, str]:
         raise NotImplementedError
 
     def read_ffn(self, read: Read, layer: int) -> Ffn:

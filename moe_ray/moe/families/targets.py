@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from moe_ray.moe.families.base import Expert, MixtureShape, Piece, Role
+from moe_ray.moe.families.base import Expert, MixtureShape, Piece, TensorRole
 
 COMMON_FIELDS = (
     "vocab_size",
@@ -45,7 +45,7 @@ class ExpertNames:
     """Names inside a layer, for classes that keep each expert apart: of the gate, and of each role of expert {e}."""
 
     gate: str
-    expert: Mapping[Role, str]
+    expert: Mapping[TensorRole, str]
 
 
 MIXTRAL_NAMES = ExpertNames(
@@ -67,7 +67,7 @@ QWEN_NAMES = ExpertNames(
 
 
 def separate_experts(
-    names: ExpertNames, prefix: str, sources: Mapping[Role, str], experts: Iterable[Expert], gate: torch.Tensor
+    names: ExpertNames, prefix: str, sources: Mapping[TensorRole, str], experts: Iterable[Expert], gate: torch.Tensor
 ) -> Iterator[Piece]:
     """The gate and each expert's tensors under `names`, inside the layer whose name is `prefix`."""
     yield gate_piece(f"{prefix}.{names.gate}", gate)

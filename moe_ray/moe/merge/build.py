@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 import moe_ray
 from moe_ray import architectures
-from moe_ray.architectures.gated_mixture import GatedMixtureConfig
-from moe_ray.checkpoints.source import Source, copy_companions, open_source, read_config, source_record
+from moe_ray.architectures.gated_mixture import GatedMixtureConfig, MixtureMode
+from moe_ray.checkpoints.source import SourceCheckpoint, copy_companions, open_source, read_config, source_record
 from moe_ray.checkpoints.tensors import DEFAULT_MAX_SHARD_BYTES, TensorReader, TensorWriter
 from moe_ray.errors import ModelError
 from moe_ray.files import require_free, require_space, write_directory_atomically
@@ -22,7 +22,6 @@ from moe_ray.moe.merge.gate import Gate, GateRecord, read_gate
 from moe_ray.moe.merge.plan import GATE_PREFIX, MergedTensor, Naming, differences, naming_of, require_none
 from moe_ray.moe.records import Certificate, TensorOrigin, own_files, write_certificate
 
-MixtureMode = Literal["weighted_sum", "select_one"]
 # In float32: the same products in the same order, so that nothing but a last digit could move.
 MAX_LOGIT_DIFFERENCE = 1e-5
 
@@ -34,7 +33,7 @@ class MergePlan:
     `differences` says, a line each, what others have otherwise than the first source, from which the mixture takes it.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[SourceCheckpoint, ...]
     gate: Gate
     config: GatedMixtureConfig
     naming: Naming
@@ -106,7 +105,7 @@ def _require_experts(models: Mapping[str, Path], gate: Gate) -> None:
         )
 
 
-def _require_width(first: Source, gate: Gate) -> None:
+def _require_width(first: SourceCheckpoint, gate: Gate) -> None:
     width = int(first.config.get_text_config().hidden_size)
     if gate.network.num_inputs != width:
         raise ModelError(
@@ -116,7 +115,7 @@ def _require_width(first: Source, gate: Gate) -> None:
         )
 
 
-def _config(first: Source, gate: Gate, mode: MixtureMode) -> GatedMixtureConfig:
+def _config(first: SourceCheckpoint, gate: Gate, mode: MixtureMode) -> GatedMixtureConfig:
     architectures.register()
     return GatedMixtureConfig(
         text_config=first.config,
@@ -131,7 +130,7 @@ def _config(first: Source, gate: Gate, mode: MixtureMode) -> GatedMixtureConfig:
 
 
 def _pieces(
-    sources: tuple[Source, ...], gate: Gate, naming: Naming, *, with_values: bool = True
+    sources: tuple[SourceCheckpoint, ...], gate: Gate, naming: Naming, *, with_values: bool = True
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the mixture's tensors one by one; without values, on the meta device."""
     own = gate.network.state_dict()
@@ -187,7 +186,7 @@ def _settings(plan: MergePlan) -> dict[str, Any]:
     }
 
 
-def _origin(tensor: MergedTensor, sources: tuple[Source, ...]) -> TensorOrigin:
+def _origin(tensor: MergedTensor, sources: tuple[SourceCheckpoint, ...]) -> TensorOrigin:
     if tensor.dense is None:
         return TensorOrigin(tensor=tensor.name, source=None, source_tensor=None, how="gate")
     source = sources[tensor.expert or 0].name

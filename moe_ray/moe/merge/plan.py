@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from moe_ray.checkpoints.source import COMPANION_FILES, VOCABULARY_FILES, Source, compare_sources
+from moe_ray.checkpoints.source import COMPANION_FILES, VOCABULARY_FILES, SourceCheckpoint, compare_sources
 from moe_ray.errors import ModelError
 from moe_ray.moe.merge.gate import GateRecord
 from moe_ray.moe.merge.gate_training import tensor_sha256
@@ -52,7 +52,7 @@ class Naming:
         return [LayerVerdict(layer=layer, state="converted") for layer in layers]
 
 
-def naming_of(config: Any, first: Source) -> Naming:
+def naming_of(config: Any, first: SourceCheckpoint) -> Naming:
     """Build the mixture of `config` without memory and name its tensors by those of the source `first`.
 
     Raises `ModelError` for an architecture whose feed-forwards cannot be put side by side.
@@ -100,7 +100,7 @@ END_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 NUM_NAMED = 3
 
 
-def differences(sources: Sequence[Source], gate: GateRecord, naming: Naming) -> list[str]:
+def differences(sources: Sequence[SourceCheckpoint], gate: GateRecord, naming: Naming) -> list[str]:
     """Return a line for each thing that a merge would take from the first source, though another has it otherwise.
 
     The input embeddings that the gate was trained on are held against the first source's too. Raises `ModelError` when
@@ -129,7 +129,7 @@ def require_none(found: Sequence[str]) -> None:
         )
 
 
-def _different_files(first: Source, other: Source) -> Iterator[str]:
+def _different_files(first: SourceCheckpoint, other: SourceCheckpoint) -> Iterator[str]:
     for name in COMPANION_FILES:
         if name in VOCABULARY_FILES:
             continue
@@ -153,7 +153,7 @@ def _content(path: Path) -> Any:
         return text
 
 
-def _different_ends(first: Source, other: Source) -> Iterator[str]:
+def _different_ends(first: SourceCheckpoint, other: SourceCheckpoint) -> Iterator[str]:
     for field in END_FIELDS:
         ours, theirs = getattr(first.config, field, None), getattr(other.config, field, None)
         if ours != theirs:

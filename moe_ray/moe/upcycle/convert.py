@@ -14,7 +14,7 @@ from moe_ray.files import require_free, require_space, write_directory_atomicall
 from moe_ray.fingerprint import file_sha256
 from moe_ray.moe.gates import prompt_gates, ridge_gates
 from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
-from moe_ray.moe.texts import Texts, built_in_texts, read_texts
+from moe_ray.moe.texts import ProbeTexts, built_in_texts, read_texts
 from moe_ray.moe.upcycle.experts import Gates, random_gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
 from moe_ray.moe.upcycle.request import UpcycleRequest, UpcycleSettings
@@ -77,7 +77,7 @@ RANDOM_SCALE = 0.02
 class Dense:
     """The model that is upcycled, loaded in float32 when it is first asked for, and the texts of `request`."""
 
-    def __init__(self, directory: Path, request: UpcycleRequest, texts: Texts) -> None:
+    def __init__(self, directory: Path, request: UpcycleRequest, texts: ProbeTexts) -> None:
         self.directory, self.texts = directory, texts
         self._request = request
 
@@ -110,7 +110,7 @@ class Dense:
         )
 
 
-def with_texts(request: UpcycleRequest) -> tuple[UpcycleRequest, Texts]:
+def with_texts(request: UpcycleRequest) -> tuple[UpcycleRequest, ProbeTexts]:
     """Read the texts, and note in the request which file it was.
 
     Raises `DataError` when it is another file than the request says, or has not as many experts as gates need.

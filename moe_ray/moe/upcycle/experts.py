@@ -9,7 +9,7 @@ import torch
 
 from moe_ray.errors import ConfigError
 from moe_ray.fingerprint import fingerprint
-from moe_ray.moe.families import Expert, Ffn, Role
+from moe_ray.moe.families import Expert, Ffn, TensorRole
 from moe_ray.moe.families.base import UNIT_AXES
 
 Gates = Callable[[int], torch.Tensor]
@@ -55,7 +55,7 @@ class FineTunes:
 def vary(ffn: Ffn, copies: Copies, *, seed: int, layer: int, expert: int) -> Ffn:
     """The network of one expert of `copies`. The numbers depend on seed, layer and expert alone, not on what else is
     converted."""
-    varied: dict[Role, torch.Tensor] = {}
+    varied: dict[TensorRole, torch.Tensor] = {}
     drawn = _units_drawn_again(ffn, copies, _generator(seed, layer, expert, "units"))
     for role, tensor in ffn.items():
         generator = _generator(seed, layer, expert, role)
@@ -116,7 +116,7 @@ def _varied(
     return values.to(tensor.dtype)
 
 
-def _part(tensor: torch.Tensor, role: Role, group: int, groups: int) -> torch.Tensor:
+def _part(tensor: torch.Tensor, role: TensorRole, group: int, groups: int) -> torch.Tensor:
     axis = UNIT_AXES[role]
     if axis is None:
         return tensor

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from moe_ray.checkpoints.source import Difference, Source, compare_sources, open_source, read_config
+from moe_ray.checkpoints.source import SourceCheckpoint, TensorDifference, compare_sources, open_source, read_config
 from moe_ray.errors import ConfigError, ModelError
 from moe_ray.moe.families import Expert, Family, MixtureShape, Piece, family_of
 from moe_ray.moe.families.base import Read
@@ -20,8 +20,8 @@ from moe_ray.moe.upcycle.request import UpcycleSettings
 class Recipe:
     """The dense `source`, the `fine_tunes` whose networks become experts (none for copies), and the mixture's shape."""
 
-    source: Source
-    fine_tunes: tuple[Source, ...]
+    source: SourceCheckpoint
+    fine_tunes: tuple[SourceCheckpoint, ...]
     family: Family
     settings: UpcycleSettings
     shape: MixtureShape
@@ -94,7 +94,7 @@ class Recipe:
             yield Piece(name=new_name, tensor=part, source=self.source.name, source_tensor=name, how=how)
 
 
-def _read(source: Source, with_values: bool) -> Read:
+def _read(source: SourceCheckpoint, with_values: bool) -> Read:
     return source.reader.get if with_values else source.reader.get_empty
 
 
@@ -120,7 +120,7 @@ class UpcyclePlan:
     num_parameters: int
     num_bytes: int
     cautions: tuple[str, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[TensorDifference, ...]
 
 
 def plan_upcycle(model_dir: Path, settings: UpcycleSettings) -> UpcyclePlan:
@@ -147,7 +147,7 @@ def plan_upcycle(model_dir: Path, settings: UpcycleSettings) -> UpcyclePlan:
     )
 
 
-def _shape(source: Source, family: Family, settings: UpcycleSettings) -> MixtureShape:
+def _shape(source: SourceCheckpoint, family: Family, settings: UpcycleSettings) -> MixtureShape:
     num_layers, size = int(source.config.num_hidden_layers), family.ffn_size(source.config)
     if size % settings.groups:
         raise ConfigError(
@@ -165,8 +165,8 @@ def _shape(source: Source, family: Family, settings: UpcycleSettings) -> Mixture
 
 
 def _fine_tunes(
-    source: Source, family: Family, settings: UpcycleSettings, shape: MixtureShape
-) -> tuple[tuple[Source, ...], tuple[Difference, ...]]:
+    source: SourceCheckpoint, family: Family, settings: UpcycleSettings, shape: MixtureShape
+) -> tuple[tuple[SourceCheckpoint, ...], tuple[TensorDifference, ...]]:
     """The fine-tunes, opened and held against the source outside the networks that they give."""
     if not isinstance(settings.experts, FineTunes):
         return (), ()

@@ -13,12 +13,12 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
-from moe_ray.config.problems import suggestion
 from moe_ray.config.schema import RouterConfig, is_local_path
 from moe_ray.engines.transformers.loading import HUB_REMEDY, read_pretrained
 from moe_ray.errors import ConfigError, ModelError, first_line
 from moe_ray.hub import hub_answers
 from moe_ray.routing.transformer.tokens import MAX_TOKENS, learn_tokenizer
+from moe_ray.suggestions import suggestion
 
 WHERE = "router.architecture"
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")

@@ -19,7 +19,7 @@ from moe_ray.gating.fitting import balanced_weights
 from moe_ray.progress import Report
 from moe_ray.routing.transformer.encoder import BaseModel
 from moe_ray.routing.transformer.tokens import TextReader, TokenIds, pad
-from moe_ray.routing.transformer.watch import EpochWatch, TrainingHistory, TrainingSettings
+from moe_ray.routing.transformer.watch import EncoderTraining, EpochWatch, TrainingHistory
 from moe_ray.texts.labelled import LabelledText, codes
 
 BATCHES_OF_POOL = 64
@@ -65,7 +65,7 @@ SCRATCH_RATE_TIMES_WIDTH, MAX_SCRATCH_RATE = 0.0768, 1e-3
 EVALUATION_ROWS = 32
 LOGS_PER_EPOCH = 20
 
-Row = tuple[TokenIds, int]
+EncodedRow = tuple[TokenIds, int]
 
 
 def fit(
@@ -138,13 +138,13 @@ class LabelLoss:
 
 def _settings(
     base: BaseModel, config: RouterConfig, labels: Sequence[str], train: Sequence[LabelledText], device: str
-) -> TrainingSettings:
+) -> EncoderTraining:
     training = config.training
     max_epochs = training.epochs or (PRETRAINED_EPOCHS if base.pretrained else SCRATCH_EPOCHS)
     num_steps = max_epochs * math.ceil(len(train) / training.batch_size)
     weights = balanced_weights(torch.tensor(codes(train, labels)), len(labels)).tolist()
     scratch_rate = min(MAX_SCRATCH_RATE, SCRATCH_RATE_TIMES_WIDTH / base.model.config.hidden_size)
-    return TrainingSettings(
+    return EncoderTraining(
         base=base.name,
         pretrained=base.pretrained,
         num_parameters=base.model.num_parameters(),
@@ -168,7 +168,7 @@ def _precision(device: str) -> str:
     return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
 
 
-def _arguments(settings: TrainingSettings, num_train: int, folder: str) -> Any:
+def _arguments(settings: EncoderTraining, num_train: int, folder: str) -> Any:
     arguments = transformers.TrainingArguments(
         output_dir=folder,
         use_cpu=settings.device == "cpu",
@@ -193,12 +193,12 @@ def _arguments(settings: TrainingSettings, num_train: int, folder: str) -> Any:
     return arguments
 
 
-def _rows(base: BaseModel, labels: Sequence[str], texts: Sequence[LabelledText]) -> list[Row]:
+def _rows(base: BaseModel, labels: Sequence[str], texts: Sequence[LabelledText]) -> list[EncodedRow]:
     token_ids = TextReader(base.tokenizer).read([text.text for text in texts])
     return list(zip(token_ids, codes(texts, labels), strict=True))
 
 
-def _collated(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
+def _collated(rows: Sequence[EncodedRow], pad_token_id: int) -> dict[str, torch.Tensor]:
     batch = pad([token_ids for token_ids, _ in rows], pad_token_id)
     return {**batch, "labels": torch.tensor([label for _, label in rows])}
 

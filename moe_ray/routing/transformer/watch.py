@@ -11,7 +11,7 @@ from moe_ray.files import StoredRecord
 from moe_ray.progress import Report, TrainingProgress
 
 
-class TrainingSettings(StoredRecord):
+class EncoderTraining(StoredRecord):
     """All that decided the weights, beside the texts. `label_weights` is empty where all texts weigh the same."""
 
     base: str
@@ -43,7 +43,7 @@ class EpochResult(StoredRecord):
 class TrainingHistory(StoredRecord):
     """A training from its start to its end; the weights are those after `best_epoch`."""
 
-    settings: TrainingSettings
+    settings: EncoderTraining
     epochs: list[EpochResult]
     best_epoch: int
     stopped_early: bool

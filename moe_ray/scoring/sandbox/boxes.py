@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moe_ray.scoring.sandbox.groups import Groups
+from moe_ray.scoring.sandbox.groups import ControlGroups
 from moe_ray.scoring.sandbox.packing import start_program
 from moe_ray.scoring.sandbox.program import BackendName
 
@@ -42,7 +42,7 @@ class Box:
     environment: dict[str, str]
     settings: dict[str, Any]
     private_users: bool
-    groups: Groups | None = None
+    groups: ControlGroups | None = None
     shared_rules: tuple[tuple[str, ...], ...] | None = None
     """Paths to read, to list, to write: of a box that has no files of its own."""
 

@@ -13,7 +13,7 @@ from moe_ray.scoring.sandbox.guest import wire
 from moe_ray.scoring.sandbox.guest.clock import MAX_WALL_FACTOR
 from moe_ray.scoring.sandbox.handover import handed_over
 from moe_ray.scoring.sandbox.packing import guest_code
-from moe_ray.scoring.sandbox.program import Outcome, Program, Verdict
+from moe_ray.scoring.sandbox.program import Program, ProgramOutcome, ProgramVerdict
 
 START_GRACE_S = 10.0
 OUTPUT_BYTES = 1 << 20
@@ -24,7 +24,7 @@ class BoxError(Exception):
     """A box ended without a verdict. Its text says what the box printed."""
 
 
-def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> Verdict:
+def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> ProgramVerdict:
     """Run `program` in a fresh box. Raises `BoxError` when no verdict came out of it."""
     settings: dict[str, Any] = {
         **box.settings,
@@ -46,16 +46,16 @@ def run_once(box: Box, program: Program, *, timeout_s: float, worker: int) -> Ve
         ran_out = handover.ran_out_of_memory()
     if ran_out:
         detail = f"took more than {settings['memory_bytes'] >> 20} MiB in all"
-        return Verdict(outcome="memory", detail=detail, wall_s=time.monotonic() - started)
+        return ProgramVerdict(outcome="memory", detail=detail, wall_s=time.monotonic() - started)
     try:
         outcome, detail, wall_s = wire.decode(output[wire.LENGTH.size :], _no_object)
     except (wire.WireError, ValueError) as error:
         raise BoxError("no verdict") from error
     if outcome == "idle":
-        return Verdict(outcome="timeout", detail=printable(detail), wall_s=wall_s, idle=True)
-    if outcome not in get_args(Outcome):
+        return ProgramVerdict(outcome="timeout", detail=printable(detail), wall_s=wall_s, idle=True)
+    if outcome not in get_args(ProgramOutcome):
         raise BoxError(f"{detail} after {time.monotonic() - started:.1f} s")
-    return Verdict(outcome=outcome, detail=printable(detail), wall_s=wall_s)
+    return ProgramVerdict(outcome=outcome, detail=printable(detail), wall_s=wall_s)
 
 
 def printable(text: str) -> str:

@@ -77,7 +77,7 @@ class Seat:
         return _num_kills(self._events) > self._kills
 
 
-class Groups:
+class ControlGroups:
     """One group with a group per worker in it."""
 
     def __init__(self, hierarchy: Hierarchy) -> None:
@@ -124,11 +124,11 @@ def _num_kills(events: Path) -> int:
     return int(counts.get("oom_kill", 0))
 
 
-def open_groups(proc: Path = Path("/proc/self")) -> Groups | None:
+def open_groups(proc: Path = Path("/proc/self")) -> ControlGroups | None:
     """Return groups for this process's boxes, or None where this machine lets none be made."""
     for hierarchy in hierarchies(proc):
         with suppress(OSError):
-            return Groups(hierarchy)
+            return ControlGroups(hierarchy)
     return None
 
 

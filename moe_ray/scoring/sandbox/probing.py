@@ -18,7 +18,7 @@ from moe_ray.scoring.sandbox.attempts import ENVIRONMENT, KERNEL, NETWORK, OUTPU
 from moe_ray.scoring.sandbox.boxes import Box, package_paths
 from moe_ray.scoring.sandbox.execution import BoxError, run_once
 from moe_ray.scoring.sandbox.memory_probe import NUM_TRIES, PROBE_BYTES, memory_programs
-from moe_ray.scoring.sandbox.program import Outcome, Program, Protections, Verdict
+from moe_ray.scoring.sandbox.program import Program, ProgramOutcome, ProgramVerdict, Protections
 
 PROBE_TIMEOUT_S = 5.0
 LOOP_TIMEOUT_S = 0.3
@@ -31,11 +31,11 @@ class Probe:
     """An attempt: its program, the outcome that means blocked, and a look at the outside that must hold too."""
 
     code: str
-    outcome: Outcome = "passed"
+    outcome: ProgramOutcome = "passed"
     timeout_s: float = PROBE_TIMEOUT_S
     outside: Callable[[], bool] = lambda: True
 
-    def blocked(self, verdict: Verdict) -> bool:
+    def blocked(self, verdict: ProgramVerdict) -> bool:
         """Say whether the attempt was refused."""
         return verdict.outcome == self.outcome and self.outside()
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-Outcome = Literal["passed", "failed", "error", "timeout", "memory", "output_limit", "sandbox_failed"]
+ProgramOutcome = Literal["passed", "failed", "error", "timeout", "memory", "output_limit", "sandbox_failed"]
 BackendName = Literal["bubblewrap", "namespaces", "filters", "limits"]
 
 
@@ -27,7 +27,7 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ProgramVerdict:
     """How a program did.
 
     `failed`: an assert did not hold; `error`: the program or a test raised, or the program ended early;
@@ -36,7 +36,7 @@ class Verdict:
     little CPU time: it slept, or the machine had no time for it.
     """
 
-    outcome: Outcome
+    outcome: ProgramOutcome
     detail: str
     wall_s: float
     idle: bool = False

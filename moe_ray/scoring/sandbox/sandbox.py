@@ -14,7 +14,7 @@ from moe_ray.scoring.sandbox.boxes import Box, candidates
 from moe_ray.scoring.sandbox.execution import BoxError, run_once
 from moe_ray.scoring.sandbox.groups import open_groups
 from moe_ray.scoring.sandbox.probing import PROBE_TIMEOUT_S, probe
-from moe_ray.scoring.sandbox.program import BackendName, Program, Protections, Verdict
+from moe_ray.scoring.sandbox.program import BackendName, Program, ProgramVerdict, Protections
 
 CONTROL = Program(code="def f(): return 1", tests=("assert f() == 1",))
 MAX_REPEATED_IN_VAIN = 4
@@ -44,7 +44,9 @@ class Sandbox:
         limits = {"timeout_s": self._config.timeout_s, "memory_mib": self._config.memory_mib}
         return {**self.protections.describe(), "control_group": self._box.groups is not None, **limits}
 
-    def run_all(self, programs: Sequence[Program], on_done: Callable[[int], None] | None = None) -> list[Verdict]:
+    def run_all(
+        self, programs: Sequence[Program], on_done: Callable[[int], None] | None = None
+    ) -> list[ProgramVerdict]:
         """Run every program, several at once, and return their verdicts in order.
 
         `on_done` is called in this thread with a program's position as it ends, in any order. What ran out of time
@@ -53,7 +55,7 @@ class Sandbox:
         workers: SimpleQueue[int] = SimpleQueue()
         for worker in range(self._num_workers):
             workers.put(worker)
-        verdicts: dict[int, Verdict] = {}
+        verdicts: dict[int, ProgramVerdict] = {}
         with ThreadPoolExecutor(self._num_workers, thread_name_prefix="sandbox") as pool:
             runs = {pool.submit(self._run, program, workers): index for index, program in enumerate(programs)}
             try:
@@ -67,7 +69,7 @@ class Sandbox:
         self._repeat_idle(programs, verdicts)
         return [verdicts[index] for index in range(len(programs))]
 
-    def _repeat_idle(self, programs: Sequence[Program], verdicts: dict[int, Verdict]) -> None:
+    def _repeat_idle(self, programs: Sequence[Program], verdicts: dict[int, ProgramVerdict]) -> None:
         """Run idle programs of a busy machine again, one after the other, as long as that gives other verdicts.
 
         Programs that sleep are idle too. So many of them in a row cost their time once more, then no further ones do.
@@ -80,14 +82,14 @@ class Sandbox:
             if num_in_vain == MAX_REPEATED_IN_VAIN:
                 return
 
-    def _run(self, program: Program, workers: "SimpleQueue[int]") -> Verdict:
+    def _run(self, program: Program, workers: "SimpleQueue[int]") -> ProgramVerdict:
         worker = workers.get()
         try:
             return self._judge(program, worker)
         finally:
             workers.put(worker)
 
-    def _judge(self, program: Program, worker: int) -> Verdict:
+    def _judge(self, program: Program, worker: int) -> ProgramVerdict:
         """Run a program, once more when its box broke. When both broke and a program that does nothing passes, it was
         the program that broke them: that is its error, and not the sandbox's."""
         for _ in range(2):
@@ -98,10 +100,10 @@ class Sandbox:
         try:
             verdict = run_once(self._box, CONTROL, timeout_s=PROBE_TIMEOUT_S, worker=worker)
         except BoxError as error:
-            return Verdict(outcome="sandbox_failed", detail=str(error), wall_s=0.0)
+            return ProgramVerdict(outcome="sandbox_failed", detail=str(error), wall_s=0.0)
         if not verdict.passed:
-            return Verdict(outcome="sandbox_failed", detail=f"a trivial program: {verdict.detail}", wall_s=0.0)
-        return Verdict(outcome="error", detail=f"the program broke its box twice: {broken}", wall_s=0.0)
+            return ProgramVerdict(outcome="sandbox_failed", detail=f"a trivial program: {verdict.detail}", wall_s=0.0)
+        return ProgramVerdict(outcome="error", detail=f"the program broke its box twice: {broken}", wall_s=0.0)
 
 
 @cache

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from moe_ray.errors import DataError, ModelError, RunDirectoryError
 from moe_ray.moe.btx.base import learn_tokenizer, write_base
 from moe_ray.moe.btx.blocks import batch_of_step, token_blocks
-from moe_ray.moe.btx.config import TrainingSettings
+from moe_ray.moe.btx.config import ExpertTraining
 from moe_ray.moe.btx.texts import read_expert_texts
-from moe_ray.moe.btx.training import TrainingJob, learning_rate_share, load_entropy, train
+from moe_ray.moe.btx.training import ExpertTrainingJob, learning_rate_share, load_entropy, train
 from tests.moe.btx.worlds import TRAINING, pretrain_config
 
 
@@ -35,11 +35,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "base"
 
 
-def job_of(base: Path, out: Path, **changed: Any) -> TrainingJob:
+def job_of(base: Path, out: Path, **changed: Any) -> ExpertTrainingJob:
     config = pretrain_config(base.parent)
     texts = read_expert_texts(config.experts, base.parent, held_out_fraction=0.1)["coding"].train
-    settings = TrainingSettings.model_validate({**TRAINING, **changed})
-    return TrainingJob(model_dir=base, out_dir=out / "coding", texts=texts, settings=settings, part="networks")
+    settings = ExpertTraining.model_validate({**TRAINING, **changed})
+    return ExpertTrainingJob(model_dir=base, out_dir=out / "coding", texts=texts, settings=settings, part="networks")
 
 
 def tensors(folder: Path) -> Mapping[str, torch.Tensor]:
@@ -161,11 +161,11 @@ def test_load_entropy_is_one_when_even_and_nothing_when_one_expert_has_all(count
 
 
 def test_steps_follow_from_epochs_unless_they_are_given() -> None:
-    assert TrainingSettings(batch_size=4, epochs=2.5).num_steps(10) == 7
-    assert TrainingSettings(batch_size=4).num_steps(10) == 3
-    assert TrainingSettings(steps=9).num_steps(10) == 9
+    assert ExpertTraining(batch_size=4, epochs=2.5).num_steps(10) == 7
+    assert ExpertTraining(batch_size=4).num_steps(10) == 3
+    assert ExpertTraining(steps=9).num_steps(10) == 9
     with pytest.raises(ValidationError, match="steps or epochs"):
-        TrainingSettings(steps=9, epochs=1)
+        ExpertTraining(steps=9, epochs=1)
 
 
 def test_a_family_whose_mixtures_cannot_let_one_expert_answer_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.errors import SandboxError
-from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
+from moe_ray.scoring.sandbox import Program, ProgramVerdict, Sandbox
 from moe_ray.scoring.sandbox.program import BackendName
 from tests.scoring.sandbox.attacks import ATTACKS, Attack
 from tests.scoring.sandbox.attacks.attack import LIMIT_BYTES, TESTS
@@ -30,7 +30,7 @@ class Findings:
 
     backend: str
     missing: list[str]
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, ProgramVerdict]
     surprises: dict[str, str]
     left: list[str]
     still_works: bool

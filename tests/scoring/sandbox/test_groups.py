@@ -13,7 +13,7 @@ import pytest
 from moe_ray.scoring.sandbox import Program
 from moe_ray.scoring.sandbox.boxes import candidates
 from moe_ray.scoring.sandbox.execution import run_once
-from moe_ray.scoring.sandbox.groups import Groups, Hierarchy, hierarchies, open_groups
+from moe_ray.scoring.sandbox.groups import ControlGroups, Hierarchy, hierarchies, open_groups
 from tests.scoring.sandbox.attacks.memory import MAPPING
 from tests.scoring.sandbox.suite import HONEST
 
@@ -38,7 +38,7 @@ with groups.seat(3, 1 << 26):
 
 
 @pytest.fixture
-def groups() -> Iterator[Groups]:
+def groups() -> Iterator[ControlGroups]:
     opened = open_groups()
     if opened is None:
         pytest.skip("no control group can be made here")
@@ -47,7 +47,7 @@ def groups() -> Iterator[Groups]:
     assert not opened._folder.exists()
 
 
-def test_the_kernel_ends_a_program_that_takes_more_than_its_group_may(groups: Groups) -> None:
+def test_the_kernel_ends_a_program_that_takes_more_than_its_group_may(groups: ControlGroups) -> None:
     """In a box that filters nothing and counts nothing but the mappings of one process."""
     box = next(box for box in candidates(LIMIT_BYTES) if box.backend == "limits")
     box = replace(box, groups=groups)
@@ -58,13 +58,13 @@ def test_the_kernel_ends_a_program_that_takes_more_than_its_group_may(groups: Gr
     assert run_once(replace(box, groups=None), attack, timeout_s=5, worker=2).passed
 
 
-def test_a_limit_can_rise_and_fall_between_programs(groups: Groups) -> None:
+def test_a_limit_can_rise_and_fall_between_programs(groups: ControlGroups) -> None:
     for memory_bytes in (LIMIT_BYTES, 4 * LIMIT_BYTES, LIMIT_BYTES):
         with groups.seat(0, memory_bytes) as seat:
             assert not seat.ran_out()
 
 
-def test_groups_go_when_their_process_is_killed(groups: Groups) -> None:
+def test_groups_go_when_their_process_is_killed(groups: ControlGroups) -> None:
     with subprocess.Popen([sys.executable, "-c", OPENED], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         folder = Path(process.stdout.readline().strip())

@@ -6,7 +6,7 @@ import pytest
 
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.errors import SandboxError
-from moe_ray.scoring.sandbox import Program, Protections, Sandbox, Verdict
+from moe_ray.scoring.sandbox import Program, ProgramVerdict, Protections, Sandbox
 from moe_ray.scoring.sandbox import sandbox as sandbox_module
 from moe_ray.scoring.sandbox.boxes import Box
 
@@ -16,7 +16,7 @@ def sandbox() -> Sandbox:
     return Sandbox.open(SandboxConfig(timeout_s=4, memory_mib=512, num_workers=2, allow_weak=True))
 
 
-def run(sandbox: Sandbox, code: str, *tests: str, setup: str = "") -> Verdict:
+def run(sandbox: Sandbox, code: str, *tests: str, setup: str = "") -> ProgramVerdict:
     return sandbox.run_all([Program(code=code, tests=tests, setup=setup)])[0]
 
 

@@ -7,7 +7,7 @@ from itertools import chain, repeat
 import pytest
 
 from moe_ray.config.schema import SandboxConfig
-from moe_ray.scoring.sandbox import Program, Sandbox, Verdict
+from moe_ray.scoring.sandbox import Program, ProgramVerdict, Sandbox
 from moe_ray.scoring.sandbox import sandbox as sandbox_module
 from moe_ray.scoring.sandbox.guest import clock
 from moe_ray.scoring.sandbox.guest.clock import Clock
@@ -86,10 +86,10 @@ class Runs:
         self.codes: list[str] = []
         self.is_crowded = True
 
-    def __call__(self, _box: object, program: Program, *, timeout_s: float, worker: int) -> Verdict:
+    def __call__(self, _box: object, program: Program, *, timeout_s: float, worker: int) -> ProgramVerdict:
         is_idle = "sleep" in program.code or (self.is_crowded and self.codes.count(program.code) == 0)
         self.codes.append(program.code)
-        return Verdict(
+        return ProgramVerdict(
             outcome="timeout" if is_idle else "passed", detail=f"{timeout_s} {worker}", wall_s=4.0, idle=is_idle
         )
 

@@ -24,7 +24,7 @@ DRAIN_S = 1.0
 LAST_BREATH_S = 0.1
 METER_S = 0.01
 
-Verdict = tuple[str, str]
+GuestVerdict = tuple[str, str]
 
 
 class Children:
@@ -85,7 +85,7 @@ def _fork(body: Any, settings: dict[str, Any]) -> int:
         os._exit(status)
 
 
-def watch(children: Children, settings: dict[str, Any]) -> Verdict:
+def watch(children: Children, settings: dict[str, Any]) -> GuestVerdict:
     """Wait for the judge's result, the end of the time, too much output or too much memory, whichever comes first.
 
     Raises `BrokenPipeError` when nobody is left to report to.
@@ -120,7 +120,7 @@ def watch(children: Children, settings: dict[str, Any]) -> Verdict:
             return over
 
 
-def _read_result(fd: int) -> Verdict:
+def _read_result(fd: int) -> GuestVerdict:
     try:
         outcome, detail = wire.decode(wire.receive(fd), _no_object)
     except (EOFError, wire.WireError, ValueError):
@@ -128,7 +128,7 @@ def _read_result(fd: int) -> Verdict:
     return str(outcome), str(detail)
 
 
-def end(children: Children, settings: dict[str, Any], verdict: Verdict) -> Verdict:
+def end(children: Children, settings: dict[str, Any], verdict: GuestVerdict) -> GuestVerdict:
     """Kill both, reap all, and put into the verdict how the player died where that decides it."""
     grace_s = LAST_BREATH_S if verdict[0] == "lost" else 0.0
     usage = {pid: _reap(pid, grace_s) for pid in (children.player, children.judge)}
