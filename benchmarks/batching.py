@@ -35,7 +35,7 @@ from moe_ray.engines.transformers.generation import DecodeRow, decode_batch, lef
 from moe_ray.engines.transformers.loading import LoadedModel, load, weights_bytes
 from moe_ray.planning.memory import GIB
 from moe_ray.prompts.messages import Message, Prompt
-from tests.engines.tiny import make_tokenizer
+from tests.support.tiny_models import make_tokenizer
 
 TARGET_EQUAL = 0.99
 # Characters of MBPP's 474 training and prompt references: the smallest, each twentieth of them, the largest.

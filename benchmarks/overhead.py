@@ -28,7 +28,7 @@ from moe_ray.engines.registry import make_engine
 from moe_ray.planning.memory import GIB
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs import preparation
-from tests.engines.tiny import WORDS, make_tokenizer
+from tests.support.tiny_models import WORDS, make_tokenizer
 
 TARGET_RATIO = 1.05
 NUM_EXAMPLES = 64

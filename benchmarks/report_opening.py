@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.chromium import Tab, opened_browser
 from benchmarks.machine import machine_line
 from moe_ray.report.write import write_report
 from moe_ray.scoring.score import write_scores
-from tests.report.synthetic import ALL_METRICS, synthetic_run
+from tests.support.chromium import Tab, opened_browser
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 LIMIT_S = 2.0
 READY = "document.getElementById('browser')?.dataset.ready"

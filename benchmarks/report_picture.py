@@ -12,11 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.chromium import opened_browser
 from moe_ray.report.write import write_report
 from moe_ray.scoring.score import write_scores
-from tests.report.synthetic import ALL_METRICS, synthetic_run
-from tests.report.synthetic_routing import route
+from tests.support.chromium import opened_browser
+from tests.support.synthetic_routes import route
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 WIDTH_PX = 1400
 NUM_MODELS, NUM_ANSWERS = 4, 1200

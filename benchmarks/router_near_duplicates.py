@@ -34,7 +34,7 @@ from moe_ray.texts.corpus import split_texts
 from moe_ray.texts.labelled import LabelledText, RouterTexts, splits_of
 from moe_ray.texts.similarity import NearIndex, normal_form, shingles
 from moe_ray.texts.sources import domain_source, other_sources
-from tests.texts.slow import NEAR, same_key, shingle_set
+from tests.support.near_duplicates import NEAR, same_key, shingle_set
 
 NUM_RUN_EXAMPLES = 100
 NUM_FOREIGN = 1000

@@ -24,9 +24,9 @@ from moe_ray.errors import SandboxError
 from moe_ray.scoring.sandbox import Sandbox
 from moe_ray.scoring.sandbox import sandbox as sandbox_module
 from moe_ray.scoring.sandbox.program import BackendName
-from tests.scoring.sandbox.attacks import ATTACKS, GROUPS, Attack
-from tests.scoring.sandbox.attacks.attack import LIMIT_BYTES
-from tests.scoring.sandbox.suite import BACKENDS, CONFIG, Findings, claimed, run_attacks
+from tests.support.sandbox.attacks import ATTACKS, GROUPS, Attack
+from tests.support.sandbox.attacks.attack import LIMIT_BYTES
+from tests.support.sandbox.suite import BACKENDS, CONFIG, Findings, claimed, run_attacks
 
 MAX_SHARE = 1.1
 ON_MEMORY = tuple(attack for attack in ATTACKS if "memory" in attack.needs)

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine_line
-from benchmarks.sandbox_references import broken
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.scoring.sandbox import Program, Sandbox
+from tests.support.reference_programs import broken
 
 EVALPLUS = "evalplus==0.3.1"
 SIDE = Path(__file__).with_name("evalplus_side.py")

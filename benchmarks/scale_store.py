@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale_store [--answers 20000 200000 2000000] [--folder DIR]
 
-For each size writes a run directory (`benchmarks.synthetic_store`), then measures each step in a process of its own:
+For each size writes a run directory (`tests.support.synthetic_store`), then measures each step in a process of its own:
 wall time, processor time and the largest resident memory. "loose" is before the files of the shards are merged. Files
 were written just before, so they come from the page cache. The last column is the growth: processor time per answer
 against the size before; 1.0 grows as the work does. Exits with 1 when a step loses or doubles an answer.
@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks import synthetic_store
 from benchmarks.machine import machine_line, peak_memory_bytes
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs import preparation
 from moe_ray.store.run_directory import RunDirectory
+from tests.support import synthetic_store
 
 SIZES = (20_000, 200_000, 2_000_000)
 STEP_TIMEOUT_S = 3600

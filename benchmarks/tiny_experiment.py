@@ -15,7 +15,7 @@ import yaml
 
 from moe_ray.store.answers import CONTENT_COLUMNS
 from moe_ray.store.run_directory import RunDirectory
-from tests.engines.tiny import WORDS, Architecture, make_tiny_checkpoint
+from tests.support.tiny_models import WORDS, Architecture, make_tiny_checkpoint
 
 NAME = "tiny"
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "mistral", "qwen2")

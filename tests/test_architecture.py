@@ -114,6 +114,27 @@ def test_every_part_has_a_place_in_the_layers() -> None:
     assert parts == set(RANK)
 
 
+def test_tests_and_benchmarks_share_only_what_is_in_support() -> None:
+    """No test imports another test or a benchmark; a benchmark imports the shared fakes of tests/support alone."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for folder in ("tests", "benchmarks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for name in imports(path)
+        if not _may_import(path.relative_to(ROOT).parts, name.split("."))
+    ]
+    assert wrong == []
+
+
+def _may_import(path: tuple[str, ...], name: list[str]) -> bool:
+    if name[0] == "benchmarks":
+        return path[0] == "benchmarks"
+    if name[0] == "tests":
+        is_test = any(part.startswith("test_") for part in name)
+        return not is_test and (path[0] == "tests" or path[:2] == ("benchmarks", "tests") or name[1] == "support")
+    return True
+
+
 def test_no_two_public_classes_have_one_name() -> None:
     """Type variables and the guest of the sandbox, which imports nothing, have their own."""
     places: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from moe_ray.architectures import auto_map, register
 from moe_ray.architectures.gated_mixture import GatedMixtureConfig
 from tests.architectures.gated import FAMILIES, make_sources, merge, padded, prompts
-from tests.engines.tiny import make_tokenizer
+from tests.support.tiny_models import make_tokenizer
 
 ELSEWHERE = """
 import sys, torch

@@ -17,7 +17,7 @@ from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.loading import load
 from tests.architectures.own import CASES, NUM_EXPERTS, Case, gpt2, mixture_of, tokens
-from tests.engines.tiny import make_tokenizer
+from tests.support.tiny_models import make_tokenizer
 
 ALONE = """
 import json, sys

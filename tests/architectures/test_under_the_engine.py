@@ -10,7 +10,7 @@ import transformers
 
 from tests.architectures.own import CASES, mixture_of
 from tests.engines.asking import TEXTS, ask_all, completion, engine, measure
-from tests.engines.tiny import CONTEXT_LENGTH, make_tokenizer
+from tests.support.tiny_models import CONTEXT_LENGTH, make_tokenizer
 
 CHOICES = (" yes", " no", " the question is maybe")
 

@@ -24,7 +24,7 @@ from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, reported
 from moe_ray.config.schema import ModelConfig
 from moe_ray.hub import hub_answers
 from tests.checkpoints.fake_hub import FakeHub, running_hub
-from tests.engines.tiny import make_tiny_checkpoint
+from tests.support.tiny_models import make_tiny_checkpoint
 
 Command = Callable[..., tuple[int, str]]
 Usage = namedtuple("Usage", "total used free")

@@ -13,28 +13,7 @@ import yaml
 from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_USAGE, reported
 from moe_ray.files import write_text_atomically
-
-Change = Callable[[dict[str, Any], Path], None]
-
-ROWS = [{"id": f"t{i}", "question": f"Is {i} even?", "label": "yes" if i % 2 == 0 else "no"} for i in range(8)]
-
-
-def experiment() -> dict[str, Any]:
-    """A right experiment, which every case spoils in one place."""
-    return {
-        "name": "spoilt",
-        "models": {"base": {"path": "scripted/base", "engine": "scripted", "engine_settings": {"text": "yes"}}},
-        "baseline": "base",
-        "domains": {
-            "parity": {
-                "task": "decision",
-                "data": {"source": "./rows.jsonl"},
-                "columns": {"id": "id", "question": "question", "label": "label"},
-                "choices": ["yes", "no"],
-            }
-        },
-        "likelihood": False,
-    }
+from tests.cli.experiments import ROWS, Change, data, experiment, rows
 
 
 @dataclass(frozen=True)
@@ -54,13 +33,6 @@ def model(**values: Any) -> Change:
 
 def domain(**values: Any) -> Change:
     return lambda config, folder: config["domains"]["parity"].update(values)
-
-
-def data(text: str) -> Change:
-    def change(config: dict[str, Any], folder: Path) -> None:
-        (folder / "rows.jsonl").write_text(text, encoding="utf-8")
-
-    return change
 
 
 def checkpoint(write: Callable[[Path], object]) -> Change:
@@ -91,10 +63,6 @@ def damaged_weights(content: bytes) -> Change:
 def header(entry: dict[str, Any]) -> bytes:
     text = json.dumps({"weight": entry}).encode()
     return struct.pack("<Q", len(text)) + text
-
-
-def rows(*changed: dict[str, Any]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in [*ROWS, *changed])
 
 
 def run_directory(write: Callable[[Path], object]) -> Change:

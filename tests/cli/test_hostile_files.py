@@ -12,7 +12,7 @@ import yaml
 from moe_ray.config.load import MAX_EXPERIMENT_BYTES
 from moe_ray.store.run_directory import RunDirectory
 from tests.fuzz.finished import finished_run
-from tests.fuzz.test_inputs import EXPERIMENT, LINES
+from tests.fuzz.inputs import EXPERIMENT, LINES
 from tests.support.commands import run
 
 

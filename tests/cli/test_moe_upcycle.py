@@ -9,7 +9,7 @@ from moe_ray.checkpoints.identity import CERTIFICATE_FILE
 from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, reported
 from moe_ray.moe.records import read_certificate
-from tests.engines.tiny import make_tiny_checkpoint
+from tests.support.tiny_models import make_tiny_checkpoint
 
 
 def moe(*arguments: object) -> int:

@@ -13,7 +13,7 @@ from moe_ray.cli.terminal import EXIT_USAGE
 from moe_ray.config.load import load_experiment
 from moe_ray.runs import preparation
 from moe_ray.store.records import ReplicaTelemetry
-from tests.cli.test_bad_input import experiment, rows
+from tests.cli.experiments import experiment, rows
 from tests.support.commands import Command
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -13,8 +13,8 @@ from moe_ray.comparison.runs import RunComparison, SystemComparison
 from moe_ray.report.verdict import headline
 from moe_ray.scoring.score import write_scores
 from moe_ray.store.run_directory import RunDirectory
-from tests.report.synthetic import ALL_METRICS, synthetic_run
 from tests.support.commands import Command
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from moe_ray.errors import UserError
 from moe_ray.scoring.score import Score
 from moe_ray.store.run_directory import RunDirectory
 from tests.comparison.routed_run import BASE, RoutedRun, random_routes, random_values
-from tests.report.synthetic import ALL_METRICS, synthetic_run
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 
 class Made(NamedTuple):

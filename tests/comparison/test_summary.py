@@ -14,7 +14,7 @@ from moe_ray.comparison.systems import ExampleSystem, standard_systems
 from moe_ray.scoring.score import Score
 from moe_ray.store.run_directory import RunDirectory
 from tests.comparison.columns import scores_of
-from tests.report.synthetic import ALL_METRICS, synthetic_run
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 Run = tuple[RunDirectory, list[Score]]
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from moe_ray.comparison.records import TruncatedPrompts
 from moe_ray.comparison.summary import NUM_TRUNCATED, cut_answers, summarise, truncated_prompts
 from moe_ray.report.cautions import cautions
-from tests.report.synthetic import ALL_METRICS, synthetic_run
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 ROWS = [("a", "x", 0), ("a", "x", 7), ("a", "x", 2), ("a", "y", None), ("b", "x", None), ("b", "x", 0), ("c", "y", 1)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engines.tiny import Architecture, make_tiny_checkpoint
+from tests.support.tiny_models import Architecture, make_tiny_checkpoint
 
 
 @pytest.fixture(scope="package", autouse=True)

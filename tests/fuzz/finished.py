@@ -15,7 +15,7 @@ from moe_ray.store.answers import Answer
 from moe_ray.store.opening import begin_session, end_session
 from moe_ray.store.records import ProbeTiming, ReplicaTelemetry
 from moe_ray.store.run_directory import RunDirectory
-from tests.report.synthetic_routing import route
+from tests.support.synthetic_routes import route
 
 
 def finished_run(folder: Path, experiment: dict[str, Any], rows: bytes) -> RunDirectory:

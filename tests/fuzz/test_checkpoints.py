@@ -11,11 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engines.tiny import make_tiny_checkpoint
 from tests.fuzz.commands import nothing_lost, require_plain_end
 from tests.fuzz.damage import damaged_bytes, damaged_json
-from tests.fuzz.test_inputs import EXPERIMENT, LINES
+from tests.fuzz.inputs import EXPERIMENT, LINES
 from tests.support.commands import run
+from tests.support.tiny_models import make_tiny_checkpoint
 
 FILES = ("config.json", "model.safetensors", "tokenizer_config.json", "tokenizer.json", "generation_config.json")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.fuzz.commands import nothing_lost, require_plain_end
 from tests.fuzz.damage import damaged_bytes, damaged_json, damaged_json_lines
 from tests.fuzz.finished import finished_run
-from tests.fuzz.test_inputs import EXPERIMENT, LINES
+from tests.fuzz.inputs import EXPERIMENT, LINES
 
 Damage = Callable[[bytes], st.SearchStrategy[bytes]]
 

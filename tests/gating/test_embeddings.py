@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from moe_ray.errors import ModelError
 from moe_ray.gating import embeddings as checkpoint
 from moe_ray.gating.embeddings import InputEmbeddings, read_input_embeddings
-from tests.engines.tiny import Architecture, make_tiny_checkpoint
+from tests.support.tiny_models import Architecture, make_tiny_checkpoint
 
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "gpt2", "qwen2", "phi3", "gemma3")
 

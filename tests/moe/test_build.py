@@ -15,8 +15,8 @@ from moe_ray.moe.card import card_metadata
 from moe_ray.moe.records import read_certificate
 from moe_ray.moe.upcycle.build import upcycle_model
 from moe_ray.moe.upcycle.request import GateRequest, Limits, UpcycleRequest
-from tests.engines.tiny import make_tiny_checkpoint, make_tokenizer
 from tests.moe.dense import make_dense
+from tests.support.tiny_models import make_tiny_checkpoint, make_tokenizer
 
 LOOSE = Limits(max_kl=1e9, max_perplexity_ratio=1e9, min_agreement=0)
 TEXTS = [("the law of the court", "law"), ("a drug and a cell is a list", "cells"), ("a contract", "law")]

@@ -20,7 +20,7 @@ from moe_ray.moe.upcycle.verify import (
     output_differences,
     replaced_agreements,
 )
-from tests.engines.tiny import Architecture, make_tiny_checkpoint
+from tests.support.tiny_models import Architecture, make_tiny_checkpoint
 
 TEXTS = ("the law of the court", "a drug and a cell is a list", "a contract", "def sum return assert")
 LOOSE = Limits(max_kl=1e9, max_perplexity_ratio=1e9, min_agreement=0.0)

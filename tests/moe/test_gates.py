@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from moe_ray.errors import DataError
 from moe_ray.moe.gates import prompt_gates, ridge_gates
 from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
-from tests.engines.tiny import Architecture, make_tiny_checkpoint
+from tests.support.tiny_models import Architecture, make_tiny_checkpoint
 
 TEXTS = ("the law of the court", "a drug and a cell", "a contract is a law", "yes", "the cell of the drug is a list")
 LABELS = (0, 1, 0, 2, 1)

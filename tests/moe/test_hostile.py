@@ -18,9 +18,9 @@ from moe_ray.errors import ModelError
 from moe_ray.gating.embeddings import read_input_embeddings
 from moe_ray.moe.running import load_for_construction, load_tokenizer
 from tests.architectures.own import CASES, mixture_of
-from tests.engines.tiny import make_tiny_checkpoint
 from tests.routing.hostile import MODULE, answer_yes, arm, change_json
-from tests.routing.transformer.test_hostile import TOKENIZER_MAP, Touch
+from tests.support.canary import TOKENIZER_MAP, Touch
+from tests.support.tiny_models import make_tiny_checkpoint
 
 CODE_MAP = {"AutoConfig": f"{MODULE}.Evil", "AutoModelForCausalLM": f"{MODULE}.Evil"}
 

@@ -15,7 +15,7 @@ from moe_ray.moe.records import own_files
 from moe_ray.moe.upcycle.build import upcycle_model
 from moe_ray.moe.upcycle.request import GateRequest, Limits, UpcycleRequest
 from moe_ray.moe.verify import verify
-from tests.engines.tiny import make_tiny_checkpoint
+from tests.support.tiny_models import make_tiny_checkpoint
 
 LOOSE = Limits(max_kl=1e9, max_perplexity_ratio=1e9, min_agreement=0)
 

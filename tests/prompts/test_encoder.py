@@ -10,7 +10,7 @@ import transformers
 
 from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ask, completion, engine
-from tests.engines.tiny import CHAT_TEMPLATE, CONTEXT_LENGTH, Architecture, make_tokenizer
+from tests.support.tiny_models import CHAT_TEMPLATE, CONTEXT_LENGTH, Architecture, make_tokenizer
 
 Checkpoints = Callable[[Architecture], Path]
 

@@ -9,8 +9,8 @@ from moe_ray.comparison.records import Summary
 from moe_ray.report.write import write_report
 from moe_ray.scoring.score import Score, write_scores
 from moe_ray.store.run_directory import RunDirectory
-from tests.report.synthetic import ALL_METRICS, synthetic_run
-from tests.report.synthetic_routing import route
+from tests.support.synthetic_routes import route
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 
 class Reported(NamedTuple):

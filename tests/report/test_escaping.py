@@ -14,8 +14,8 @@ from moe_ray.report.svg import svg_text
 from moe_ray.report.write import render_report
 from moe_ray.store.records import Manifest
 from tests.report.conftest import Reported
-from tests.report.synthetic import EVIL
-from tests.report.test_html import Page, payload_of
+from tests.report.pages import Page, payload_of
+from tests.support.synthetic_run import EVIL
 
 NAMES = {
     "script": EVIL,

@@ -1,17 +1,12 @@
 """The page: whole, self-contained, accessible, and safe whatever a model wrote."""
 
-import base64
-import gzip
 import itertools
-import json
 import os
 import re
 import subprocess
 import sys
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,40 +17,8 @@ from moe_ray.report import write as html
 from moe_ray.report.views import MetricView
 from moe_ray.report.write import write_report
 from tests.report.conftest import Reported
-from tests.report.synthetic import CUT_EXAMPLE, EVIL, NUM_CUT
-
-VOID = {"meta", "input", "br", "img", "link", "hr", "col"}
-
-
-class Page(HTMLParser):
-    """Elements with their attributes; raises when a tag closes what is not open."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.raw: dict[str, list[str]] = {"script": [], "style": []}
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in self.raw:
-            self.raw[self.open[-1]].append(data)
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
+from tests.report.pages import Page, payload_of
+from tests.support.synthetic_run import CUT_EXAMPLE, EVIL, NUM_CUT
 
 
 @pytest.fixture(scope="module", params=["reported", "routed"])
@@ -68,13 +31,6 @@ def shown(request: pytest.FixtureRequest) -> Reported:
 @pytest.fixture(scope="module")
 def page(shown: Reported) -> Page:
     return Page(shown.page)
-
-
-def payload_of(text: str) -> dict[str, Any]:
-    match = re.search(r'<script id="answer-data"[^>]*>([A-Za-z0-9+/=]*)</script>', text)
-    assert match is not None
-    payload: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(match[1])))
-    return payload
 
 
 def test_every_element_that_opens_closes(page: Page) -> None:

@@ -15,7 +15,7 @@ from moe_ray.report.tables import summary_tables
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import MetricView, domain_views
 from tests.report.conftest import Reported
-from tests.report.synthetic import METRICS
+from tests.support.synthetic_run import METRICS
 
 MINUS, TIMES = text.MINUS, "\N{MULTIPLICATION SIGN}"
 

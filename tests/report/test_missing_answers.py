@@ -11,7 +11,7 @@ from moe_ray.errors import RunDirectoryError
 from moe_ray.report.write import write_report
 from moe_ray.scoring.score import write_scores
 from moe_ray.store.run_directory import RunDirectory
-from tests.report.synthetic import ALL_METRICS, synthetic_run
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 
 @pytest.fixture

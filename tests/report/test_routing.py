@@ -19,10 +19,10 @@ from moe_ray.report.verdict import headline
 from moe_ray.report.views import domain_views, series_of, system_rows
 from moe_ray.report.write import render_report, report_of
 from tests.report.conftest import Reported
+from tests.report.pages import Page, payload_of
 from tests.report.routing_parts import DOMAINS, accuracies, changed, regret, routes_of, routing_of, sweep_of
-from tests.report.synthetic import ALL_METRICS, synthetic_run
-from tests.report.synthetic_routing import PERFECT, route, synthetic_test
-from tests.report.test_html import Page, payload_of
+from tests.support.synthetic_routes import PERFECT, route, synthetic_test
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 
 def sentence(summary: Summary, **fields: Any) -> str:

@@ -14,7 +14,7 @@ from moe_ray.report.svg import panel
 from moe_ray.report.sweep_plots import own_point, sweep_plots
 from tests.report.conftest import Reported
 from tests.report.routing_parts import DOMAINS, changed, regret, routes_of, routing_of, sweep_of
-from tests.report.synthetic_routing import synthetic_test
+from tests.support.synthetic_routes import synthetic_test
 
 
 def test_the_confusion_matrix_shows_every_count(routed: Reported) -> None:

@@ -18,7 +18,7 @@ from moe_ray.report.write import report_of, scored_run, write_report
 from moe_ray.scoring.score import Score, write_scores
 from moe_ray.store.run_directory import RunDirectory
 from tests.report.conftest import Reported
-from tests.report.synthetic import ALL_METRICS, synthetic_run
+from tests.support.synthetic_run import ALL_METRICS, synthetic_run
 
 
 def printed(renderable: RenderableType, width: int) -> str:

@@ -16,7 +16,7 @@ from moe_ray.progress import TrainingProgress
 from moe_ray.routing.classifier import ClassifierOutputs, classifier_class
 from moe_ray.routing.embedding import EmbeddingClassifier
 from moe_ray.texts.labelled import LabelledText
-from tests.engines.tiny import Architecture, make_tiny_checkpoint
+from tests.support.tiny_models import Architecture, make_tiny_checkpoint
 
 LABELS = ("legal", "code", "biomedical")  # in no alphabetical order
 WORDS = {"legal": "court law contract", "code": "def return assert list", "biomedical": "drug cell yes no"}

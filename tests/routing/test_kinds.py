@@ -11,8 +11,8 @@ from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.routing.classifier import CLASSIFIERS
 from moe_ray.routing.router import BLANK_SCORE, Router
 from moe_ray.routing.training import fit_router
-from tests.engines.tiny import make_tiny_checkpoint
 from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts
+from tests.support.tiny_models import make_tiny_checkpoint
 
 TINY = {"model_type": "distilbert", "dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 64, "initializer_range": 0.1}
 ODD = ["", "\0", "\ud800", "?", "lease " * 20_000, "\N{PILE OF POO}" * 100_000, "\N{HANGUL SYLLABLE HAN}"]

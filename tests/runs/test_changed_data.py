@@ -12,8 +12,8 @@ from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.runs import preparation
 from moe_ray.scoring.score import read_scores, scores_of_table
 from moe_ray.store.run_directory import RunDirectory
-from tests.inline import Inline, inline
-from tests.runs.test_names_of_checkpoints import write
+from tests.runs.experiments import write
+from tests.support.inline import Inline, inline
 
 __all__ = ["inline"]
 

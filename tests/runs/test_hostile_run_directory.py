@@ -19,9 +19,9 @@ from moe_ray.runs import stored as stored_run
 from moe_ray.scoring.registry import GRADERS, is_own_code
 from moe_ray.scoring.score import read_scores
 from moe_ray.store.run_directory import RunDirectory
-from tests.inline import Inline, inline
-from tests.runs.test_names_of_checkpoints import write
+from tests.runs.experiments import write
 from tests.support.commands import Command
+from tests.support.inline import Inline, inline
 
 __all__ = ["inline"]
 

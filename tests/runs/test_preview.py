@@ -17,8 +17,8 @@ from moe_ray.config.load import load_experiment
 from moe_ray.errors import ConfigError, ModelError
 from moe_ray.runs.preview import ShownPrompt, prompts_of
 from tests.engines.asking import ask, engine
-from tests.engines.tiny import CONTEXT_LENGTH, make_tiny_checkpoint
 from tests.support.commands import Command
+from tests.support.tiny_models import CONTEXT_LENGTH, make_tiny_checkpoint
 
 Settings = dict[str, Any]
 QUESTIONS = ("is the drug a question", "of the law", "the sum of a list")

@@ -16,8 +16,8 @@ from moe_ray.scoring.score import read_scores, scores_of_table
 from moe_ray.store.answers import CONTENT_COLUMNS
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import Recorder
-from tests.inline import Inline, inline
-from tests.runs.test_names_of_checkpoints import unscored, write
+from tests.runs.experiments import unscored, write
+from tests.support.inline import Inline, inline
 
 __all__ = ["inline"]
 

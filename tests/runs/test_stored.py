@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import synthetic_store
 from moe_ray.errors import RunDirectoryError
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs import preparation
@@ -16,6 +15,7 @@ from moe_ray.store import answers as answer_files
 from moe_ray.store.answers import CONTENT_COLUMNS
 from moe_ray.store.lock import exclusive
 from moe_ray.store.run_directory import RunDirectory
+from tests.support import synthetic_store
 
 NUM_ANSWERS = 480
 

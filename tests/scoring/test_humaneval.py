@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.sandbox_references import broken
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.domains.example import Example
 from moe_ray.scoring.code import CodeGrader
 from tests.domains.records import by_id, load, text_of
+from tests.support.reference_programs import broken
 
 from .answering import generated as answered
 from .humaneval import COLUMNS, NUM_PROBLEMS, generated, published

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moe_ray.domains.programs import parse
 from moe_ray.scoring.code import extract_program, fenced_blocks, normalised
-from tests.scoring.sandbox.attacks import ATTACKS
+from tests.support.sandbox.attacks import ATTACKS
 
 REFERENCE = "def f(x):\n    return x + 1"
 

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("websockets", reason="the browser is driven over a web socket")
 
-from benchmarks.chromium import CHROMIUM, Tab, opened_browser
 from moe_ray.report.write import write_report
 from moe_ray.scoring.score import write_scores
-from tests.report.synthetic import ALL_METRICS, CUT_EXAMPLE, EVIL, NUM_CUT, synthetic_run
-from tests.report.synthetic_routing import route
+from tests.support.chromium import CHROMIUM, Tab, opened_browser
+from tests.support.synthetic_routes import route
+from tests.support.synthetic_run import ALL_METRICS, CUT_EXAMPLE, EVIL, NUM_CUT, synthetic_run
 
 WIDTHS = (400, 800, 1400)
 READY = "document.getElementById('browser')?.dataset.ready"

@@ -13,7 +13,7 @@ from moe_ray.engines.server.engine import ServerEngine
 from moe_ray.engines.transformers.engine import TransformersEngine
 from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ROOMY, TEXTS, ask, completion, measure
-from tests.engines.tiny import make_tiny_checkpoint
+from tests.support.tiny_models import make_tiny_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not is_serve_available(), reason="needs transformers[serving]")]
 

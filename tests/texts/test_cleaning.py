@@ -9,8 +9,8 @@ from moe_ray.domains.loading import hash_rank
 from moe_ray.texts.cleaning import Candidate, CleanSource, TextSource, clean
 from moe_ray.texts.labelled import LabelledText
 from moe_ray.texts.similarity import normal_form
-from tests.texts.slow import near_pairs, same_key, similarity
-from tests.texts.test_similarity import variants
+from tests.support.near_duplicates import near_pairs, same_key, similarity
+from tests.support.variants import variants
 
 
 def source(

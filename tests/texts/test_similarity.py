@@ -1,28 +1,12 @@
 import os
-import random
 import subprocess
 import sys
 
 import pytest
 
 from moe_ray.texts.similarity import NearIndex, are_near, normal_form, shingles, without_affixes
-from tests.texts.slow import near_pairs, similarity
-
-WORDS = [f"w{number}" for number in range(40)]
-
-
-def variants(num_texts: int, seed: int) -> list[str]:
-    """Texts of which many are nearly others: each takes an earlier one and changes a few words."""
-    rng = random.Random(seed)
-    texts = [" ".join(rng.choices(WORDS, k=num)) for num in (3, 6, 12, 25, 60)]
-    while len(texts) < num_texts:
-        words = rng.choice(texts).split()
-        for _ in range(rng.randint(0, 2)):
-            at = rng.randrange(len(words))
-            words[at : at + rng.randint(0, 1)] = rng.choices(WORDS, k=rng.randint(0, 2))
-            words = words or ["w0"]
-        texts.append(" ".join(words))
-    return list(dict.fromkeys(texts))
+from tests.support.near_duplicates import near_pairs, similarity
+from tests.support.variants import variants
 
 
 @pytest.mark.parametrize("seed", range(6))

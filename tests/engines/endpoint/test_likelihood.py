@@ -18,7 +18,7 @@ from moe_ray.errors import EngineLostError
 from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ROOMY, completion, engine, measure
 from tests.engines.openai_api import Api, Fault, Scored, logprob, serving, words
-from tests.engines.tiny import Architecture
+from tests.support.tiny_models import Architecture
 
 NONE_GIVEN = "the endpoint gives no prompt log-probabilities"
 PROMPT = completion("Is it so? Answer:", choices=(" yes", " no way"), reference=" It is so")

@@ -22,8 +22,8 @@ from moe_ray.engines.transformers.continuous import choose_continuous
 from moe_ray.engines.transformers.loading import load
 from moe_ray.errors import ModelError
 from tests.engines.asking import ONE_ROW, ROOMY, TEXTS, ask, ask_all, completion, engine, measure
-from tests.engines.tiny import Architecture, make_tokenizer
-from tests.engines.transformers.test_generation import ARCHITECTURES, with_end_tokens
+from tests.engines.transformers.checkpoints import ARCHITECTURES, with_end_tokens
+from tests.support.tiny_models import Architecture, make_tokenizer
 
 Checkpoints = Callable[[Architecture], Path]
 PAGED: tuple[Architecture, ...] = tuple(name for name in ARCHITECTURES if name != "gemma2")

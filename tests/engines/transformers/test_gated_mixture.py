@@ -10,7 +10,7 @@ from moe_ray.architectures import register
 from moe_ray.architectures.gated_mixture import GatedMixtureConfig, GatedMixtureForCausalLM
 from moe_ray.errors import ModelError
 from tests.engines.asking import ONE_ROW, TEXTS, ask, ask_all, completion, engine, measure
-from tests.engines.tiny import make_tiny_checkpoint
+from tests.support.tiny_models import make_tiny_checkpoint
 
 CHOICES = (" yes", " no", " the question is maybe")
 

@@ -1,11 +1,9 @@
 """Generation against transformers' own `generate`, and what batches, stops and seeds do to it."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,17 +11,10 @@ import transformers
 
 from moe_ray.engines.base import BatchLimits, GenerateRequest, Generation
 from tests.engines.asking import ONE_ROW, ROOMY, TEXTS, ask, ask_all, completion, engine
-from tests.engines.tiny import Architecture
+from tests.engines.transformers.checkpoints import ARCHITECTURES, with_end_tokens
+from tests.support.tiny_models import Architecture
 
 Checkpoints = Callable[[Architecture], Path]
-ARCHITECTURES: tuple[Architecture, ...] = ("llama", "mistral", "qwen2", "phi3", "gpt2", "gemma2", "gemma3")
-
-
-def with_end_tokens(directory: Path, copy: Path, eos_token_ids: list[int], **settings: Any) -> Path:
-    """Copy a checkpoint whose generation configuration says more."""
-    shutil.copytree(directory, copy)
-    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": eos_token_ids, **settings}))
-    return copy
 
 
 def peer_tokens(directory: Path, texts: tuple[str, ...], num: int, eos_token_ids: list[int]) -> list[list[int]]:

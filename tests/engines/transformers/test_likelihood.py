@@ -11,7 +11,7 @@ import transformers
 from moe_ray.engines.base import BatchLimits
 from moe_ray.prompts.messages import Prompt
 from tests.engines.asking import TEXTS, completion, engine, measure
-from tests.engines.tiny import Architecture
+from tests.support.tiny_models import Architecture
 
 Checkpoints = Callable[[Architecture], Path]
 CHOICES = (" yes", " no", " maybe", " the question is maybe")

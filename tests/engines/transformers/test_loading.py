@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from moe_ray.engines.transformers.loading import cache_bytes_per_token, context_length
 from moe_ray.errors import ConfigError, ModelError
 from tests.engines.asking import ask, engine
-from tests.engines.tiny import Architecture, make_tokenizer
+from tests.support.tiny_models import Architecture, make_tokenizer
 
 Checkpoints = Callable[[Architecture], Path]
 Damage = Callable[[Path], None]

@@ -17,7 +17,7 @@ from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ModelError
 from moe_ray.planning.memory import weights_bytes
 from tests.engines.asking import ask_all, engine
-from tests.engines.tiny import Architecture, make_tokenizer
+from tests.support.tiny_models import Architecture, make_tokenizer
 
 Checkpoints = Callable[[Architecture], Path]
 needs_bitsandbytes = pytest.mark.skipif(

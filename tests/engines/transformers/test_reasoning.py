@@ -14,7 +14,7 @@ from moe_ray.errors import ModelError
 from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.prompts.reasoning import KNOWN_STYLES, mark_tokens
 from tests.engines.asking import ask, engine
-from tests.engines.tiny import CHAT_TEMPLATE, Architecture, make_tokenizer
+from tests.support.tiny_models import CHAT_TEMPLATE, Architecture, make_tokenizer
 
 Checkpoints = Callable[[Architecture], Path]
 

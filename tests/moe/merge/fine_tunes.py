@@ -14,7 +14,7 @@ from moe_ray.files import write_json
 from moe_ray.gating.network import save_gating
 from moe_ray.moe.merge.gate import GATE_FILE, GateRecord
 from moe_ray.moe.merge.gate_training import tensor_sha256
-from tests.engines.tiny import Architecture, make_tiny_checkpoint, make_tokenizer
+from tests.support.tiny_models import Architecture, make_tiny_checkpoint, make_tokenizer
 
 EXPERTS = ("legal", "code")
 EMBEDDINGS = {"gpt2": "transformer.wte.weight", "gpt_neo": "transformer.wte.weight"}

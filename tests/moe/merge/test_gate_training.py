@@ -17,9 +17,9 @@ from moe_ray.gating.network import load_gating
 from moe_ray.moe.merge.gate import GATE_FILE, INFO_FILE, GateRecord, GateTrainingInfo, load_gate_config
 from moe_ray.moe.merge.gate_training import TrainedGate, tensor_sha256, train_gate
 from moe_ray.progress import TrainingProgress
-from tests.engines.tiny import make_tiny_checkpoint
 from tests.moe.merge.gates import EXPERTS, gate_settings, write_gate_config, write_texts
 from tests.routing.queries import nothing_reported
+from tests.support.tiny_models import make_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from moe_ray.errors import ConfigError, ModelError
 from moe_ray.routing.transformer import TransformerClassifier
 from moe_ray.routing.transformer import encoder as base
 from moe_ray.routing.transformer.encoder import BaseModel, make_base
-from tests.engines.tiny import make_tiny_checkpoint
 from tests.routing.queries import DOMAINS
 from tests.routing.transformer.tiny import ARCHITECTURES, DISTILBERT, SHAPE, TRAIN
+from tests.support.tiny_models import make_tiny_checkpoint
 
 TEXTS = [text.text for text in TRAIN]
 

@@ -2,7 +2,6 @@
 
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,9 @@ from moe_ray.routing.transformer.encoder import make_base
 from tests.routing.hostile import MODULE, answer_yes, arm, change_json, seal
 from tests.routing.queries import DOMAINS
 from tests.routing.transformer.tiny import TEST, described
+from tests.support.canary import TOKENIZER_MAP, Touch
 
 CONFIG_MAP = {"AutoConfig": f"{MODULE}.Evil", "AutoModelForSequenceClassification": f"{MODULE}.Evil"}
-TOKENIZER_MAP = {"AutoTokenizer": [f"{MODULE}.Evil", f"{MODULE}.Evil"]}
-
-
-class Touch:
-    """A pickle that leaves a file behind where it is loaded."""
-
-    def __init__(self, canary: Path) -> None:
-        self._canary = canary
-
-    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return exec, (f"open({str(self._canary)!r}, 'w')",)
 
 
 @pytest.fixture

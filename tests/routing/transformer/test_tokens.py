@@ -8,8 +8,8 @@ import pytest
 import transformers
 
 from moe_ray.routing.transformer.tokens import TextReader, pad
-from tests.engines.tiny import make_tokenizer
 from tests.routing.queries import WORDS
+from tests.support.tiny_models import make_tokenizer
 
 MAX_TOKENS = 32
 PIECES = [*WORDS["legal"], *WORDS["code"], "x" * 150, "  ", "\n\n", "\t", "...", "問い", "\x00", "é"]

@@ -9,8 +9,8 @@ import pytest
 
 from moe_ray.errors import SandboxError
 from moe_ray.scoring.sandbox import Sandbox
-from tests.scoring.sandbox.attacks import ATTACKS
-from tests.scoring.sandbox.suite import BACKENDS, CONFIG, HONEST, run_attacks
+from tests.support.sandbox.attacks import ATTACKS
+from tests.support.sandbox.suite import BACKENDS, CONFIG, HONEST, run_attacks
 
 ALWAYS_CLAIMED = {"time", "output"}
 CLAIMED_WITH_FILTERS = {*ALWAYS_CLAIMED, "memory", "processes"}

@@ -14,8 +14,8 @@ from moe_ray.scoring.sandbox import Program
 from moe_ray.scoring.sandbox.boxes import candidates
 from moe_ray.scoring.sandbox.execution import run_once
 from moe_ray.scoring.sandbox.groups import ControlGroups, Hierarchy, hierarchies, open_groups
-from tests.scoring.sandbox.attacks.memory import MAPPING
-from tests.scoring.sandbox.suite import HONEST
+from tests.support.sandbox.attacks.memory import MAPPING
+from tests.support.sandbox.suite import HONEST
 
 LEAVES_S = 10.0
 LIMIT_BYTES = 64 << 20

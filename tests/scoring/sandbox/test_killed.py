@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from moe_ray.scoring.sandbox.program import BackendName
-from tests.scoring.sandbox.suite import BACKENDS
-from tests.scoring.sandbox.traces import heir
+from tests.support.sandbox.suite import BACKENDS
+from tests.support.sandbox.traces import heir
 
 END_S = 10.0
 RUNNING = '''

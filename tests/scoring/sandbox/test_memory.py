@@ -8,8 +8,8 @@ import pytest
 from moe_ray.errors import SandboxError
 from moe_ray.scoring.sandbox import Program, Sandbox
 from moe_ray.scoring.sandbox.guest.meter import Meter
-from tests.scoring.sandbox.attacks.memory import MAPPING
-from tests.scoring.sandbox.suite import BACKENDS, CONFIG
+from tests.support.sandbox.attacks.memory import MAPPING
+from tests.support.sandbox.suite import BACKENDS, CONFIG
 
 SPARSE = """
 def f(x):

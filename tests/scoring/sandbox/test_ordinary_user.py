@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.scoring.sandbox.ordinary import CANNOT, NOBODY, run_as_ordinary_user
+from tests.support.sandbox.ordinary import CANNOT, NOBODY, run_as_ordinary_user
 
 EVERY = "6"
 PATHS = "/usr/local/bin:/usr/bin:/bin"
@@ -29,7 +29,7 @@ def findings_of(home: Path, *backend: str, path: str = PATHS) -> dict[str, Any]:
     outside = home / "outside"
     outside.mkdir()
     outside.chmod(0o777)
-    done = run_as_ordinary_user(home, "tests.scoring.sandbox.suite", str(outside), EVERY, *backend, path=path)
+    done = run_as_ordinary_user(home, "tests.support.sandbox.suite", str(outside), EVERY, *backend, path=path)
     if done.returncode == CANNOT:
         pytest.skip(f"even root may not mount here: {done.stderr}")
     assert done.returncode == 0, done.stderr

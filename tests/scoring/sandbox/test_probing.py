@@ -10,7 +10,7 @@ from moe_ray.scoring.sandbox.boxes import Box, candidates, package_paths, readab
 from moe_ray.scoring.sandbox.execution import run_once
 from moe_ray.scoring.sandbox.probing import probe
 from moe_ray.scoring.sandbox.program import Protections
-from tests.scoring.sandbox.suite import HONEST
+from tests.support.sandbox.suite import HONEST
 
 LIMIT_BYTES = 64 << 20
 

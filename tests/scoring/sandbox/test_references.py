@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.sandbox_references import KNOWN_SLOW, program
 from moe_ray.config.schema import SandboxConfig
 from moe_ray.scoring.sandbox import Sandbox
+from tests.support.reference_programs import KNOWN_SLOW, program
 
 TASKS = Path(__file__).parents[3] / ".." / "shared" / "data" / "code" / "mbpp_train_prompt474.jsonl"
 ONE_IN = 24

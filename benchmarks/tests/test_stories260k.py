@@ -20,8 +20,8 @@ from benchmarks.stories260k import (
     read_vocabulary,
     read_weights,
 )
+from benchmarks.tests.llama2c import encode, forward
 from moe_ray.errors import ModelError
-from tests.benchmarks.llama2c import encode, forward
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 WEIGHTS, VOCABULARY = DATA / "weights" / "stories260K.bin", DATA / "weights" / "tok512.bin"

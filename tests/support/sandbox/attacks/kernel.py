@@ -1,6 +1,6 @@
 """Attacks on what all processes of the machine or of the user share: kernel objects, locks on files, the disk."""
 
-from tests.scoring.sandbox.attacks.attack import Attack, attempt, kernel_call
+from tests.support.sandbox.attacks.attack import Attack, attempt, kernel_call
 
 LIBRARY = "library = os.open('@LIBRARY@', os.O_RDONLY)\nfolder = os.open(os.path.dirname('@LIBRARY@'), os.O_RDONLY)\n"
 

@@ -1,6 +1,6 @@
 """Attacks on the verdict through what is returned, and searches for what is expected."""
 
-from tests.scoring.sandbox.attacks.attack import WRONG, attack
+from tests.support.sandbox.attacks.attack import WRONG, attack
 
 OR_TIME = (*WRONG, "timeout")
 ALWAYS_EQUAL = """

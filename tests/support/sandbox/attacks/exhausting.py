@@ -1,6 +1,6 @@
 """Attacks that take time, memory, disk, threads or output without end."""
 
-from tests.scoring.sandbox.attacks.attack import WRONG, attack, attempt
+from tests.support.sandbox.attacks.attack import WRONG, attack, attempt
 
 LOOP = "def f(x):\n    while True: pass\n"
 ENDS = ("timeout",)

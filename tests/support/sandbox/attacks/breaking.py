@@ -1,6 +1,6 @@
 """Attacks that want the judge, the warden or the grader itself to break."""
 
-from tests.scoring.sandbox.attacks.attack import WRONG, attack
+from tests.support.sandbox.attacks.attack import WRONG, attack
 
 OR_TIME = (*WRONG, "timeout")
 OR_MEMORY = (*WRONG, "memory", "timeout")

@@ -1,6 +1,6 @@
 """Attacks that start, kill, stop, trace or outlive processes, or go through rarely used doors of the kernel."""
 
-from tests.scoring.sandbox.attacks.attack import CALLS, attack, attempt, kernel_call
+from tests.support.sandbox.attacks.attack import CALLS, attack, attempt, kernel_call
 
 PROCESSES = (
     attempt(

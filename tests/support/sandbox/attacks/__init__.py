@@ -1,14 +1,14 @@
 """Attacks on the sandbox, as data."""
 
-from tests.scoring.sandbox.attacks.attack import Attack
-from tests.scoring.sandbox.attacks.breaking import BREAKING
-from tests.scoring.sandbox.attacks.exhausting import EXHAUSTING
-from tests.scoring.sandbox.attacks.forging import FORGING
-from tests.scoring.sandbox.attacks.imitating import IMITATING
-from tests.scoring.sandbox.attacks.kernel import SHARED
-from tests.scoring.sandbox.attacks.memory import MEMORY
-from tests.scoring.sandbox.attacks.outside import OUTSIDE
-from tests.scoring.sandbox.attacks.processes import PROCESSES
+from tests.support.sandbox.attacks.attack import Attack
+from tests.support.sandbox.attacks.breaking import BREAKING
+from tests.support.sandbox.attacks.exhausting import EXHAUSTING
+from tests.support.sandbox.attacks.forging import FORGING
+from tests.support.sandbox.attacks.imitating import IMITATING
+from tests.support.sandbox.attacks.kernel import SHARED
+from tests.support.sandbox.attacks.memory import MEMORY
+from tests.support.sandbox.attacks.outside import OUTSIDE
+from tests.support.sandbox.attacks.processes import PROCESSES
 
 GROUPS: dict[str, tuple[Attack, ...]] = {
     "Running for ever, filling up": EXHAUSTING,

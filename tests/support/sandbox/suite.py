@@ -1,6 +1,6 @@
 """A run of the attacks, and what came of it; also a command, for users and circumstances other than the tests' own.
 
-    python -m tests.scoring.sandbox.suite FOLDER EVERY [BACKEND]
+    python -m tests.support.sandbox.suite FOLDER EVERY [BACKEND]
 
 prints one line of JSON.
 """
@@ -15,9 +15,9 @@ from moe_ray.config.schema import SandboxConfig
 from moe_ray.errors import SandboxError
 from moe_ray.scoring.sandbox import Program, ProgramVerdict, Sandbox
 from moe_ray.scoring.sandbox.program import BackendName
-from tests.scoring.sandbox.attacks import ATTACKS, Attack
-from tests.scoring.sandbox.attacks.attack import LIMIT_BYTES, TESTS
-from tests.scoring.sandbox.traces import heir, traces
+from tests.support.sandbox.attacks import ATTACKS, Attack
+from tests.support.sandbox.attacks.attack import LIMIT_BYTES, TESTS
+from tests.support.sandbox.traces import heir, traces
 
 CONFIG = SandboxConfig(timeout_s=5, memory_mib=LIMIT_BYTES >> 20, num_workers=4, allow_weak=True)
 BACKENDS: tuple[BackendName, ...] = ("bubblewrap", "namespaces", "filters", "limits")

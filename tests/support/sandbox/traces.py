@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from moe_ray.scoring.sandbox.guest import kernel
-from tests.scoring.sandbox.attacks.attack import KEY, MARKER
+from tests.support.sandbox.attacks.attack import KEY, MARKER
 
 FOLDERS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/dev/mqueue"), Path(os.__file__).parent)
 END_S = 1.0

@@ -3,7 +3,7 @@
 Each tries to hold HOLD_BYTES, which is 1.25 times the limit of the tests, and passes only when it holds them all.
 """
 
-from tests.scoring.sandbox.attacks.attack import CALLS, HOLD_BYTES, WRONG, Attack, attack, attempt
+from tests.support.sandbox.attacks.attack import CALLS, HOLD_BYTES, WRONG, Attack, attack, attempt
 
 OUTCOMES = (*WRONG, "memory", "timeout")
 

@@ -1,6 +1,6 @@
 """Attacks on the verdict through exits, output, the channels and the interpreter."""
 
-from tests.scoring.sandbox.attacks.attack import WRONG, attack
+from tests.support.sandbox.attacks.attack import WRONG, attack
 
 OR_TIME = (*WRONG, "timeout")
 ALWAYS_EQUAL = """

@@ -1,6 +1,6 @@
 from benchmarks.router_near_duplicates import Pairs, Row, count_pairs, near_pairs
-from tests.texts import slow
-from tests.texts.test_similarity import variants
+from tests.support import near_duplicates as slow
+from tests.support.variants import variants
 
 
 def test_the_sparse_product_finds_what_comparing_pair_by_pair_finds() -> None:

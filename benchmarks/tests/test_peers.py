@@ -25,8 +25,8 @@ from benchmarks.peers.theirs import CHOICES, GENERATE, REFERENCE, Asked, Spoken,
 from moe_ray.domains.example import Example
 from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.store.answers import Answer
-from tests.engines.tiny import make_tiny_checkpoint
 from tests.scoring.answering import generated
+from tests.support.tiny_models import make_tiny_checkpoint
 
 END, PADDING = 1, 2
 

@@ -1,6 +1,6 @@
 """Attacks on files, on the network, and on what outlives a process."""
 
-from tests.scoring.sandbox.attacks.attack import Attack, attack, attempt, kernel_call
+from tests.support.sandbox.attacks.attack import Attack, attack, attempt, kernel_call
 
 READS, WRITES, NETWORK = "filesystem_reads", "filesystem_writes", "network"
 
@@ -73,7 +73,7 @@ OUTSIDE = (
         "the tests' module",
         "import what holds the tests",
         "import sys\ndef attempt():\n    sys.path.insert(0, '@REPOSITORY@')\n"
-        "    import tests.scoring.sandbox.attacks.attack as tests\n    return bool(tests.TESTS)\n",
+        "    import tests.support.sandbox.attacks.attack as tests\n    return bool(tests.TESTS)\n",
         READS,
     ),
     attempt(
