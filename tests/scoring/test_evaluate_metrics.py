@@ -34,7 +34,9 @@ def modules_of_this_test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Keep the copies that `evaluate` makes of scripts, and the modules it imports them as, out of other tests."""
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    # Another test may have left a folder of such modules on the path, which would be found first.
+    others = [entry for entry in sys.path if not Path(entry, "evaluate_modules").is_dir()]
+    monkeypatch.setattr(sys, "path", others)
     _forget_modules()
     yield
     _forget_modules()
