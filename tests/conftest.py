@@ -3,9 +3,10 @@
 import logging
 import os
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -14,6 +15,9 @@ from moe_ray.characters import whole_characters
 from moe_ray.cli.main import app
 from moe_ray.cli.terminal import reported
 from tests.support.commands import Command
+
+if TYPE_CHECKING:
+    from tests.support.tiny_models import Architecture
 
 OBJECT_STORE_BYTES = 150 << 20
 
@@ -89,3 +93,16 @@ def moe_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return code, shown.out + shown.err
 
     return command
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[Architecture], Path]":
+    """Return the session's tiny checkpoint of an architecture. Tests that change files must copy it."""
+
+    @lru_cache
+    def made(architecture: "Architecture") -> Path:
+        from tests.support.tiny_models import make_tiny_checkpoint
+
+        return make_tiny_checkpoint(tmp_path_factory.mktemp(architecture), architecture)
+
+    return made

@@ -15,7 +15,8 @@ SHARED_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 POEMS = """
-from moe_ray.domains.example import Example, Message, Prompt
+from moe_ray.domains.example import Example
+from moe_ray.prompts.messages import Message, Prompt
 
 class Poems:
     default_graders = ("rouge_l",)

@@ -1,13 +1,9 @@
 """Fixtures of the engine tests: tiny checkpoints, written once per session, and short ways to ask."""
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
-
-from tests.support.tiny_models import Architecture, make_tiny_checkpoint
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -17,14 +13,3 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Architecture], Path]:
-    """Return the session's checkpoint of an architecture. Tests that change files must copy it."""
-
-    @lru_cache
-    def made(architecture: Architecture) -> Path:
-        return make_tiny_checkpoint(tmp_path_factory.mktemp(architecture), architecture)
-
-    return made

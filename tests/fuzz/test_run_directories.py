@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,15 +32,6 @@ WRITTEN = ("report.html", "summary.json", "manifest.json", "scores/scores.parque
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_run(tmp_path_factory.mktemp("fuzz"), EXPERIMENT, LINES).path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _figures_are_not_drawn() -> Iterator[None]:
-    """Drawing takes most of a report's time, and reads no file."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("plots", "panel", "routing_plots", "sweep_plots"):
-            patch.setattr(f"moe_ray.report.{module}.svg_text", lambda *_, **__: "<svg/>")
-        yield
 
 
 @pytest.mark.parametrize("pattern", FILES)

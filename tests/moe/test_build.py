@@ -1,5 +1,6 @@
 """Upcycling from end to end: what is converted, what is reverted, what is said of it, what is left when it fails."""
 
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,8 +124,8 @@ def test_half_of_a_model_of_any_family_is_converted_exactly(tmp_path: Path, arch
 def test_without_checks_no_model_is_loaded_and_nothing_is_claimed(
     dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moe_ray.moe.upcycle.convert.load_for_construction", None)
-    monkeypatch.setattr("moe_ray.moe.upcycle.build.load_for_construction", None)
+    for name in ("moe_ray.moe.upcycle.convert", "moe_ray.moe.upcycle.build"):
+        monkeypatch.setattr(importlib.import_module(name), "load_for_construction", None)
     out = tmp_path / "out"
     certificate = upcycle_model(dense, out, UpcycleRequest(num_experts=2, layers=[0], check=False))
     assert certificate.exactness == []
