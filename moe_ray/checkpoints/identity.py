@@ -166,7 +166,7 @@ def _local_config(name: str, directory: Path) -> Mapping[str, Any]:
         )
     if not path.is_file():
         raise ModelError(
-            f"{directory} is no checkpoint: it has no config.json",
+            f"{directory} is not a checkpoint: it has no config.json",
             where=where,
             remedy="name the folder that save_pretrained wrote, with config.json, weights and tokenizer",
         )

@@ -74,7 +74,7 @@ def schema() -> None:
 def plan(
     file: o.ExperimentFile,
     simulate: Annotated[
-        str | None, typer.Option(help='Plan for hardware that is not here: "8x80GiB", or "8x80GiB + 4x24GiB".')
+        str | None, typer.Option(help='Plan for other hardware: "8x80GiB", or "8x80GiB + 4x24GiB".')
     ] = None,
     set_: o.Set = None,
     model: o.Baseline = None,
@@ -159,7 +159,7 @@ def report(
     ] = "tables",
     brief: o.Brief = False,
 ) -> None:
-    """Print a run's tables and its verdict, and write its report.html and summary.json."""
+    """Print a run's tables and its conclusion, and write its report.html and summary.json."""
     from moe_ray.cli.runs import report_run
 
     report_run(run, form, brief=brief)
@@ -187,7 +187,7 @@ def route(
     router: Annotated[Path, typer.Option(help="A router's directory, or a run's that has one.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
-    """Say where a trained router sends texts: probabilities, verdict, time."""
+    """Say where a trained router sends texts: probabilities, prediction, time."""
     from moe_ray.cli.router import route_texts
 
     route_texts(texts, router, as_json=as_json)
@@ -226,7 +226,7 @@ def models_download(
     only: Annotated[str | None, typer.Option(help="One model of the file.")] = None,
     set_: o.Set = None,
 ) -> None:
-    """Fetch an experiment's models from the hub, and tell the commit of each; the same command resumes."""
+    """Download an experiment's models from the hub, and print the commit of each; the same command resumes."""
     from moe_ray.cli.models import download_models
 
     download_models(o.load(file, o.Changes(set_ or [])), to, only)

@@ -26,7 +26,7 @@ ResultsDir = Annotated[Path | None, typer.Option("--results-dir", help="Folder o
 MaxNewTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most, in every domain.")]
 MaxExamples = Annotated[int | None, typer.Option(help="Examples of each domain at most, drawn by a hash of the ids.")]
 AllowWeakSandbox = Annotated[bool, typer.Option(help="Run generated code though this machine lacks a protection.")]
-Brief = Annotated[bool, typer.Option("--brief", help="Print the verdict alone, without the tables.")]
+Brief = Annotated[bool, typer.Option("--brief", help="Print the conclusion alone, without the tables.")]
 Only = Annotated[str | None, typer.Option(help="Fill a part of the matrix: baseline, experts or one domain.")]
 
 Reuse = Annotated[

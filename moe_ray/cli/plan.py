@@ -133,7 +133,7 @@ def _work_table(planned: pipeline.RunPlan) -> TextTable:
     table = TextTable(title="Answers to compute", title_justify="left")
     for heading in ("model", "domain", "kind"):
         table.add_column(heading)
-    for heading in ("in all", "there", "to do"):
+    for heading in ("total", "done", "to do"):
         table.add_column(heading, justify="right")
     for (model, domain, kind), counts in planned.work.counts().items():
         table.add_row(model, domain, kind, str(counts.total), str(counts.done), str(counts.num_to_do))
@@ -160,7 +160,7 @@ def _shared_lines(work: Workload) -> Iterator[str]:
 def _memory_table(planned: pipeline.RunPlan) -> TextTable:
     table = TextTable(title="What a copy of each model takes (estimated)", title_justify="left")
     table.add_column("model")
-    for heading in ("weights", "cache", "in all"):
+    for heading in ("weights", "cache", "total"):
         table.add_column(heading, justify="right")
     table.add_column("slot")
     table.add_column("why")
@@ -181,7 +181,7 @@ def _gib(num_bytes: int | None) -> str:
 
 
 def _stays_table(simulation: Simulation, fleet: Fleet) -> TextTable:
-    table = TextTable(title="Who stays where", title_justify="left")
+    table = TextTable(title="Where each model runs", title_justify="left")
     table.add_column("wave", justify="right")
     table.add_column("place")
     table.add_column("model")

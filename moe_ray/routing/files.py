@@ -100,7 +100,7 @@ def find_router(path: Path) -> Path:
         return path
     run = RunDirectory(path)
     if not run.exists:
-        what = "no router here: router.json is missing" if path.exists() else "no such directory"
+        what = "not a router directory: router.json is missing" if path.exists() else "no such directory"
         raise ModelError(what, where=str(path), remedy="name a trained router's directory, or a run's that has one")
     router = run.manifest().router
     if not router or "path" not in router:

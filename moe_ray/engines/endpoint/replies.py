@@ -175,7 +175,7 @@ def _object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BrokenReplyError(f"the reply is not JSON: {_shortened(text)}") from error
     if not isinstance(value, dict):
-        raise BrokenReplyError(f"the reply is no JSON object: {_shortened(text)}")
+        raise BrokenReplyError(f"the reply is not a JSON object: {_shortened(text)}")
     return value
 
 

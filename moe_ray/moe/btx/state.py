@@ -45,7 +45,7 @@ def read_record(path: Path, identity: str) -> TrainingRecord | None:
     try:
         record = TrainingRecord.model_validate_json(read_text(path))
     except ValidationError as error:
-        raise RunDirectoryError("is no record of a training", where=str(path), remedy=REMEDY) from error
+        raise RunDirectoryError("is not a record of a training", where=str(path), remedy=REMEDY) from error
     if record.identity != identity:
         raise RunDirectoryError("is of a training with other texts or settings", where=str(path), remedy=REMEDY)
     return record

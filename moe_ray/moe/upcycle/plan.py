@@ -64,7 +64,7 @@ class Recipe:
         rows = given.to(self.dtype)
         if self.settings.groups > 1 and len(torch.unique(rows, dim=0)) < len(rows):
             raise ConfigError(
-                f"the gate of layer {layer} has rows alike: parts of several networks would answer in place of a whole",
+                f"the gate of layer {layer} has equal rows: parts of several networks would answer",
                 where="gates",
                 remedy="give each network another row, or ask for no groups",
             )
