@@ -80,7 +80,7 @@ def _assumptions(experiment: LoadedExperiment, planned: pipeline.RunPlan) -> Ite
         if colon and checkpoint.num_parameters is not None:
             yield f"assumed: the size of {model} is {checkpoint.num_parameters:,}, from {guessed}:{reason}"
         elif checkpoint.num_parameters is None and planned.placement.demands[model].gpus:
-            yield f"unknown: the size of {model}, which gets a whole GPU; state it with --size {model}=7B"
+            yield f"unknown: the size of {model}, which gets a whole GPU; set it with --size {model}=7B"
 
 
 def _time_line(planned: pipeline.RunPlan) -> str:
@@ -88,8 +88,8 @@ def _time_line(planned: pipeline.RunPlan) -> str:
     unknown = [model for model in planned.placement.demands if model not in planned.speeds]
     if unknown:
         return (
-            f"Time: unknown, as is the speed of {', '.join(unknown)}; state the new tokens a second of one copy with "
-            "--speed 1500 or --speed NAME=1500. A run that was begun knows its own."
+            f"Time: unknown, because the speed of {', '.join(unknown)} is unknown. Give the new tokens per second of "
+            "one copy with --speed 1500 or --speed NAME=1500. A resumed run uses its measured speed."
         )
     speeds = {model: planned.speeds[model] for model in planned.placement.demands}
     told = ", ".join(f"{model} {speed.tokens_per_s:,.0f} ({speed.source})" for model, speed in speeds.items())

@@ -114,7 +114,7 @@ def test_overrides_in_the_file_and_on_the_line_are_told_apart(file: Path) -> Non
     file.write_text(file.read_text() + "likelihood: 3\n")
     lines = refuse(file, "decoding.seed=x").what.splitlines()
     assert "--set decoding.seed=x: must be" in lines[1]
-    assert f"{file}:16: likelihood: wants" in lines[2]
+    assert f"{file}:16: likelihood: must be" in lines[2]
 
 
 @pytest.mark.parametrize("value", ["./a b", "no", "1e3", "a: b", "{x}", "", "é", "a\nb", 3, 0.5, None, True])
