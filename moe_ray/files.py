@@ -1,4 +1,4 @@
-"""Reading files that somebody else may have written: regular files of a bounded size, JSON with one kind of error."""
+"""Read untrusted files: regular files of a bounded size, JSON with one kind of error."""
 
 import errno
 import json

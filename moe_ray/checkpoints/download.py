@@ -1,4 +1,4 @@
-"""Snapshots into the hub cache, or into a folder: the disk is asked first, files come side by side."""
+"""Download snapshots into the hub cache or a folder: disk space is checked first, files download in parallel."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""What a checkpoint is, read from its files alone: its identity, its size, its shape. Needs no torch."""
+"""Identity, size and shape of a checkpoint, from its files alone. Needs no torch."""
 
 import json
 import re

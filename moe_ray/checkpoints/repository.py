@@ -1,4 +1,4 @@
-"""What the hub says of a repository: its commit and its files, or why it cannot be had."""
+"""A hub repository: its commit and its files, or the reason why it is unavailable."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""`moe-ray prompts`: what the models of an experiment will be asked, to the last token."""
+"""`moe-ray prompts`: the exact prompts of an experiment, with token counts."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What must hold between the keys of an experiment."""
+"""Checks between the keys of an experiment."""
 
 import re
 from collections.abc import Iterable, Iterator

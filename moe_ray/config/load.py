@@ -1,4 +1,4 @@
-"""An experiment file becomes an experiment, or one error that names every mistake with its line."""
+"""Load an experiment file, or raise one error that names every mistake with its line."""
 
 import difflib
 import json

@@ -1,4 +1,4 @@
-"""Pydantic's errors in the words of somebody who wrote an experiment file: the line, the key, what is wanted."""
+"""Pydantic's errors as messages for the author of an experiment file: line, key, expected value."""
 
 import re
 from collections.abc import Mapping, Sequence

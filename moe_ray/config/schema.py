@@ -1,4 +1,4 @@
-"""What an experiment file may say.
+"""The schema of an experiment file.
 
 Every key of the YAML file is a field here, with its default and its bounds; anything else is refused.
 Keys are grouped by what they decide: `models`, `domains` and `decoding` decide the text of an answer and

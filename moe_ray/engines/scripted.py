@@ -1,4 +1,4 @@
-"""The scripted engine: answers from a script, with pretended speed and injected faults.
+"""The scripted engine: answers from a script, with simulated speed and injected faults.
 
 It ships: demonstrations, tests and simulations of scale use the real path with it. Its text follows from the
 example's id, the seed and the model's name alone; its timings are real, spent asleep.

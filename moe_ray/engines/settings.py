@@ -1,4 +1,4 @@
-"""What `engine_settings` may say, for each engine that ships. Needs no heavy import, so that `plan` can check it."""
+"""The `engine_settings` of each shipped engine. No heavy imports, so that `plan` can check them."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""How far probabilities can be trusted: temperatures, reliability, confusion."""
+"""Calibration of probabilities: temperatures, reliability, confusion."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""A mixture that answers with one expert alone, held against that expert's own checkpoint."""
+"""Compare a mixture that answers with one expert alone with that expert's own checkpoint."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What stands beside every mixture: certificate.json says what it was made of and how exact it is."""
+"""certificate.json of a mixture: what it was made of and how exact it is."""
 
 from pathlib import Path
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Whether a mixture is what its certificate says: everything in it recomputed from the sources."""
+"""Verify a mixture: recompute its certificate from the sources and compare."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The answers that the report carries: compressed, safe whatever a model wrote, opened a page at a time."""
+"""The answers embedded in the report: compressed, escaped, shown page by page."""
 
 import base64
 import functools

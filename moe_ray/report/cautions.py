@@ -1,4 +1,4 @@
-"""What a reader of the report must know before the numbers."""
+"""Warnings and notes that come before the numbers of a report."""
 
 import re
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""The plots of quality, alone and against its cost."""
+"""Plots of quality, and of quality against cost."""
 
 import math
 from collections.abc import Sequence

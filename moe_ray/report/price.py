@@ -1,4 +1,4 @@
-"""What one example costs a system, compared with what it costs the baseline."""
+"""The cost of one example for a system, compared with the baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ from moe_ray.comparison.systems import BASELINE
 from moe_ray.formatting import NO_BREAK, listed, seconds, share, size, times, words
 from moe_ray.report.views import the
 
-COMPUTE_TIME = " Compute time is how long a GPU or CPU slot works on the example"
-MEMORY_SECONDS = "; memory-seconds are that time multiplied by the memory that the model occupies"
+DEFINITIONS = (
+    "Compute time: how long a GPU or CPU slot works on an example. "
+    "Memory-seconds: that time multiplied by the memory that the model occupies."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,7 @@ def price_sentence(prices: Sequence[Price], system: str) -> str:
     found = [text for text in (of_time, of_memory) if text]
     routing = _routing_time(prices)
     said = f"One example costs {the(system)} {' and '.join(found)}{routing}." if found else ""
-    explained = f"{COMPUTE_TIME}{MEMORY_SECONDS if of_memory else ''}." if said else ""
-    return f"{said}{explained}{_kept_loaded(prices)}".strip()
+    return f"{said}{_kept_loaded(prices)}".strip()
 
 
 def _ratios(what: str, found: Sequence[tuple[str, CostRatio]], num_domains: int) -> str:

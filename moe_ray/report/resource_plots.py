@@ -1,4 +1,4 @@
-"""The plots of what models cost: latency, throughput, memory."""
+"""Plots of the cost of models: latency, throughput, memory."""
 
 import math
 from collections.abc import Iterator, Sequence

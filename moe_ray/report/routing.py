@@ -1,4 +1,4 @@
-"""What is said of the router: how often it was right, what its mistakes cost, and how it stood its own test."""
+"""The report on the router: accuracy, cost of its mistakes, and its own test."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The plots of what a router did: whom it took for whom, how sure it was, and what its mistakes cost."""
+"""Plots of a router: confusion, confidence, and the cost of its mistakes."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple

@@ -1,4 +1,4 @@
-"""A router's directory: the classifier's own files, and beside them what makes a router of it.
+"""A router's directory: the classifier's files, and the router's own.
 
 router.json        kind, labels, temperatures, foreign score and threshold, settings, fingerprints of texts and weights
 foreign.npz        the domains' means, for the score `mahalanobis` alone

@@ -1,4 +1,4 @@
-"""A router's texts as files, which any tool reads: lists of objects with id, text, label, source and split.
+"""A router's texts as JSON files: lists of objects with id, text, label, source and split.
 
 classifier_train.json   the texts that train (split "train") and that validate (split "validation")
 classifier_test.json    the texts of the test

@@ -1,4 +1,4 @@
-"""Labelled texts, and the record of what became of them."""
+"""Labelled texts, and the report of what was dropped."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

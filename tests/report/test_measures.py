@@ -133,8 +133,7 @@ def test_prices_are_ratios_to_the_baselines_and_say_their_n() -> None:
     low = cost("experts", 1.0).model_copy(update={"time_ratio": ratio(0.5, 0.4, 0.7)})
     sentence = price_sentence([price, Price(cost=low, baseline=cost("baseline", 2.0))], "experts")
     assert sentence.replace(text.NO_BREAK, " ") == (
-        "One example costs the experts 0.50 to 2.10 times the baseline's compute time (95 % intervals 0.40 to 2.90). "
-        "Compute time is how long a GPU or CPU slot works on the example."
+        "One example costs the experts 0.50 to 2.10 times the baseline's compute time (95 % intervals 0.40 to 2.90)."
     )
 
 

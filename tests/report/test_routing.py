@@ -15,7 +15,7 @@ from moe_ray.report.cautions import cautions
 from moe_ray.report.measures import Measures, cost_table
 from moe_ray.report.routing import routing_sentence, routing_view
 from moe_ray.report.tables import summary_tables
-from moe_ray.report.verdict import headline
+from moe_ray.report.verdict import headline, terms
 from moe_ray.report.views import domain_views, series_of, system_rows
 from moe_ray.report.write import render_report, report_of
 from tests.report.conftest import Reported
@@ -132,6 +132,16 @@ def test_with_a_router_the_first_sentence_is_about_the_routed_experts(reported: 
     assert [verdict.sentence.count("routed experts") for verdict in found.domains] == [1, 1, 1]
     assert "All models that may answer take" in found.cost
     assert headline(routed.summary, "experts").sentence == headline(reported.summary).sentence
+
+
+def test_the_first_screen_explains_its_systems_and_costs(reported: Reported, routed: Reported) -> None:
+    assert "Baseline: general-7b, one general model that answers every query." in routed.page
+    assert "Experts: biomed-expert, legal-expert and code-expert, each for its own domain." in routed.page
+    assert "Routed: a router reads each query and chooses the expert that answers." in terms(routed.summary)
+    assert "Routed" not in terms(reported.summary)
+    assert "Memory-seconds" in terms(reported.summary)
+    without = routed.summary.run.model_copy(update={"experts": {}})
+    assert terms(routed.summary.model_copy(update={"run": without})) == ""
 
 
 @pytest.mark.parametrize(

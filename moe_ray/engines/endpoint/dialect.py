@@ -1,4 +1,4 @@
-"""How one API wants to be asked for one model, found out with the smallest requests there are."""
+"""Detect which request format an API supports for a model, with minimal requests."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Reading what an OpenAI-compatible API replies: JSON at once, or a stream of events.
+"""Parse replies of an OpenAI-compatible API: one JSON object, or a stream of events.
 
 A reply comes from somebody else: whatever it is, it becomes an answer or a `BrokenReplyError`.
 """

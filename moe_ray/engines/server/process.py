@@ -1,4 +1,4 @@
-"""A server that this process owns: started by a keeper, watched, and stopped with all that came of it."""
+"""A server owned by this process: started by a keeper, watched, and stopped with all its descendants."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Experts that were trained apart become one mixture, each held against its own dense checkpoint."""
+"""Build one mixture from separately trained experts, and compare each with its own dense checkpoint."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""What a training leaves: a state that it can go on from, and at its end a record."""
+"""Files of a training: a state to resume from, and at the end a record."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an upcycling would do, known before anything is written: the layers, the tensors, the bytes, what is refused."""
+"""The plan of an upcycling, before anything is written: layers, tensors, bytes, refusals."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

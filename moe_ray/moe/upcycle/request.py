@@ -1,4 +1,4 @@
-"""All that an upcycling was asked for, as its certificate keeps it: enough to do it again."""
+"""The settings of an upcycling, as stored in its certificate: enough to repeat it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

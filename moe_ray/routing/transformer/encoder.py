@@ -1,4 +1,4 @@
-"""What a transformer router starts from: a pretrained encoder, its architecture alone, or one described in full."""
+"""The encoder of a transformer router: pretrained, its architecture alone, or a full configuration."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
