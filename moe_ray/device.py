@@ -1,4 +1,4 @@
-"""Where a router or a mixture computes."""
+"""The device of a router or a mixture."""
 
 
 def visible_device() -> str:

@@ -1,4 +1,4 @@
-"""Reading files that somebody else may have written: regular files of a bounded size, JSON with one kind of error."""
+"""Read untrusted files: regular files of a bounded size, JSON with one kind of error."""
 
 import errno
 import json
@@ -166,7 +166,7 @@ def _sync_directory(directory: Path) -> None:
 def require_free(out_dir: Path) -> None:
     """Raise `ModelError` when there is something at `out_dir` already; an empty folder is nothing."""
     if out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir())):
-        raise ModelError("is there already", where=str(out_dir), remedy="name a new folder, or remove this one")
+        raise ModelError("already exists", where=str(out_dir), remedy="name a new folder, or remove this one")
 
 
 def require_space(out_dir: Path, num_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""How numbers are written for people. The same in the terminal and in the report."""
+"""Formatting of numbers, the same in the terminal and in the report."""
 
 import math
 import statistics

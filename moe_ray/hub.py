@@ -1,4 +1,4 @@
-"""Whether the model hub can be reached, found out once and quickly."""
+"""Check once, quickly, if the model hub can be reached."""
 
 import os
 from collections.abc import Iterator

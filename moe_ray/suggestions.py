@@ -1,4 +1,4 @@
-"""The nearest known name, for one that is not known."""
+"""Suggest the nearest known name for an unknown one."""
 
 import difflib
 from collections.abc import Iterable

@@ -7,7 +7,7 @@ OUT keeps what is made (models, lm_eval's own environment unless VENV names one,
 trains the micro-world's generalist, makes two random Llamas of about 30 million parameters, and chooses prompts by
 the lengths of their answers. WEIGHTS is a folder with llama2.c's stories260K.bin and tok512.bin: a model that others
 trained, in addition. `agreement` exits with 1 when an answer, a log-likelihood or a score differs by more than it may;
-`speed` prints whether its targets were met. See docs/peers.md.
+`speed` prints whether its targets were met. See docs/measurements/lm-evaluation-harness.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Snapshots into the hub cache, or into a folder: the disk is asked first, files come side by side."""
+"""Download snapshots into the hub cache or a folder: disk space is checked first, files download in parallel."""
 
 import errno
 import fcntl
@@ -122,7 +122,7 @@ def _git_hash(path: Path) -> str:
 
 
 NUM_FILES_AT_ONCE = 4
-AGAIN = "remedy: run the same command again; it goes on where this one ended"
+AGAIN = "remedy: run the same command again; it continues where this one stopped"
 
 
 class Destination(Protocol):
@@ -278,7 +278,7 @@ def _broken(job: DownloadJob, error: Exception) -> Exception:
         return ModelError(
             f"the disk is full: {size(job.num_bytes_missing)} are still missing",
             where=str(job.place.folder),
-            remedy="free space and run the same command again; it goes on where this one ended",
+            remedy="free space and run the same command again; it continues where this one stopped",
         )
     if isinstance(error, OSError) and error.errno is not None:
         return ModelError(

@@ -1,4 +1,4 @@
-"""What a checkpoint is, read from its files alone: its identity, its size, its shape. Needs no torch."""
+"""Identity, size and shape of a checkpoint, from its files alone. Needs no torch."""
 
 import json
 import re
@@ -166,7 +166,7 @@ def _local_config(name: str, directory: Path) -> Mapping[str, Any]:
         )
     if not path.is_file():
         raise ModelError(
-            f"{directory} is no checkpoint: it has no config.json",
+            f"{directory} is not a checkpoint: it has no config.json",
             where=where,
             remedy="name the folder that save_pretrained wrote, with config.json, weights and tokenizer",
         )

@@ -1,4 +1,4 @@
-"""What the hub says of a repository: its commit and its files, or why it cannot be had."""
+"""A hub repository: its commit and its files, or the reason why it is unavailable."""
 
 import difflib
 import re
@@ -54,7 +54,7 @@ def _is_setting(name: str) -> bool:
 
 
 LOOK_UP_TIMEOUT_S = 30.0
-LOG_IN = "accept its licence on its page, then hf auth login (or set HF_TOKEN); the same command goes on"
+LOG_IN = "accept its licence on its page, then hf auth login (or set HF_TOKEN); then run the same command again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

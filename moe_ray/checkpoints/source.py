@@ -1,4 +1,4 @@
-"""The dense checkpoints that mixtures are made of: opened with every tensor accounted for, held against each other."""
+"""The dense checkpoints of mixtures: opened with every tensor accounted for, and compared with each other."""
 
 import shutil
 from collections.abc import Callable, Iterable

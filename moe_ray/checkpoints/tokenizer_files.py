@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files hold a tokenizer and a chat template, told without loading either a model or torch.
+"""Check if a checkpoint has a tokenizer and a chat template, without loading a model or torch.
 
 The engine's own loading remains the judge. What is refused here it would refuse too; a tokenizer that only its own code
 or an older file format can tell about passes.

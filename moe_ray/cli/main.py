@@ -21,9 +21,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Prepare data sets.", **o.GROUP)
 app.add_typer(data_app, name="data")
-models_app = typer.Typer(help="Fetch models.", **o.GROUP)
+models_app = typer.Typer(help="Download models.", **o.GROUP)
 app.add_typer(models_app, name="models")
-router_app = typer.Typer(help="Train routers and make their texts.", **o.GROUP)
+router_app = typer.Typer(help="Train routers and prepare their texts.", **o.GROUP)
 app.add_typer(router_app, name="router")
 app.add_typer(moe_app, name="moe")
 
@@ -53,7 +53,10 @@ def init(file: Annotated[Path, typer.Argument(help="The file to write.")] = Path
 
 @app.command("list")
 def list_names(
-    kind: Annotated[Literal["tasks", "graders", "engines", "routers"], typer.Argument(show_default=False)],
+    kind: Annotated[
+        Literal["tasks", "graders", "engines", "routers"],
+        typer.Argument(help="tasks, graders, engines or routers.", show_default=False),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
     """List the names that an experiment file may use, with their roles, settings and metrics."""
@@ -74,7 +77,7 @@ def schema() -> None:
 def plan(
     file: o.ExperimentFile,
     simulate: Annotated[
-        str | None, typer.Option(help='Plan for hardware that is not here: "8x80GiB", or "8x80GiB + 4x24GiB".')
+        str | None, typer.Option(help='Plan for other hardware: "8x80GiB", or "8x80GiB + 4x24GiB".')
     ] = None,
     set_: o.Set = None,
     model: o.Baseline = None,
@@ -84,13 +87,17 @@ def plan(
     only: o.Only = None,
     reuse: o.Reuse = None,
     speed: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME=]TOKENS", help="New tokens a second of one copy, for the time.")
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]TOKENS", help="New tokens per second of one copy, to estimate the time; repeatable."
+        ),
     ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=PARAMETERS", help="A model's size where it is unknown: base=7B.")
+        list[str] | None,
+        typer.Option(metavar="NAME=PARAMETERS", help="Size of a model if it is unknown: base=7B; repeatable."),
     ] = None,
 ) -> None:
-    """Say what a run would compute and where, and refuse what evaluate would refuse. Starts nothing."""
+    """Print what a run would compute and where, and every problem that evaluate would report. Starts nothing."""
     from moe_ray.cli.plan import show_plan
 
     changes = o.Changes(set_ or [], model, results_dir, max_new_tokens, max_examples)
@@ -102,11 +109,13 @@ def prompts(
     file: o.ExperimentFile,
     domain: Annotated[str | None, typer.Option(help="One domain of the file.")] = None,
     model: Annotated[str | None, typer.Option(help="One model of the file.")] = None,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Examples of each domain.")] = 1,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of examples per domain.")] = 1,
     set_: o.Set = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, with the token ids.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, with the token ids.")
+    ] = False,
 ) -> None:
-    """Show the exact prompts that models get, with their token counts. Loads tokenizers, and no model."""
+    """Show the exact prompts that models get, with their token counts. Loads tokenizers, but no model."""
     from moe_ray.cli.prompts import show_prompts
 
     show_prompts(o.load(file, o.Changes(set_ or [])), domain, model, number, as_json=as_json)
@@ -139,9 +148,7 @@ def score(
     experiment: Annotated[
         Path | None, typer.Option(help="Your experiment file: take graders and sandbox limits from it.")
     ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run graders of its own that the run directory names.")
-    ] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run custom graders that the run directory names.")] = False,
     allow_weak_sandbox: o.AllowWeakSandbox = False,
 ) -> None:
     """Grade a run's answers again. Needs no model, and runs no code that the run directory brings."""
@@ -155,11 +162,11 @@ def score(
 def report(
     run: o.RunPath,
     form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="What is printed: tables, markdown, csv or json.")
+        str, typer.Option("--format", metavar="FORMAT", help="Output format: tables, markdown, csv or json.")
     ] = "tables",
     brief: o.Brief = False,
 ) -> None:
-    """Print a run's tables and its verdict, and write its report.html and summary.json."""
+    """Print a run's tables and its conclusion, and write its report.html and summary.json."""
     from moe_ray.cli.runs import report_run
 
     report_run(run, form, brief=brief)
@@ -168,10 +175,10 @@ def report(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
-    second: Annotated[Path | None, typer.Argument(help="Another one.", show_default=False)] = None,
+    second: Annotated[Path | None, typer.Argument(help="A second run directory.", show_default=False)] = None,
     systems: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="A B", help="Compare two models or systems of the one run instead.", show_default=False),
+        typer.Option(metavar="A B", help="Compare two models or systems of one run.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
@@ -184,10 +191,12 @@ def compare(
 @app.command()
 def route(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts; - reads them from stdin, one a line.")],
-    router: Annotated[Path, typer.Option(help="A router's directory, or a run's that has one.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    router: Annotated[
+        Path, typer.Option(help="A router directory, or a run directory with a router.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Say where a trained router sends texts: probabilities, verdict, time."""
+    """Say where a trained router sends texts: probabilities, prediction, time."""
     from moe_ray.cli.router import route_texts
 
     route_texts(texts, router, as_json=as_json)
@@ -195,8 +204,8 @@ def route(
 
 @app.command()
 def demo(
-    results_dir: Annotated[Path, typer.Option(help="Where the demo's data and results go.")] = Path("results"),
-    mixtures: Annotated[bool, typer.Option("--mixtures", help="With a merged and an upcycled mixture.")] = False,
+    results_dir: Annotated[Path, typer.Option(help="Folder for the demo's data and results.")] = Path("results"),
+    mixtures: Annotated[bool, typer.Option("--mixtures", help="Add a merged and an upcycled mixture.")] = False,
 ) -> None:
     """Train four tiny models on a synthetic micro-world and evaluate them, end to end, on this machine."""
     from moe_ray.cli.demo import run_demo
@@ -208,7 +217,7 @@ def demo(
 def data_prepare(
     file: o.ExperimentFile,
     out: Annotated[Path, typer.Option(help="Folder for the prepared files.")] = Path("prepared"),
-    max_examples: Annotated[int, typer.Option(min=1, help="Examples of each domain at most.")] = 1000,
+    max_examples: Annotated[int, typer.Option(min=1, help="Maximum number of examples per domain.")] = 1000,
     set_: o.Set = None,
 ) -> None:
     """Write each domain's examples as files that load without a network, to evaluate or to train experts on."""
@@ -221,12 +230,12 @@ def data_prepare(
 def models_download(
     file: o.ExperimentFile,
     to: Annotated[
-        Path | None, typer.Option(help="A folder for them, one below it for each; default: the hub cache.")
+        Path | None, typer.Option(help="Parent folder, with one folder per model; default: the hub cache.")
     ] = None,
     only: Annotated[str | None, typer.Option(help="One model of the file.")] = None,
     set_: o.Set = None,
 ) -> None:
-    """Fetch an experiment's models from the hub, and tell the commit of each; the same command resumes."""
+    """Download an experiment's models from the hub, and print the commit of each; the same command resumes."""
     from moe_ray.cli.models import download_models
 
     download_models(o.load(file, o.Changes(set_ or [])), to, only)
@@ -235,9 +244,9 @@ def models_download(
 @router_app.command("data")
 def router_data(
     file: o.ExperimentFile,
-    out: Annotated[Path, typer.Option(help="Folder for the texts; one that this command wrote is replaced.")] = Path(
-        "prepared/router"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the texts; an earlier folder of this command is replaced.")
+    ] = Path("prepared/router"),
     set_: o.Set = None,
 ) -> None:
     """Write the texts that the router is trained and tested on, without duplicates, and each domain's examples."""
@@ -250,7 +259,7 @@ def router_data(
 def router_train(
     file: o.ExperimentFile,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder for a copy; it always lies in the run directory too.")
+        Path | None, typer.Option(help="A new folder for a copy; the router is always stored in the run directory too.")
     ] = None,
     results_dir: o.ResultsDir = None,
     max_examples: o.MaxExamples = None,

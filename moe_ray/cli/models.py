@@ -43,7 +43,7 @@ def _tell_what_is_not_fetched(console: Terminal, name: str, model: ModelConfig) 
         console.print(f"{name}: engine {model.engine}, nothing to fetch")
     elif is_local_path(model.path):
         there = Path(model.path).expanduser().exists()
-        console.print(f"{name}: {model.path} is {'here already' if there else 'a local path, but not there'}")
+        console.print(f"{name}: {model.path} is {'local' if there else 'local, but does not exist'}")
 
 
 def _job(repository: Repository, to: Path | None) -> DownloadJob:
@@ -66,14 +66,14 @@ def _run(console: Terminal, jobs: Sequence[DownloadJob], to: Path | None) -> Non
                 folder = run_job(job, partial(progress.advance, task))
                 _tell(console, job, folder, fetched, to)
     except KeyboardInterrupt:
-        console.print("\nInterrupted. What came is kept; the same command goes on.")
+        console.print("\nInterrupted. Downloaded files are kept; the same command continues.")
         raise
 
 
 def _tell(console: Terminal, job: DownloadJob, folder: Path, fetched: int, to: Path | None) -> None:
     repository, files = job.snapshot.repository, job.snapshot.files
     total = size(sum(file.num_bytes for file in files))
-    news = f"{size(fetched)} fetched" if fetched else "all of it here already"
+    news = f"{size(fetched)} fetched" if fetched else "already downloaded"
     console.print(f"{repository.key}: {repository.repo}, {plural(len(files), 'file')}, {total}, {news}")
     console.print(f"  in {folder}")
     if to is not None:

@@ -63,7 +63,9 @@ def request_of(values: dict[str, Any]) -> UpcycleRequest:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
-            f"{key} is {first['input']!r}: {first['msg']}", where=key, remedy="moe-ray moe upcycle --help tells what is"
+            f"{key} is {first['input']!r}: {first['msg']}",
+            where=key,
+            remedy="moe-ray moe upcycle --help lists the allowed values",
         ) from error
 
 
@@ -178,7 +180,9 @@ def _named(models: Sequence[str], experts: Sequence[str]) -> dict[str, Path]:
     if pairs:
         unnamed = next("".join(part) for part in parts if not part[1] or part[0] not in experts)
         raise ConfigError(
-            f"{unnamed} bears no expert's name", where="MODEL", remedy=f"write NAME={unnamed}, of {', '.join(experts)}"
+            f"{unnamed} is not the name of an expert",
+            where="MODEL",
+            remedy=f"write NAME={unnamed}, of {', '.join(experts)}",
         )
     if len(models) != len(experts):
         raise ConfigError(

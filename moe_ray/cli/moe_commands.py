@@ -15,14 +15,17 @@ TopK = Annotated[int, typer.Option(help="Experts that answer a token.")]
 Every = Annotated[int | None, typer.Option(help="Convert every Nth layer; default: all layers.")]
 Layers = Annotated[str | None, typer.Option(help="Convert these layers, counted from 0: 3,7.")]
 ExpertsOption = Annotated[
-    str, typer.Option(help="What experts are: copies, noise (varied copies), groups (cut copies), models (fine-tunes).")
+    str,
+    typer.Option(
+        help="Source of the experts: copies, noise (varied copies), groups (cut copies), models (fine-tunes)."
+    ),
 ]
 Noise = Annotated[float | None, typer.Option(help="Noise on copies, in standard deviations of each tensor.")]
-Redraw = Annotated[float, typer.Option(help="Share of the hidden units of each copy that are drawn again.")]
-GroupsOption = Annotated[int, typer.Option(help="Cut each network into so many experts, which answer together.")]
-FineTune = Annotated[list[Path] | None, typer.Option(help="A fine-tune whose networks become an expert; repeat it.")]
+Redraw = Annotated[float, typer.Option(help="Share of the hidden units of each copy that are reinitialised.")]
+GroupsOption = Annotated[int, typer.Option(help="Cut each network into this number of experts, which answer together.")]
+FineTune = Annotated[list[Path] | None, typer.Option(help="A fine-tune whose networks become an expert; repeatable.")]
 ReportDifferences = Annotated[
-    bool, typer.Option(help="Take fine-tunes that differ elsewhere too; what they have otherwise is named and lost.")
+    bool, typer.Option(help="Accept fine-tunes that differ elsewhere; the differences are listed and dropped.")
 ]
 GateOption = Annotated[str, typer.Option(help="How gates are made: random, prompts or ridge (these two need --texts).")]
 GateScale = Annotated[
@@ -31,17 +34,19 @@ GateScale = Annotated[
 TextsOption = Annotated[
     Path | None, typer.Option(help="Texts for gates and tests: records with text and expert, or .txt; default: a few.")
 ]
-MaxKl = Annotated[float | None, typer.Option(help="KL divergence from the dense model, nats a token, at most.")]
-MaxPerplexityRatio = Annotated[float | None, typer.Option(help="Perplexity over the dense model's at most.")]
-MinAgreement = Annotated[float | None, typer.Option(help="Share of next tokens that stay the likeliest at least.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Tokens of the texts that layers are tested on, at most.")]
+MaxKl = Annotated[float | None, typer.Option(help="Maximum KL divergence from the dense model, in nats per token.")]
+MaxPerplexityRatio = Annotated[float | None, typer.Option(help="Maximum perplexity, relative to the dense model's.")]
+MinAgreement = Annotated[
+    float | None, typer.Option(help="Minimum share of tokens with the same most likely next token.")
+]
+MaxTokens = Annotated[int | None, typer.Option(help="Maximum number of tokens of the texts for the layer tests.")]
 Check = Annotated[
     bool, typer.Option(help="Test the layers, which loads the dense model and the mixture, and revert what fails.")
 ]
-Seed = Annotated[int, typer.Option(help="Of noise and random gates.")]
+Seed = Annotated[int, typer.Option(help="Seed of noise and random gates.")]
 Moved = Annotated[
     list[str] | None,
-    typer.Option("--source", metavar="NAME=PATH", help="Where a source, or the file `texts`, is now; repeat it."),
+    typer.Option("--source", metavar="NAME=PATH", help="Current path of a source, or of the file `texts`; repeatable."),
 ]
 PretrainFile = Annotated[
     Path, typer.Argument(help="YAML or JSON: base_model or architecture, experts, settings.", show_default=False)
@@ -56,9 +61,7 @@ def train_gate(
     file: Annotated[
         Path, typer.Argument(help="YAML or JSON: base_model, data by expert, settings.", show_default=False)
     ],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the gate; a gate that is there is replaced.", show_default=False)
-    ],
+    out: Annotated[Path, typer.Option(help="Folder for the gate; an existing gate is replaced.", show_default=False)],
 ) -> None:
     """Train the gate of a mixture of fine-tunes, on the prompts' input embeddings, and test it."""
     from moe_ray.cli.moe_train import train_gate_of_file
@@ -120,7 +123,7 @@ def upcycle(
 
 @moe_app.command()
 def verify(mixture: MixtureArgument, source: Moved = None) -> None:
-    """Recompute a mixture's certificate from its sources: 0 when all holds, 1 when not, 2 when it cannot be told."""
+    """Recompute a mixture's certificate from its sources. Exit code 0: equal; 1: different; 2: not all checked."""
     from moe_ray.cli.moe_build import verify_mixture
 
     verify_mixture(mixture, source or [])
@@ -136,12 +139,13 @@ def merge(
     out: Annotated[Path, typer.Option(help="A new folder for the mixture.", show_default=False)],
     mode: Annotated[
         Literal["weighted_sum", "select_one"],
-        typer.Option(help="Mix the experts by the gate's probabilities, or ask the likeliest one alone."),
+        typer.Option(help="Mix the experts by the gate's probabilities, or use only the most probable one."),
     ] = "weighted_sum",
     take_first: Annotated[
-        bool, typer.Option("--take-first", help="Where sources differ otherwise, take the first's and report it.")
+        bool,
+        typer.Option("--take-first", help="Where sources differ elsewhere, take the first one's tensor and report it."),
     ] = False,
-    check: Annotated[bool, typer.Option(help="Load the mixture, and hold each expert against its source.")] = True,
+    check: Annotated[bool, typer.Option(help="Load the mixture, and compare each expert with its source.")] = True,
 ) -> None:
     """Merge fine-tunes of one model behind a gate, which reads a prompt once."""
     from moe_ray.cli.moe_build import merge_models
@@ -170,7 +174,7 @@ def finetune(
         Path, typer.Option(help="A new folder for the mixture; the same command resumes.", show_default=False)
     ],
 ) -> None:
-    """Train a mixture's gates, and its experts if asked, with load balancing in each layer and the backbone frozen."""
+    """Train a mixture's gates (optionally its experts), with load balancing per layer and a frozen backbone."""
     from moe_ray.cli.moe_train import finetune_mixture
 
     finetune_mixture(file, mixture, out)
@@ -179,20 +183,26 @@ def finetune(
 @moe_app.command()
 def generate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A mixture's folder.", show_default=False)],
-    prompt: Annotated[str | None, typer.Option(help="What to answer.", show_default=False)] = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt.", show_default=False)] = None,
     config: Annotated[Path | None, typer.Option(help="JSON or YAML with these options, and prompt.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Draw tokens; 0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this share.")] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token: the default.")] = False,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of the answer at most; 128.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides what is drawn; 0.")] = None,
-    expert: Annotated[str | None, typer.Option(help="Name or place of an expert that answers alone.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy.")] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Nucleus sampling: sample from the most likely tokens of this total probability."),
+    ] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the most likely token (the default).")] = False,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of tokens of the answer; default: 128.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling; default: 0.")] = None,
+    expert: Annotated[str | None, typer.Option(help="Name or index of a single expert that answers.")] = None,
     mode: Annotated[
-        Literal["weighted_sum", "select_one"] | None, typer.Option(help="Default: what the mixture was merged with.")
+        Literal["weighted_sum", "select_one"] | None,
+        typer.Option(help="Default: the mode that the mixture was merged with."),
     ] = None,
     chat: Annotated[
         bool | None,
-        typer.Option("--chat/--no-chat", help="Ask in the chat template; default: as its gate was trained."),
+        typer.Option("--chat/--no-chat", help="Use the chat template; default: as the gate was trained."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

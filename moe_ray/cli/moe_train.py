@@ -98,7 +98,7 @@ def _resumable(console: Terminal, out: Path) -> Iterator[None]:
         raise DataError(
             f"cannot be written: {error.strerror or error}",
             where=str(error.filename or out),
-            remedy="free space or mend permissions: the same command goes on; or choose another --out",
+            remedy="free space or fix the permissions and run the same command again, or choose another --out",
         ) from error
 
 

@@ -23,15 +23,17 @@ Set = Annotated[
 ]
 Baseline = Annotated[str | None, typer.Option("--model", help="Path or hub id of the baseline's checkpoint.")]
 ResultsDir = Annotated[Path | None, typer.Option("--results-dir", help="Folder of run directories.")]
-MaxNewTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most, in every domain.")]
-MaxExamples = Annotated[int | None, typer.Option(help="Examples of each domain at most, drawn by a hash of the ids.")]
-AllowWeakSandbox = Annotated[bool, typer.Option(help="Run generated code though this machine lacks a protection.")]
-Brief = Annotated[bool, typer.Option("--brief", help="Print the verdict alone, without the tables.")]
-Only = Annotated[str | None, typer.Option(help="Fill a part of the matrix: baseline, experts or one domain.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Maximum number of tokens per answer, in every domain.")]
+MaxExamples = Annotated[
+    int | None, typer.Option(help="Maximum number of examples per domain, drawn by a hash of the ids.")
+]
+AllowWeakSandbox = Annotated[bool, typer.Option(help="Run generated code even if this machine lacks a protection.")]
+Brief = Annotated[bool, typer.Option("--brief", help="Print the conclusion alone, without the tables.")]
+Only = Annotated[str | None, typer.Option(help="Compute a part of the matrix: baseline, experts or one domain.")]
 
 Reuse = Annotated[
     list[Path] | None,
-    typer.Option(metavar="RUN", help="Take answers to the same cells from another run directory; may be repeated."),
+    typer.Option(metavar="RUN", help="Reuse answers to the same cells from another run directory; repeatable."),
 ]
 
 

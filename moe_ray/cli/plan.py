@@ -80,7 +80,7 @@ def _assumptions(experiment: LoadedExperiment, planned: pipeline.RunPlan) -> Ite
         if colon and checkpoint.num_parameters is not None:
             yield f"assumed: the size of {model} is {checkpoint.num_parameters:,}, from {guessed}:{reason}"
         elif checkpoint.num_parameters is None and planned.placement.demands[model].gpus:
-            yield f"unknown: the size of {model}, which gets a whole GPU; state it with --size {model}=7B"
+            yield f"unknown: the size of {model}, which gets a whole GPU; set it with --size {model}=7B"
 
 
 def _time_line(planned: pipeline.RunPlan) -> str:
@@ -88,8 +88,8 @@ def _time_line(planned: pipeline.RunPlan) -> str:
     unknown = [model for model in planned.placement.demands if model not in planned.speeds]
     if unknown:
         return (
-            f"Time: unknown, as is the speed of {', '.join(unknown)}; state the new tokens a second of one copy with "
-            "--speed 1500 or --speed NAME=1500. A run that was begun knows its own."
+            f"Time: unknown, because the speed of {', '.join(unknown)} is unknown. Give the new tokens per second of "
+            "one copy with --speed 1500 or --speed NAME=1500. A resumed run uses its measured speed."
         )
     speeds = {model: planned.speeds[model] for model in planned.placement.demands}
     told = ", ".join(f"{model} {speed.tokens_per_s:,.0f} ({speed.source})" for model, speed in speeds.items())
@@ -133,7 +133,7 @@ def _work_table(planned: pipeline.RunPlan) -> TextTable:
     table = TextTable(title="Answers to compute", title_justify="left")
     for heading in ("model", "domain", "kind"):
         table.add_column(heading)
-    for heading in ("in all", "there", "to do"):
+    for heading in ("total", "done", "to do"):
         table.add_column(heading, justify="right")
     for (model, domain, kind), counts in planned.work.counts().items():
         table.add_row(model, domain, kind, str(counts.total), str(counts.done), str(counts.num_to_do))
@@ -160,7 +160,7 @@ def _shared_lines(work: Workload) -> Iterator[str]:
 def _memory_table(planned: pipeline.RunPlan) -> TextTable:
     table = TextTable(title="What a copy of each model takes (estimated)", title_justify="left")
     table.add_column("model")
-    for heading in ("weights", "cache", "in all"):
+    for heading in ("weights", "cache", "total"):
         table.add_column(heading, justify="right")
     table.add_column("slot")
     table.add_column("why")
@@ -181,7 +181,7 @@ def _gib(num_bytes: int | None) -> str:
 
 
 def _stays_table(simulation: Simulation, fleet: Fleet) -> TextTable:
-    table = TextTable(title="Who stays where", title_justify="left")
+    table = TextTable(title="Where each model runs", title_justify="left")
     table.add_column("wave", justify="right")
     table.add_column("place")
     table.add_column("model")

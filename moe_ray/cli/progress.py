@@ -79,7 +79,7 @@ class ProgressDisplay:
                 model.ljust(width), completed=done, total=total, rate="", state=""
             )
             if done:
-                self._say(f"{model}: {done} of {total} answers are there already")
+                self._say(f"{model}: {done} of {total} answers are already there")
 
     def replica(self, replica: str, model: str, state: str, detail: str) -> None:
         if model in self._bars:

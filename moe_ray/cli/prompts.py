@@ -1,4 +1,4 @@
-"""`moe-ray prompts`: what the models of an experiment will be asked, to the last token."""
+"""`moe-ray prompts`: the exact prompts of an experiment, with token counts."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def _lines(shown: ShownPrompt) -> Iterator[str]:
     if shown.text is not None:
         yield _quoted(shown.text)
     else:
-        yield f"  the messages as engine {one_line(shown.engine)} gets them; a chat template is its own affair:"
+        yield f"  the messages as engine {one_line(shown.engine)} receives them; it applies its own chat template:"
         for message in shown.messages:
             yield _quoted(f"[{message.role}] {message.content}")
     if shown.error is not None:
@@ -44,7 +44,7 @@ def _lines(shown: ShownPrompt) -> Iterator[str]:
 
 def _counts(shown: ShownPrompt) -> str:
     if shown.num_tokens is None:
-        return f"{shown.style}, tokens unknown here, {shown.max_new_tokens:,} may follow"
+        return f"{shown.style}, number of tokens unknown, {shown.max_new_tokens:,} may follow"
     context = "of unknown length" if shown.context_length is None else f"of {shown.context_length:,}"
     tokens = plural(shown.num_tokens, "token")
     return f"{shown.style}, {tokens}, {shown.max_new_tokens:,} may follow, context {context}"

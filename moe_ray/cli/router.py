@@ -28,7 +28,7 @@ from moe_ray.texts.files import FOREIGN_DIR, REPORT_FILE, TEST_FILE, TRAIN_FILE,
 from moe_ray.texts.labelled import REASONS, DataReport, RouterTexts, split_counts, splits_of
 
 STDIN = "-"
-FOREIGN = "none of these, the baseline answers"
+FOREIGN = "out-of-domain (the baseline answers)"
 SHOWN_CHARACTERS = 72
 
 
@@ -137,7 +137,7 @@ def _splits_table(texts: RouterTexts) -> TextTable:
     for label, counts in split_counts(texts).items():
         table.add_row(label, *map(_count, counts.values()))
     for name, group in texts.foreign.items():
-        table.add_row(f"{name} (foreign)", NONE, NONE, _count(len(group)))
+        table.add_row(f"{name} (out-of-domain)", NONE, NONE, _count(len(group)))
     return table
 
 
@@ -163,7 +163,7 @@ def train_router(experiment: LoadedExperiment, out: Path | None) -> None:
     A run of the experiment uses it. With `out` it is copied there too.
     """
     if out is not None and out.exists() and any(out.iterdir()):
-        raise ModelError("there is something here already", where=str(out), remedy="name a new folder with --out")
+        raise ModelError("the directory is not empty", where=str(out), remedy="name a new folder with --out")
     console = output_console()
     with ProgressDisplay(console) as display:
         directory, results = pipeline.train_router(experiment, display)
@@ -206,5 +206,5 @@ def _sentence(results: RouterTestResults) -> str:
         for item in results.foreign
         if item.kept is not None
     ]
-    told = f"\nforeign queries by {results.foreign_score}: {'; '.join(foreign)}" if foreign else ""
+    told = f"\nout-of-domain queries by {results.foreign_score}: {'; '.join(foreign)}" if foreign else ""
     return ", ".join(parts) + told

@@ -46,8 +46,8 @@ def evaluate_experiment(
             f"\n  {entry.model}: {entry.num_cells} answers given up: {entry.reason}" for entry in outcome.abandoned
         )
         raise RunFailedError(
-            f"{outcome.num_missing} answers are missing and stand as unscored in the report.{reasons}\n"
-            "  remedy: mend the cause and run the same command again; it computes only what is missing"
+            f"{outcome.num_missing} answers are missing; the report counts them as unscored.{reasons}\n"
+            "  remedy: fix the cause and run the same command again; it computes only what is missing"
         )
     return outcome
 

@@ -1,4 +1,4 @@
-"""The one place that prints: consoles that show text of any origin safely, and standard streams that do so too."""
+"""All printing: consoles and standard streams that show untrusted text safely."""
 
 import sys
 import traceback

@@ -1,4 +1,4 @@
-"""What one example costs a system: time on a slot, and the memory that is held for it."""
+"""The cost of one example for a system: compute time and memory-seconds."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence

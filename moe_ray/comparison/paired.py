@@ -1,4 +1,4 @@
-"""Two systems on the same examples: the difference, its interval, and how surprising it would be by chance."""
+"""Paired comparison of two systems on the same examples: difference, interval, p-value."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

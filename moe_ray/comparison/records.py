@@ -1,4 +1,4 @@
-"""The records of summary.json. docs/summary-schema.md explains them; change both together."""
+"""The records of summary.json. docs/reference/summary.md explains them; change both together."""
 
 from typing import Any, Literal
 

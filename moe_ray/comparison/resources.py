@@ -1,4 +1,4 @@
-"""What models cost: latency over all answers, throughput, memory, energy. Percentiles are never averaged."""
+"""Cost of models: latency over all answers, throughput, memory, energy. Percentiles are never averaged."""
 
 import math
 from collections import defaultdict

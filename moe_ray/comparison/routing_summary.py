@@ -1,4 +1,4 @@
-"""What the router did in a run: how often it was right, how sure it was, and what its mistakes cost."""
+"""The router in a run: accuracy, confidence, and the cost of its mistakes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

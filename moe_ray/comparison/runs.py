@@ -1,4 +1,4 @@
-"""Two runs side by side, or two systems of one run: what differs in what was asked, and in what came out."""
+"""Compare two runs, or two systems of one run: their settings and their results."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

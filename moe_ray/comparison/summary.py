@@ -1,4 +1,4 @@
-"""From scores, telemetry and answer timings to the summary of a run. Pure: files in, files out are elsewhere."""
+"""From scores, telemetry and answer timings to the summary of a run. Pure functions, no file access."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

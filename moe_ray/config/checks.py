@@ -1,4 +1,4 @@
-"""What must hold between the keys of an experiment."""
+"""Checks between the keys of an experiment."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -102,7 +102,7 @@ def _router(config: ExperimentConfig) -> Iterator[Problem]:
         what = f"a router chooses between domains, and there is {len(config.domains)}"
         yield Problem(path=("router",), what=what, remedy="add a domain, or remove the section router")
     if OTHER in config.domains:
-        what = f"beside a router, no domain may be named {OTHER}: it stands for queries of no domain"
+        what = f"beside a router, no domain may be named {OTHER}: that name is reserved for out-of-domain queries"
         yield Problem(path=("domains", OTHER), what=what, remedy="give the domain another name")
     for name in router.data:
         if name not in config.domains:
@@ -126,7 +126,7 @@ def _router_keys(router: RouterConfig) -> Iterator[Problem]:
             what = f"kind {router.kind} takes no {name}"
             yield Problem(path=("router", name), what=what, remedy="remove it, or choose another kind")
     if router.architecture is not None and (router.base_model or router.from_scratch):
-        what = "architecture stands in place of a base model"
+        what = "architecture replaces a base model"
         yield Problem(path=("router", "architecture"), what=what, remedy="remove it, or base_model and from_scratch")
     if router.architecture is None and router.tokenizer is not None:
         what = "tokenizer goes with architecture; a base model brings its own"

@@ -1,4 +1,4 @@
-"""An experiment file becomes an experiment, or one error that names every mistake with its line."""
+"""Load an experiment file, or raise one error that names every mistake with its line."""
 
 import difflib
 import json
@@ -86,7 +86,7 @@ def _position(holder: Any, path: KeyPath, place: Place) -> str | int:
     if isinstance(holder, list):
         if part.isdecimal() and int(part) < len(holder):
             return int(part)
-        what = f"{parent} is a list of {len(holder)}, and {part} is no place in it"
+        what = f"{parent} is a list of {len(holder)}, and {part} is not an index of it"
         raise ConfigError(
             what, where=place.where, remedy=f"places count from 0; or give the whole list: {parent}=[...]"
         )

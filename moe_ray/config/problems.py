@@ -1,4 +1,4 @@
-"""Pydantic's errors in the words of somebody who wrote an experiment file: the line, the key, what is wanted."""
+"""Pydantic's errors as messages for the author of an experiment file: line, key, expected value."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def config_error(problems: Sequence[Problem], document: Document, source: str) -
     if len(ordered) > MAX_PROBLEMS:
         lines.append(f"and {len(ordered) - MAX_PROBLEMS} more")
     what = f"{len(ordered)} problems\n  " + "\n  ".join(lines)
-    remedy = "mend them; docs/config.md describes every key, docs/moe.md those of moe-ray moe"
+    remedy = "fix them; docs/reference/config.md describes every key, docs/reference/mixtures.md those of moe-ray moe"
     return ConfigError(what, where=source, remedy=remedy)
 
 
@@ -118,7 +118,7 @@ def _problem(path: KeyPath, details: Sequence[ErrorDetails], document: Document,
     given = first["input"]
     hint = _literal_hint(details, given)
     remedy = _QUOTE_REMEDY if first["type"] == "string_type" and isinstance(given, dict | list) else None
-    return Problem(path=path, what=f"wants {wanted}, not {_shown(given)}{hint}", remedy=remedy)
+    return Problem(path=path, what=f"must be {wanted}, not {_shown(given)}{hint}", remedy=remedy)
 
 
 def _missing(path: KeyPath, document: Document, root: type[BaseModel]) -> Problem:

@@ -1,4 +1,4 @@
-"""What an experiment file may say.
+"""The schema of an experiment file.
 
 Every key of the YAML file is a field here, with its default and its bounds; anything else is refused.
 Keys are grouped by what they decide: `models`, `domains` and `decoding` decide the text of an answer and
@@ -67,8 +67,8 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
     reasoning: Literal["auto", "none"] | ReasoningMarks = Field(
         "auto",
-        description="how a reasoning trace is told from the answer: auto knows the usual marks, none leaves the text "
-        "as it is, {open: MARK, close: MARK} names others",
+        description="how a reasoning trace is separated from the answer: auto knows the usual marks, none leaves the "
+        "text as it is, {open: MARK, close: MARK} names others",
     )
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="switches of the chat template, such as {enable_thinking: false}"
@@ -256,8 +256,8 @@ class ForeignConfig(Section):
 
     score: Literal["auto", "max_probability", "energy", "mahalanobis", "other_probability"] = Field(
         "auto",
-        description="auto: what tells the validation texts of `other` apart best; without such texts, mahalanobis for "
-        "transformer, energy for the other kinds",
+        description="auto: the score that separates the validation texts of `other` best; without such texts, "
+        "mahalanobis for transformer, energy for the other kinds",
     )
     keep: Annotated[float, Field(gt=0.5, le=1)] = Field(
         0.95, description="share of the domains' validation texts that stay above the threshold"

@@ -31,7 +31,7 @@ _REMEDIES = (
     (
         "mapping values are not allowed here",
         "a second `key: value` where none can be",
-        "put text with a colon in quotes, or mend the indentation",
+        "put text with a colon in quotes, or fix the indentation",
     ),
     (
         "expected a single document",
@@ -187,7 +187,7 @@ class _Builder:
         line = source.start_mark.line + 1
         for node in source.value if isinstance(source, yaml.SequenceNode) else [source]:
             if not isinstance(node, yaml.MappingNode):
-                raise self._error(line, path, "<< wants a mapping", "write <<: *NAME, where &NAME marks a mapping")
+                raise self._error(line, path, "<< needs a mapping", "write <<: *NAME, where &NAME marks a mapping")
             own_places = {key: place for key, place in self.places.items() if key[: len(path)] == path}
             for key, value in self.build(node, path, line).items():
                 values.setdefault(key, value)
@@ -197,7 +197,7 @@ class _Builder:
         text = str(node.value)
         kind = str(node.tag).removeprefix(_TAG)
         if whole_characters(text) != text:
-            raise self._error(line, path, "half of a surrogate pair, which is no text", "write the whole character")
+            raise self._error(line, path, "unpaired surrogate escape", "write the character itself, or both halves")
         if kind in ("str", "merge"):
             return text
         if kind == "null":

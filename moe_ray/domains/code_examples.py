@@ -1,4 +1,4 @@
-"""How a programming task with tests becomes an example, whatever its columns are called."""
+"""From a programming task with tests to an example, for any column names."""
 
 import ast
 from collections import Counter

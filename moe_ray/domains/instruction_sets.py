@@ -118,7 +118,7 @@ class Math(_QuestionTask):
             raise DataError(
                 f"record {example_id}: its answer has no number after {FINAL_MARK}",
                 where=self.where("data"),
-                remedy="mend or remove that record",
+                remedy="fix or remove that record",
             )
         reference = _CALCULATION.sub("", solution)
         return self.answered(example_id, self.text(record, "question"), reference, grading={"number": str(number)})
@@ -160,6 +160,6 @@ class Reasoning(_QuestionTask):
             raise DataError(
                 f"record {example_id}: the answer is {word!r}, not yes or no",
                 where=self.where("data"),
-                remedy="mend or remove that record",
+                remedy="fix or remove that record",
             )
         return word

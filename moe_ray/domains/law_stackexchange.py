@@ -161,7 +161,7 @@ class LawStackExchange(RecordTask):
         try:
             return -float(answer["score"]), int(answer["answer_id"])
         except (TypeError, ValueError) as error:
-            raise self._malformed(example_id, f"an answer's score or answer_id is no number: {error}") from error
+            raise self._malformed(example_id, f"an answer's score or answer_id is not a number: {error}") from error
 
     def _malformed(self, example_id: str, what: str) -> DataError:
         return DataError(

@@ -59,7 +59,7 @@ class PubMedQA(RecordTask):
             raise DataError(
                 f"record {example_id}: the decision is {label!r}, not one of {', '.join(CHOICES)}",
                 where=self.where("data"),
-                remedy="mend or remove that record",
+                remedy="fix or remove that record",
             )
         reference = self.text(record, "reference")
         asked = {"question": self.text(record, "question"), "context": self._paragraphs(example_id, record)}

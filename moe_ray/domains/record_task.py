@@ -137,7 +137,7 @@ class RecordTask(ABC):
             raise DataError(
                 f"a record has no id: column {column} is empty",
                 where=self.where("data"),
-                remedy="mend it, or name another column (columns: {id: COLUMN})",
+                remedy="fix it, or name another column (columns: {id: COLUMN})",
             )
         return example_id
 
@@ -157,7 +157,7 @@ class RecordTask(ABC):
             raise DataError(
                 f"{self._label(record)}: column {column} (the {role}) is empty",
                 where=self.where("data"),
-                remedy="mend or remove that record",
+                remedy="fix or remove that record",
             )
         return value
 

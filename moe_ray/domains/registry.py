@@ -142,7 +142,7 @@ def task_class(task: str, *, where: str) -> type[Task]:
     loaded = import_object(task, where=where) if ":" in task else _shipped(TASKS.get(task, where=where))
     if not (isinstance(loaded, type) and hasattr(loaded, "examples") and hasattr(loaded, "default_graders")):
         raise ConfigError(
-            f"{task} is no task: it must be a class with default_graders and examples(records)",
+            f"{task} is not a task: it must be a class with default_graders and examples(records)",
             where=where,
             remedy="see moe_ray.domains.example.Task",
         )

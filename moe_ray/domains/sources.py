@@ -87,7 +87,7 @@ def _record(header: Sequence[str], row: Sequence[str], delimiter: str, where: st
         raise DataError(
             f"the row has {len(row)} cells and the header {len(header)}: another number of cells",
             where=where,
-            remedy=f"quote cells that hold {NAMES[delimiter]}, which stand between the cells here",
+            remedy=f"quote cells that hold {NAMES[delimiter]}, which separates the cells of this file",
         )
     return dict(zip(header, row, strict=True))
 
@@ -261,7 +261,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _require_object(value: Any, where: str) -> Record:
     if not isinstance(value, dict):
         raise DataError(
-            f"a record must be a JSON object, not {type(value).__name__}", where=where, remedy="mend or remove it"
+            f"a record must be a JSON object, not {type(value).__name__}", where=where, remedy="fix or remove it"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""The interface of an engine: how text is made from a model.
+"""The interface of an engine, which generates text with a model.
 
 An engine is made inside its actor, on the device that the actor was given, by
 `Engine(model: ModelConfig, limits: BatchLimits)`, which loads the weights. Every later way to make text (a

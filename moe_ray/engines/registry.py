@@ -1,4 +1,4 @@
-"""Which engine a model gets. Engines are imported only when one is made."""
+"""Look up a model's engine. Engines are imported only when one is created."""
 
 import importlib
 import re

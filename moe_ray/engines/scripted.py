@@ -1,4 +1,4 @@
-"""The scripted engine: answers from a script, with pretended speed and injected faults.
+"""The scripted engine: answers from a script, with simulated speed and injected faults.
 
 It ships: demonstrations, tests and simulations of scale use the real path with it. Its text follows from the
 example's id, the seed and the model's name alone; its timings are real, spent asleep.
@@ -172,7 +172,7 @@ class ScriptedEngine:
         preferred = self._settings.prefer.get(request.id)
         error = f"scripted error on {request.id}" if request.id in self._settings.error_on else None
         if preferred is not None and preferred.strip() not in [choice.strip() for choice in prompt.choices]:
-            error = f"prefer names {preferred!r}, which is no choice of {request.id}"
+            error = f"prefer names {preferred!r}, which is not a choice of {request.id}"
         continuations = () if error else prompt.continuations
         return Likelihood(
             loglikelihoods=tuple(self._loglikelihood(request.id, text, preferred) for text in continuations),

@@ -1,4 +1,4 @@
-"""What `engine_settings` may say, for each engine that ships. Needs no heavy import, so that `plan` can check it."""
+"""The `engine_settings` of each shipped engine. No heavy imports, so that `plan` can check them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -160,7 +160,7 @@ class ApiSettings(EngineSettings):
         None, description="NAME of the environment variable that holds the key; the key itself is written nowhere"
     )
     identity: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="stands in the fingerprint for the base_url (endpoint) or for command and env (server)"
+        None, description="replaces in the fingerprint the base_url (endpoint) or for command and env (server)"
     )
     max_concurrent_requests: Annotated[int, Field(ge=1, le=1024), EXECUTION] = 16
     requests_per_minute: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, EXECUTION] = Field(
@@ -171,7 +171,7 @@ class ApiSettings(EngineSettings):
     )
     max_retries: Annotated[int, Field(ge=0, le=100), EXECUTION] = 6
     stream: bool = Field(
-        True, description="ask for streams where the API knows them: they tell when the first token came"
+        True, description="ask for streams where the API supports them: they give the time to the first token"
     )
     max_tokens_key: Annotated[Literal["max_tokens", "max_completion_tokens"], EXECUTION] = "max_tokens"
     extra_body: dict[str, Any] = Field(default_factory=dict, description="further keys of every request's body")

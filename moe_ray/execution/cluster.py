@@ -1,4 +1,4 @@
-"""The Ray cluster that a run works on: one that is there, or one started here for this run alone."""
+"""The Ray cluster of a run: an existing one, or one started for this run."""
 
 import atexit
 import logging

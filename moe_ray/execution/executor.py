@@ -1,4 +1,4 @@
-"""The executor: tells the scheduler what happens on Ray, and does on Ray what the scheduler orders.
+"""The executor: reports events on Ray to the scheduler, and carries out its decisions on Ray.
 
 Ray's own retries are off. A lost shard goes back to the queue, a bounded number of times; what is committed stays.
 """

@@ -1,4 +1,4 @@
-"""What NVML says of this machine's GPUs. Every figure is None, never 0, where NVML cannot give it."""
+"""GPU figures of this machine from NVML. A figure that NVML cannot give is None, never 0."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""One small actor on each node: it tells the node's hardware, and sees processes end."""
+"""A small actor on each node, which reports hardware and watches processes end."""
 
 import os
 import platform

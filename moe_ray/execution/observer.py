@@ -1,4 +1,4 @@
-"""What a run tells while it works. The command line draws it; tests listen to it."""
+"""Progress events of a run, for the command line and for tests."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""A replica: the actor that holds one copy of a model and answers shards. It does no more than its engine asks."""
+"""A replica: the actor that holds one copy of a model and answers shards."""
 
 import json
 import os

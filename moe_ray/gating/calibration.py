@@ -1,4 +1,4 @@
-"""How far probabilities can be trusted: temperatures, reliability, confusion."""
+"""Calibration of probabilities: temperatures, reliability, confusion."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -45,8 +45,8 @@ class LabelResult(StoredRecord):
 NUM_BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 NUM_HALVINGS = 60  # of the range of 1/T, which leaves nothing that a double can hold
-# Chosen by cross-validation on validation texts of real routers (docs/router-accuracy.md): a text with a plain
-# probability of 0.99 is half sure. 0.99 ** 64 is 0.53, 0.95 ** 64 is 0.04.
+# Chosen by cross-validation on validation texts of real routers (docs/measurements/router-accuracy.md): a text with a
+# plain probability of 0.99 counts half as confident. 0.99 ** 64 is 0.53, 0.95 ** 64 is 0.04.
 SURENESS_POWER = 64
 # What a second temperature must add to the log-likelihood of the validation texts: the likelihood ratio test's 5 %.
 MIN_GAIN_NATS = 1.92

@@ -84,7 +84,7 @@ class _Checkpoint:
             # Configurations and the hub raise anything; the cause is kept.
             raise self._refused(f"no usable config.json: {first_line(error)}") from error
         if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-            what = f"{config.model_type} is no causal model"
+            what = f"{config.model_type} is not a causal model"
             raise self._refused(what, "name a model that writes text, such as the baseline")
         return config
 

@@ -1,4 +1,4 @@
-"""Fits a gating network to features that were made once, so that an epoch takes next to no time."""
+"""Fit a gating network to precomputed features, so that an epoch takes almost no time."""
 
 import copy
 import math

@@ -1,1 +1,1 @@
-"""Mixtures inside one checkpoint: dense models upcycled, fine-tunes merged behind a gate, experts trained apart."""
+"""Mixtures inside one checkpoint: dense models upcycled, fine-tunes merged behind a gate, branch-train-mix."""

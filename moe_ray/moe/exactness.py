@@ -1,4 +1,4 @@
-"""A mixture that answers with one expert alone, held against that expert's own checkpoint."""
+"""Compare a mixture that answers with one expert alone with that expert's own checkpoint."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,15 +128,17 @@ def _by(first: torch.Tensor, second: torch.Tensor) -> str:
 
 def compare_layers(told: Sequence[LayerVerdict], found: Sequence[LayerVerdict]) -> Finding:
     """Hold the verdicts against new ones: the same states, the same limits, the same figures up to rounding."""
-    wrong = [] if len(told) == len(found) else [f"{len(told)} layers are told, and there are {len(found)}"]
+    wrong = (
+        [] if len(told) == len(found) else [f"{len(told)} layers in the certificate, and the mixture has {len(found)}"]
+    )
     for one, other in zip(told, found, strict=False):
         if (one.layer, one.state) != (other.layer, other.state):
-            wrong.append(f"layer {one.layer} is told to be {one.state}, and comes out {other.state}")
+            wrong.append(f"layer {one.layer} is {one.state} in the certificate, and is now {other.state}")
         elif one.limits != other.limits:
-            wrong.append(f"layer {one.layer} was held to other limits")
+            wrong.append(f"layer {one.layer} was tested against other limits")
         else:
             wrong += [f"layer {one.layer}: {text}" for text in _figures(one.measured, other.measured)]
-    return finding("layers", wrong, f"{len(told)} verdicts come out again")
+    return finding("layers", wrong, f"{len(told)} verdicts reproduced")
 
 
 def compare_exactness(told: Sequence[ExactnessRecord], found: Sequence[ExactnessRecord]) -> Iterator[Finding]:

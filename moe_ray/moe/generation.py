@@ -116,7 +116,7 @@ class Mixture:
         found = next((getattr(self._config, name) for name in NUM_EXPERTS_FIELDS if hasattr(self._config, name)), None)
         if not found:
             raise ModelError(
-                f"is no mixture: {self._config.model_type} has no experts",
+                f"is not a mixture: {self._config.model_type} has no experts",
                 where=str(self._directory),
                 remedy="name the folder of a mixture that moe-ray moe made",
             )

@@ -1,4 +1,4 @@
-"""What stands beside every mixture: certificate.json says what it was made of and how exact it is."""
+"""certificate.json of a mixture: what it was made of and how exact it is."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -93,5 +93,5 @@ def read_certificate(directory: Path) -> Certificate:
         return Certificate.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"is no certificate: {str(error).splitlines()[0]}", where=str(path), remedy="copy the whole folder again"
+            f"is not a certificate: {str(error).splitlines()[0]}", where=str(path), remedy="copy the whole folder again"
         ) from error

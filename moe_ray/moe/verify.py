@@ -1,4 +1,4 @@
-"""Whether a mixture is what its certificate says: everything in it recomputed from the sources."""
+"""Verify a mixture: recompute its certificate from the sources and compare."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -79,7 +79,7 @@ def _source(source: SourceRecord, path: Path) -> Finding:
     what = f"source {source.name}"
     if not path.is_dir():
         return Finding(
-            what=what, holds=None, detail=f"{path} is not there; tell where it is with --source {source.name}=PATH"
+            what=what, holds=None, detail=f"{path} does not exist; give its place with --source {source.name}=PATH"
         )
     wrong = _wrong_files(path, source.files_sha256)
     strange = {one.name for one in identity_files(path)} - source.files_sha256.keys()
@@ -99,7 +99,7 @@ def _tensor_names(directory: Path, certificate: Certificate) -> Finding:
     wrong = [f"{name} is in the checkpoint alone" for name in sorted(there - set(told))]
     wrong += [f"{name} is in the certificate alone" for name in sorted(set(told) - there)]
     wrong += [
-        f"{origin.tensor} comes from {origin.source}, which is no source"
+        f"{origin.tensor} comes from {origin.source}, which is not a source"
         for origin in certificate.tensors
         if origin.source is not None and not _is_known(origin.source, sources)
     ]

@@ -1,4 +1,4 @@
-"""How often a shard is tried, and how the one example that ends its process is found among the others."""
+"""Attempts of a shard, and the search for the one example that ends its process."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The hardware there is, and the slots that models take on it. Pure bookkeeping, for plans and for real runs."""
+"""The hardware, and the slots that models take on it. Pure bookkeeping, for plans and for real runs."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The plan of a run: what is to be computed, what is there already, and which model fits where."""
+"""The plan of a run: what is missing, what exists, and which model fits where."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the scheduler will do, played through with a clock and no hardware."""
+"""Simulate the scheduler with a clock, without hardware."""
 
 import heapq
 import re

@@ -1,1 +1,1 @@
-"""From messages to token ids: the one road for evaluation, gates, generation and serving."""
+"""From messages to token ids: one implementation for evaluation, gates, generation and serving."""

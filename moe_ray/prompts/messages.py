@@ -1,4 +1,4 @@
-"""What a model is asked: messages, and the continuations that are measured after them."""
+"""Prompts: messages, and the continuations that are measured after them."""
 
 from dataclasses import dataclass
 from typing import Literal

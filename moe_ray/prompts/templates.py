@@ -30,7 +30,7 @@ class Template:
         missing = next((name for name in self.names if name not in available), None)
         if missing is not None:
             raise kind(
-                f"the template names {{{missing}}}, which is no column here",
+                f"the template names {{{missing}}}, which is not a column of this file",
                 where=self.where,
                 remedy=f"available: {', '.join(sorted(available))}",
             )

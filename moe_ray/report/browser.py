@@ -1,4 +1,4 @@
-"""The answers that the report carries: compressed, safe whatever a model wrote, opened a page at a time."""
+"""The answers embedded in the report: compressed, escaped, shown page by page."""
 
 import base64
 import functools
@@ -108,7 +108,7 @@ def browser_payload(
 
 
 def _routes(chosen: Chosen, routes: Routes) -> dict[str, list[Any]]:
-    """Of each example: the domain that the router held most probable, its probability, and 1 for a foreign query."""
+    """Of each example: the domain that the router found most probable, its probability, and 1 if out-of-domain."""
     sure, places, foreign = routes.probabilities.max(axis=1), routes.chosen, routes.is_foreign
     return {
         f"{domain}/{example_id}": [routes.domains[places[row]], round(float(sure[row]), 4), int(foreign[row])]

@@ -1,4 +1,4 @@
-"""What a reader of the report must know before the numbers."""
+"""Warnings and notes that come before the numbers of a report."""
 
 import re
 from collections import Counter, defaultdict
@@ -56,7 +56,7 @@ def _partial_oracle(routing: RoutingSummary) -> str:
     if routing.oracle_is_whole:
         return ""
     return (
-        "not every model has a scored answer to every example, so the oracle picks among those there are: it could "
+        "not every model has a scored answer to every example, so the oracle picks among the existing ones: it could "
         "be higher, and so could every regret. “matrix: full” asks all models everything."
     )
 
@@ -99,7 +99,7 @@ def _mostly_foreign(summary: Summary, routing: RoutingSummary) -> str:
     if whole is None or whole.num_foreign <= MOST * whole.n:
         return ""
     so = ": the cascade is mostly the baseline" if summary.run.baseline else ""
-    return f"the router called {count(whole.num_foreign)} of {count(whole.n)} examples foreign{so}."
+    return f"the router classified {count(whole.num_foreign)} of {count(whole.n)} examples as out-of-domain{so}."
 
 
 ModelDomain = tuple[str, str]  # model, domain
@@ -231,7 +231,7 @@ def _cut(summary: Summary) -> Iterator[Caution]:
 
 
 def _few_examples(summary: Summary) -> Iterator[Caution]:
-    """Bootstrap intervals that stand on so few examples that simulation found them too narrow (docs/statistics.md)."""
+    """Bootstrap intervals of few examples, which simulations found too narrow (docs/measurements/statistics.md)."""
     few = [item for item in summary.values if item.interval == "bootstrap" and item.n < FEW_EXAMPLES]
     if few:
         metrics = ", ".join(dict.fromkeys(f"{item.domain} {words(item.metric)}" for item in few))

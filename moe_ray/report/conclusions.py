@@ -175,7 +175,7 @@ def _beaten(items: Sequence[PairedComparison]) -> dict[str, list[str]]:
 
 def _lead(tested: Sequence[DomainVerdict]) -> str:
     if not tested:
-        return "Nothing can be concluded about the models of this run; the reasons stand with each domain."
+        return "Nothing can be concluded about the models of this run; each domain gives its reason."
     by = f"by {listed(list(dict.fromkeys(verdict.metric for verdict in tested)))}"
     winners = list(dict.fromkeys(verdict.winner for verdict in tested))
     if winners == [None]:

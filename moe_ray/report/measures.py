@@ -110,19 +110,19 @@ def cost_table(summary: Summary, views: Sequence[DomainView]) -> Measures:
     costs = [item.price.cost for item in priced]
     kinds = [text.words(cost.memory_kind or NONE) for cost in costs]
     has_one_kind = len(set(kinds)) == 1
-    measured_by = kinds[0] if has_one_kind else "what stands beneath"
+    measured_by = kinds[0] if has_one_kind else "the kind below each value"
     columns = (
         plain("quality and 95 % interval", [_worth(item.value) for item in priced]),
-        _in_unit("busy time", [cost.busy_s for cost in costs], text.SECONDS),
+        _in_unit("compute time", [cost.busy_s for cost in costs], text.SECONDS),
         _ratio_column([item.price.cost.time_ratio for item in priced]),
         _in_unit(
-            "memory held",
+            "memory-seconds",
             [cost.memory_byte_s for cost in costs],
             text.BYTE_SECONDS,
             [] if has_one_kind else kinds,
         ),
         _ratio_column([item.price.cost.memory_ratio for item in priced]),
-        *_where_known("the router's part", [cost.router_s for cost in costs], text.SECONDS),
+        *_where_known("router's part", [cost.router_s for cost in costs], text.SECONDS),
         *_where_known("kept loaded", [cost.resident_bytes for cost in costs], text.BYTES),
         plain("n", [text.count(cost.n) for cost in costs]),
     )
@@ -135,7 +135,7 @@ def cost_table(summary: Summary, views: Sequence[DomainView]) -> Measures:
 
 def _ratio_column(ratios: Sequence[CostRatio | None]) -> MeasureColumn:
     cells = [text.times(ratio.value if ratio else None) for ratio in ratios]
-    return plain("against the baseline's", cells, [ratio_bounds(ratio) if ratio else "" for ratio in ratios])
+    return plain("ratio to the baseline", cells, [ratio_bounds(ratio) if ratio else "" for ratio in ratios])
 
 
 def _worth(value: MetricValue) -> str:
@@ -167,10 +167,10 @@ def latency_table(models: Mapping[str, ModelResources]) -> Measures:
         *_sharing_a_unit(times, text.SECONDS),
         plain("batch rows", [text.significant(model.batch_rows_median) for model in models.values()]),
         _in_unit("alone", medians, text.SECONDS, [f"n = {probe.n}" if probe else "" for probe in probes]),
-        plain("tokens / busy s", [text.significant(item.completion_tokens_per_busy_s) for item in models.values()]),
-        _in_unit("busy", [model.busy_s for model in models.values()], text.SECONDS),
+        plain("tokens / compute s", [text.significant(item.completion_tokens_per_busy_s) for item in models.values()]),
+        _in_unit("compute time", [model.busy_s for model in models.values()], text.SECONDS),
     )
-    caption = "Latency and throughput; percentiles are exact, over all answers of all replicas; alone: the probes"
+    caption = "Latency and throughput; exact percentiles over all answers of all replicas; alone: one request at a time"
     devices = [", ".join(model.devices) for model in models.values()]
     return table("Latency and throughput", caption, "model", list(models), columns, notes=devices)
 
@@ -196,9 +196,7 @@ def memory_table(models: Mapping[str, ModelResources]) -> Measures:
         _in_unit("GPU energy", [model.gpu_energy_j for model in models.values()], text.JOULES),
     )
     told = "; client alone: the process that asks an endpoint, which holds no model" if any(clients) else ""
-    caption = (
-        f"Peak memory of one replica, median time to load and unload, energy; “{NONE}”: the device does not say{told}"
-    )
+    caption = f"Peak memory of one replica, median time to load and unload, energy; “{NONE}”: not measured here{told}"
     return table("Memory, loading and energy", caption, "model", list(models), columns)
 
 

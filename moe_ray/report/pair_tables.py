@@ -1,4 +1,4 @@
-"""What `moe-ray compare` prints of two systems of one run: every metric's difference, and the verdict last."""
+"""Tables of `moe-ray compare` for two systems of one run: every metric's difference, then the conclusion."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The plots of quality, alone and against its cost."""
+"""Plots of quality, and of quality against cost."""
 
 import math
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def _mark(row: SystemRow, value: MetricValue) -> PlotRow:
 def hollow(rows: Sequence[PlotRow]) -> str:
     """What hollow marks are, where there are any; with a space before."""
     names = listed([row.label for row in rows if row.is_bound])
-    return f" Hollow: {names}, which nobody would run." if names else ""
+    return f" Hollow marks, for comparison only: {names}." if names else ""
 
 
 def _counts(counts: Sequence[int]) -> str:
@@ -97,7 +97,7 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
     if not points:
         return None
     described = "; ".join(f"{row.label} {seconds(busy_s)}, {number(quality)}" for row, quality, busy_s in points)
-    against = f"{metric.title} ({metric.better}) against busy seconds of one slot for each example"
+    against = f"{metric.title} ({metric.better}) against compute time per example"
     counts = _counts([value.n for _, value in metric.values])
     bounds = hollow([point.row for point in points])
     caption = f"{against}; bars are 95{NO_BREAK}% intervals, {counts} examples.{bounds}"
@@ -111,7 +111,7 @@ def cost_plot(summary: Summary, view: DomainView) -> Plot | None:
         axes.set_xlim(left=0, right=max(point.busy_s for point in points) * 1.08)
         few_ticks(axes.xaxis)
         few_ticks(axes.yaxis)
-        axes.set_xlabel("busy seconds per example")
+        axes.set_xlabel("compute seconds per example")
         axes.set_ylabel(metric.title)
         svg = svg_text(figure, name=f"cost-{view.name}", description=f"{caption} {described}")
     return Plot(title=view.name, caption=caption, svg=svg)

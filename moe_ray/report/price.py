@@ -1,4 +1,4 @@
-"""What one example costs a system, compared with what it costs the baseline."""
+"""The cost of one example for a system, compared with the baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,11 @@ from moe_ray.comparison.records import CostRatio, ExampleCost, Summary
 from moe_ray.comparison.systems import BASELINE
 from moe_ray.formatting import NO_BREAK, listed, seconds, share, size, times, words
 from moe_ray.report.views import the
+
+DEFINITIONS = (
+    "Compute time: how long a GPU or CPU slot works on an example. "
+    "Memory-seconds: that time multiplied by the memory that the model occupies."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +40,8 @@ def price_sentence(prices: Sequence[Price], system: str) -> str:
     """
     time = [(price.cost.domain, price.cost.time_ratio) for price in prices if is_shown(price.cost.time_ratio)]
     memory = [(price.cost.domain, price.cost.memory_ratio) for price in prices if is_shown(price.cost.memory_ratio)]
-    of_time = _ratios("busy time", [(name, ratio) for name, ratio in time if ratio], len(prices))
-    of_memory = _ratios("memory held over time", [(name, ratio) for name, ratio in memory if ratio], len(prices))
+    of_time = _ratios("compute time", [(name, ratio) for name, ratio in time if ratio], len(prices))
+    of_memory = _ratios("memory-seconds", [(name, ratio) for name, ratio in memory if ratio], len(prices))
     found = [text for text in (of_time, of_memory) if text]
     routing = _routing_time(prices)
     said = f"One example costs {the(system)} {' and '.join(found)}{routing}." if found else ""
@@ -55,7 +60,8 @@ def _ratios(what: str, found: Sequence[tuple[str, CostRatio]], num_domains: int)
 def _routing_time(prices: Sequence[Price]) -> str:
     """What of the busy time is the router's, at most."""
     spent = [price.cost.router_s for price in prices if price.cost.router_s is not None]
-    return f"; at most {seconds(max(spent)).replace(' ', NO_BREAK)} of it is the router's" if spent else ""
+    most = seconds(max(spent)).replace(" ", NO_BREAK) if spent else ""
+    return f"; at most {most} of the compute time is the router's" if spent else ""
 
 
 def _kept_loaded(prices: Sequence[Price]) -> str:
@@ -66,7 +72,7 @@ def _kept_loaded(prices: Sequence[Price]) -> str:
     if not both:
         return ""
     mine, other = (size(max(sizes)).replace(" ", NO_BREAK) for sizes in zip(*both, strict=True))
-    return f" Kept loaded together, the models that may answer hold {mine}, the {BASELINE} {other}."
+    return f" All models that may answer take {mine} when kept loaded together; the {BASELINE} takes {other}."
 
 
 def _range(ratios: Sequence[float]) -> str:
@@ -97,7 +103,7 @@ def price_line(price: Price, system: str) -> str:
     spent, other = (seconds(cost.busy_s).replace(" ", NO_BREAK) for cost in (price.cost, price.baseline))
     both = f"{system} {spent}, {BASELINE} {other}"
     of_memory = price.cost.memory_ratio
-    memory = f", memory over time {ratio_text(of_memory)}" if of_memory is not None else ""
+    memory = f", memory-seconds {ratio_text(of_memory)}" if of_memory is not None else ""
     open_ = "" if is_shown(ratio) else "; no difference in time shown"
     counts = " and ".join(str(num) for num in dict.fromkeys((price.cost.n, price.baseline.n)))
-    return f"Per example: {both} busy ({ratio_text(ratio)}){memory}{open_}, n{NO_BREAK}={NO_BREAK}{counts}"
+    return f"Compute time per example: {both} ({ratio_text(ratio)}){memory}{open_}, n{NO_BREAK}={NO_BREAK}{counts}"

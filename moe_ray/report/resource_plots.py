@@ -1,4 +1,4 @@
-"""The plots of what models cost: latency, throughput, memory."""
+"""Plots of the cost of models: latency, throughput, memory."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -146,7 +146,7 @@ def throughput_plot(summary: Summary) -> Plot | None:
         draw_marks(axes, rows)
         axes.set_xlim(left=0)
         few_ticks(axes.xaxis)
-        axes.set_xlabel("completion tokens per busy second")
+        axes.set_xlabel("completion tokens per second of compute")
 
     caption = "Completion tokens over the time inside the engine, summed over all replicas, one slot each."
     text = f"{caption} " + "; ".join(f"{row.label} {significant(row.value)}" for row in rows)

@@ -1,4 +1,4 @@
-"""What is said of the router: how often it was right, what its mistakes cost, and how it stood its own test."""
+"""The report on the router: accuracy, cost of its mistakes, and its own test."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def accuracy_table(routing: RoutingSummary) -> Measures:
         plain("95 % interval", [interval(item.low, item.high) for item in rows]),
         plain("right", [count(item.num_right) for item in rows]),
         plain("n", [count(item.n) for item in rows]),
-        plain("called foreign", [count(item.num_foreign) for item in rows]),
+        plain("out-of-domain", [count(item.num_foreign) for item in rows]),
         plain(
             "lost by mistakes",
             [_loss(lost_by_mistakes(item)) if item else NONE for item in found],
@@ -35,8 +35,8 @@ def accuracy_table(routing: RoutingSummary) -> Measures:
     )
     names = tuple("all" if item.domain is None else words(item.domain) for item in rows)
     caption = (
-        "The most probable domain against the example's own; lost by mistakes: what the routed experts lose to the "
-        "gold domains' experts, negative where a mistake helped"
+        "How often the most probable domain is the example's own; lost by mistakes: what the routed experts lose "
+        "compared with perfect routing, negative where a mistake helped"
     )
     return table("Routing accuracy", caption, "domain", names, columns)
 
@@ -93,11 +93,11 @@ def foreign_table(tested: RouterTestResults) -> Measures:
     )
     titles = ["tested against"] * len(tested.foreign) + ["chosen by (validation)"] * len(tested.validation_foreign)
     caption = (
-        "Queries of no domain against the domains' own; FPR95: share of them kept where 95 % of the own are; "
+        "Out-of-domain queries against the domains' own; FPR95: share of them kept where 95 % of the own are; "
         "kept: by the router's threshold"
     )
     names = tuple(words(item.set) for item in rows)
-    return table("Foreign queries", caption, "set", names, columns, groups=tuple(_groups(titles)))
+    return table("Out-of-domain queries", caption, "set", names, columns, groups=tuple(_groups(titles)))
 
 
 def _score(item: ForeignResult, chosen: str) -> str:
@@ -152,7 +152,7 @@ def routing_sentence(summary: Summary, routing: RoutingSummary) -> str:
     """In plain words: how often the router was right, how many queries it called foreign, what its mistakes cost."""
     whole = overall(routing)
     if whole is None:
-        return "The router was asked about no example."
+        return "The router saw no example."
     parts = [_right(whole, routing), _against_chance(whole, routing), _foreign(whole, summary.run.baseline)]
     return " ".join(part for part in (*parts, _mistakes(whole, routing)) if part)
 
@@ -179,9 +179,9 @@ def _against_chance(whole: RoutingAccuracy, routing: RoutingSummary) -> str:
 
 def _foreign(whole: RoutingAccuracy, baseline: str | None) -> str:
     if not whole.num_foreign:
-        return "It called none of them foreign."
+        return "It classified none of them as out-of-domain."
     who = "in the cascade the baseline answers those" if baseline else "there is no baseline to answer those"
-    return f"It called {count(whole.num_foreign)} of them foreign, though all belong to a domain; {who}."
+    return f"It classified {count(whole.num_foreign)} of them as out-of-domain, although all belong to a domain; {who}."
 
 
 def _mistakes(whole: RoutingAccuracy, routing: RoutingSummary) -> str:
@@ -195,9 +195,9 @@ def _mistakes(whole: RoutingAccuracy, routing: RoutingSummary) -> str:
     gained = [f"{_amount(-lost_by_mistakes(item))} of {_where(item)}" for item in found if lost_by_mistakes(item) < 0]
     claims = [f"{verb} {listed(names)}" for verb, names in (("cost", lost), ("gained", gained)) if names]
     if not claims:
-        return "Its mistakes changed no score against the gold domains' experts."
-    elsewhere = ", elsewhere nothing" if len(lost) + len(gained) < len(found) else ""
-    return f"Against the gold domains' experts its mistakes {', and '.join(claims)}{elsewhere}."
+        return "Its mistakes changed no score, compared with perfect routing."
+    elsewhere = ", nothing elsewhere" if len(lost) + len(gained) < len(found) else ""
+    return f"Compared with perfect routing, its mistakes {', and '.join(claims)}{elsewhere}."
 
 
 def _amount(loss: float) -> str:
@@ -266,4 +266,4 @@ def _temperatures(tested: RouterTestResults) -> str:
     unsure = number(tested.temperature, 2)
     if tested.sure_temperature is None:
         return f"A temperature of {unsure}"
-    return f"Temperatures of {number(tested.sure_temperature, 2)} where it is sure and {unsure} where it is not"
+    return f"Temperatures of {number(tested.sure_temperature, 2)} where it is confident and {unsure} where it is not"

@@ -1,4 +1,4 @@
-"""The plots of what a router did: whom it took for whom, how sure it was, and what its mistakes cost."""
+"""Plots of a router: confusion, confidence, and the cost of its mistakes."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,7 +85,7 @@ def confusion_plot(title: str, labels: Sequence[str], confusion: Sequence[Sequen
     is_small = len(labels) > MAX_COUNTED
     is_turned = longest * LETTER_PX > (PANEL_WIDTH_PX - longest * LETTER_PX) / len(labels)
     shown = "percent of the row" if is_small else "texts, and their share of the row"
-    caption = f"Rows: the own domain; columns: the one that the router held most probable. Cells: {shown}."
+    caption = f"Rows: the true domain; columns: the domain that the router found most probable. Cells: {shown}."
     described = "; ".join(
         f"{words(own)} taken for {words(other)} {num}"
         for own, row in zip(labels, confusion, strict=True)
@@ -134,8 +134,8 @@ def reliability_plot(title: str, curves: Sequence[CalibrationCurve], *, name: st
     """Share right against mean confidence, by bin, on bars that say how many texts lie in each bin."""
     errors = ", ".join(f"{number(curve.calibration.ece)}{f' {curve.label}' if curve.label else ''}" for curve in curves)
     caption = (
-        f"Marks on the dashed line: as often right as sure. Strokes are 95 % intervals, bars the share of the texts in "
-        f"each bin, with their number above. Expected calibration error {errors}."
+        f"On the dashed line, the router is right as often as its confidence says. Strokes are 95 % intervals, "
+        f"bars the share of the texts in each bin, with their number above. Expected calibration error {errors}."
     )
     described = "; ".join(
         f"{curve.label} confidence {number(item.mean_confidence)}, right {number(item.accuracy)}, n = {item.n}".strip()

@@ -62,7 +62,7 @@ def _cost_plot(summary: Summary, sweep: Sweep) -> Plot:
     curve = [item.busy_s or 0.0 for item in sweep.points]
     unit, _ = in_one_unit([*curve, *(item.busy_s for item in places)], SECONDS)
     scale = next(item.size for item in SECONDS if item.name == unit)
-    against = "busy time of one slot for each example, the router's included"
+    against = "compute time per example, the router's included"
     caption = (
         f"{_quality(sweep)}, against {against}. The line is the cascade as its threshold rises; no axis starts at 0."
     )
@@ -77,10 +77,10 @@ def _cost_plot(summary: Summary, sweep: Sweep) -> Plot:
             axes.plot([item.busy_s / scale], [item.quality], label=item.row.label, **style)
         _draw_curve(axes, summary, sweep, [x / scale for x in curve])
         axes.margins(x=0.06)
-        axes.set_xlabel(f"busy {unit} per example")
+        axes.set_xlabel(f"compute time per example ({unit})")
 
     svg = _drawn(draw, num_names, name="sweep-cost", text=f"{caption} {'; '.join(described)}")
-    return Plot(title="Quality against busy time", caption=caption, svg=svg)
+    return Plot(title="Quality against compute time", caption=caption, svg=svg)
 
 
 def _share_plot(summary: Summary, sweep: Sweep) -> Plot:

@@ -137,7 +137,7 @@ def routing_table(summary: Summary, routing: RoutingSummary) -> TextTable:
 
 def resources_table(summary: Summary) -> TextTable:
     """What each model cost."""
-    caption = "p50 and p99: whole answers inside their batches; alone: the probe at batch size 1"
+    caption = "p50 and p99: whole answers inside their batches; alone: one request at a time"
     table = plain_table("Resources", " by model", caption)
     table.add_column("model", overflow="fold", ratio=1)
     has_energy = any(model.gpu_energy_j is not None for model in summary.models.values())

@@ -7,12 +7,12 @@ from moe_ray.comparison.records import PairedComparison, Summary
 from moe_ray.comparison.systems import BASELINE, CASCADE, EXPERTS, ROUTED
 from moe_ray.formatting import NO_BREAK, interval, listed, number, p_phrase, percent, plural, words
 from moe_ray.report.conclusions import DomainVerdict, Effect, Headline, effects, in_all, in_any, ranked_headline
-from moe_ray.report.price import Price, price_line, price_of, price_sentence
+from moe_ray.report.price import DEFINITIONS, Price, price_line, price_of, price_sentence
 from moe_ray.report.views import SUBJECTS, DomainView, MetricView, beats, capital, domain_views, the
 
 OTHER_WAYS = {
-    CASCADE: f"the {CASCADE} (what the router calls foreign goes to the {BASELINE})",
-    EXPERTS: "the gold domains' experts (a router without a mistake)",
+    CASCADE: f"the {CASCADE} (queries that the router classifies as out-of-domain go to the {BASELINE})",
+    EXPERTS: "perfect routing (every query goes to its own domain's expert)",
 }
 
 
@@ -37,6 +37,19 @@ def headline(summary: Summary, system: str | None = None) -> Headline:
         cost=price_sentence(prices, contest.system),
         domains=verdicts,
     )
+
+
+def terms(summary: Summary) -> str:
+    """Explain systems and costs of the headline to a first-time reader; empty without experts."""
+    baseline, experts = summary.run.baseline, list(dict.fromkeys(summary.run.experts.values()))
+    if not experts:
+        return ""
+    parts = [f"Experts: {listed(experts)}, each for its own domain."]
+    if baseline is not None:
+        parts.insert(0, f"Baseline: {baseline}, one general model that answers every query.")
+    if summary.routing is not None:
+        parts.append("Routed: a router reads each query and chooses the expert that answers.")
+    return " ".join([*parts, DEFINITIONS] if summary.costs else parts)
 
 
 def _leading(pairs: Sequence[Contest], system: str | None) -> Contest | None:

@@ -1,4 +1,4 @@
-"""What a reader is shown of a summary: which systems, in which order, under which name."""
+"""The view of a summary: which systems are shown, in which order, under which name."""
 
 from dataclasses import dataclass
 

@@ -26,7 +26,7 @@ from moe_ray.report.resource_plots import resource_plots
 from moe_ray.report.routing import routing_view
 from moe_ray.report.routing_plots import own_test_plots, regret_plots, routing_plots
 from moe_ray.report.sweep_plots import sweep_plots
-from moe_ray.report.verdict import headline
+from moe_ray.report.verdict import headline, terms
 from moe_ray.report.views import MetricView, SystemRow, domain_views, winner_of
 from moe_ray.scoring.score import Metric, Scores, read_scores, score_table
 from moe_ray.store.owners import find_owners
@@ -75,6 +75,7 @@ def _summary_parts(summary: Summary) -> dict[str, Any]:
     return {
         "run": summary.run,
         "headline": headline(summary),
+        "terms": terms(summary),
         "synthetic": [caution for caution in found if caution.title == SYNTHETIC],
         "warnings": [caution for caution in found if caution.level == "warning" and caution.title != SYNTHETIC],
         "notes": [caution for caution in found if caution.level == "note"],

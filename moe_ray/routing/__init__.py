@@ -1,4 +1,4 @@
-"""The router: text -> probabilities over domains. Data, training, calibration, and what it does with a query."""
+"""The router: text -> probabilities over domains. Training, calibration, out-of-domain scores, files."""
 
 from moe_ray.routing.router import Route, Router
 

@@ -1,4 +1,4 @@
-"""The interface of the text classifiers that a router can stand on."""
+"""The interface of the text classifiers behind a router."""
 
 import importlib
 from collections.abc import Sequence

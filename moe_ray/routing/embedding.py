@@ -1,4 +1,4 @@
-"""The embedding router: a small gating network on a causal model's mean input embeddings, which stay as they are.
+"""The embedding router: a small gating network on a causal model's frozen mean input embeddings.
 
 Its directory holds all that it needs, so that it loads where the causal model is not: the embeddings that it looks up
 are copied there in the checkpoint's own dtype.

@@ -1,4 +1,4 @@
-"""How good a router is, on texts that nothing of it has seen before."""
+"""Evaluate a router on unseen texts."""
 
 import time
 from collections.abc import Mapping, Sequence

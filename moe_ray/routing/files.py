@@ -1,4 +1,4 @@
-"""A router's directory: the classifier's own files, and beside them what makes a router of it.
+"""A router's directory: the classifier's files, and the router's own.
 
 router.json        kind, labels, temperatures, foreign score and threshold, settings, fingerprints of texts and weights
 foreign.npz        the domains' means, for the score `mahalanobis` alone
@@ -100,7 +100,7 @@ def find_router(path: Path) -> Path:
         return path
     run = RunDirectory(path)
     if not run.exists:
-        what = "no router here: router.json is missing" if path.exists() else "no such directory"
+        what = "not a router directory: router.json is missing" if path.exists() else "no such directory"
         raise ModelError(what, where=str(path), remedy="name a trained router's directory, or a run's that has one")
     router = run.manifest().router
     if not router or "path" not in router:

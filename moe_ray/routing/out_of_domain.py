@@ -1,4 +1,4 @@
-"""How a router tells a query that belongs to no domain: scores that are higher for the domains' own queries.
+"""Out-of-domain detection: scores that are higher for the domains' own queries.
 
 Shapes: n texts, k labels, d features; `logits` [n, k], `features` [n, d]. `own` [k] is True for the domains' labels and
 False for `OTHER`, if the router learned it.

@@ -1,4 +1,4 @@
-"""What was measured of a router, as it stands in test_results.json and in a run's summary."""
+"""Test results of a router, as in test_results.json and in a run's summary."""
 
 from moe_ray.files import StoredRecord
 from moe_ray.gating.calibration import Calibration, LabelResult

@@ -155,7 +155,7 @@ class Router:
         directory = Path(directory)
         if directory.exists() and not (directory / ROUTER_FILE).is_file() and any(directory.iterdir()):
             raise ModelError(
-                "there is something else than a router here, which would be written over",
+                "refusing to overwrite: not a router directory",
                 where=str(directory),
                 remedy="name a new or empty directory",
             )

@@ -93,7 +93,7 @@ def _require_learnable(texts: RouterTexts) -> None:
     if unknown:
         raise _data_error(f"texts are labelled {', '.join(unknown)}; the labels are {', '.join(labels)}")
     if len(labels) < 2:
-        raise _data_error(f"a router tells labels apart, and all texts are of one: {shown['train']}")
+        raise _data_error(f"a router needs at least two labels, and all texts have one: {shown['train']}")
     missing = [label for label in labels if not counts["train"][label]]
     if missing:
         raise _data_error(f"no training text of {', '.join(missing)}; there are {shown['train']}")

@@ -1,1 +1,1 @@
-"""The pipelines. `evaluate` tells the run."""
+"""The pipelines. Start with `evaluate`."""

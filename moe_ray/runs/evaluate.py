@@ -1,4 +1,4 @@
-"""The run, from the experiment file to the report. Everything else only serves these steps."""
+"""The pipeline of a run, from the experiment file to the report."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

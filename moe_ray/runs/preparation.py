@@ -1,4 +1,4 @@
-"""What a run needs before it can begin."""
+"""Preparation of a run."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The prompts of an experiment as its models will get them, made by the engine's own encoder. Loads no weights."""
+"""The exact prompts of an experiment, made by the engine's own encoder. Loads no weights."""
 
 import os
 import shutil

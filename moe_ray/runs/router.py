@@ -1,4 +1,4 @@
-"""The steps of the router in a run: which router is wanted, where it is, what it says of the run's examples."""
+"""The steps of the router in a run: which router is needed, where it is, and its routes of the run's examples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Which models a router asks beyond the matrix: the experts of domains that it took an example for."""
+"""Models that a router needs beyond the matrix: the experts of domains that it chose for an example."""
 
 from collections import defaultdict
 

@@ -1,4 +1,4 @@
-"""What a Ray worker does for the router: train one, or ask one. Routers travel as files, for nodes share no disk."""
+"""Ray tasks of the router: train it, or route with it. Routers are sent as files, because nodes share no disk."""
 
 import os
 import queue

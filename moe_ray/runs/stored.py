@@ -1,4 +1,4 @@
-"""A run directory, read back: what it takes to grade its answers again."""
+"""A stored run, loaded to grade its answers again."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Bits per byte: how well a model predicts the reference, whatever its tokenizer."""
+"""Bits per byte: how well a model predicts the reference, independent of its tokenizer."""
 
 import json
 import math

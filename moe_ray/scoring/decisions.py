@@ -1,4 +1,4 @@
-"""Decisions: the label that a generated answer names, and the label that the model finds likeliest."""
+"""Decisions: the label that a generated answer names, and the label with the highest likelihood."""
 
 import math
 import re

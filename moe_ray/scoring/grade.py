@@ -1,4 +1,4 @@
-"""All answers of a run to all scores: exactly one for each (model, domain, example, metric) that was asked."""
+"""From all answers of a run to all scores: exactly one for each requested (model, domain, example, metric)."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

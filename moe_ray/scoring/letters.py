@@ -1,4 +1,4 @@
-"""Which letter an answer chooses.
+"""Find the letter that an answer chooses.
 
 "a" and "I" are words too, so an answer must mark its letter, as "B.", "(B)", "the answer is B" or "so B". A statement
 of the answer counts more than a letter in passing, and a later statement more than an earlier one. Where letters of

@@ -17,7 +17,7 @@ from moe_ray.scoring.samples import Item, UnscorableError, unscored
 from moe_ray.scoring.score import BatchGrader, Grader, Metric, Score
 from moe_ray.store.answers import Answer
 
-PROTOCOL = "see moe_ray.scoring.score.Grader and docs/answers.md"
+PROTOCOL = "see moe_ray.scoring.score.Grader and docs/how-to/write-a-grader.md"
 
 
 def make_own_grader(spec: str, settings: Mapping[str, Any], base_dir: Path, *, where: str) -> "OwnGrader":
@@ -30,7 +30,7 @@ def make_own_grader(spec: str, settings: Mapping[str, Any], base_dir: Path, *, w
         kind = import_object(spec, where=where)
         if not isinstance(kind, type) or not callable(getattr(kind, "grade", None)):
             raise ConfigError(
-                f"{spec} is no grader: it must be a class with metrics and grade(example, model, answers)",
+                f"{spec} is not a grader: it must be a class with metrics and grade(example, model, answers)",
                 where=where,
                 remedy=PROTOCOL,
             )
@@ -105,7 +105,7 @@ class OwnGrader:
         if any((one.model, one.domain, one.example_id) != place for one in found):
             raise self._wrong(f"grade returned scores of another model, domain or example than {place}")
         if any(not isinstance(one.value, int | float | None) for one in found):
-            raise self._wrong(f"grade returned a value that is no number on example {example.id!r}")
+            raise self._wrong(f"grade returned a value that is not a number on example {example.id!r}")
         return found
 
     def _wrong(self, what: str) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Where an answer says its result: settings of the graders that read one, and the places that all of them know.
+"""Reading results from answers: settings of the graders that do, and the patterns that they share.
 
 Everything here takes time linear in the text, or is bounded: a model wrote it.
 """

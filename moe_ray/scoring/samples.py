@@ -1,4 +1,4 @@
-"""What graders have in common: picking an example's answers apart, means over samples, unscored answers."""
+"""Shared parts of graders: separating an example's answers, means over samples, unscored answers."""
 
 import json
 from abc import ABC, abstractmethod

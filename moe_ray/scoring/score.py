@@ -171,7 +171,7 @@ def read_scores(path: Path) -> tuple[pa.Table, dict[str, Metric]]:
         raise RunDirectoryError(
             f"the score table cannot be read: {error}",
             where=str(path),
-            remedy="delete it; scoring again makes it anew from the answers",
+            remedy="delete it; scoring again recomputes it from the answers",
         ) from error
     return table, metrics
 

@@ -1,4 +1,4 @@
-"""The files of a run directory, none of them outside it: not by "..", not by a link, and no device or pipe.
+"""Access to the files of a run directory, never outside it: no "..", no links, no devices or pipes.
 
 A run directory may come from somebody else. A link in it that leads outside would let its reader read, or write over,
 a file of the person who opens it.

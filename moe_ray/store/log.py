@@ -21,7 +21,7 @@ class RunLog:
     """Appends lines to a run's log.txt, as soon as its directory is there.
 
     `secrets` are values that must not be written. A disk that takes no line ends the log, never the run. A link or
-    anything else that is no regular file is left alone.
+    anything else that is not a regular file is left alone.
     """
 
     def __init__(self, directory: Path, *, secrets: Collection[str] = (), now: Callable[[], float] = time.time) -> None:
@@ -53,7 +53,7 @@ def _append(path: Path, text: str) -> None:
     opened = os.open(path, flags, 0o666)
     try:
         if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise OSError(f"{path} is no regular file")
+            raise OSError(f"{path} is not a regular file")
         os.write(opened, text.encode("utf-8", "backslashreplace"))
     finally:
         os.close(opened)

@@ -1,4 +1,4 @@
-"""Which models of a run its stored answers and its telemetry belong to.
+"""Map stored answers and telemetry of a run to its models.
 
 An answer belongs to every model that wants its key, whatever the model was called when it was computed. A replica held
 one model, so that telemetry, and costs, go by replica: its telemetry names the model's identity. Where it does not

@@ -1,4 +1,4 @@
-"""Records that a run leaves beside its answers: the manifest, and the telemetry of each replica."""
+"""Records of a run beside its answers: the manifest, and the telemetry of each replica."""
 
 import platform
 import subprocess

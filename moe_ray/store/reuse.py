@@ -1,4 +1,4 @@
-"""What a run may take over: answers of other runs by their keys, and its own after its data changed."""
+"""Reusable answers: those of other runs, by key, and a run's own after its data changed."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Where the router sent each example of a run: routes.parquet, one row an example."""
+"""The routes of a run's examples: routes.parquet, one row per example."""
 
 import json
 from collections.abc import Mapping, Sequence

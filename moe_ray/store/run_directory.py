@@ -1,10 +1,10 @@
-"""A run directory: everything that one experiment asked, computed and concluded.
+"""A run directory: settings, answers and results of one experiment.
 
 config.yaml            the resolved experiment
 manifest.json          identities, versions, hardware, prompts, sessions
 examples/DOMAIN.jsonl  the examples, so that scoring and report need no data set
 answers/*.parquet      one row per cell; a file per shard, written whole, and merged when there are many
-scores/scores.parquet  the graders' verdicts; made anew from answers at any time
+scores/scores.parquet  the graders' scores; recomputed from answers at any time
 telemetry/*.json       one file per replica
 routers/*/             routers that were trained here
 routes.parquet         where the router sent each example

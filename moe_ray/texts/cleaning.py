@@ -1,4 +1,4 @@
-"""Texts without duplicates: none is an example of the run, none is there twice, and none bears two labels.
+"""Deduplicate texts: no example of the run, no duplicates, no text with two labels.
 
 What is kept depends on the texts alone, never on the order of the records: they are taken in the order of the hash of
 their ids, foreign sets last, and a text is kept unless it is (nearly) one that was kept before. So of texts that are

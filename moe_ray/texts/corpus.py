@@ -1,4 +1,4 @@
-"""From sources of labelled texts to the parts that train, validate and test: one way for all that learns from texts.
+"""From sources of labelled texts to the parts that train, validate and test: shared by routers, gates and experts.
 
 Sources are cleaned together, enough must be left of them, and each text's part follows from a hash of its id. Where a
 text stands, in its file or among the sources, decides nothing.

@@ -1,4 +1,4 @@
-"""A router's texts as files, which any tool reads: lists of objects with id, text, label, source and split.
+"""A router's texts as JSON files: lists of objects with id, text, label, source and split.
 
 classifier_train.json   the texts that train (split "train") and that validate (split "validation")
 classifier_test.json    the texts of the test
@@ -58,7 +58,7 @@ def read_texts_files(directory: Path) -> RouterTexts:
     path = directory / REPORT_FILE
     told = read_json(path)
     if not (isinstance(told, dict) and _are_texts(told.get("labels")) and isinstance(told.get("foreign"), dict)):
-        raise DataError("does not name labels and foreign sets", where=str(path), remedy=_REMEDY)
+        raise DataError("does not name labels and out-of-domain sets", where=str(path), remedy=_REMEDY)
     labels = tuple(told["labels"])
     train = _read(directory / TRAIN_FILE, labels, ("train", "validation"))
     foreign = {name: _read(directory / FOREIGN_DIR / f"{name}.json", (OTHER,), ("test",)) for name in told["foreign"]}

@@ -1,4 +1,4 @@
-"""Labelled texts, and the record of what became of them."""
+"""Labelled texts, and the report of what was dropped."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ REASONS: Mapping[Reason, str] = {
     "empty": "nothing but space",
     "of the run": "an example that the run evaluates, or the same text",
     "nearly of the run": "nearly the text of such an example",
-    "two labels": "the same text bears another label elsewhere",
+    "two labels": "the same text has another label elsewhere",
     "duplicate": "the same text is there already",
     "near duplicate": "nearly the same text is there already",
     "over the limit": "more than max_texts_per_domain, or max_texts of its set",

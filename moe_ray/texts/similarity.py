@@ -1,4 +1,4 @@
-"""When two texts are the same, and when nearly so.
+"""Duplicates and near duplicates of texts.
 
 The same: equal after Unicode NFKC, case folding, and with every run of white space as one space. Nearly the same: of
 the word 3-shingles that either has, both have `NEAR_PERCENT` or more (their Jaccard similarity).

@@ -1,4 +1,4 @@
-"""Where a router's texts come from: the records of its domains, and queries that belong to none."""
+"""Sources of a router's texts: the records of its domains, and out-of-domain queries."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -177,7 +177,7 @@ def test_only_one_model_comes_and_what_is_not_on_the_hub_is_said(
     )
     shown = moe_ray(file)[1]
     assert "here: " in shown
-    assert "is here already" in shown
+    assert "is local" in shown
     assert "fake: engine scripted, nothing to fetch" in shown
     code, shown = moe_ray(file, "--only", "c")
     assert (code, "choose one of a, b, here, fake" in shown) == (EXIT_USAGE, True)
@@ -190,7 +190,7 @@ def test_a_second_command_fetches_nothing(hub: FakeHub, moe_ray: Command, tmp_pa
         assert moe_ray(file, *options)[0] == 0
         hub.asked.clear()
         code, shown = moe_ray(file, *options)
-        assert (code, "all of it here already" in shown) == (0, True)
+        assert (code, "already downloaded" in shown) == (0, True)
         assert [path for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path] == []
 
 
@@ -251,7 +251,7 @@ def test_an_interrupted_download_says_how_to_go_on(hub: FakeHub, tmp_path: Path)
         hub.released.set()
         shown = process.communicate(timeout=60)[0]
     assert process.returncode == 130
-    assert "the same command goes on" in shown
+    assert "then run the same command again" in shown
     assert "Traceback" not in shown
 
 

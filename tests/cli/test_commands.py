@@ -55,7 +55,7 @@ def test_a_run_is_begun_in_parts_finished_scored_again_reported_and_compared(moe
     assert run.answers_table().num_rows == 24
     code, shown = moe_ray("evaluate", file, "--results-dir", results)
     assert code == 0, shown
-    assert "generalist: 24 of 24 answers are there already" in shown
+    assert "generalist: 24 of 24 answers are already there" in shown
     assert run.answers_table().num_rows == 48
     summary = json.loads(run.summary_path.read_text())
     first = run.scores_path.read_bytes()

@@ -88,7 +88,7 @@ def test_a_certificate_that_does_not_hold_ends_with_1_and_one_that_cannot_be_che
     certificate["layers"][0]["state"] = "dense"
     (out / CERTIFICATE_FILE).write_text(json.dumps(certificate))
     assert moe("verify", out, "--source", f"dense={tmp_path / 'moved'}") == EXIT_RUN_FAILED
-    assert "DIFFERS      layers: layer 0 is told to be dense, and comes out converted" in capsys.readouterr().out
+    assert "DIFFERS      layers: layer 0 is dense in the certificate, and is now converted" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

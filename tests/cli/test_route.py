@@ -41,7 +41,7 @@ def test_a_text_gets_a_verdict_its_probabilities_and_its_time(
     assert lines[1].startswith("  legal 0.")
     assert all(name in lines[1] for name in (*DOMAINS, OTHER, "score", "threshold"))
     assert lines[1].endswith("s")
-    assert lines[2] == "none of these, the baseline answers: (a blank text)"
+    assert lines[2] == "out-of-domain (the baseline answers): (a blank text)"
     assert "\x1b" not in "".join(lines)
 
 

@@ -84,7 +84,7 @@ def test_the_texts_that_training_would_take_are_written_and_told(
     for split in (texts.train, texts.validation, texts.test):
         assert str(sum(text.label == "law" for text in split)) in shown
     assert "10 of the run" in shown
-    assert "errands (foreign)" in shown
+    assert "errands (out-of-domain)" in shown
 
 
 def test_the_same_command_writes_the_same_files_over_its_own(router_data: Command, file: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ BAD_CONFIGS = (
         name="unknown word for reasoning",
         text=changed("    dtype: float32", "    reasoning: yes"),
         where=":6: models.mediphi.reasoning",
-        what="wants auto or none or a section with keys, not yes",
+        what="must be auto or none or a section with keys, not yes",
     ),
     BadConfig(
         name="reasoning without its closing mark",
@@ -96,7 +96,7 @@ BAD_CONFIGS = (
     ),
     BadConfig(name="python tag", text=GOOD + "description: !!python/none\n", where=":13: description", what="tag"),
     BadConfig(
-        name="merge of text", text=GOOD + "decoding:\n  <<: 3\n", where=":14: decoding", what="<< wants a mapping"
+        name="merge of text", text=GOOD + "decoding:\n  <<: 3\n", where=":14: decoding", what="<< needs a mapping"
     ),
     BadConfig(
         name="list as key", text=GOOD + "? [a]\n: b\n", where=":13", what="where a key is wanted", remedy="quotes"
@@ -161,25 +161,25 @@ BAD_CONFIGS = (
         name="unknown dtype",
         text=changed("float32", "bfloat61"),
         where=":6: models.mediphi.dtype",
-        what="wants auto, float32, bfloat16 or float16, not bfloat61; did you mean bfloat16?",
+        what="must be auto, float32, bfloat16 or float16, not bfloat61; did you mean bfloat16?",
     ),
     BadConfig(
         name="text for a number",
         text=GOOD + "decoding: {max_new_tokens: many}\n",
         where=":13: decoding.max_new_tokens",
-        what="wants a whole number, not many",
+        what="must be a whole number, not many",
     ),
     BadConfig(
         name="quoted number",
         text=GOOD + 'decoding: {max_new_tokens: "256"}\n',
         where=":13: decoding.max_new_tokens",
-        what='wants a whole number, not the text "256"',
+        what='must be a whole number, not the text "256"',
     ),
     BadConfig(
         name="fraction of a token",
         text=GOOD + "decoding: {max_new_tokens: 1.5}\n",
         where=":13: decoding.max_new_tokens",
-        what="wants a whole number, not 1.5",
+        what="must be a whole number, not 1.5",
     ),
     BadConfig(
         name="true for a number",
@@ -191,13 +191,13 @@ BAD_CONFIGS = (
         name="out of bounds",
         text=GOOD + "decoding:\n\n  max_new_tokens: 0\n",
         where=":15: decoding.max_new_tokens",
-        what="wants at least 1, not 0",
+        what="must be at least 1, not 0",
     ),
     BadConfig(
         name="too many tokens",
         text=GOOD + "decoding: {max_new_tokens: 1000001}\n",
         where=":13: decoding.max_new_tokens",
-        what="wants at most 1000000, not 1000001",
+        what="must be at most 1000000, not 1000001",
     ),
     BadConfig(
         name="lines for a word",
@@ -209,7 +209,7 @@ BAD_CONFIGS = (
         name="negative gpus",
         text=changed("dtype: float32", "gpus: -1"),
         where=":6: models.mediphi.gpus",
-        what="wants auto or at least 0, not -1",
+        what="must be auto or at least 0, not -1",
     ),
     BadConfig(
         name="one and a half gpus",
@@ -230,19 +230,19 @@ BAD_CONFIGS = (
         name="text for a list",
         text=changed("task: pubmedqa", "task: pubmedqa\n    graders: decision"),
         where=":11: domains.biomedical.graders",
-        what="wants a list, not decision",
+        what="must be a list, not decision",
     ),
     BadConfig(
         name="text for a section",
         text=GOOD + "decoding: greedy\n",
         where=":13: decoding",
-        what="wants a section with keys, not greedy",
+        what="must be a section with keys, not greedy",
     ),
     BadConfig(
         name="template without quotes",
         text=GOOD + "    prompt:\n      template: {question}\n",
         where=":14: domains.biomedical.prompt.template",
-        what="wants text, not a section",
+        what="must be text, not a section",
         remedy="in quotes",
     ),
     BadConfig(
@@ -264,7 +264,7 @@ BAD_CONFIGS = (
         name="nothing given",
         text=changed("task: pubmedqa", "task:"),
         where=":10: domains.biomedical.task",
-        what="wants text, not nothing",
+        what="must be text, not nothing",
     ),
     # Between the keys.
     BadConfig(

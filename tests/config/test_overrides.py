@@ -85,11 +85,15 @@ def test_a_path_that_is_typed_is_relative_to_the_current_folder(
         ("modles.mediphi.dtype=float32", ": modles", "unknown key; did you mean models?"),
         ("models.medphi.dtype=float32", ": models.medphi.path", "the file has no models.medphi; did you mean mediphi?"),
         ("models.mediphi.dtype=float31", "", "not float31; did you mean float32?"),
-        ("decoding.max_new_tokens=many", "", "wants a whole number, not many"),
-        ("decoding={seed: x}", ": decoding.seed", "wants a whole number, not x"),
+        ("decoding.max_new_tokens=many", "", "must be a whole number, not many"),
+        ("decoding={seed: x}", ": decoding.seed", "must be a whole number, not x"),
         ("max_new_tokens=3", "", "did you mean domains.NAME.max_new_tokens or decoding.max_new_tokens?"),
-        ("domains.biomedical.graders.2=x", "", "domains.biomedical.graders is a list of 2, and 2 is no place in it"),
-        ("domains.biomedical.graders.x=x", "", "is a list of 2, and x is no place in it"),
+        (
+            "domains.biomedical.graders.2=x",
+            "",
+            "graders is a list of 2, and 2 is not an index of it",
+        ),
+        ("domains.biomedical.graders.x=x", "", "is a list of 2, and x is not an index of it"),
         ("baseline.path=x", "", "baseline is a single value and has no key path"),
         ("baseline=generl", "", "no model is named generl; did you mean general?"),
         ("description=a: b: c", "", "a second `key: value`"),
@@ -109,8 +113,8 @@ def test_a_wrong_override_is_refused_with_the_option_and_the_remedy(
 def test_overrides_in_the_file_and_on_the_line_are_told_apart(file: Path) -> None:
     file.write_text(file.read_text() + "likelihood: 3\n")
     lines = refuse(file, "decoding.seed=x").what.splitlines()
-    assert "--set decoding.seed=x: wants" in lines[1]
-    assert f"{file}:16: likelihood: wants" in lines[2]
+    assert "--set decoding.seed=x: must be" in lines[1]
+    assert f"{file}:16: likelihood: must be" in lines[2]
 
 
 @pytest.mark.parametrize("value", ["./a b", "no", "1e3", "a: b", "{x}", "", "é", "a\nb", 3, 0.5, None, True])

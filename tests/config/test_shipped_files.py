@@ -48,10 +48,10 @@ def _is_own_domain(line: str) -> bool:
 
 
 def test_the_starter_file_and_the_documentation_name_every_key() -> None:
-    reference = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    reference = (ROOT / "docs" / "reference" / "config.md").read_text(encoding="utf-8")
     for key in schema_keys():
         assert f"{key}:" in starter_text(), f"starter.yaml does not mention {key}"
-        assert f"`{key}`" in reference, f"docs/config.md does not mention {key}"
+        assert f"`{key}`" in reference, f"docs/reference/config.md does not mention {key}"
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -255,7 +255,7 @@ BAD_DOMAINS = [
     BadDomain(
         name="a class that is no task",
         kind=ConfigError,
-        what="is no task",
+        what="is not a task",
         remedy="Task",
         section={"task": "moe_ray.prompts.templates:Template"},
     ),

@@ -41,7 +41,7 @@ def test_a_run_whose_endpoint_goes_away_stores_no_errors_and_goes_on_when_it_is_
     assert 0 < len(rows) < 8
     assert outcome.num_missing == 8 - len(rows)
     assert [row["error"] for row in rows] == [None] * len(rows)
-    assert "it does not let us in (401" in outcome.abandoned[-1].reason
+    assert "authentication failed (401" in outcome.abandoned[-1].reason
     with serving(Api(models=["scripted/m"], key=KEY), port):
         outcome = pipeline.evaluate(experiment, Recorder())
     rows = content(outcome.run)

@@ -156,7 +156,7 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path: Path)
 def test_a_model_that_writes_no_text_is_refused(tmp_path: Path) -> None:
     make_tiny_checkpoint(tmp_path, "llama")
     transformers.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4).save_pretrained(tmp_path)
-    assert "vit is no causal model" in refused(tmp_path)
+    assert "vit is not a causal model" in refused(tmp_path)
 
 
 def test_a_hub_id_is_taken_from_the_hubs_cache_when_the_hub_is_silent(

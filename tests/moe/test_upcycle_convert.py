@@ -72,7 +72,7 @@ def test_hidden_units_that_cannot_be_cut_into_groups_are_refused(dense_dir: Path
 
 def test_a_folder_that_is_there_is_left_alone(dense_dir: Path) -> None:
     before = sorted(dense_dir.iterdir())
-    with pytest.raises(ModelError, match="there already"):
+    with pytest.raises(ModelError, match="already exists"):
         upcycle(dense_dir, dense_dir, SETTINGS)
     assert sorted(dense_dir.iterdir()) == before
 

@@ -146,7 +146,7 @@ def test_a_folder_without_a_certificate_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError):
         outcomes(folder / "dense")
     (folder / "out" / CERTIFICATE_FILE).write_text("{}")
-    with pytest.raises(ModelError, match="is no certificate"):
+    with pytest.raises(ModelError, match="is not a certificate"):
         outcomes(folder / "out")
 
 

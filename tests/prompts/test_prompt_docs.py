@@ -1,4 +1,4 @@
-"""docs/prompts.md, which lists the default prompts of each task, says what the code does.
+"""docs/reference/prompts.md, which lists the default prompts of each task, says what the code does.
 
 Write it again with `python -m tests.prompts.test_prompt_docs`.
 """
@@ -12,7 +12,7 @@ from moe_ray.domains.record_task import RecordTask
 from moe_ray.domains.registry import TASKS, task_class
 from moe_ray.prompts.messages import Prompt
 
-PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "prompts.md"
 INTRODUCTION = """\
 # Default prompts
 

@@ -128,12 +128,12 @@ def test_prices_are_ratios_to_the_baselines_and_say_their_n() -> None:
     ratios = {"time_ratio": ratio(2.1, 1.5, 2.9), "memory_ratio": ratio(0.75, 0.5, 1.1)}
     price = Price(cost=mine.model_copy(update=ratios), baseline=cost("baseline", 2.0, memory_byte_s=40.0))
     line = price_line(price, "experts").replace(text.NO_BREAK, " ")
-    busy = f"experts 4.20 s, baseline 2.00 s busy (2.10 {TIMES} [1.50, 2.90])"
-    assert line == f"Per example: {busy}, memory over time 0.75 {TIMES} [0.50, 1.10], n = 8 and 7"
+    busy = f"experts 4.20 s, baseline 2.00 s (2.10 {TIMES} [1.50, 2.90])"
+    assert line == f"Compute time per example: {busy}, memory-seconds 0.75 {TIMES} [0.50, 1.10], n = 8 and 7"
     low = cost("experts", 1.0).model_copy(update={"time_ratio": ratio(0.5, 0.4, 0.7)})
     sentence = price_sentence([price, Price(cost=low, baseline=cost("baseline", 2.0))], "experts")
     assert sentence.replace(text.NO_BREAK, " ") == (
-        "One example costs the experts 0.50 to 2.10 times the baseline's busy time (95 % intervals 0.40 to 2.90)."
+        "One example costs the experts 0.50 to 2.10 times the baseline's compute time (95 % intervals 0.40 to 2.90)."
     )
 
 
@@ -152,7 +152,7 @@ def test_what_the_experts_cost_is_said_at_the_top_of_the_terminal_and_of_the_pag
     sentence = headline(reported.summary).cost
     costs = [cost for name in METRICS if (cost := reported.summary.cost("experts", name))]
     shown_ratios = [cost.time_ratio for cost in costs if is_shown(cost.time_ratio)]
-    assert bool(shown_ratios) == ("busy time" in sentence)
+    assert bool(shown_ratios) == ("compute time" in sentence)
     stream = io.StringIO()
     Console(width=200, file=stream).print(summary_tables(reported.summary))
     shown = stream.getvalue()

@@ -15,7 +15,7 @@ from moe_ray.report.cautions import cautions
 from moe_ray.report.measures import Measures, cost_table
 from moe_ray.report.routing import routing_sentence, routing_view
 from moe_ray.report.tables import summary_tables
-from moe_ray.report.verdict import headline
+from moe_ray.report.verdict import headline, terms
 from moe_ray.report.views import domain_views, series_of, system_rows
 from moe_ray.report.write import render_report, report_of
 from tests.report.conftest import Reported
@@ -51,7 +51,7 @@ def test_the_sentence_counts_what_the_router_did(routed: Reported) -> None:
     num_foreign = sum(score < routes.threshold for score in routes.scores)
     text = sentence(routed.summary)
     assert text.startswith(f"The router named the right domain for {num_right} of 60 examples")
-    assert f"It called {num_foreign} of them foreign" in text
+    assert f"It classified {num_foreign} of them as out-of-domain" in text
 
 
 def test_what_mistakes_cost_is_the_experts_value_less_the_routed_one(routed: Reported) -> None:
@@ -103,8 +103,8 @@ def test_where_one_domain_is_larger_it_is_named_as_what_chance_would_say(routed:
 @pytest.mark.parametrize(
     ("parts", "told"),
     [
-        ((0.0, 0.0), "Its mistakes changed no score against the gold domains' experts."),
-        ((0.012, 0.0), "its mistakes cost 0.012 of metric of code in code, elsewhere nothing."),
+        ((0.0, 0.0), "Its mistakes changed no score, compared with perfect routing."),
+        ((0.012, 0.0), "its mistakes cost 0.012 of metric of code in code, nothing elsewhere."),
         (
             (0.012, -0.03),
             "its mistakes cost 0.012 of metric of code in code, and gained 0.030 of metric of legal in legal.",
@@ -130,18 +130,34 @@ def test_with_a_router_the_first_sentence_is_about_the_routed_experts(reported: 
     found = headline(routed.summary)
     assert "routed experts" in found.sentence
     assert [verdict.sentence.count("routed experts") for verdict in found.domains] == [1, 1, 1]
-    assert "Kept loaded together, the models that may answer hold" in found.cost
+    assert "All models that may answer take" in found.cost
     assert headline(routed.summary, "experts").sentence == headline(reported.summary).sentence
+
+
+def test_the_first_screen_explains_its_systems_and_costs(reported: Reported, routed: Reported) -> None:
+    assert "Baseline: general-7b, one general model that answers every query." in routed.page
+    assert "Experts: biomed-expert, legal-expert and code-expert, each for its own domain." in routed.page
+    assert "Routed: a router reads each query and chooses the expert that answers." in terms(routed.summary)
+    assert "Routed" not in terms(reported.summary)
+    assert "Memory-seconds" in terms(reported.summary)
+    without = routed.summary.run.model_copy(update={"experts": {}})
+    assert terms(routed.summary.model_copy(update={"run": without})) == ""
 
 
 @pytest.mark.parametrize(
     ("verdicts", "also"),
     [
-        (("a_better", "a_better", "a_better"), "The same holds for the cascade (what the router calls foreign goes to"),
-        (("a_better", "b_better", "a_better"), "foreign goes to the baseline): the baseline beats the cascade in all"),
+        (
+            ("a_better", "a_better", "a_better"),
+            "The same holds for the cascade (queries that the router",
+        ),
+        (
+            ("a_better", "b_better", "a_better"),
+            "go to the baseline): the baseline beats the cascade in all",
+        ),
         (
             ("b_better", "b_better", "a_better"),
-            "experts (a router without a mistake): the experts beat the baseline in",
+            "perfect routing (every query goes to its own domain's expert): the experts beat the baseline in",
         ),
         (("a_better", "not_tested", "not_tested"), ""),
     ],
@@ -250,7 +266,7 @@ def test_one_temperature_is_told_and_so_are_two(routed: Reported) -> None:
     assert one_view is not None
     assert two_view is not None
     assert "A temperature of 1.62 moved its expected calibration error" in one_view.test
-    assert "Temperatures of 0.97 where it is sure and 1.62 where it is not moved" in two_view.test
+    assert "Temperatures of 0.97 where it is confident and 1.62 where it is not moved" in two_view.test
 
 
 def test_a_router_that_was_loaded_without_its_test_has_a_section_without_one(routed: Reported) -> None:
@@ -267,8 +283,8 @@ def test_the_cost_table_tells_the_routers_part_and_what_stays_loaded_where_there
     def columns(summary: Summary) -> str:
         return "; ".join(column.title for column in cost_table(summary, domain_views(summary)).columns)
 
-    assert "the router's part" not in columns(reported.summary)
-    assert "the router's part (ms)" in columns(routed.summary)
+    assert "router's part" not in columns(reported.summary)
+    assert "router's part (ms)" in columns(routed.summary)
     assert "kept loaded (GiB)" in columns(routed.summary)
 
 

@@ -165,7 +165,7 @@ def test_saving_replaces_a_router_whole_and_nothing_else_ever(router: Router, tm
     papers = tmp_path / "papers"
     papers.mkdir()
     (papers / "thesis.txt").write_text("ten years of work")
-    with pytest.raises(ModelError, match="something else than a router"):
+    with pytest.raises(ModelError, match="not a router directory"):
         router.save(papers)
     assert [path.name for path in papers.iterdir()] == ["thesis.txt"]
 

@@ -152,14 +152,14 @@ def test_what_breaks_the_protocol_ends_the_grading_with_words(folder: Path, how:
         graded(make(folder, "Wrong", how=how), "a", "b")
     assert caught.value.where == "domains.d.graders.0"
     assert "own_graders_of_a_test:Wrong" in caught.value.what
-    assert "docs/answers.md" in str(caught.value.remedy)
+    assert "docs/how-to/write-a-grader.md" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "what", "where"),
     [
         ("Nothing", {}, "has no 'Nothing'", ""),
-        ("not_a_class", {}, "is no grader", ""),
+        ("not_a_class", {}, "is not a grader", ""),
         ("WithoutMetrics", {}, "has no metrics", ""),
         ("RewardsFailure", {}, "would reward failed answers", ""),
         ("Length", {"units": "words"}, "cannot be made with units='words'", ".0.settings"),

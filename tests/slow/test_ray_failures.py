@@ -48,5 +48,5 @@ def test_sigterm_ends_the_command_though_the_head_is_stopped_and_the_same_comman
     with command("evaluate", str(experiment.path), "--set", faster) as again:
         out, err = again.communicate(timeout=120)
     assert again.returncode == 0, out + err
-    assert f"{num_kept} of {NUM_EXAMPLES} answers are there already" in out
+    assert f"{num_kept} of {NUM_EXAMPLES} answers are already there" in out
     assert len(run.done_keys()) == NUM_EXAMPLES

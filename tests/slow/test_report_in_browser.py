@@ -137,7 +137,7 @@ def test_answers_to_queries_that_were_sent_elsewhere_are_listed_and_say_where_to
     tab.wait_for("!document.getElementById('answer-status').textContent.startsWith('240')")
     lines = tab.evaluate("[...document.querySelectorAll('#answer-list summary')].map((node) => node.textContent)")
     assert lines
-    assert all("routed to " in line or "called foreign" in line for line in lines)
+    assert all("routed to " in line or "out-of-domain" in line for line in lines)
     tab.evaluate("document.querySelector('#answer-list details').open = true")
     tab.wait_for("document.querySelector('#answer-list .answer-body .flag')")
     assert "The router held" in tab.evaluate("document.querySelector('#answer-list .answer-body').textContent")

@@ -1,1 +1,1 @@
-"""A model that somebody else serves behind an OpenAI-compatible API."""
+"""A model behind an external OpenAI-compatible API."""

@@ -1,4 +1,4 @@
-"""Asking an HTTP API again and again until it answers: pace, retries with backoff, and what counts as an answer."""
+"""HTTP client for model APIs: rate limiting, retries with backoff, response validation."""
 
 import email.utils
 import itertools

@@ -1,4 +1,4 @@
-"""How one API wants to be asked for one model, found out with the smallest requests there are."""
+"""Detect which request format an API supports for a model, with minimal requests."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -144,7 +144,7 @@ def _unreachable(client: EndpointClient, error: Exception) -> ModelError:
 
 def _wrong_key(client: EndpointClient, error: RequestRefusedError) -> ModelError:
     return ModelError(
-        f"it does not let us in ({error})",
+        f"authentication failed ({error})",
         where=client.base_url,
         remedy="name the environment variable that holds a valid key with engine_settings.api_key_env",
     )

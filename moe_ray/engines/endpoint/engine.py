@@ -1,4 +1,4 @@
-"""The endpoint engine: a model that somebody else serves behind an OpenAI-compatible API."""
+"""The endpoint engine: a model behind an external OpenAI-compatible API."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait

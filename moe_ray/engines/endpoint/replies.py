@@ -1,4 +1,4 @@
-"""Reading what an OpenAI-compatible API replies: JSON at once, or a stream of events.
+"""Parse replies of an OpenAI-compatible API: one JSON object, or a stream of events.
 
 A reply comes from somebody else: whatever it is, it becomes an answer or a `BrokenReplyError`.
 """
@@ -175,7 +175,7 @@ def _object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BrokenReplyError(f"the reply is not JSON: {_shortened(text)}") from error
     if not isinstance(value, dict):
-        raise BrokenReplyError(f"the reply is no JSON object: {_shortened(text)}")
+        raise BrokenReplyError(f"the reply is not a JSON object: {_shortened(text)}")
     return value
 
 

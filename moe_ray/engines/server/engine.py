@@ -1,4 +1,4 @@
-"""The server engine: the replica starts a server of the model, asks it over its OpenAI-compatible API, and stops it."""
+"""The server engine: the replica starts a server of the model, uses its OpenAI-compatible API, and stops it."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""A server that this process owns: started by a keeper, watched, and stopped with all that came of it."""
+"""A server owned by this process: started by a keeper, watched, and stopped with all its descendants."""
 
 import contextlib
 import os
@@ -115,7 +115,7 @@ def _found(program: str, path: str) -> str:
     found = shutil.which(program, path=os.pathsep.join([path, beside]))
     if found is None:
         raise ConfigError(
-            f"no program {program} here",
+            f"program {program} not found",
             where="engine_settings.command",
             remedy=f"install it on every node, put it on PATH or beside {sys.executable}, or write its whole path",
         )
@@ -135,9 +135,9 @@ def require_template(template: str) -> None:
     unknown = [name for name in _PLACEHOLDER.findall(template) if name not in PLACEHOLDERS]
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-        raise ValueError(f"{{{unknown[0]}}} is no placeholder; there are {known}")
+        raise ValueError(f"{{{unknown[0]}}} is not a placeholder; the placeholders are {known}")
     if not names("port", template):
-        raise ValueError("the command must tell the server its port: {port}")
+        raise ValueError("the command must pass the port to the server: {port}")
     if words[0].startswith("."):
         raise ValueError("a program is named by a name on PATH, or by its whole path: it starts on any node")
 

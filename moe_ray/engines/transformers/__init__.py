@@ -1,1 +1,1 @@
-"""A checkpoint in the own process, loaded and decoded with the transformers library."""
+"""In-process inference with transformers."""

@@ -1,4 +1,4 @@
-"""Continuous batching: a row that ends leaves its place at once to one that waits, over transformers' paged cache.
+"""Continuous batching over transformers' paged cache: a waiting row takes the place of a finished one at once.
 
 transformers schedules the rows and runs the model, in a thread of its own; each token is handed to `_Answers` in that
 same thread, before the next step is scheduled. So a row that has spelled a stop string leaves at a step that follows

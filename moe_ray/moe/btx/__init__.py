@@ -1,4 +1,4 @@
-"""Experts trained apart on one frozen backbone, then mixed: each domain's feed-forward networks are its expert."""
+"""Branch-train-mix: feed-forward experts trained separately on one frozen backbone, then mixed."""
 
 from moe_ray.moe.btx.config import ExpertTraining, FinetuneSettings, PretrainConfig, load_pretrain_config
 from moe_ray.moe.btx.finetune import FinetuneRecord, finetune

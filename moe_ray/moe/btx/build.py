@@ -1,4 +1,4 @@
-"""Experts that were trained apart become one mixture, each held against its own dense checkpoint."""
+"""Build one mixture from separately trained experts, and compare each with its own dense checkpoint."""
 
 import tempfile
 import time
@@ -97,7 +97,7 @@ def require_exact(records: Sequence[ExactnessRecord]) -> None:
     differing = [one for one in records if not one.max_logit_difference <= MAX_LOGIT_DIFFERENCE]
     if differing:
         told = ", ".join(f"{one.against} by {one.max_logit_difference:.3g}" for one in differing)
-        raise RunFailedError(f"experts alone differ from their own checkpoints: {told}")
+        raise RunFailedError(f"single experts differ from their own checkpoints: {told}")
     if not all(one.reload_equal for one in records):
         raise RunFailedError("the mixture, loaded again, gives other logits")
 

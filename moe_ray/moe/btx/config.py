@@ -1,4 +1,4 @@
-"""What the file of `moe-ray moe pretrain` and `finetune` may say, and how anything here is trained."""
+"""The file of `moe-ray moe pretrain` and `finetune`, and the settings of all trainings here."""
 
 import math
 from pathlib import Path

@@ -104,7 +104,7 @@ def _certificate(directory: Path) -> Certificate:
         raise ModelError(
             f"was made of {', '.join(gone)}, not there any more",
             where=str(directory),
-            remedy="put the experts' checkpoints back: the new certificate tells how far each is from its own",
+            remedy="put the experts' checkpoints back: the new certificate says how far each expert is from its own",
         )
     return certificate
 

@@ -65,7 +65,7 @@ def pretrain(
         complete([anchor], run, begun=lambda jobs: told(f"Training the whole model: {_named(jobs)}"), heard=heard)
         start = anchor.out_dir
     jobs = [_expert_job(config, start, out, expert, one) for expert, one in texts.items()]
-    complete(jobs, run, begun=lambda jobs: told(f"Training experts apart: {_named(jobs)}"), heard=heard)
+    complete(jobs, run, begun=lambda jobs: told(f"Training the experts: {_named(jobs)}"), heard=heard)
     directories = [job.out_dir for job in jobs]
     if not (out / MIXTURE).exists():
         told("Mixing them, and holding each against its own checkpoint")
@@ -110,7 +110,7 @@ def _claim(out: Path, config: PretrainConfig, texts: Mapping[str, ExpertTexts]) 
     if path.is_file() and path.read_text(encoding="utf-8").strip() == identity:
         return
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RunDirectoryError("holds something else than this pretraining", where=str(out), remedy=REMEDY)
+        raise RunDirectoryError("holds something other than this pretraining", where=str(out), remedy=REMEDY)
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(identity + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What a training leaves: a state that it can go on from, and at its end a record."""
+"""Files of a training: a state to resume from, and at the end a record."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +45,7 @@ def read_record(path: Path, identity: str) -> TrainingRecord | None:
     try:
         record = TrainingRecord.model_validate_json(read_text(path))
     except ValidationError as error:
-        raise RunDirectoryError("is no record of a training", where=str(path), remedy=REMEDY) from error
+        raise RunDirectoryError("is not a record of a training", where=str(path), remedy=REMEDY) from error
     if record.identity != identity:
         raise RunDirectoryError("is of a training with other texts or settings", where=str(path), remedy=REMEDY)
     return record

@@ -170,7 +170,7 @@ def _record_of(job: ExpertTrainingJob, identity: str) -> TrainingRecord:
     record = read_record(job.record_file, identity)
     if record is None:
         raise RunDirectoryError(
-            f"{job.name} was trained, and is not there",
+            f"training of {job.name} finished, but its checkpoint does not exist",
             where=str(job.out_dir),
             remedy="write to a folder on a disk that all nodes of the cluster share",
         )

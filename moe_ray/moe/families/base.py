@@ -1,4 +1,4 @@
-"""What one family of dense models must tell so that its checkpoints can be turned into mixtures."""
+"""The interface of a family of dense models whose checkpoints can be turned into mixtures."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What most families share: every tensor that is no converted network keeps its name, and none is added."""
+"""What most families share: every tensor outside the converted networks keeps its name, and none is added."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

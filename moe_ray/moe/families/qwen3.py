@@ -17,7 +17,7 @@ class Qwen3(GatedFamily):
             raise refuse(
                 dense,
                 "some of its layers have a sliding window, and Qwen3Moe has one in all layers or in none",
-                "choose a model whose layers attend alike",
+                "choose a model whose layers all use the same attention",
             )
         slides = dense.layer_types[0] == "sliding_attention"
         return targets.mixture_config(

@@ -223,6 +223,6 @@ def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Pat
 
 
 def _compare_differences(told: list[str], found: list[str]) -> Finding:
-    wrong = [f"not told: {line}" for line in found if line not in told]
-    wrong += [f"told, and not so: {line}" for line in told if line not in found]
-    return finding("differences between the sources", wrong, f"{len(told)}, all told")
+    wrong = [f"not in the certificate: {line}" for line in found if line not in told]
+    wrong += [f"in the certificate, but not found: {line}" for line in told if line not in found]
+    return finding("differences between the sources", wrong, f"{len(told)}, all in the certificate")

@@ -85,7 +85,7 @@ def read_gate(directory: Path) -> Gate:
     """Read what `TrainedGate.save` wrote. Raises `ModelError` naming what is missing or damaged."""
     path = directory / GATE_FILE
     if not path.is_file():
-        what = f"no gate here: {GATE_FILE} is missing" if directory.exists() else "no such directory"
+        what = f"not a gate directory: {GATE_FILE} is missing" if directory.exists() else "no such directory"
         raise ModelError(what, where=str(directory), remedy="name the folder that moe-ray moe train-gate wrote")
     try:
         record = GateRecord.model_validate_json(path.read_text(encoding="utf-8"))

@@ -115,7 +115,7 @@ def require_gate_or_nothing(directory: Path) -> None:
         if directory.is_dir() and not any(directory.iterdir()):
             return
         raise ModelError(
-            "there is something else than a gate here, which would be written over",
+            "refusing to overwrite: not a gate directory",
             where=str(directory),
             remedy="name a new or empty directory",
         )

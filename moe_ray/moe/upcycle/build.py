@@ -1,4 +1,4 @@
-"""One upcycling from end to end: gates, conversion, tests, what failed made dense again, the certificate."""
+"""One upcycling from end to end: gates, conversion, tests, reverting failed layers, the certificate."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""What an upcycling would do, known before anything is written: the layers, the tensors, the bytes, what is refused."""
+"""The plan of an upcycling, before anything is written: layers, tensors, bytes, refusals."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Recipe:
         rows = given.to(self.dtype)
         if self.settings.groups > 1 and len(torch.unique(rows, dim=0)) < len(rows):
             raise ConfigError(
-                f"the gate of layer {layer} has rows alike: parts of several networks would answer in place of a whole",
+                f"the gate of layer {layer} has equal rows: parts of several networks would answer",
                 where="gates",
                 remedy="give each network another row, or ask for no groups",
             )

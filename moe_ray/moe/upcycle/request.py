@@ -1,4 +1,4 @@
-"""All that an upcycling was asked for, as its certificate keeps it: enough to do it again."""
+"""The settings of an upcycling, as stored in its certificate: enough to repeat it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ class UpcycleSettings:
             )
         if self.groups < 1 or self.num_experts % self.groups or self.top_k % self.groups:
             raise ConfigError(
-                f"{self.num_experts} experts and top_k {self.top_k} are no multiples of {self.groups} groups",
+                f"{self.num_experts} experts and top_k {self.top_k} are not multiples of {self.groups} groups",
                 where="groups",
                 remedy="each network becomes `groups` experts, that answer together: choose multiples",
             )

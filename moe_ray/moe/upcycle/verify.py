@@ -1,4 +1,4 @@
-"""How far a mixture is from the dense model that it was made of, layer by layer and altogether.
+"""Compare a mixture with its dense model, per layer and as a whole.
 
 Shapes: B texts, T tokens, V the vocabulary.
 """

@@ -34,7 +34,7 @@
     return messages.map((item) => `${item.role ?? item[0]}:\n${item.content ?? item[1]}`).join("\n\n");
   };
 
-  // Of the example: the domain that the router held most probable, its probability, and 1 where it called it foreign.
+  // Of the example: the domain that the router found most probable, its probability, and 1 if out-of-domain.
   const routeOf = (row) => data.routes?.[`${row.d}/${row.e}`] ?? null;
   const isMisrouted = (row) => { const route = routeOf(row); return route !== null && (route[0] !== row.d || route[2] === 1); };
 
@@ -61,11 +61,11 @@
   const tokens = (num) => `${num.toLocaleString("en")} ${num === 1 ? "token" : "tokens"}`;
 
   const flags = (row) => [row.x ? "error" : "", row.c ? `prompt cut by ${tokens(row.c)}` : "",
-    isMisrouted(row) ? (routeOf(row)[2] ? "called foreign" : `routed to ${routeOf(row)[0]}`) : ""].filter(Boolean);
+    isMisrouted(row) ? (routeOf(row)[2] ? "out-of-domain" : `routed to ${routeOf(row)[0]}`) : ""].filter(Boolean);
 
   const routeText = ([domain, sure, foreign], row) =>
-    `The router held ${domain} most probable (${sure.toFixed(3)})` + (domain === row.d ? "" : `; the example is of ${row.d}`) +
-    (foreign ? ". It called the query foreign, so the baseline answers it in the cascade." : ".");
+    `The router found ${domain} most probable (${sure.toFixed(3)})` + (domain === row.d ? "" : `; the example is of ${row.d}`) +
+    (foreign ? ". It classified the query as out-of-domain, so the baseline answers it in the cascade." : ".");
 
   const block = (title, text, className) => {
     const section = element("section", className);

@@ -1,4 +1,4 @@
-"""The text classifier that a transformer router stands on."""
+"""The text classifier behind a transformer router."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a transformer router starts from: a pretrained encoder, its architecture alone, or one described in full."""
+"""The encoder of a transformer router: pretrained, its architecture alone, or a full configuration."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def _config_class(model_type: object) -> Any:
         return known[model_type]
     near = suggestion(str(model_type), known) if model_type else ""
     raise _refused(
-        f"model_type {model_type!r} is no encoder that transformers can classify with{near}",
+        f"model_type {model_type!r} is not an encoder that transformers can classify with{near}",
         "model_type",
         "name an encoder's type, such as distilbert, bert, roberta or modernbert",
     )
@@ -152,7 +152,7 @@ def make_base(config: RouterConfig, labels: Sequence[str], texts: Sequence[str])
     model_config = source.read(transformers.AutoConfig)
     if not is_encoder(type(model_config)) or getattr(model_config, "is_decoder", False):
         raise source.refused(
-            f"{model_config.model_type} is no encoder that transformers can classify with",
+            f"{model_config.model_type} is not an encoder that transformers can classify with",
             f"name an encoder, such as {DEFAULT_BASE}; a causal model serves router.kind: embedding",
         )
     tokenizer = _tokenizer(source)
@@ -168,7 +168,7 @@ def _require_one_base(config: RouterConfig) -> None:
     clashing = config.base_model or config.revision or config.from_scratch
     if config.architecture is not None and clashing:
         raise ConfigError(
-            "architecture stands in place of base_model, revision and from_scratch",
+            "architecture replaces base_model, revision and from_scratch",
             where="router.architecture",
             remedy="remove one or the other",
         )

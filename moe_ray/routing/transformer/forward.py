@@ -1,4 +1,4 @@
-"""One batch through a sequence-classification model: its logits, and the vector that they are made of."""
+"""One batch through a sequence-classification model: logits, and the features before them."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""What happens between the epochs of a training: progress is told, the best weights kept, and the end decided."""
+"""Between the epochs of a training: report progress, keep the best weights, stop early."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Generated programs, run where they can do no harm and cannot forge their verdict."""
+"""Run generated programs safely, without letting them forge their verdict."""
 
 from moe_ray.scoring.sandbox.program import Program, ProgramOutcome, ProgramVerdict, Protections
 from moe_ray.scoring.sandbox.sandbox import Sandbox, shared_sandbox

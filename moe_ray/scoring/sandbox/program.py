@@ -1,4 +1,4 @@
-"""What the sandbox is given, what it gives back, and what it protects."""
+"""Input and output of the sandbox, and its protections."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal

@@ -450,7 +450,7 @@ UNREADABLE = {
         Fault(status=200, content_type="text/event-stream", body="data: " + "a" * 3000),
         "the reply is larger than 0 MiB",
     ),
-    "no object": (Fault(status=200, body="[1]"), "the reply is no JSON object"),
+    "no object": (Fault(status=200, body="[1]"), "the reply is not a JSON object"),
     "no choices": (Fault(status=200, body="{}"), "the reply holds no choices"),
 }
 

@@ -179,7 +179,7 @@ def test_a_server_that_ends_later_loses_its_replica_with_its_last_words(start: S
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no program no-such-server here") as caught:
+    with pytest.raises(ConfigError, match="program no-such-server not found") as caught:
         ServerEngine(model(tmp_path, command="no-such-server {path} --port {port}"), ROOMY)
     assert "PATH" in (caught.value.remedy or "")
 
@@ -221,7 +221,7 @@ def test_values_are_filled_into_words_whatever_they_hold() -> None:
     [
         ("", "empty"),
         ("serve {path}", r"must tell the server its port: \{port\}"),
-        ("serve {paht} {port}", r"\{paht\} is no placeholder; there are \{path\}"),
+        ("serve {paht} {port}", r"\{paht\} is not a placeholder; the placeholders are \{path\}"),
         ("serve '{path} {port}", "No closing quotation"),
         ("./serve {port}", "whole path"),
     ],

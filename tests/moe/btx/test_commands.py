@@ -44,7 +44,7 @@ def test_experts_are_trained_mixed_finetuned_verified_and_asked(moe_ray: Command
     file, out = write_file(tmp_path, anchor={**TRAINING, "steps": 4}), tmp_path / "out"
     code, shown = moe_ray("pretrain", file, "--out", out)
     assert code == 0, shown
-    assert "Training experts apart: coding (11 texts), math (10 texts), law (11 texts)" in shown
+    assert "Training the experts: coding (11 texts), math (10 texts), law (11 texts)" in shown
     for model in ("base", "anchor", "experts/coding", "experts/math", "experts/law", "mixture"):
         assert any(line.split("│")[1].strip() == model for line in shown.splitlines() if "│" in line)
     code, shown = moe_ray("finetune", file, "--mixture", out / "mixture", "--out", tmp_path / "tuned")
@@ -174,9 +174,9 @@ def test_another_pretrainings_folder_is_refused_and_kept(moe_ray: Command, tmp_p
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     code, shown = moe_ray("pretrain", write_file(tmp_path, top_k=1), "--out", out)
     assert code == EXIT_USAGE
-    assert "something else than this pretraining" in shown
+    assert "something other than this pretraining" in shown
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    for wrong, mixture in (("has no certificate", out / "anchor"), ("is there already", out / "mixture")):
+    for wrong, mixture in (("has no certificate", out / "anchor"), ("already exists", out / "mixture")):
         code, shown = moe_ray("finetune", write_file(tmp_path), "--mixture", mixture, "--out", out / "base")
         assert code == EXIT_USAGE
         assert wrong in shown or "no certificate" in shown

@@ -96,12 +96,12 @@ def test_a_pretraining_may_be_run_again_and_another_one_is_refused(pretrained: P
     (pretrained / "pretrain.json").write_text("half")
     assert pretrain(config, pretrained.parent, pretrained, heard=heard.append) == record
     assert heard == []
-    with pytest.raises(RunDirectoryError, match="something else than this pretraining"):
+    with pytest.raises(RunDirectoryError, match="something other than this pretraining"):
         pretrain(config.model_copy(update={"top_k": 1}), pretrained.parent, pretrained)
 
 
 def test_a_training_that_left_nothing_on_this_disk_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match="coding was trained, and is not there") as caught:
+    with pytest.raises(RunDirectoryError, match="training of coding finished, but") as caught:
         pretrain(pretrain_config(tmp_path), tmp_path, tmp_path / "out", run=lambda jobs: iter(()))
     assert "all nodes of the cluster share" in str(caught.value)
 

@@ -205,9 +205,9 @@ def test_a_mistake_in_generate_exits_with_two(
     ("models", "said"),
     [
         (("{folder}/legal",), "1 model for 2 experts"),
-        (("legal={folder}/legal", "{folder}/code"), "bears no expert's name"),
+        (("legal={folder}/legal", "{folder}/code"), "is not the name of an expert"),
         (("legal={folder}/legal", "legal={folder}/code"), "two models for expert legal"),
-        (("legal={folder}/legal", "code={folder}/nowhere"), "no checkpoint"),
+        (("legal={folder}/legal", "code={folder}/nowhere"), "not a checkpoint"),
     ],
 )
 def test_a_mistake_in_merge_exits_with_two_and_writes_nothing(

@@ -184,7 +184,7 @@ def test_a_gate_of_another_base_is_refused(tmp_path: Path) -> None:
     edit_json(tmp_path / "narrow" / "gating.json", num_inputs=16)
     with pytest.raises(ModelError, match=r"gating\.safetensors"):
         plan_merge(models, tmp_path / "narrow")
-    with pytest.raises(ModelError, match="no gate here"):
+    with pytest.raises(ModelError, match="not a gate directory"):
         plan_merge(models, wide)
 
 
@@ -209,7 +209,7 @@ def test_a_place_that_is_taken_and_a_full_disk_are_refused_before_any_work(
     plan = plan_merge(models, gate)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="already exists"):
         merge(plan, tmp_path / "taken")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     with pytest.raises(ModelError, match=r"GB are needed, and 0\.00 GB are free"):

@@ -130,9 +130,9 @@ def test_more_tokens_asked_for_than_the_model_can_read_are_refused() -> None:
 @pytest.mark.parametrize(
     ("architecture", "where", "what"),
     [
-        ({}, "router.architecture.model_type", "model_type None is no encoder"),
+        ({}, "router.architecture.model_type", "model_type None is not an encoder"),
         ({"model_type": "distilbet"}, "router.architecture.model_type", "did you mean distilbert"),
-        ({"model_type": "llama"}, "router.architecture.model_type", "'llama' is no encoder"),
+        ({"model_type": "llama"}, "router.architecture.model_type", "'llama' is not an encoder"),
         ({"model_type": "bert", "hiden_size": 32}, "router.architecture.hiden_size", "did you mean hidden_size"),
         ({"model_type": "bert", "num_labels": 2}, "router.architecture.num_labels", "bert has no such key"),
         ({"model_type": "bert", "hidden_size": "wide"}, "router.architecture", "expected int, got str"),
@@ -164,7 +164,7 @@ def test_settings_that_contradict_each_other_are_refused(section: dict[str, Any]
 def test_a_causal_language_model_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
     directory = make_tiny_checkpoint(tmp_path, "llama")
     (directory / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="llama is no encoder") as caught:
+    with pytest.raises(ModelError, match="llama is not an encoder") as caught:
         made(base_model=str(directory))
     assert caught.value.where == f"router.base_model: {directory}"
 
