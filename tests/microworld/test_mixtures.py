@@ -19,8 +19,8 @@ from moe_ray.microworld import build
 from moe_ray.microworld.data import DOMAIN_FILES
 from moe_ray.microworld.spec import Budget, TrainingResult, TrainingSpec
 from moe_ray.microworld.worlds import SYNTHETIC
-from moe_ray.moe.merge.gate_training import chat_prompt
 from moe_ray.moe.records import read_certificate
+from moe_ray.prompts.encoder import chat_text
 from tests.engines.asking import ask, completion, engine
 
 MIXTURES = ("merged-mixture", "upcycled-mixture")
@@ -94,7 +94,7 @@ def test_the_merged_gate_knows_the_domain_of_questions_that_it_has_not_seen(expe
     for place, domain in enumerate(model.config.expert_names):
         config = load_experiment(experiment).config.domains[domain]
         examples = load_domain(domain, config, experiment.parent).examples
-        questions = [chat_prompt(tokenizer, example.prompts["chat"].messages[0].content) for example in examples]
+        questions = [chat_text(tokenizer, example.prompts["chat"].messages) for example in examples]
         chosen = model.get_gating_probs(questions).argmax(dim=1)
         assert (chosen == place).float().mean() >= 0.9
 
