@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from moe_ray import architectures
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.batching import is_out_of_memory
+from moe_ray.engines.transformers.mixture import forward_choice
 from moe_ray.errors import ModelError
 from moe_ray.hub import without_retries
 from moe_ray.prompts.reasoning import mark_tokens, splitter_of
@@ -86,7 +88,8 @@ class LoadedModel:
 
     `eos_token_ids` are the checkpoint's end tokens (a list in the generation configuration counts whole) and the
     tokenizer's own. `pad_token_id` fills places that are masked: its value never matters. `special_token_ids` are left
-    out of decoded text, except `mark_token_ids`, which spell the marks of a reasoning trace.
+    out of decoded text, except `mark_token_ids`, which spell the marks of a reasoning trace. `forward_choice` are
+    arguments of every forward pass, which say what of a mixture answers.
     """
 
     model: Any
@@ -101,6 +104,7 @@ class LoadedModel:
     cache_bytes_per_token: int
     vocabulary_size: int
     forward_arguments: frozenset[str]
+    forward_choice: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +151,8 @@ def _pad_token_id(tokenizer: Any) -> int:
 def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
     """Load the checkpoint onto this process's device: all GPUs it sees, or the CPU.
 
-    On the CPU, dtype auto is the checkpoint's own, but float16 becomes float32. Raises `ModelError`.
+    On the CPU, dtype auto is the checkpoint's own, but float16 becomes float32. Raises `ModelError`, and `ConfigError`
+    for an expert that the checkpoint does not have.
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -174,6 +179,7 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
         cache_bytes_per_token=cache_bytes_per_token(model.config, config.dtype),
         vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
         forward_arguments=forward_arguments,
+        forward_choice=forward_choice(model.config.to_dict(), expert=settings.expert, mode=settings.mode),
     )
 
 
