@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from moe_ray.checkpoints.identity import Checkpoint
 from moe_ray.checkpoints.shapes import DecoderShape, decoder_shape, parameter_groups
-from moe_ray.config.schema import ModelConfig, RuntimeConfig
+from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.registry import settings_class
 
 GIB = 1 << 30
@@ -34,23 +34,28 @@ class MemoryEstimate:
     total_bytes: int | None
 
 
-def estimate_memory(
-    checkpoint: Checkpoint, model: ModelConfig, runtime: RuntimeConfig, longest_tokens: int
-) -> MemoryEstimate:
-    """Estimate the memory of one copy: weights, the largest batch's cache, activations, overhead.
+class ModelUse(NamedTuple):
+    """How a copy of a model is used: tokens of the longest row, prompt and answer, and rows at once."""
 
-    `longest_tokens` is the longest prompt plus its new tokens. The cache is that of `runtime.batch_size` such rows,
-    at most `runtime.batch_memory_gib`, as the engine forms its batches, and at least one row; where no config tells,
-    all of `runtime.batch_memory_gib`.
+    context_tokens: int
+    concurrency: int
+
+
+def estimate_memory(
+    checkpoint: Checkpoint, model: ModelConfig, use: ModelUse, *, max_cache_bytes: int
+) -> MemoryEstimate:
+    """Estimate the memory of one copy: weights, the cache of its rows at once, activations, overhead.
+
+    The cache is that of `use.concurrency` rows, at most `max_cache_bytes`, as the engine forms its batches, and at
+    least one row; where no config tells, all of `max_cache_bytes`.
     """
     engine = settings_class(model.engine)
     if not engine.has_files:
         size = engine.size_bytes(model)
         return MemoryEstimate(weights_bytes=size, cache_bytes=0, cache_bytes_per_token=0, total_bytes=size or None)
     per_token = cache_bytes_per_token(checkpoint.config, model)
-    row_bytes = per_token * longest_tokens
-    most = int(runtime.batch_memory_gib * GIB)
-    cache = max(row_bytes, min(runtime.batch_size * row_bytes, most)) if per_token else most
+    row_bytes = per_token * use.context_tokens
+    cache = max(row_bytes, min(use.concurrency * row_bytes, max_cache_bytes)) if per_token else max_cache_bytes
     if checkpoint.num_parameters is None:
         return MemoryEstimate(weights_bytes=None, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=None)
     weights = weights_bytes(checkpoint.num_parameters, checkpoint.config, model)

@@ -15,10 +15,10 @@ import transformers
 
 from moe_ray.checkpoints.identity import Checkpoint, FileHashes, inspect_checkpoint
 from moe_ray.checkpoints.shapes import parameters_of_config
-from moe_ray.config.schema import ModelConfig, RuntimeConfig
+from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ModelError
 from moe_ray.hub import hub_answers
-from moe_ray.planning.memory import DEVICE_OVERHEAD_BYTES, cache_bytes_per_token, estimate_memory
+from moe_ray.planning.memory import DEVICE_OVERHEAD_BYTES, ModelUse, cache_bytes_per_token, estimate_memory
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 5000,
@@ -99,8 +99,8 @@ def test_published_sizes_come_out_of_published_configs() -> None:
 def test_an_estimate_is_weights_cache_activations_and_overhead(tmp_path: Path) -> None:
     model = model_of("llama")
     model.save_pretrained(tmp_path)
-    settings, runtime = ModelConfig(path=str(tmp_path), dtype="float32"), RuntimeConfig(batch_size=4)
-    estimate = estimate_memory(inspected(tmp_path, dtype="float32"), settings, runtime, longest_tokens=10)
+    settings, use = ModelConfig(path=str(tmp_path), dtype="float32"), ModelUse(context_tokens=10, concurrency=4)
+    estimate = estimate_memory(inspected(tmp_path, dtype="float32"), settings, use, max_cache_bytes=1 << 32)
     weights = 4 * model.num_parameters()
     cache = 4 * 10 * cache_bytes_per_token(model.config.to_dict(), settings)
     assert (estimate.weights_bytes, estimate.cache_bytes) == (weights, cache)
@@ -112,8 +112,8 @@ def test_a_batchs_cache_is_bounded_and_holds_one_row_at_least(tmp_path: Path) ->
     checkpoint, settings = inspected(tmp_path), ModelConfig(path=str(tmp_path), dtype="float32")
     row = 1000 * cache_bytes_per_token(checkpoint.config, settings)
     for limit_rows, rows in [(100.0, 16.0), (2.5, 2.5), (0.5, 1.0)]:
-        runtime = RuntimeConfig(batch_size=16, batch_memory_gib=limit_rows * row / (1 << 30))
-        assert estimate_memory(checkpoint, settings, runtime, 1000).cache_bytes == pytest.approx(rows * row, abs=2)
+        estimate = estimate_memory(checkpoint, settings, ModelUse(1000, 16), max_cache_bytes=int(limit_rows * row))
+        assert estimate.cache_bytes == pytest.approx(rows * row, abs=2)
 
 
 def with_header(header: bytes, *, promised_bytes: int | None = None, data: bytes = b"") -> bytes:

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 from moe_ray import architectures
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE, Checkpoint, FileHashes, inspect_checkpoint
 from moe_ray.checkpoints.shapes import parameter_groups, parameters_of_config
-from moe_ray.config.schema import ModelConfig, RuntimeConfig
-from moe_ray.planning.memory import cache_bytes_per_token, estimate_memory
+from moe_ray.config.schema import ModelConfig
+from moe_ray.planning.memory import ModelUse, cache_bytes_per_token, estimate_memory
 
 ENDS: dict[str, Any] = {"vocab_size": 1000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED: dict[str, Any] = {
@@ -107,9 +107,9 @@ def test_an_own_class_saved_with_its_code_has_an_exact_size_and_an_estimate(name
     kept = model.state_dict()
     num_saved = model.num_parameters() + sum(one.numel() for name, one in model.named_buffers() if name in kept)
     assert (checkpoint.num_parameters, checkpoint.size_source) == (num_saved, "safetensors headers")
-    estimate = estimate_memory(checkpoint, ModelConfig(path=str(tmp_path)), RuntimeConfig(), longest_tokens=16)
+    estimate = estimate_memory(checkpoint, ModelConfig(path=str(tmp_path)), ModelUse(16, 16), max_cache_bytes=1 << 32)
     assert estimate.weights_bytes == 4 * num_saved
-    assert estimate.cache_bytes == RuntimeConfig().batch_size * 16 * estimate.cache_bytes_per_token > 0
+    assert estimate.cache_bytes == 16 * 16 * estimate.cache_bytes_per_token > 0
 
 
 def test_a_mixtures_identity_is_its_weights_settings_and_code_and_not_how_it_was_made(tmp_path: Path) -> None:

@@ -15,15 +15,19 @@ from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import ModelConfig
 from moe_ray.domains.loading import load_domain
+from moe_ray.errors import ConfigError
 from moe_ray.microworld import build
 from moe_ray.microworld.data import DOMAIN_FILES
 from moe_ray.microworld.spec import Budget, TrainingResult, TrainingSpec
 from moe_ray.microworld.worlds import SYNTHETIC
 from moe_ray.moe.records import read_certificate
+from moe_ray.planning.fleet import simulated_fleet
 from moe_ray.prompts.encoder import chat_text
+from moe_ray.runs.evaluate import plan
 from tests.engines.asking import ask, completion, engine
 
 MIXTURES = ("merged-mixture", "upcycled-mixture")
+ALONE = "merged-code-alone"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def sources_of(experiment: Path) -> dict[str, Path]:
 def test_the_experiment_has_the_mixtures_beside_baseline_and_experts(experiment: Path) -> None:
     config = load_experiment(experiment).config
     experts = {domain.expert for domain in config.domains.values()}
-    assert set(config.models) == {config.baseline, *experts, *MIXTURES}
+    assert set(config.models) == {config.baseline, *experts, *MIXTURES, ALONE}
     assert all(model.notes == (SYNTHETIC,) for model in config.models.values())
     assert config.name == "microworld-tiny-mixtures"
     assert all(set(config.models_of(domain)) == set(config.models) for domain in config.domains)
@@ -107,6 +111,34 @@ def test_a_mixture_is_planned_and_answers_as_any_model(name: str, experiment: Pa
     assert checkpoint.num_parameters == sum(tensor.numel() for tensor in tensors.values())
     answers = engine(Path(model.path)).generate([ask(completion(text)) for text in ("does it", "a much longer text")])
     assert [answer.error for answer in answers] == [None, None]
+
+
+def test_an_expert_of_the_merged_mixture_alone_is_a_row_that_answers_as_its_fine_tune(
+    experiment: Path, tmp_path: Path
+) -> None:
+    models, hashes = models_of(experiment), FileHashes(tmp_path / "hashes")
+    alone, merged = models[ALONE], models["merged-mixture"]
+    assert alone.path == merged.path
+    rows = [inspect_checkpoint("m", model, hashes) for model in (alone, merged)]
+    assert rows[0].files_sha256 == rows[1].files_sha256
+    assert rows[0].identity.key != rows[1].identity.key
+    config = load_experiment(experiment).config.domains["code"]
+    prompts = [one.prompts["chat"] for one in load_domain("code", config, experiment.parent).examples[:6]]
+    asked = [ask(prompt, id=str(number)) for number, prompt in enumerate(prompts)]
+    chat = {"prompt_style": "chat"}
+    row = engine(Path(alone.path), engine_settings=alone.engine_settings, **chat).generate(asked)
+    fine_tune = engine(sources_of(experiment)["code"], **chat).generate(asked)
+    assert [answer.token_ids for answer in row] == [answer.token_ids for answer in fine_tune]
+    mixed = engine(Path(merged.path), engine_settings={"expert": "legal"}, **chat).generate(asked)
+    assert [answer.token_ids for answer in row] != [answer.token_ids for answer in mixed]
+
+
+def test_an_expert_that_the_mixture_does_not_have_is_refused_by_the_plan(experiment: Path) -> None:
+    found = load_experiment(experiment, [f"models.{ALONE}.engine_settings.expert=poetry"])
+    with pytest.raises(ConfigError) as error:
+        plan(found, simulated_fleet("1x80GiB"))
+    assert f"models.{ALONE}.engine_settings.expert" in str(error.value)
+    assert "experts are 0 to 2, or biomedical, legal, code" in str(error.value)
 
 
 def test_mixtures_that_are_there_are_not_made_again(experiment: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ KILLED_MERGES = """
 import itertools, os, shutil, signal, sys
 from pathlib import Path
 import pyarrow.dataset
-from moe_ray.store import answer_files
+from moe_ray.store import answers as answer_files
 
 answer_files.MIN_FILES_TO_MERGE = 3
 
