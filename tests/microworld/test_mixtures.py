@@ -24,7 +24,7 @@ from moe_ray.moe.records import read_certificate
 from moe_ray.planning.fleet import simulated_fleet
 from moe_ray.prompts.encoder import chat_text
 from moe_ray.runs.evaluate import plan
-from tests.engines.asking import ask, completion, engine
+from tests.engines.asking import ask, completion, engine, measure
 
 MIXTURES = ("merged-mixture", "upcycled-mixture")
 ALONE = "merged-code-alone"
@@ -124,13 +124,16 @@ def test_an_expert_of_the_merged_mixture_alone_is_a_row_that_answers_as_its_fine
     assert rows[0].identity.key != rows[1].identity.key
     config = load_experiment(experiment).config.domains["code"]
     prompts = [one.prompts["chat"] for one in load_domain("code", config, experiment.parent).examples[:6]]
-    asked = [ask(prompt, id=str(number)) for number, prompt in enumerate(prompts)]
-    chat = {"prompt_style": "chat"}
-    row = engine(Path(alone.path), engine_settings=alone.engine_settings, **chat).generate(asked)
-    fine_tune = engine(sources_of(experiment)["code"], **chat).generate(asked)
-    assert [answer.token_ids for answer in row] == [answer.token_ids for answer in fine_tune]
-    mixed = engine(Path(merged.path), engine_settings={"expert": "legal"}, **chat).generate(asked)
-    assert [answer.token_ids for answer in row] != [answer.token_ids for answer in mixed]
+    asked = [measure(prompt, id=str(number)) for number, prompt in enumerate(prompts)]
+
+    def measured(directory: str | Path, **settings: Any) -> list[tuple[float | None, ...]]:
+        loaded = engine(Path(directory), engine_settings=settings, prompt_style="chat")
+        return [found.loglikelihoods for found in loaded.loglikelihoods(asked)]
+
+    row = measured(alone.path, **alone.engine_settings)
+    assert row == measured(sources_of(experiment)["code"])
+    assert row != measured(merged.path, expert="legal")
+    assert row != measured(merged.path)
 
 
 def test_an_expert_that_the_mixture_does_not_have_is_refused_by_the_plan(experiment: Path) -> None:
