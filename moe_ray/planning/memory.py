@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from moe_ray.checkpoints.identity import Checkpoint
 from moe_ray.checkpoints.shapes import DecoderShape, decoder_shape, parameter_groups
-from moe_ray.config.schema import ModelConfig
+from moe_ray.config.schema import ModelConfig, dtype_bytes
 from moe_ray.engines.registry import settings_class
 
 GIB = 1 << 30
@@ -14,7 +14,6 @@ GIB = 1 << 30
 DEVICE_OVERHEAD_BYTES = 1 * GIB
 # Activations and fragmentation, as a share of the weights.
 ACTIVATION_SHARE = 0.1
-DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # What bitsandbytes makes of a parameter in a linear layer: 4 bits, and a float32 scale for each block of 64; or 8 bits,
 # and a float32 scale for each row, which depends on the row's length.
 FOUR_BIT_BYTES = 0.5 + 4 / 64
@@ -53,17 +52,17 @@ def estimate_memory(
     if not engine.has_files:
         size = engine.size_bytes(model)
         return MemoryEstimate(weights_bytes=size, cache_bytes=0, cache_bytes_per_token=0, total_bytes=size or None)
-    per_token = cache_bytes_per_token(checkpoint.config, model)
+    per_token = planned_cache_bytes(checkpoint.config, model)
     row_bytes = per_token * use.context_tokens
     cache = max(row_bytes, min(use.concurrency * row_bytes, max_cache_bytes)) if per_token else max_cache_bytes
     if checkpoint.num_parameters is None:
         return MemoryEstimate(weights_bytes=None, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=None)
-    weights = weights_bytes(checkpoint.num_parameters, checkpoint.config, model)
+    weights = planned_weights_bytes(checkpoint.num_parameters, checkpoint.config, model)
     total = weights + cache + int(weights * ACTIVATION_SHARE) + DEVICE_OVERHEAD_BYTES
     return MemoryEstimate(weights_bytes=weights, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=total)
 
 
-def weights_bytes(num_parameters: int, config: Mapping[str, Any] | None, model: ModelConfig) -> int:
+def planned_weights_bytes(num_parameters: int, config: Mapping[str, Any] | None, model: ModelConfig) -> int:
     """Bytes of `num_parameters` as this model is loaded.
 
     Quantization shrinks linear layers alone: embeddings, the output layer and the experts of a mixture (which are no
@@ -86,16 +85,12 @@ def _quantized_bytes(shape: DecoderShape, model: ModelConfig) -> float:
     return EIGHT_BIT_BYTES + SCALE_BYTES / shape.hidden_size
 
 
-def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> float:
-    name: str = model.dtype
-    if name == "auto":
-        name = str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "bfloat16").removeprefix(
-            "torch."
-        )
-    return DTYPE_BYTES.get(name, 2.0)
+def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
+    named = config or {}
+    return dtype_bytes(str(named.get("dtype") or named.get("torch_dtype")) if model.dtype == "auto" else model.dtype)
 
 
-def cache_bytes_per_token(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
+def planned_cache_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
     """Bytes of keys and values that one token keeps in all layers; 0 when the config does not tell."""
     shape = decoder_shape(config or {})
     return 0 if shape is None else int(shape.cache_width * _dtype_bytes(config, model))

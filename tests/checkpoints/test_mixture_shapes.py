@@ -13,7 +13,7 @@ from moe_ray import architectures
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE, Checkpoint, FileHashes, inspect_checkpoint
 from moe_ray.checkpoints.shapes import parameter_groups, parameters_of_config
 from moe_ray.config.schema import ModelConfig
-from moe_ray.planning.memory import ModelUse, cache_bytes_per_token, estimate_memory
+from moe_ray.planning.memory import ModelUse, estimate_memory, planned_cache_bytes
 
 ENDS: dict[str, Any] = {"vocab_size": 1000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED: dict[str, Any] = {
@@ -96,7 +96,7 @@ def test_the_cache_of_a_mixtures_token_is_what_a_real_cache_holds(name: str, tmp
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     real_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     config = config_of(CONFIGS[name](), tmp_path)
-    assert cache_bytes_per_token(config, ModelConfig(path="./m", dtype="float32")) * num_tokens == real_bytes
+    assert planned_cache_bytes(config, ModelConfig(path="./m", dtype="float32")) * num_tokens == real_bytes
 
 
 @pytest.mark.parametrize("name", OWN_TYPES)

@@ -22,7 +22,7 @@ from moe_ray.engines.transformers.batching import MemoryRule, RowSize, group_bat
 from moe_ray.engines.transformers.continuous import choose_continuous
 from moe_ray.engines.transformers.generation import GATE_DECISION, DecodeRow, DrawnRow, decode_batch
 from moe_ray.engines.transformers.likelihood import ScoredRow, ScoringRow, score_batch, scoring_rows
-from moe_ray.engines.transformers.loading import load, weights_bytes
+from moe_ray.engines.transformers.loading import load, loaded_bytes
 from moe_ray.engines.transformers.mixture import MixtureFacts, mixture_facts
 from moe_ray.prompts.encoder import EncodedPair, PromptEncoder, RowError
 from moe_ray.prompts.messages import Prompt
@@ -124,7 +124,7 @@ class TransformersEngine:
         devices = sorted({str(one.device) for one in self._loaded.model.parameters() if one.device.type == "cuda"})
         return EngineMemory(
             device=",".join(devices) or str(self._loaded.device),
-            weights_bytes=weights_bytes(self._loaded.model),
+            weights_bytes=loaded_bytes(self._loaded.model),
             batching=f"continuous, {self._continuous.attention}" if self._continuous else "static",
             peak_torch_bytes=sum(map(torch.cuda.max_memory_allocated, devices)) if devices else None,
             reserved_torch_bytes=sum(map(torch.cuda.max_memory_reserved, devices)) if devices else None,

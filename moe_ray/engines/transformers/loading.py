@@ -12,16 +12,13 @@ import torch
 import transformers
 
 from moe_ray import architectures
-from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.config.schema import ModelConfig, dtype_bytes, is_local_path
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.batching import is_out_of_memory
 from moe_ray.engines.transformers.mixture import forward_choice
 from moe_ray.errors import ModelError
 from moe_ray.hub import without_retries
 from moe_ray.prompts.reasoning import mark_tokens, splitter_of
-
-BYTES_OF_DTYPE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-DEFAULT_DTYPE_BYTES = 2
 
 
 def context_length(config: Any) -> int | None:
@@ -41,8 +38,7 @@ def cache_bytes_per_token(config: Any, dtype: str) -> int:
     num_cached_heads = getattr(text, "num_key_value_heads", None) or num_heads
     head_size = getattr(text, "head_dim", None) or text.hidden_size // num_heads
     named = str(getattr(text, "dtype", None) or config.dtype) if dtype == "auto" else dtype
-    num_bytes = BYTES_OF_DTYPE.get(named.removeprefix("torch."), DEFAULT_DTYPE_BYTES)
-    return int(2 * text.num_hidden_layers * num_cached_heads * head_size * num_bytes)
+    return int(2 * text.num_hidden_layers * num_cached_heads * head_size * dtype_bytes(named))
 
 
 def rope_switch_length(config: Any) -> int | None:
@@ -224,7 +220,7 @@ def _load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def weights_bytes(model: Any) -> int:
+def loaded_bytes(model: Any) -> int:
     """Return the bytes of a model's parameters and buffers, and of the scales that its quantized matrices keep."""
     scales = [tensor for parameter in model.parameters() for tensor in _scales(parameter)]
     return int(model.get_memory_footprint()) + sum(tensor.nbytes for tensor in scales)
