@@ -32,7 +32,7 @@ from moe_ray.engines.base import BatchLimits, GenerateRequest
 from moe_ray.engines.settings import TransformersSettings, parse_settings
 from moe_ray.engines.transformers.continuous import choose_continuous
 from moe_ray.engines.transformers.generation import DecodeRow, decode_batch, left_padded
-from moe_ray.engines.transformers.loading import LoadedModel, load, weights_bytes
+from moe_ray.engines.transformers.loading import LoadedModel, load, loaded_bytes
 from moe_ray.planning.memory import GIB
 from moe_ray.prompts.messages import Message, Prompt
 from tests.support.tiny_models import make_tokenizer
@@ -200,7 +200,7 @@ def floor_s(model: Any, lengths: Sequence[int], arguments: argparse.Namespace, b
     """Seconds to read the weights once in each step, in the fewest steps that could draw all tokens shard by shard."""
     shards = [lengths[start : start + arguments.shard_size] for start in range(0, len(lengths), arguments.shard_size)]
     num_steps = sum(max(max(shard), math.ceil(sum(shard) / arguments.batch_size)) for shard in shards)
-    return float(num_steps * weights_bytes(model) / bandwidth)
+    return float(num_steps * loaded_bytes(model) / bandwidth)
 
 
 def compare(loaded: LoadedModel, found: dict[str, Way], kind: str, arguments: argparse.Namespace) -> float:

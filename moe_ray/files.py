@@ -181,6 +181,6 @@ def require_space(out_dir: Path, num_bytes: int) -> None:
         )
 
 
-def weights_bytes(directory: Path) -> int:
+def safetensors_bytes(directory: Path) -> int:
     """Return the size of a checkpoint's weights on the disk."""
     return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

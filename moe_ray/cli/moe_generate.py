@@ -14,7 +14,7 @@ from moe_ray.config.load import parse_section
 from moe_ray.domains.sources import read_text
 from moe_ray.errors import ConfigError
 from moe_ray.formatting import number
-from moe_ray.moe.generation import GenerateSettings, Mixture, Written
+from moe_ray.moe.generation import GenerateSettings, Written, write
 from moe_ray.routing.router import readable
 
 # What makes text greedy, and what makes it drawn: an option of one kind overrules the other kind in the file.
@@ -29,7 +29,12 @@ def generate_text(directory: Path, config: Path | None, options: Mapping[str, An
     settings = _settings(config, {name: value for name, value in options.items() if value is not None})
     if settings.prompt is None:
         raise ConfigError("no prompt", where="--prompt", remedy="give --prompt TEXT, or prompt in the --config file")
-    written = Mixture(directory).write(settings.prompt, settings)
+    try:
+        written = write(directory, settings.prompt, settings)
+    except ConfigError as error:
+        error.where = (error.where or "").replace("engine_settings.", "--")
+        error.remedy = (error.remedy or "").replace("engine_settings.", "--")
+        raise
     console = output_console(soft_wrap=True)
     if as_json:
         console.print(json.dumps({"prompt": settings.prompt, **asdict(written)}))
@@ -54,6 +59,9 @@ def _settings(config: Path | None, options: Mapping[str, Any]) -> GenerateSettin
 
 
 def _tell(console: Terminal, written: Written) -> None:
+    if written.reasoning is not None:
+        console.print(readable(written.reasoning))
+        console.print()
     console.print(readable(written.text))
     console.print()
     if written.probabilities is None:

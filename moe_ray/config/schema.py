@@ -22,6 +22,11 @@ LOCAL_PATH_PREFIXES = ("./", "../", "/", "~")
 LOCAL_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 
 
+def dtype_bytes(name: str) -> int:
+    """Return the bytes of one number of a dtype, spelled with or without "torch."; 2 for names that are not known."""
+    return {"float64": 8, "float32": 4}.get(name.removeprefix("torch."), 2)
+
+
 def is_local_path(source: str) -> bool:
     """Say whether `source` names a local path; everything else is a hub id.
 

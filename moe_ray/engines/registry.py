@@ -83,6 +83,15 @@ def validate_engine(model: ModelConfig) -> None:
     settings.require_meaning(model)
 
 
+def require_checkpoint(model: ModelConfig, config: Mapping[str, Any] | None) -> None:
+    """Check the model's settings against its config.json, if that is at hand. Loads no engine.
+
+    Raises `ConfigError`, whose `where` is the key within the model's section.
+    """
+    if config is not None:
+        settings_class(model.engine).require_checkpoint(model, config)
+
+
 def settings_class(engine: str) -> type[EngineSettings]:
     """Return the class of an engine's settings, which says what the engine needs.
 

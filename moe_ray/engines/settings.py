@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.server.process import names, require_template
+from moe_ray.engines.transformers.mixture import forward_choice
 from moe_ray.errors import ConfigError
 
 MAX_MESSAGE = 300
@@ -72,6 +73,13 @@ class EngineSettings(BaseModel):
         """Raise `ConfigError` for a key of `model` that the engine would ignore. `where` is the key."""
 
     @classmethod
+    def require_checkpoint(cls, model: ModelConfig, config: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` for a setting that the checkpoint rules out. `config` is its config.json.
+
+        Called where config.json is at hand before anything is loaded.
+        """
+
+    @classmethod
     def text_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of `settings` that decide the text."""
         ignored = {EXECUTION} if settings.get("identity") is None else {EXECUTION, NAMED_BY_IDENTITY}
@@ -102,6 +110,23 @@ class TransformersSettings(EngineSettings):
         description="greedy rows: static, the engine's own batches; continuous, transformers' paged cache; auto: "
         "continuous on a GPU with flash attention. Rows above temperature 0 always run in the engine's own batches",
     )
+    expert: Annotated[int, Field(ge=0, strict=True)] | Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="name or place of the expert of a mixture that answers alone"
+    )
+    mode: Literal["weighted_sum", "select_one"] | None = Field(
+        None, description="how the gate of a merged mixture mixes its experts; default: as the checkpoint says"
+    )
+
+    @model_validator(mode="after")
+    def _one_expert_is_not_mixed(self) -> Self:
+        if self.expert is not None and self.mode is not None:
+            raise ValueError("mode has no effect beside expert: an expert that answers alone is not mixed")
+        return self
+
+    @classmethod
+    def require_checkpoint(cls, model: ModelConfig, config: Mapping[str, Any]) -> None:
+        settings = parse_settings(cls, model)
+        forward_choice(config, expert=settings.expert, mode=settings.mode)
 
 
 class ScriptedSettings(EngineSettings):

@@ -5,28 +5,19 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
 from moe_ray.config.schema import DecodingConfig, ModelConfig
-from moe_ray.engines.base import (
-    BatchLimits,
-    Engine,
-    GenerateRequest,
-    Generation,
-    Likelihood,
-    LikelihoodRequest,
-    move_trace,
-)
+from moe_ray.engines.base import BatchLimits, Engine
 from moe_ray.execution import gpus
 from moe_ray.execution import gpus as processes
 from moe_ray.execution.node_agent import ReplicaMetrics
 from moe_ray.planning.cells import Cell, Shard
-from moe_ray.prompts.reasoning import splitter_of
+from moe_ray.planning.kinds import GENERATE, KINDS, CellKind, CellResult
 from moe_ray.store.answers import Answer, to_table
 from moe_ray.store.records import ProbeTiming
-
-_SEED_BITS = 63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +87,6 @@ class Replica:
         self._engine: Engine | None = None
         self._uuids: tuple[str, ...] = ()
         self._metrics = ReplicaMetrics(spec.model_name, spec.replica)
-        self._splitter = splitter_of(spec.model)
         os.environ["OMP_NUM_THREADS"] = str(spec.cpu_threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         os.environ.update(spec.environment)
@@ -159,27 +149,12 @@ class Replica:
         return self._engine
 
     def _answer(self, shard: Shard) -> list[Answer]:
-        engine = self._loaded()
-        if shard.cells[0].kind == "generate":
-            generations = engine.generate([self._generate_request(cell) for cell in shard.cells])
-            return [self._generated(cell, shard, out) for cell, out in zip(shard.cells, generations, strict=True)]
-        requests = [LikelihoodRequest(id=cell.example_id, prompt=cell.prompt) for cell in shard.cells]
-        likelihoods = engine.loglikelihoods(requests)
-        return [self._measured(cell, shard, out) for cell, out in zip(shard.cells, likelihoods, strict=True)]
-
-    def _generate_request(self, cell: Cell) -> GenerateRequest:
-        return GenerateRequest(
-            id=cell.example_id,
-            prompt=cell.prompt,
-            max_new_tokens=cell.max_new_tokens,
-            temperature=self._spec.decoding.temperature,
-            top_p=self._spec.decoding.top_p,
-            # The key holds the seed and the sample's number, so each sample draws another text, the same every time.
-            seed=int(cell.key, 16) % (1 << _SEED_BITS),
-        )
+        kind = KINDS[shard.cells[0].kind]
+        results = kind.ask(self._loaded(), [kind.request(cell, self._spec.decoding) for cell in shard.cells])
+        return [self._row(kind, cell, shard, result) for cell, result in zip(shard.cells, results, strict=True)]
 
     def _probe_one(self, cell: Cell) -> ProbeTiming:
-        (out,) = self._loaded().generate([self._generate_request(cell)])
+        (out,) = GENERATE.ask(self._loaded(), [GENERATE.request(cell, self._spec.decoding)])
         return ProbeTiming(
             example_id=cell.example_id,
             num_prompt_tokens=out.num_prompt_tokens,
@@ -188,59 +163,10 @@ class Replica:
             total_s=out.timing.total_s,
         )
 
-    def _generated(self, cell: Cell, shard: Shard, out: Generation) -> Answer:
-        decoding = self._spec.decoding
-        settings = {
-            "max_new_tokens": cell.max_new_tokens,
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            "seed": decoding.seed,
-            "stop": list(cell.prompt.stop),
-        }
-        failed = out.finish_reason == "error"
-        out = move_trace(out, self._splitter, opened=self._opens_a_trace(cell))
-        return self._row(
-            cell,
-            shard,
-            out,
-            settings,
-            text=None if failed else out.text,
-            reasoning=None if failed else out.reasoning,
-            token_ids=None if failed or out.num_counted_tokens is not None else list(out.token_ids),
-            finish_reason=out.finish_reason,
-            num_completion_tokens=out.num_completion_tokens,
-            num_reasoning_tokens=None if failed else out.num_reasoning_tokens,
-        )
-
-    def _opens_a_trace(self, cell: Cell) -> bool:
-        """Say whether a completion's text ends inside a trace; of a chat's prompt only the engine knows the text."""
-        text = "".join(message.content for message in cell.prompt.messages)
-        return self._spec.model.prompt_style == "completion" and self._splitter.is_opened_by(text)
-
-    def _measured(self, cell: Cell, shard: Shard, out: Likelihood) -> Answer:
-        settings: dict[str, object] = {"continuations": list(cell.prompt.continuations)}
-        return self._row(
-            cell,
-            shard,
-            out,
-            settings,
-            finish_reason="error" if out.error else "stop",
-            loglikelihoods=None if out.error else list(out.loglikelihoods),
-            loglikelihood_tokens=None if out.error else list(out.num_tokens),
-        )
-
-    def _row(
-        self, cell: Cell, shard: Shard, out: Generation | Likelihood, settings: dict[str, object], **content: object
-    ) -> Answer:
+    def _row(self, kind: CellKind[Any, Any], cell: Cell, shard: Shard, result: CellResult) -> Answer:
+        model = self._spec.model
         messages = [{"role": message.role, "content": message.content} for message in cell.prompt.messages]
-        columns: dict[str, object] = {
-            "text": None,
-            "token_ids": None,
-            "num_completion_tokens": 0,
-            "loglikelihoods": None,
-            "loglikelihood_tokens": None,
-            **content,
-        }
+        settings = kind.settings(cell.prompt, self._spec.decoding, cell.max_new_tokens)
         return Answer(
             key=cell.key,
             kind=cell.kind,
@@ -249,17 +175,17 @@ class Replica:
             example_id=cell.example_id,
             sample_index=cell.sample_index,
             messages=json.dumps(messages, ensure_ascii=False),
-            settings=json.dumps({"prompt_style": self._spec.model.prompt_style, **settings}, ensure_ascii=False),
-            num_prompt_tokens=out.num_prompt_tokens,
-            num_truncated_tokens=out.num_truncated_tokens,
-            error=out.error,
-            batch_rows=out.timing.batch_rows,
-            time_to_first_token_s=out.timing.time_to_first_token_s,
-            total_s=out.timing.total_s,
+            settings=json.dumps({"prompt_style": model.prompt_style, **settings}, ensure_ascii=False),
+            num_prompt_tokens=result.num_prompt_tokens,
+            num_truncated_tokens=result.num_truncated_tokens,
+            error=result.error,
+            batch_rows=result.timing.batch_rows,
+            time_to_first_token_s=result.timing.time_to_first_token_s,
+            total_s=result.timing.total_s,
             replica=self._spec.replica,
             shard=shard.id,
             finished_at=time.time(),
-            **columns,  # type: ignore[arg-type]
+            **kind.row(cell, result, model),
         )
 
     def _usage(self) -> Usage:

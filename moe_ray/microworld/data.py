@@ -9,6 +9,7 @@ from moe_ray.domains.example import Example, Record
 from moe_ray.files import write_text_atomically
 from moe_ray.microworld import biomedical, chatter, legal, programs
 from moe_ray.microworld.worlds import SIZES, SYNTHETIC, WorldSize, WorldSplit
+from moe_ray.prompts.messages import Message, Role
 
 DOMAIN_FILES = {"biomedical": "pubmedqa.json", "legal": "law_stackexchange.jsonl", "code": "mbpp.jsonl"}
 NUM_CHATTER = 200
@@ -51,8 +52,13 @@ def _lines(records: Sequence[Record]) -> str:
 class QuestionAnswer:
     """`messages` are (role, content) turns as the evaluation asks them; `target` is the assistant's answer."""
 
-    messages: tuple[tuple[str, str], ...]
+    messages: tuple[tuple[Role, str], ...]
     target: str
+
+    @property
+    def asked(self) -> tuple[Message, ...]:
+        """The turns as messages of a prompt."""
+        return tuple(Message(role=role, content=content) for role, content in self.messages)
 
 
 def pair_of(example: Example) -> QuestionAnswer:

@@ -105,12 +105,12 @@ def _upcycle(apart: Mapping[str, TrainingSpec], work_dir: Path, baseline: Path, 
 
 def _answered(apart: Mapping[str, TrainingSpec], tokenizer: Any) -> Iterator[dict[str, str]]:
     """Yield training prompts with their answers, as the models read them: of each domain in turn."""
-    from moe_ray.moe.merge.gate_training import chat_prompt
+    from moe_ray.prompts.encoder import chat_text
 
     pairs = [read_pairs(Path(spec.pairs_files[0]))[:NUM_GATE_TEXTS] for spec in apart.values()]
     for row in zip(*pairs, strict=True):
         for domain, pair in zip(apart, row, strict=True):
-            yield {"text": chat_prompt(tokenizer, _question(pair)) + pair.target, "expert": domain}
+            yield {"text": chat_text(tokenizer, pair.asked) + pair.target, "expert": domain}
 
 
 def _question(pair: QuestionAnswer) -> str:

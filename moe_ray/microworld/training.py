@@ -19,6 +19,7 @@ from moe_ray.engines.transformers.loading import read_pretrained
 from moe_ray.microworld.data import QuestionAnswer, read_pairs
 from moe_ray.microworld.spec import RESULT_FILE, Budget, TrainingResult, TrainingSpec, cached_result
 from moe_ray.microworld.tokenizer import EOS, MAX_POSITIONS, load_tokenizer
+from moe_ray.prompts.encoder import chat_text
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +98,7 @@ def _tokenized(tokenizer: Any, pairs: Sequence[QuestionAnswer]) -> list[Training
     """Return each pair as its token ids and the number of them that are the prompt."""
     rows = []
     for pair in pairs:
-        messages = [{"role": role, "content": content} for role, content in pair.messages]
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        prompt = chat_text(tokenizer, pair.asked)
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         target_ids = tokenizer.encode(pair.target + EOS, add_special_tokens=False)
         rows.append((prompt_ids + target_ids, len(prompt_ids)))

@@ -1,25 +1,25 @@
-"""Text from any mixture that moe_ray makes, what its gate says of the prompt, and one expert alone."""
+"""Text from any mixture that moe_ray makes, what its gate says of the prompt, and one expert alone.
+
+A client of the transformers engine: prompts, decoding and the choice of experts are those of an evaluation.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-import transformers
 from pydantic import Field, model_validator
 
-from moe_ray.architectures import ARCHITECTURES
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE
 from moe_ray.config.schema import ModelConfig, Section
-from moe_ray.engines.settings import TransformersSettings
-from moe_ray.engines.transformers.loading import LoadedModel, load
+from moe_ray.engines.base import BatchLimits, GenerateRequest
+from moe_ray.engines.transformers.engine import TransformersEngine
+from moe_ray.engines.transformers.mixture import MixtureFacts
 from moe_ray.errors import ConfigError, ModelError
-from moe_ray.moe.merge.gate_training import chat_prompt
 from moe_ray.moe.records import read_certificate
+from moe_ray.prompts.messages import Message, Prompt
 
-GATED = "gated_mixture"
-NUM_EXPERTS_FIELDS = ("num_experts", "num_local_experts")
+ONE_ROW = BatchLimits(max_rows=1, cache_memory_bytes=1 << 30)
 
 
 class GenerateSettings(Section):
@@ -48,139 +48,81 @@ class GenerateSettings(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A text, and what the gate says of its prompt: each expert's probability, or in `no_gate` why there is none."""
+    """A text, and what the gate says of its prompt: each expert's probability, or in `no_gate` why there is none.
+
+    `reasoning` is the trace before the text, None where there is none; `num_tokens` counts both.
+    """
 
     text: str
     num_tokens: int
     probabilities: Mapping[str, float] | None
     no_gate: str | None
     expert: str | None
+    reasoning: str | None = None
 
 
-class Mixture:
-    """A mixture in memory. Raises `ModelError` when `directory` holds none, or one that cannot be loaded."""
+def write(directory: Path, text: str, settings: GenerateSettings) -> Written:
+    """Let the mixture in `directory` answer `text`.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        # Spelled so that a folder of the current one is not taken for a hub id.
-        config = ModelConfig(path=str(directory.expanduser().absolute()), prompt_style="completion")
-        self._loaded: LoadedModel = load(config, TransformersSettings())
-        self._config: Any = self._loaded.model.config
-        self.num_experts = self._num_experts()
+    Raises `ModelError` when there is no mixture, or one that cannot be loaded, and `ConfigError` for an expert that is
+    not there or cannot answer alone, and for a prompt that does not fit.
+    """
+    # Spelled so that a folder of the current one is not taken for a hub id.
+    directory = directory.expanduser().absolute()
+    in_chat = _usually_chat(directory) if settings.chat is None else settings.chat
+    model = ModelConfig(
+        path=str(directory),
+        prompt_style="chat" if in_chat else "completion",
+        engine_settings={"batching": "static", **_choice(settings)},
+    )
+    engine = TransformersEngine(model, ONE_ROW)
+    facts = engine.mixture()
+    if not facts.expert_names:
+        what = f"is not a mixture: {facts.model_type} has no experts"
+        raise ModelError(what, where=str(directory), remedy="name the folder of a mixture that moe-ray moe made")
+    request = _request(text, settings)
+    (out,) = engine.generate([request])
+    if out.error is not None:
+        remedy = "shorten the prompt, or ask for fewer tokens with --max-new-tokens"
+        raise ConfigError(out.error, where="--prompt", remedy=remedy)
+    probabilities = engine.gate_probabilities(request.prompt)
+    return Written(
+        text=out.text,
+        num_tokens=out.num_completion_tokens,
+        probabilities=dict(zip(facts.expert_names, probabilities, strict=True)) if probabilities else None,
+        no_gate=None if probabilities else _no_gate(facts),
+        expert=None if settings.expert is None else facts.expert_names[facts.expert_index(settings.expert)],
+        reasoning=out.reasoning,
+    )
 
-    @property
-    def expert_names(self) -> tuple[str, ...]:
-        """Names of the experts; their places where they have none."""
-        return tuple(getattr(self._config, "expert_names", None) or map(str, range(self.num_experts)))
 
-    def expert_index(self, expert: str | int) -> int:
-        """Return the place of an expert named by name or place. Raises `ConfigError` naming those there are."""
-        names = self.expert_names
-        if expert in names:
-            return names.index(str(expert))
-        place = int(expert) if str(expert).isdecimal() else -1
-        if 0 <= place < len(names):
-            return place
-        known = f"0 to {len(names) - 1}" + ("" if names[0] == "0" else f", or {', '.join(names)}")
-        raise ConfigError(f"there is no expert {expert}", where="--expert", remedy=f"experts are {known}")
+def _choice(settings: GenerateSettings) -> dict[str, Any]:
+    """Return the engine's settings that say what of the mixture answers."""
+    if settings.expert is not None:
+        return {"expert": settings.expert}
+    return {} if settings.mode is None else {"mode": settings.mode}
 
-    def gating_probs(self, prompt: str, chat: bool | None = None) -> dict[str, float] | None:
-        """Return each expert's probability for the whole prompt; None for a mixture whose gates judge tokens."""
-        if self._config.model_type != GATED:
-            return None
-        ids, mask = self._ids(prompt, chat)
-        probs: list[float] = self._loaded.model.get_gating_probs(ids, mask)[0].tolist()
-        return dict(zip(self.expert_names, probs, strict=True))
 
-    def write(self, prompt: str, settings: GenerateSettings) -> Written:
-        """Answer `prompt`. Raises `ConfigError` for an expert that is not there, or that cannot answer alone."""
-        chosen = self._choice(settings)
-        ids, mask = self._ids(prompt, settings.chat)
-        self._require_room(ids.shape[1] + settings.max_new_tokens)
-        with torch.random.fork_rng(), torch.inference_mode():
-            torch.manual_seed(settings.seed)
-            output = self._loaded.model.generate(
-                ids, attention_mask=mask, generation_config=self._how(settings), **chosen
-            )
-        tokens = output[0, ids.shape[1] :].tolist()
-        expert = chosen.get("forced_expert")
-        return Written(
-            text=self._loaded.tokenizer.decode(tokens, skip_special_tokens=True),
-            num_tokens=len(tokens),
-            probabilities=self.gating_probs(prompt, settings.chat),
-            no_gate=None if self._config.model_type == GATED else self._no_gate(),
-            expert=None if expert is None else self.expert_names[expert],
-        )
+def _request(text: str, settings: GenerateSettings) -> GenerateRequest:
+    drawn_at = settings.temperature or 1.0
+    return GenerateRequest(
+        id="prompt",
+        prompt=Prompt(messages=(Message(role="user", content=text),)),
+        max_new_tokens=settings.max_new_tokens,
+        temperature=drawn_at if settings.is_drawn else 0.0,
+        top_p=settings.top_p or 1.0,
+        seed=settings.seed,
+    )
 
-    def _num_experts(self) -> int:
-        found = next((getattr(self._config, name) for name in NUM_EXPERTS_FIELDS if hasattr(self._config, name)), None)
-        if not found:
-            raise ModelError(
-                f"is not a mixture: {self._config.model_type} has no experts",
-                where=str(self._directory),
-                remedy="name the folder of a mixture that moe-ray moe made",
-            )
-        return int(found)
 
-    def _choice(self, settings: GenerateSettings) -> dict[str, Any]:
-        """Return the arguments of the forward pass that say which experts answer."""
-        model_type, chosen = self._config.model_type, dict[str, Any]()
-        if settings.expert is not None:
-            place = self.expert_index(settings.expert)
-            if model_type not in ARCHITECTURES:
-                raise ConfigError(
-                    f"{model_type}, a class of transformers, has no way to let one expert answer alone",
-                    where="--expert",
-                    remedy=f"leave --expert out, or take a mixture of {', '.join(sorted(ARCHITECTURES))}",
-                )
-            chosen["forced_expert"] = place
-        if settings.mode is not None:
-            if model_type != GATED:
-                raise ConfigError(
-                    f"{model_type} mixes experts for each token", where="--mode", remedy="leave --mode out"
-                )
-            chosen["mixture_mode"] = settings.mode
-        return chosen
+def _usually_chat(directory: Path) -> bool:
+    """Say whether the gate was trained on prompts in the chat template."""
+    if not (directory / CERTIFICATE_FILE).is_file():
+        return False
+    gate = read_certificate(directory).settings.get("gate")
+    return isinstance(gate, dict) and gate.get("prompt_style") == "chat"
 
-    def _ids(self, prompt: str, chat: bool | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the prompt's token ids and their mask, both [1, T]."""
-        tokenizer = self._loaded.tokenizer
-        in_chat = self._usually_chat() if chat is None else chat
-        if in_chat and tokenizer.chat_template is None:
-            raise ConfigError("the tokenizer has no chat template", where="--chat", remedy="leave --chat out")
-        text = chat_prompt(tokenizer, prompt) if in_chat else prompt
-        ids = torch.tensor([tokenizer(text, add_special_tokens=not in_chat)["input_ids"]], dtype=torch.long)
-        if not ids.numel():
-            raise ConfigError("the prompt has no tokens", where="--prompt", remedy="ask something")
-        ids = ids.to(self._loaded.device)
-        return ids, torch.ones_like(ids)
 
-    def _usually_chat(self) -> bool:
-        """Say whether the gate was trained on prompts in the chat template."""
-        if not (self._directory / CERTIFICATE_FILE).is_file():
-            return False
-        gate = read_certificate(self._directory).settings.get("gate")
-        return isinstance(gate, dict) and gate.get("prompt_style") == "chat"
-
-    def _require_room(self, num_tokens: int) -> None:
-        if self._loaded.context_length is not None and num_tokens > self._loaded.context_length:
-            raise ConfigError(
-                f"prompt and answer take up to {num_tokens} tokens; the model reads {self._loaded.context_length}",
-                where="--max-new-tokens",
-                remedy="shorten the prompt, or ask for fewer tokens",
-            )
-
-    def _how(self, settings: GenerateSettings) -> Any:
-        drawn = {"temperature": settings.temperature or 1.0, "top_p": settings.top_p or 1.0, "top_k": 0}
-        return transformers.GenerationConfig(
-            max_new_tokens=settings.max_new_tokens,
-            do_sample=settings.is_drawn,
-            eos_token_id=sorted(self._loaded.eos_token_ids),
-            pad_token_id=self._loaded.pad_token_id,
-            **(drawn if settings.is_drawn else {}),
-        )
-
-    def _no_gate(self) -> str:
-        top_k = getattr(self._config, "num_experts_per_tok", "some")
-        chosen = f"{self._config.model_type} chooses {top_k} of {self.num_experts} experts"
-        return f"no gate for the whole prompt: {chosen} for each token in each layer that has them"
+def _no_gate(facts: MixtureFacts) -> str:
+    chosen = f"{facts.model_type} chooses {facts.experts_per_token or 'some'} of {len(facts.expert_names)} experts"
+    return f"no gate for the whole prompt: {chosen} for each token in each layer that has them"

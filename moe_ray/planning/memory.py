@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from moe_ray.checkpoints.identity import Checkpoint
 from moe_ray.checkpoints.shapes import DecoderShape, decoder_shape, parameter_groups
-from moe_ray.config.schema import ModelConfig, RuntimeConfig
+from moe_ray.config.schema import ModelConfig, dtype_bytes
 from moe_ray.engines.registry import settings_class
 
 GIB = 1 << 30
@@ -14,7 +14,6 @@ GIB = 1 << 30
 DEVICE_OVERHEAD_BYTES = 1 * GIB
 # Activations and fragmentation, as a share of the weights.
 ACTIVATION_SHARE = 0.1
-DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # What bitsandbytes makes of a parameter in a linear layer: 4 bits, and a float32 scale for each block of 64; or 8 bits,
 # and a float32 scale for each row, which depends on the row's length.
 FOUR_BIT_BYTES = 0.5 + 4 / 64
@@ -34,31 +33,36 @@ class MemoryEstimate:
     total_bytes: int | None
 
 
-def estimate_memory(
-    checkpoint: Checkpoint, model: ModelConfig, runtime: RuntimeConfig, longest_tokens: int
-) -> MemoryEstimate:
-    """Estimate the memory of one copy: weights, the largest batch's cache, activations, overhead.
+class ModelUse(NamedTuple):
+    """How a copy of a model is used: tokens of the longest row, prompt and answer, and rows at once."""
 
-    `longest_tokens` is the longest prompt plus its new tokens. The cache is that of `runtime.batch_size` such rows,
-    at most `runtime.batch_memory_gib`, as the engine forms its batches, and at least one row; where no config tells,
-    all of `runtime.batch_memory_gib`.
+    context_tokens: int
+    concurrency: int
+
+
+def estimate_memory(
+    checkpoint: Checkpoint, model: ModelConfig, use: ModelUse, *, max_cache_bytes: int
+) -> MemoryEstimate:
+    """Estimate the memory of one copy: weights, the cache of its rows at once, activations, overhead.
+
+    The cache is that of `use.concurrency` rows, at most `max_cache_bytes`, as the engine forms its batches, and at
+    least one row; where no config tells, all of `max_cache_bytes`.
     """
     engine = settings_class(model.engine)
     if not engine.has_files:
         size = engine.size_bytes(model)
         return MemoryEstimate(weights_bytes=size, cache_bytes=0, cache_bytes_per_token=0, total_bytes=size or None)
-    per_token = cache_bytes_per_token(checkpoint.config, model)
-    row_bytes = per_token * longest_tokens
-    most = int(runtime.batch_memory_gib * GIB)
-    cache = max(row_bytes, min(runtime.batch_size * row_bytes, most)) if per_token else most
+    per_token = planned_cache_bytes(checkpoint.config, model)
+    row_bytes = per_token * use.context_tokens
+    cache = max(row_bytes, min(use.concurrency * row_bytes, max_cache_bytes)) if per_token else max_cache_bytes
     if checkpoint.num_parameters is None:
         return MemoryEstimate(weights_bytes=None, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=None)
-    weights = weights_bytes(checkpoint.num_parameters, checkpoint.config, model)
+    weights = planned_weights_bytes(checkpoint.num_parameters, checkpoint.config, model)
     total = weights + cache + int(weights * ACTIVATION_SHARE) + DEVICE_OVERHEAD_BYTES
     return MemoryEstimate(weights_bytes=weights, cache_bytes=cache, cache_bytes_per_token=per_token, total_bytes=total)
 
 
-def weights_bytes(num_parameters: int, config: Mapping[str, Any] | None, model: ModelConfig) -> int:
+def planned_weights_bytes(num_parameters: int, config: Mapping[str, Any] | None, model: ModelConfig) -> int:
     """Bytes of `num_parameters` as this model is loaded.
 
     Quantization shrinks linear layers alone: embeddings, the output layer and the experts of a mixture (which are no
@@ -81,16 +85,12 @@ def _quantized_bytes(shape: DecoderShape, model: ModelConfig) -> float:
     return EIGHT_BIT_BYTES + SCALE_BYTES / shape.hidden_size
 
 
-def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> float:
-    name: str = model.dtype
-    if name == "auto":
-        name = str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "bfloat16").removeprefix(
-            "torch."
-        )
-    return DTYPE_BYTES.get(name, 2.0)
+def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
+    named = config or {}
+    return dtype_bytes(str(named.get("dtype") or named.get("torch_dtype")) if model.dtype == "auto" else model.dtype)
 
 
-def cache_bytes_per_token(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
+def planned_cache_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
     """Bytes of keys and values that one token keeps in all layers; 0 when the config does not tell."""
     shape = decoder_shape(config or {})
     return 0 if shape is None else int(shape.cache_width * _dtype_bytes(config, model))

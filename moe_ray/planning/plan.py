@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from moe_ray.checkpoints.identity import Checkpoint, ModelIdentity
-from moe_ray.config.schema import ExperimentConfig, ModelConfig
+from moe_ray.config.schema import ExperimentConfig, ModelConfig, RuntimeConfig
 from moe_ray.domains.example import Example
 from moe_ray.engines.registry import settings_class
 from moe_ray.errors import Problems
-from moe_ray.planning.cells import Cell, CellKind, CellMaker, Shard, make_shards, missing_shards
+from moe_ray.planning.cells import Cell, Shard, make_shards, missing_shards
 from moe_ray.planning.fleet import Demand, Fleet, demand_of
-from moe_ray.planning.memory import MemoryEstimate, estimate_memory
+from moe_ray.planning.keys import CellMaker
+from moe_ray.planning.kinds import GENERATE, KINDS, LIKELIHOOD
+from moe_ray.planning.memory import GIB, MemoryEstimate, ModelUse, estimate_memory
 
 # Characters of text in a token, for estimates only. English prose has about 4 with the usual vocabularies.
 CHARACTERS_PER_TOKEN = 3.5
@@ -55,7 +57,7 @@ class Workload:
         """The number of cells; one that several models want counts once."""
         return len(self.computed_by)
 
-    def counts(self) -> dict[tuple[str, str, CellKind], CellCounts]:
+    def counts(self) -> dict[tuple[str, str, str], CellCounts]:
         """Count the cells that each model wants, by (model, domain, kind), in the order of the experiment."""
         total = Counter((cell.model, cell.domain, cell.kind) for cell in self.cells)
         done = Counter((cell.model, cell.domain, cell.kind) for cell in self.cells if cell.key in self.done)
@@ -99,7 +101,7 @@ def _maker(config: ExperimentConfig, domain: str) -> CellMaker:
     return CellMaker(
         config.decoding,
         max_new_tokens=config.domains[domain].max_new_tokens or config.decoding.max_new_tokens,
-        likelihood=config.likelihood,
+        kinds=(GENERATE, LIKELIHOOD) if config.likelihood else (GENERATE,),
     )
 
 
@@ -154,24 +156,44 @@ def _computing_models(cells: Sequence[Cell], added: Sequence[Cell]) -> dict[str,
     return computed_by
 
 
+def uses_of(config: ExperimentConfig, work: Workload) -> dict[str, ModelUse]:
+    """Return how the models with work left are used: the longest of their cells, in batches of `batch_size`."""
+    longest: dict[str, int] = {}
+    for cell in work.cells:
+        tokens = _num_tokens(cell)
+        longest[cell.model] = max(tokens, longest.get(cell.model, 1))
+    models = dict.fromkeys(shard.model for shard in work.shards)
+    return {name: ModelUse(longest[name], config.runtime.batch_size) for name in models}
+
+
+def _num_tokens(cell: Cell) -> int:
+    """Estimate the tokens of a cell's prompt and of what follows it."""
+    characters = sum(len(message.content) for message in cell.prompt.messages)
+    characters += KINDS[cell.kind].num_characters_after(cell.prompt)
+    return int(characters / CHARACTERS_PER_TOKEN) + cell.max_new_tokens
+
+
 def place_models(
-    config: ExperimentConfig, work: Workload, checkpoints: Mapping[str, Checkpoint], fleet: Fleet
+    models: Mapping[str, ModelConfig],
+    uses: Mapping[str, ModelUse],
+    checkpoints: Mapping[str, Checkpoint],
+    fleet: Fleet,
+    runtime: RuntimeConfig,
 ) -> Placement:
-    """Estimate every model with work left, and say what a copy of it takes on `fleet`.
+    """Estimate every model that `uses` names, and say what a copy of it takes on `fleet`.
 
     Raises `CapacityError` for a model that no node could hold, or a `UserError` that lists several.
     """
-    longest = _longest_tokens(work.cells)
-    models = dict.fromkeys(shard.model for shard in work.shards)
+    most = int(runtime.batch_memory_gib * GIB)
     estimates = {
-        name: estimate_memory(checkpoints[name], config.models[name], config.runtime, longest[name]) for name in models
+        name: estimate_memory(checkpoints[name], models[name], use, max_cache_bytes=most) for name, use in uses.items()
     }
     demands, problems = dict[str, Demand](), Problems()
     for name, estimate in estimates.items():
         with problems.gathered():
-            demands[name] = _demand(name, config.models[name], estimate, fleet, config.runtime.gpu_memory_fraction)
+            demands[name] = _demand(name, models[name], estimate, fleet, runtime.gpu_memory_fraction)
     problems.raise_if_any()
-    costs = {name: max(1.0, (checkpoints[name].num_parameters or 10**9) / 10**9) for name in models}
+    costs = {name: max(1.0, (checkpoints[name].num_parameters or 10**9) / 10**9) for name in uses}
     return Placement(estimates=estimates, demands=demands, costs=costs)
 
 
@@ -185,15 +207,3 @@ def _demand(name: str, model: ModelConfig, estimate: MemoryEstimate, fleet: Flee
     if not engine.shares_gpu and gpus == "auto" and 0 < demand.gpus < 1:
         return Demand(gpus=1.0, reason=f"a whole GPU: a {model.engine} takes all memory there is")
     return demand
-
-
-def _longest_tokens(cells: Sequence[Cell]) -> dict[str, int]:
-    longest: dict[str, int] = {}
-    for cell in cells:
-        characters = sum(len(message.content) for message in cell.prompt.messages)
-        characters += (
-            max((len(text) for text in cell.prompt.continuations), default=0) if not cell.max_new_tokens else 0
-        )
-        tokens = int(characters / CHARACTERS_PER_TOKEN) + cell.max_new_tokens
-        longest[cell.model] = max(tokens, longest.get(cell.model, 1))
-    return longest

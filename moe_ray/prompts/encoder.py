@@ -1,6 +1,6 @@
 """From a prompt to token ids: chat templates, completions, continuations, and what happens to overlong prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.prompts.reasoning import splitter_of
 
 TEMPLATE_DATE = "26 Jul 2024"
+REFUSED = "the chat template refuses this prompt"
 
 
 class PromptTokenizer(Protocol):
@@ -60,11 +61,9 @@ class EncodedPair:
 class PromptEncoder:
     """Turns prompts into token ids, in the model's prompt style.
 
-    chat: the tokenizer's chat template with the assistant's turn opened; no other special tokens are added, since
-    the template writes its own. A template that refuses the system role, or leaves it out, gets the system text in
-    front of the first user message. The model's `chat_template_kwargs` are variables of the template. Templates that
-    print today's date are given a fixed one. completion: the raw text, with the special tokens that the tokenizer puts
-    in front by itself.
+    chat: `chat_text`, with the model's `chat_template_kwargs` as variables of the template; no other special tokens
+    are added, since the template writes its own. completion: the raw text, with the special tokens that the tokenizer
+    puts in front by itself.
     """
 
     def __init__(self, loaded: PromptTokenizer, config: ModelConfig) -> None:
@@ -111,30 +110,7 @@ class PromptEncoder:
         """Return the whole text that the model is given."""
         if not self._is_chat:
             return "".join(message.content for message in prompt.messages)
-        try:
-            rendered = self._render(prompt.messages)
-        except jinja2.TemplateError as error:
-            merged = _system_merged(prompt.messages)
-            if merged == prompt.messages:
-                raise RowError(f"the chat template refuses this prompt: {error}") from error
-            return self._render_merged(merged)
-        if any(message.role == "system" and message.content.strip() not in rendered for message in prompt.messages):
-            return self._render_merged(_system_merged(prompt.messages))
-        return rendered
-
-    def _render_merged(self, messages: Sequence[Message]) -> str:
-        try:
-            return self._render(messages)
-        except jinja2.TemplateError as error:
-            raise RowError(f"the chat template refuses this prompt: {error}") from error
-
-    def _render(self, messages: Sequence[Message]) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        variables = {"date_string": TEMPLATE_DATE, **self._switches}
-        rendered: str = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, **variables
-        )
-        return rendered
+        return chat_text(self._tokenizer, prompt.messages, self._switches)
 
     def _require_known_switches(self, path: str) -> None:
         """A template ignores a variable that it does not know: a misspelt switch would change nothing."""
@@ -184,6 +160,36 @@ class PromptEncoder:
         num_kept = self._context_length - num_following - len(head)
         kept = (*head, *tokens[-num_kept:])
         return EncodedPrompt(token_ids=kept, num_truncated=len(tokens) - len(kept))
+
+
+def chat_text(tokenizer: Any, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> str:
+    """Return what a chat model reads for `messages`: its tokenizer's template, with the assistant's turn opened.
+
+    A template that refuses the system role, or leaves it out, gets the system text in front of the first user message.
+    Templates that print today's date are given a fixed one. `variables` are further ones of the template. Raises
+    `RowError` for messages that the template refuses.
+    """
+    given = tuple(messages)
+    try:
+        rendered = _rendered(tokenizer, given, variables)
+        is_whole = all(one.role != "system" or one.content.strip() in rendered for one in given)
+    except jinja2.TemplateError as error:
+        if _system_merged(given) == given:
+            raise RowError(f"{REFUSED}: {error}") from error
+        rendered, is_whole = "", False
+    if is_whole:
+        return rendered
+    try:
+        return _rendered(tokenizer, _system_merged(given), variables)
+    except jinja2.TemplateError as error:
+        raise RowError(f"{REFUSED}: {error}") from error
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Message], variables: Mapping[str, Any] | None) -> str:
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    given = {"date_string": TEMPLATE_DATE, **(variables or {})}
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **given)
+    return text
 
 
 def _system_merged(messages: tuple[Message, ...]) -> tuple[Message, ...]:

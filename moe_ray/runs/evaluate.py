@@ -14,7 +14,7 @@ from moe_ray.domains.loading import is_assumed
 from moe_ray.errors import OfflineError, Problems
 from moe_ray.execution.observer import Join, RunObserver, joining
 from moe_ray.planning.fleet import Fleet
-from moe_ray.planning.plan import Placement, Workload, place_models
+from moe_ray.planning.plan import Placement, Workload, place_models, uses_of
 from moe_ray.planning.scheduler import Abandoned
 from moe_ray.planning.simulate import Simulation, Speed, Stretch, measured_speeds, simulate, stated_speeds, with_sizes
 from moe_ray.runs import preparation
@@ -93,7 +93,8 @@ def plan(
     with problems.gathered(), preparation.located(experiment):
         router = _wanted_router(experiment, prepared, is_here=is_here)
     with problems.gathered(), preparation.located(experiment):
-        placement = place_models(experiment.config, prepared.work, checkpoints, fleet)
+        config, uses = experiment.config, uses_of(experiment.config, prepared.work)
+        placement = place_models(config.models, uses, checkpoints, fleet, config.runtime)
     problems.raise_if_any()
     known = measured_speeds(_stretches(prepared.run)) | stated_speeds(speeds, list(experiment.config.models))
     return RunPlan(
@@ -233,7 +234,8 @@ def _fill_cells(
     from moe_ray.execution.executor import Executor, RunJob
 
     fleet = fleet_of(cluster)
-    placement = place_models(experiment.config, prepared.work, prepared.checkpoints, fleet)
+    config, uses = experiment.config, uses_of(experiment.config, prepared.work)
+    placement = place_models(config.models, uses, prepared.checkpoints, fleet, config.runtime)
     session = manifest.sessions[-1]
     session.hardware = preparation.hardware_record(cluster.hardware)
     prepared.run.write_manifest(manifest)

@@ -14,10 +14,10 @@ from moe_ray.config.checks import chats, unused_template
 from moe_ray.config.dump import dump_experiment
 from moe_ray.config.identity import identity
 from moe_ray.config.load import LoadedExperiment
-from moe_ray.config.schema import ExperimentConfig, ModelConfig, PromptStyle
+from moe_ray.config.schema import ExperimentConfig, PromptStyle
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import LoadedDomain, assume_domain, load_domain
-from moe_ray.engines.registry import settings_class, text_settings, validate_engine
+from moe_ray.engines.registry import require_checkpoint, settings_class, text_settings, validate_engine
 from moe_ray.errors import ConfigError, OfflineError, Problems, UserError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import Cell
@@ -138,8 +138,11 @@ def _inspect_checkpoints(experiment: LoadedExperiment, problems: Problems) -> di
     checkpoints: dict[str, Checkpoint] = {}
     for name, model in experiment.config.models.items():
         with problems.gathered(), located(experiment):
-            _validate_engine(name, model)
+            with _within_model(name):
+                validate_engine(model)
             checkpoints[name] = inspect_checkpoint(name, model, hashes)
+            with _within_model(name):
+                require_checkpoint(model, checkpoints[name].config)
             require_tokenizer(name, model)
     hashes.save()
     return checkpoints
@@ -171,9 +174,11 @@ def with_done(config: ExperimentConfig, prepared: Prepared, keys: Collection[str
     return replace(prepared, work=plan_work(config, prepared.cells, prepared.work.done.union(keys), added=added))
 
 
-def _validate_engine(name: str, model: ModelConfig) -> None:
+@contextmanager
+def _within_model(name: str) -> Iterator[None]:
+    """Name the model's section in a `ConfigError` that names a key within it."""
     try:
-        validate_engine(model)
+        yield
     except ConfigError as error:
         error.where = f"models.{name}.{error.where}"
         raise

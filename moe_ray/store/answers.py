@@ -22,7 +22,6 @@ from moe_ray.characters import whole_characters
 from moe_ray.engines.base import FinishReason
 from moe_ray.files import write_atomically
 from moe_ray.fingerprint import fingerprint
-from moe_ray.planning.cells import CellKind
 
 CONTENT_COLUMNS = (
     "key", "kind", "model", "domain", "example_id", "sample_index", "messages", "settings",
@@ -70,6 +69,7 @@ ANSWER_SCHEMA = pa.schema(
 class Answer:
     """What a model said for a cell. Field for field a row of the answer table.
 
+    Fields with a default are those that only some kinds of cells fill (`CellKind.columns`).
     `messages` and `settings` are JSON: the prompt as asked, and the decoding settings with the continuations that
     were measured. `loglikelihoods` are nats, one per continuation, in the order of `settings["continuations"]`: the
     choices, then the reference; None for one that does not fit the model's context after the prompt.
@@ -81,20 +81,15 @@ class Answer:
     """
 
     key: str
-    kind: CellKind
+    kind: str
     model: str
     domain: str
     example_id: str
     sample_index: int
     messages: str
     settings: str
-    text: str | None
-    token_ids: list[int] | None
     finish_reason: FinishReason
     num_prompt_tokens: int
-    num_completion_tokens: int
-    loglikelihoods: list[float | None] | None
-    loglikelihood_tokens: list[int] | None
     error: str | None
     batch_rows: int
     time_to_first_token_s: float | None
@@ -103,8 +98,13 @@ class Answer:
     shard: str
     finished_at: float
     num_truncated_tokens: int = 0
+    text: str | None = None
     reasoning: str | None = None
+    token_ids: list[int] | None = None
+    num_completion_tokens: int = 0
     num_reasoning_tokens: int | None = None
+    loglikelihoods: list[float | None] | None = None
+    loglikelihood_tokens: list[int] | None = None
 
 
 def to_table(answers: list[Answer]) -> pa.Table:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moe_ray.checkpoints.identity import ModelIdentity
-from moe_ray.planning.cells import key_of
+from moe_ray.planning.keys import key_of
+from moe_ray.planning.kinds import KINDS
 from moe_ray.store.records import Manifest, ReplicaTelemetry
 from moe_ray.store.run_directory import RunDirectory
 
@@ -123,7 +124,7 @@ def identity_in_key(row: Mapping[str, Any], identities: Iterable[ModelIdentity])
     """Return the identity from which `row`'s key was made."""
     try:
         messages = [[message["role"], message["content"]] for message in json.loads(row["messages"])]
-        decoding = _decoding_in_key(row, json.loads(row["settings"]))
+        decoding = KINDS[row["kind"]].settings_in_key(json.loads(row["settings"]), row["sample_index"])
         asked = {"domain": row["domain"], "example": row["example_id"], "messages": messages}
         found = (
             identity.key for identity in identities if row["key"] == key_of(row["kind"], asked, identity, decoding)
@@ -131,13 +132,6 @@ def identity_in_key(row: Mapping[str, Any], identities: Iterable[ModelIdentity])
         return next(found, None)
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-
-
-def _decoding_in_key(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    if row["kind"] == "likelihood":
-        return {"continuations": settings["continuations"]}
-    drawn = {name: settings[name] for name in ("max_new_tokens", "temperature", "top_p", "stop")}
-    return {**drawn, "seed": settings["seed"] if drawn["temperature"] > 0 else None, "sample": row["sample_index"]}
 
 
 def one_row_for_each_key(table: pa.Table) -> pa.Table:

@@ -1,6 +1,5 @@
 """Reusable answers: those of other runs, by key, and a run's own after its data changed."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import moe_ray
 from moe_ray.checkpoints.identity import ModelIdentity
 from moe_ray.domains.example import Example
 from moe_ray.errors import RunDirectoryError
+from moe_ray.planning.kinds import KINDS
 from moe_ray.store.answers import ANSWER_SCHEMA
 from moe_ray.store.owners import identity_in_key, one_row_for_each_key
 from moe_ray.store.records import ReplicaTelemetry
@@ -67,18 +67,7 @@ def _is_sound(row: Mapping[str, Any], identity: ModelIdentity) -> bool:
         return False
     if not (math.isfinite(row["total_s"]) and row["total_s"] >= 0 and row["batch_rows"] >= 1):
         return False
-    if row["kind"] == "generate":
-        return row["text"] is not None
-    if row["sample_index"] != 0:
-        return False
-    num_continuations = len(json.loads(row["settings"])["continuations"])
-    return _are_numbers(row["loglikelihoods"], num_continuations) and _are_numbers(
-        row["loglikelihood_tokens"], num_continuations
-    )
-
-
-def _are_numbers(values: Sequence[float | None] | None, number: int) -> bool:
-    return values is not None and len(values) == number and all(v is None or math.isfinite(v) for v in values)
+    return KINDS[row["kind"]].is_whole(row)
 
 
 def _record(run: RunDirectory, identity: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 from moe_ray import architectures
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE, Checkpoint, FileHashes, inspect_checkpoint
 from moe_ray.checkpoints.shapes import parameter_groups, parameters_of_config
-from moe_ray.config.schema import ModelConfig, RuntimeConfig
-from moe_ray.planning.memory import cache_bytes_per_token, estimate_memory
+from moe_ray.config.schema import ModelConfig
+from moe_ray.planning.memory import ModelUse, estimate_memory, planned_cache_bytes
 
 ENDS: dict[str, Any] = {"vocab_size": 1000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED: dict[str, Any] = {
@@ -96,7 +96,7 @@ def test_the_cache_of_a_mixtures_token_is_what_a_real_cache_holds(name: str, tmp
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     real_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     config = config_of(CONFIGS[name](), tmp_path)
-    assert cache_bytes_per_token(config, ModelConfig(path="./m", dtype="float32")) * num_tokens == real_bytes
+    assert planned_cache_bytes(config, ModelConfig(path="./m", dtype="float32")) * num_tokens == real_bytes
 
 
 @pytest.mark.parametrize("name", OWN_TYPES)
@@ -107,9 +107,9 @@ def test_an_own_class_saved_with_its_code_has_an_exact_size_and_an_estimate(name
     kept = model.state_dict()
     num_saved = model.num_parameters() + sum(one.numel() for name, one in model.named_buffers() if name in kept)
     assert (checkpoint.num_parameters, checkpoint.size_source) == (num_saved, "safetensors headers")
-    estimate = estimate_memory(checkpoint, ModelConfig(path=str(tmp_path)), RuntimeConfig(), longest_tokens=16)
+    estimate = estimate_memory(checkpoint, ModelConfig(path=str(tmp_path)), ModelUse(16, 16), max_cache_bytes=1 << 32)
     assert estimate.weights_bytes == 4 * num_saved
-    assert estimate.cache_bytes == RuntimeConfig().batch_size * 16 * estimate.cache_bytes_per_token > 0
+    assert estimate.cache_bytes == 16 * 16 * estimate.cache_bytes_per_token > 0
 
 
 def test_a_mixtures_identity_is_its_weights_settings_and_code_and_not_how_it_was_made(tmp_path: Path) -> None:

@@ -15,15 +15,19 @@ from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import ModelConfig
 from moe_ray.domains.loading import load_domain
+from moe_ray.errors import ConfigError
 from moe_ray.microworld import build
 from moe_ray.microworld.data import DOMAIN_FILES
 from moe_ray.microworld.spec import Budget, TrainingResult, TrainingSpec
 from moe_ray.microworld.worlds import SYNTHETIC
-from moe_ray.moe.merge.gate_training import chat_prompt
 from moe_ray.moe.records import read_certificate
-from tests.engines.asking import ask, completion, engine
+from moe_ray.planning.fleet import simulated_fleet
+from moe_ray.prompts.encoder import chat_text
+from moe_ray.runs.evaluate import plan
+from tests.engines.asking import ask, completion, engine, measure
 
 MIXTURES = ("merged-mixture", "upcycled-mixture")
+ALONE = "merged-code-alone"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def sources_of(experiment: Path) -> dict[str, Path]:
 def test_the_experiment_has_the_mixtures_beside_baseline_and_experts(experiment: Path) -> None:
     config = load_experiment(experiment).config
     experts = {domain.expert for domain in config.domains.values()}
-    assert set(config.models) == {config.baseline, *experts, *MIXTURES}
+    assert set(config.models) == {config.baseline, *experts, *MIXTURES, ALONE}
     assert all(model.notes == (SYNTHETIC,) for model in config.models.values())
     assert config.name == "microworld-tiny-mixtures"
     assert all(set(config.models_of(domain)) == set(config.models) for domain in config.domains)
@@ -94,7 +98,7 @@ def test_the_merged_gate_knows_the_domain_of_questions_that_it_has_not_seen(expe
     for place, domain in enumerate(model.config.expert_names):
         config = load_experiment(experiment).config.domains[domain]
         examples = load_domain(domain, config, experiment.parent).examples
-        questions = [chat_prompt(tokenizer, example.prompts["chat"].messages[0].content) for example in examples]
+        questions = [chat_text(tokenizer, example.prompts["chat"].messages) for example in examples]
         chosen = model.get_gating_probs(questions).argmax(dim=1)
         assert (chosen == place).float().mean() >= 0.9
 
@@ -107,6 +111,37 @@ def test_a_mixture_is_planned_and_answers_as_any_model(name: str, experiment: Pa
     assert checkpoint.num_parameters == sum(tensor.numel() for tensor in tensors.values())
     answers = engine(Path(model.path)).generate([ask(completion(text)) for text in ("does it", "a much longer text")])
     assert [answer.error for answer in answers] == [None, None]
+
+
+def test_an_expert_of_the_merged_mixture_alone_is_a_row_that_answers_as_its_fine_tune(
+    experiment: Path, tmp_path: Path
+) -> None:
+    models, hashes = models_of(experiment), FileHashes(tmp_path / "hashes")
+    alone, merged = models[ALONE], models["merged-mixture"]
+    assert alone.path == merged.path
+    rows = [inspect_checkpoint("m", model, hashes) for model in (alone, merged)]
+    assert rows[0].files_sha256 == rows[1].files_sha256
+    assert rows[0].identity.key != rows[1].identity.key
+    config = load_experiment(experiment).config.domains["code"]
+    prompts = [one.prompts["chat"] for one in load_domain("code", config, experiment.parent).examples[:6]]
+    asked = [measure(prompt, id=str(number)) for number, prompt in enumerate(prompts)]
+
+    def measured(directory: str | Path, **settings: Any) -> list[tuple[float | None, ...]]:
+        loaded = engine(Path(directory), engine_settings=settings, prompt_style="chat")
+        return [found.loglikelihoods for found in loaded.loglikelihoods(asked)]
+
+    row = measured(alone.path, **alone.engine_settings)
+    assert row == measured(sources_of(experiment)["code"])
+    assert row != measured(merged.path, expert="legal")
+    assert row != measured(merged.path)
+
+
+def test_an_expert_that_the_mixture_does_not_have_is_refused_by_the_plan(experiment: Path) -> None:
+    found = load_experiment(experiment, [f"models.{ALONE}.engine_settings.expert=poetry"])
+    with pytest.raises(ConfigError) as error:
+        plan(found, simulated_fleet("1x80GiB"))
+    assert f"models.{ALONE}.engine_settings.expert" in str(error.value)
+    assert "experts are 0 to 2, or biomedical, legal, code" in str(error.value)
 
 
 def test_mixtures_that_are_there_are_not_made_again(experiment: Path, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from moe_ray.checkpoints.identity import FileHashes, ModelIdentity, inspect_chec
 from moe_ray.config.schema import DecodingConfig, ModelConfig, PromptStyle
 from moe_ray.domains.example import Example
 from moe_ray.fingerprint import fingerprint
-from moe_ray.planning.cells import Cell, CellMaker, make_shards
+from moe_ray.planning.cells import Cell, make_shards
+from moe_ray.planning.keys import CellMaker
+from moe_ray.planning.kinds import KINDS
 from moe_ray.prompts.messages import Message, Prompt
 from tests.planning.cells import PROMPT, make_example, make_identity
 
@@ -25,7 +27,7 @@ def cells(
 ) -> list[Cell]:
     model = identity or make_identity()
     example = make_example(id, prompt=prompt)
-    maker = CellMaker(decoding or DecodingConfig(), max_new_tokens=max_new_tokens, likelihood=True)
+    maker = CellMaker(decoding or DecodingConfig(), max_new_tokens=max_new_tokens, kinds=tuple(KINDS.values()))
     return maker.cells([example], [model])
 
 
@@ -190,7 +192,7 @@ GOLDEN_SHARDS = {
 def test_keys_and_shards_are_those_on_peoples_disks(style: PromptStyle, drawing: str) -> None:
     example = Example(id="e/1", domain="d", prompts={"chat": GOLDEN_PROMPT, "completion": GOLDEN_PROMPT}, reference="r")
     model = ModelIdentity(name="m", fingerprint="0123456789abcdef", prompt_style=style)
-    maker = CellMaker(GREEDY if drawing == "greedy" else WARM, max_new_tokens=64, likelihood=True)
+    maker = CellMaker(GREEDY if drawing == "greedy" else WARM, max_new_tokens=64, kinds=tuple(KINDS.values()))
     made = maker.cells([example], [model])
     assert [cell.key for cell in made] == GOLDEN_KEYS[style, drawing]
     assert [shard.id for shard in make_shards(made, 2)] == GOLDEN_SHARDS[style, drawing]
@@ -228,7 +230,7 @@ def test_keys_made_of_shared_parts_are_the_fingerprints_of_the_whole() -> None:
     examples = [Example(id=id, domain='d"', prompts=prompts, reference="r") for id in ("e1", '"},{')]
     styles: tuple[PromptStyle, ...] = ("chat", "completion", "chat")
     models = [ModelIdentity(name=f"m{i}", fingerprint=f"f{i}", prompt_style=style) for i, style in enumerate(styles)]
-    made = CellMaker(WARM, max_new_tokens=3, likelihood=True).cells(examples, models)
+    made = CellMaker(WARM, max_new_tokens=3, kinds=tuple(KINDS.values())).cells(examples, models)
     by_id, by_name = {example.id: example for example in examples}, {model.name: model for model in models}
     assert [(cell.model, cell.example_id) for cell in made[::3]] == [(m.name, e.id) for m in models for e in examples]
     assert [cell.key for cell in made] == [

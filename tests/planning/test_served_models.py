@@ -10,7 +10,7 @@ from moe_ray.config.schema import ExperimentConfig, ModelConfig
 from moe_ray.domains.example import Example
 from moe_ray.errors import CapacityError, ModelError
 from moe_ray.planning.fleet import Fleet, Node, simulated_fleet
-from moe_ray.planning.plan import Placement, all_cells, place_models, plan_work
+from moe_ray.planning.plan import Placement, all_cells, place_models, plan_work, uses_of
 from moe_ray.prompts.messages import Message, Prompt
 
 ENDPOINT: dict[str, Any] = {
@@ -38,7 +38,8 @@ def placed(folder: Path, model: dict[str, Any], fleet: Fleet) -> Placement:
     example = Example(id="1", domain="d", prompts={"chat": prompt}, reference="r")
     checkpoint = inspected(folder, model)
     cells = all_cells(config, {"d": [example]}, {"m": checkpoint.identity}, {("d", "m")})
-    return place_models(config, plan_work(config, cells, ()), {"m": checkpoint}, fleet)
+    uses = uses_of(config, plan_work(config, cells, ()))
+    return place_models(config.models, uses, {"m": checkpoint}, fleet, config.runtime)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import transformers
 
+from moe_ray.microworld.tokenizer import build_tokenizer, load_tokenizer
+from moe_ray.prompts.encoder import RowError, chat_text
 from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ask, completion, engine
 from tests.support.tiny_models import CHAT_TEMPLATE, CONTEXT_LENGTH, Architecture, make_tokenizer
@@ -120,3 +122,39 @@ def test_a_token_that_the_model_does_not_know_is_an_error_of_its_row(checkpoint:
     bad, good = engine(directory).generate([ask("zebra", id="a"), ask("law", id="b")])
     assert "the model knows" in (bad.error or "")
     assert good.error is None
+
+
+def rendered(tokenizer: Any, *turns: tuple[str, str]) -> str:
+    """Return what the template itself makes of `turns`."""
+    messages = [{"role": role, "content": content} for role, content in turns]
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+@pytest.mark.parametrize("question", ["is the drug", "  spaces \n and lines\n", "é \N{CAT FACE}", ""])
+def test_a_users_text_is_what_the_template_gives(question: str, micro_tokenizer: Any) -> None:
+    """Gates were trained on these texts: they must not change."""
+    for tokenizer in (make_tokenizer(), micro_tokenizer):
+        assert chat_text(tokenizer, [Message(role="user", content=question)]) == rendered(tokenizer, ("user", question))
+
+
+@pytest.fixture(scope="module")
+def micro_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    file = tmp_path_factory.mktemp("micro") / "tokenizer.json"
+    build_tokenizer(["is the drug of law"], file)
+    return load_tokenizer(file)
+
+
+def test_a_text_outside_of_an_engine_has_the_fixed_date_and_the_merged_system_text() -> None:
+    dated = make_tokenizer("{{ date_string }} " + CHAT_TEMPLATE)
+    assert chat_text(dated, CHAT.messages) == "26 Jul 2024 <s>[system] be brief\n[user] is the drug\n[assistant]\n"
+    for template in (REFUSES_SYSTEM + CHAT_TEMPLATE, DROPS_SYSTEM):
+        tokenizer = make_tokenizer(template)
+        assert chat_text(tokenizer, CHAT.messages) == rendered(tokenizer, ("user", "be brief\n\nis the drug"))
+    with pytest.raises(RowError, match="refuses this prompt: never"):
+        chat_text(make_tokenizer("{{ raise_exception('never') }}"), CHAT.messages)
+
+
+def test_an_encoder_and_a_gate_read_one_text(checkpoint: Checkpoints) -> None:
+    loaded = engine(checkpoint("llama"), prompt_style="chat")
+    assert loaded._encoder.text(CHAT) == chat_text(make_tokenizer(), CHAT.messages)

@@ -85,6 +85,8 @@ def _obstacle(loaded: LoadedModel, attention: str) -> str | None:
     """
     model = loaded.model
     config = model.config.get_text_config(decoder=True)
+    if loaded.forward_choice:
+        return "it does not pass on the settings expert and mode"
     if not model._supports_attention_backend:
         return f"{type(model).__name__} does not take a paged cache"
     if attention not in MASKED_ATTENTIONS and not _is_flash(attention):

@@ -20,10 +20,12 @@ from moe_ray.engines.base import (
 from moe_ray.engines.settings import TransformersSettings, parse_settings
 from moe_ray.engines.transformers.batching import MemoryRule, RowSize, group_batches, run_halving
 from moe_ray.engines.transformers.continuous import choose_continuous
-from moe_ray.engines.transformers.generation import DecodeRow, DrawnRow, decode_batch
+from moe_ray.engines.transformers.generation import GATE_DECISION, DecodeRow, DrawnRow, decode_batch
 from moe_ray.engines.transformers.likelihood import ScoredRow, ScoringRow, score_batch, scoring_rows
-from moe_ray.engines.transformers.loading import load, weights_bytes
+from moe_ray.engines.transformers.loading import load, loaded_bytes
+from moe_ray.engines.transformers.mixture import MixtureFacts, mixture_facts
 from moe_ray.prompts.encoder import EncodedPair, PromptEncoder, RowError
+from moe_ray.prompts.messages import Prompt
 from moe_ray.prompts.reasoning import splitter_of
 
 LOGITS_BYTES = 4
@@ -100,12 +102,29 @@ class TransformersEngine:
         results.update({index: _likelihood(pair, scored[index]) for index, pair in pairs.items()})
         return [results[index] for index in range(len(requests))]
 
+    def mixture(self) -> MixtureFacts:
+        """Return what the model is a mixture of."""
+        return mixture_facts(self._loaded.model.config.to_dict())
+
+    @torch.inference_mode()
+    def gate_probabilities(self, prompt: Prompt) -> list[float] | None:
+        """Return what the gate of a merged mixture gives each expert for the whole prompt; None for other models.
+
+        Raises `RowError` for a prompt that does not fit.
+        """
+        if GATE_DECISION not in self._loaded.forward_arguments:
+            return None
+        token_ids = self._encoder.encode(prompt, num_new_tokens=0).token_ids
+        ids = torch.tensor([token_ids], device=self._loaded.device)
+        probabilities: list[float] = self._loaded.model.get_gating_probs(ids)[0].tolist()
+        return probabilities
+
     def memory(self) -> EngineMemory:
         """Return the bytes of parameters, scales and buffers, and torch's peaks summed over the GPUs of them."""
         devices = sorted({str(one.device) for one in self._loaded.model.parameters() if one.device.type == "cuda"})
         return EngineMemory(
             device=",".join(devices) or str(self._loaded.device),
-            weights_bytes=weights_bytes(self._loaded.model),
+            weights_bytes=loaded_bytes(self._loaded.model),
             batching=f"continuous, {self._continuous.attention}" if self._continuous else "static",
             peak_torch_bytes=sum(map(torch.cuda.max_memory_allocated, devices)) if devices else None,
             reserved_torch_bytes=sum(map(torch.cuda.max_memory_reserved, devices)) if devices else None,

@@ -118,6 +118,7 @@ class _BatchState:
             "attention_mask": self._mask_BT,
             "use_cache": True,
             **optional_arguments(self._loaded, self._mask_BT, num_logits=1),
+            **self._loaded.forward_choice,
             **self._decided,
         }
         inputs = self._loaded.model.prepare_inputs_for_generation(
@@ -125,7 +126,8 @@ class _BatchState:
         )
         outputs = self._loaded.model(**inputs, return_dict=True)
         self._cache = outputs.past_key_values
-        if GATE_DECISION in self._loaded.forward_arguments:
+        # An expert that answers alone needs no decision.
+        if GATE_DECISION in self._loaded.forward_arguments and outputs.get(GATE_DECISION) is not None:
             self._decided = {GATE_DECISION: outputs[GATE_DECISION]}
         logits_BV: torch.Tensor = outputs.logits[:, -1].float()
         return logits_BV

@@ -80,6 +80,7 @@ def score_batch(loaded: LoadedModel, rows: Sequence[ScoringRow]) -> list[ScoredR
         return_dict=True,
         **optional_arguments(loaded, mask_BT, num_logits=num_logits),
         **_context_alone(loaded, mask_BT, rows),
+        **loaded.forward_choice,
     )
     sums = [_read_off(outputs.logits[place], row) for place, row in enumerate(rows)]
     total_s = time.perf_counter() - start_s

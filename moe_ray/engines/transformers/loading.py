@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,13 @@ import torch
 import transformers
 
 from moe_ray import architectures
-from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.config.schema import ModelConfig, dtype_bytes, is_local_path
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.batching import is_out_of_memory
+from moe_ray.engines.transformers.mixture import forward_choice
 from moe_ray.errors import ModelError
 from moe_ray.hub import without_retries
 from moe_ray.prompts.reasoning import mark_tokens, splitter_of
-
-BYTES_OF_DTYPE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-DEFAULT_DTYPE_BYTES = 2
 
 
 def context_length(config: Any) -> int | None:
@@ -39,8 +38,7 @@ def cache_bytes_per_token(config: Any, dtype: str) -> int:
     num_cached_heads = getattr(text, "num_key_value_heads", None) or num_heads
     head_size = getattr(text, "head_dim", None) or text.hidden_size // num_heads
     named = str(getattr(text, "dtype", None) or config.dtype) if dtype == "auto" else dtype
-    num_bytes = BYTES_OF_DTYPE.get(named.removeprefix("torch."), DEFAULT_DTYPE_BYTES)
-    return int(2 * text.num_hidden_layers * num_cached_heads * head_size * num_bytes)
+    return int(2 * text.num_hidden_layers * num_cached_heads * head_size * dtype_bytes(named))
 
 
 def rope_switch_length(config: Any) -> int | None:
@@ -86,7 +84,8 @@ class LoadedModel:
 
     `eos_token_ids` are the checkpoint's end tokens (a list in the generation configuration counts whole) and the
     tokenizer's own. `pad_token_id` fills places that are masked: its value never matters. `special_token_ids` are left
-    out of decoded text, except `mark_token_ids`, which spell the marks of a reasoning trace.
+    out of decoded text, except `mark_token_ids`, which spell the marks of a reasoning trace. `forward_choice` are
+    arguments of every forward pass, which say what of a mixture answers.
     """
 
     model: Any
@@ -101,6 +100,7 @@ class LoadedModel:
     cache_bytes_per_token: int
     vocabulary_size: int
     forward_arguments: frozenset[str]
+    forward_choice: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,8 @@ def _pad_token_id(tokenizer: Any) -> int:
 def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
     """Load the checkpoint onto this process's device: all GPUs it sees, or the CPU.
 
-    On the CPU, dtype auto is the checkpoint's own, but float16 becomes float32. Raises `ModelError`.
+    On the CPU, dtype auto is the checkpoint's own, but float16 becomes float32. Raises `ModelError`, and `ConfigError`
+    for an expert that the checkpoint does not have.
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -174,6 +175,7 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
         cache_bytes_per_token=cache_bytes_per_token(model.config, config.dtype),
         vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
         forward_arguments=forward_arguments,
+        forward_choice=forward_choice(model.config.to_dict(), expert=settings.expert, mode=settings.mode),
     )
 
 
@@ -218,7 +220,7 @@ def _load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def weights_bytes(model: Any) -> int:
+def loaded_bytes(model: Any) -> int:
     """Return the bytes of a model's parameters and buffers, and of the scales that its quantized matrices keep."""
     scales = [tensor for parameter in model.parameters() for tensor in _scales(parameter)]
     return int(model.get_memory_footprint()) + sum(tensor.nbytes for tensor in scales)

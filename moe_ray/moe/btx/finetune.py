@@ -11,7 +11,7 @@ from moe_ray.files import (
     StoredRecord,
     require_free,
     require_space,
-    weights_bytes,
+    safetensors_bytes,
     write_directory_atomically,
     write_json,
 )
@@ -58,7 +58,7 @@ def finetune(
     certificate = _certificate(directory)
     require_free(out)
     # The trained mixture and its copy in `out`, and what a training of the experts goes on from.
-    require_space(out, weights_bytes(directory) * (5 if settings.with_experts else 2))
+    require_space(out, safetensors_bytes(directory) * (5 if settings.with_experts else 2))
     work = work_folder(out)
     job = ExpertTrainingJob(
         model_dir=directory,

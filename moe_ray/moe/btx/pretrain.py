@@ -10,7 +10,7 @@ from moe_ray.checkpoints.identity import identity_files
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.domains.sources import read_text
 from moe_ray.errors import RunDirectoryError
-from moe_ray.files import StoredRecord, require_space, weights_bytes, write_json
+from moe_ray.files import StoredRecord, require_space, safetensors_bytes, write_json
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.moe.btx.base import write_base
 from moe_ray.moe.btx.blocks import bits_by_expert
@@ -120,7 +120,7 @@ def _require_room(config: PretrainConfig, out: Path) -> None:
 
     That is a checkpoint for each training with a state of up to three times its size, and the mixture.
     """
-    dense_bytes = weights_bytes(out / BASE)
+    dense_bytes = safetensors_bytes(out / BASE)
     wanted = [out / EXPERTS / expert for expert in config.experts] + ([out / ANCHOR] if config.anchor else [])
     num_trainings = sum(not path.exists() for path in wanted)
     num_mixed = 0 if (out / MIXTURE).exists() else len(config.experts)

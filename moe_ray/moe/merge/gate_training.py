@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,6 +29,8 @@ from moe_ray.moe.merge.gate import (
     GateTrainingInfo,
 )
 from moe_ray.progress import Report
+from moe_ray.prompts.encoder import RowError, chat_text
+from moe_ray.prompts.messages import Message
 from moe_ray.texts.cleaning import TextSource
 from moe_ray.texts.corpus import MIN_TEXTS, Shares, Splits, make_corpus, num_left
 from moe_ray.texts.labelled import LabelledText, SourceReport, codes
@@ -158,6 +159,7 @@ class _Prompts:
     def __init__(self, config: GateConfig, experts: Sequence[str], embeddings: InputEmbeddings, device: str) -> None:
         self._embeddings = replace(embeddings, matrix=embeddings.matrix.to(device))
         self._experts = experts
+        self._base_model = config.base_model
         self._max_tokens = config.max_tokens
         self._in_chat = config.prompt_style == "chat"
         if self._in_chat and embeddings.tokenizer.chat_template is None:
@@ -177,14 +179,14 @@ class _Prompts:
         return LabelledFeatures(features=means, labels=torch.tensor(codes(texts, self._experts), device=means.device))
 
     def _prompt(self, text: str) -> str:
-        return chat_prompt(self._embeddings.tokenizer, text) if self._in_chat else text
-
-
-def chat_prompt(tokenizer: Any, text: str) -> str:
-    """Return what a chat model is asked when a user writes `text`."""
-    messages = [{"role": "user", "content": text}]
-    prompt: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return prompt
+        if not self._in_chat:
+            return text
+        try:
+            return chat_text(self._embeddings.tokenizer, (Message(role="user", content=text),))
+        except RowError as error:
+            raise DataError(
+                error.reason, where=f"base_model {self._base_model}", remedy="set prompt_style: completion"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,7 +15,7 @@ import transformers
 from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ModelError
-from moe_ray.planning.memory import weights_bytes
+from moe_ray.planning.memory import planned_weights_bytes
 from tests.engines.asking import ask_all, engine
 from tests.support.tiny_models import Architecture, make_tokenizer
 
@@ -35,7 +35,7 @@ MIXTRAL_PARAMETERS = 46_702_792_704
 
 
 def planned(num_parameters: int, config: dict[str, Any] | None, quantization: str) -> int:
-    return weights_bytes(num_parameters, config, ModelConfig(path="./m", quantization=quantization))
+    return planned_weights_bytes(num_parameters, config, ModelConfig(path="./m", quantization=quantization))
 
 
 def test_the_plan_keeps_embeddings_and_counts_scales() -> None:
@@ -97,7 +97,7 @@ def planned_of(directory: Path, quantization: str) -> int:
     model = ModelConfig(path=str(directory), quantization=quantization)
     checkpoint = inspect_checkpoint("m", model, FileHashes(directory / "hashes.cache"))
     assert checkpoint.num_parameters is not None
-    return weights_bytes(checkpoint.num_parameters, checkpoint.config, model)
+    return planned_weights_bytes(checkpoint.num_parameters, checkpoint.config, model)
 
 
 @needs_bitsandbytes

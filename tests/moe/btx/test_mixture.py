@@ -17,7 +17,7 @@ from moe_ray.moe.btx.config import FinetuneSettings
 from moe_ray.moe.btx.finetune import finetune
 from moe_ray.moe.btx.pretrain import pretrain
 from moe_ray.moe.btx.texts import read_expert_texts
-from moe_ray.moe.generation import GenerateSettings, Mixture
+from moe_ray.moe.generation import GenerateSettings, write
 from moe_ray.moe.records import read_certificate
 from moe_ray.moe.running import load_for_construction, load_tokenizer
 from moe_ray.moe.verify import verify
@@ -56,11 +56,10 @@ def test_each_expert_of_the_mixture_alone_writes_what_its_own_checkpoint_writes(
     assert [record.against for record in certificate.exactness] == list(WORDS)
     assert all(record.max_logit_difference <= 1e-5 for record in certificate.exactness)
     assert all(record.greedy_agreement == 1 and record.reload_equal for record in certificate.exactness)
-    mixture = Mixture(pretrained / "mixture")
     said = set()
     for name, words in WORDS.items():
         prompt = " ".join(words[:3])
-        written = mixture.write(prompt, GenerateSettings(expert=name, max_new_tokens=20))
+        written = write(pretrained / "mixture", prompt, GenerateSettings(expert=name, max_new_tokens=20))
         dense, tokenizer = (load(pretrained / "experts" / name) for load in (load_for_construction, load_tokenizer))
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
         how = transformers.GenerationConfig(

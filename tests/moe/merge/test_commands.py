@@ -181,7 +181,7 @@ def test_a_mixture_that_chooses_by_token_answers_and_says_that_it_has_no_gate_fo
         (("{mixture}", "--prompt", "x", "--expert", "2"), "experts are 0 to 1, or legal, code"),
         (("{mixture}", "--prompt", "x", "--expert", "-1"), "experts are 0 to 1"),
         (("{mixture}",), "no prompt"),
-        (("{mixture}", "--prompt", "x", "--max-new-tokens", "1000"), "the model reads 128"),
+        (("{mixture}", "--prompt", "x", "--max-new-tokens", "1000"), "the context holds 128"),
         (("{mixture}", "--prompt", "x", "--greedy", "--temperature", "1"), "greedy text is not drawn"),
         (("{mixture}", "--prompt", "x", "--top-p", "2"), "--top-p"),
         (("{mixture}", "--prompt", "x", "--config", "none.json"), "no such file"),
