@@ -3,6 +3,7 @@
 router.json        kind, labels, temperatures, foreign score and threshold, settings, fingerprints of texts and weights
 foreign.npz        the domains' means, for the score `mahalanobis` alone
 test_results.json  what was measured of it, where somebody did
+data_report.json   what became of the records that it learned from, where a run trained it
 """
 
 import math
@@ -31,6 +32,7 @@ from moe_ray.store.run_directory import RunDirectory
 ROUTER_FILE = "router.json"
 FOREIGN_FILE = "foreign.npz"
 TEST_RESULTS_FILE = "test_results.json"
+DATA_FILE = "data_report.json"
 TRAINING_FILE = "training.json"  # a classifier's diary, which decides nothing
 FORMAT = 1
 LARGEST_MAX_TOKENS = 8192  # of router.training.max_tokens
@@ -147,8 +149,8 @@ def read_test_results(directory: Path) -> RouterTestResults | None:
 
 
 def weights_fingerprint(directory: Path) -> str:
-    """Fingerprint of the files that decide what a router says, router.json and measurements left out."""
-    left_out = {ROUTER_FILE, TEST_RESULTS_FILE, TRAINING_FILE}
+    """Fingerprint of the files that decide what a router says, router.json, measurements and reports left out."""
+    left_out = {ROUTER_FILE, TEST_RESULTS_FILE, DATA_FILE, TRAINING_FILE}
     files = [path for path in directory.rglob("*") if path.is_file() and path.name not in left_out]
     return fingerprint({str(path.relative_to(directory)): file_sha256(path) for path in files})
 
