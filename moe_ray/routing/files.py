@@ -17,6 +17,7 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from pydantic import Field, field_validator
+from safetensors import SafetensorError
 
 from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import OTHER
@@ -36,9 +37,10 @@ DATA_FILE = "data_report.json"
 TRAINING_FILE = "training.json"  # a classifier's diary, which decides nothing
 FORMAT = 1
 LARGEST_MAX_TOKENS = 8192  # of router.training.max_tokens
-# What JSON, zipfile and NumPy's header parser raise on damaged files.
+# What JSON, zipfile, safetensors and NumPy's header parser raise on damaged files.
 READING_ERRORS = (
     OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, SyntaxError, BadZipFile, TokenError,
+    SafetensorError,
 )  # fmt: skip
 _HEADERS: dict[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -187,11 +189,14 @@ def require_shape(name: str, array: FloatArray, shape: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with a missing or damaged file into a `ModelError` that names `path`."""
+def reading(path: Path, errors: tuple[type[Exception], ...] = READING_ERRORS) -> Iterator[None]:
+    """Turn what goes wrong with a missing or damaged file into a `ModelError` that names `path`.
+
+    Parsers of models and tokenizers raise anything: for them `errors` is `(Exception,)`.
+    """
     try:
         yield
-    except READING_ERRORS as error:
+    except errors as error:
         raise damaged(path, first_line(error)) from error
 
 
