@@ -27,7 +27,7 @@ from moe_ray.engines.base import BatchLimits, GenerateRequest, LikelihoodRequest
 from moe_ray.engines.registry import make_engine
 from moe_ray.planning.memory import GIB
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs import preparation
+from moe_ray.runs.work import prepare
 from tests.support.tiny_models import WORDS, make_tokenizer
 
 TARGET_RATIO = 1.05
@@ -117,7 +117,7 @@ def write_experiment(folder: Path) -> Path:
 def plain_loop(experiment: Path) -> float:
     """Answer every shard with the engine alone, and return the seconds that the answering took."""
     loaded = load_experiment(experiment)
-    config, work = loaded.config, preparation.prepare(loaded).work
+    config, work = loaded.config, prepare(loaded).work
     runtime, decoding = config.runtime, config.decoding
     limits = BatchLimits(max_rows=runtime.batch_size, cache_memory_bytes=int(runtime.batch_memory_gib * GIB))
     engine = make_engine(config.models["llama"], limits)

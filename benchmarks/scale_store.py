@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.machine import machine_line, peak_memory_bytes
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs import preparation
+from moe_ray.runs.work import prepare
 from moe_ray.store.run_directory import RunDirectory
 from tests.support import synthetic_store
 
@@ -65,7 +65,7 @@ def open_store(folder: Path, _: int) -> int:
 
 def resume(folder: Path, _: int) -> int:
     """Decide what is left to do, as `moe-ray plan` and `moe-ray evaluate` begin."""
-    work = preparation.prepare(synthetic_store.load(folder)).work
+    work = prepare(synthetic_store.load(folder)).work
     assert not work.shards
     return sum(counts.done for counts in work.counts().values())
 

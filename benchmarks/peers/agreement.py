@@ -13,7 +13,7 @@ from benchmarks.peers.theirs import CHOICES, GENERATE, REFERENCE, Asked, TheirRu
 from moe_ray.comparison.records import Summary
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.domains.example import Example
-from moe_ray.runs import preparation
+from moe_ray.runs.work import prepare
 from moe_ray.store.answers import Answer
 from moe_ray.store.run_directory import RunDirectory
 
@@ -59,7 +59,7 @@ class DomainAgreement:
 def asked_of(experiment: LoadedExperiment) -> dict[str, list[Asked]]:
     """Return what each model is asked: its domains, with the examples and prompts of `experiment`."""
     config = experiment.config
-    domains = preparation.prepare(experiment).domains
+    domains = prepare(experiment).domains
     asked: dict[str, list[Asked]] = {name: [] for name in config.models}
     for name in config.domains:
         (model,) = config.models_of(name)

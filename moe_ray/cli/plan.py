@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
@@ -14,11 +13,8 @@ from moe_ray.planning.memory import GIB
 from moe_ray.planning.plan import Workload
 from moe_ray.planning.simulate import Simulation
 from moe_ray.report.text_table import TextTable
-from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs.plan import PlannedRouter, RunPlan, plan
 from moe_ray.store.run_directory import RunDirectory
-
-if TYPE_CHECKING:
-    from moe_ray.runs.router import WantedRouter
 
 MAX_STAYS_SHOWN = 40
 
@@ -35,7 +31,7 @@ def show_plan(
     """Print the plan of `experiment` for this machine, or for the hardware that `simulate` describes."""
     runtime = experiment.config.runtime
     fleet = simulated_fleet(simulate) if simulate else _this_machine(runtime)
-    planned = pipeline.plan(
+    planned = plan(
         experiment,
         fleet,
         only=only,
@@ -64,7 +60,7 @@ def show_plan(
     console.print(_time_line(planned), soft_wrap=True)
 
 
-def _assumptions(experiment: LoadedExperiment, planned: pipeline.RunPlan) -> Iterator[str]:
+def _assumptions(experiment: LoadedExperiment, planned: RunPlan) -> Iterator[str]:
     """What this plan had to assume, because the hub cannot be reached."""
     for name, number in planned.assumed.items():
         source = experiment.config.domains[name].data.source
@@ -83,7 +79,7 @@ def _assumptions(experiment: LoadedExperiment, planned: pipeline.RunPlan) -> Ite
             yield f"unknown: the size of {model}, which gets a whole GPU; set it with --size {model}=7B"
 
 
-def _time_line(planned: pipeline.RunPlan) -> str:
+def _time_line(planned: RunPlan) -> str:
     """How long the run takes if every answer takes all tokens that it may."""
     unknown = [model for model in planned.placement.demands if model not in planned.speeds]
     if unknown:
@@ -116,20 +112,20 @@ def _this_machine(runtime: RuntimeConfig) -> Fleet:
     return Fleet((Node(id="here", name="here", num_cpus=num_cpus, cpu_slots=slots, gpu_bytes=gpu_bytes),))
 
 
-def _router_line(router: "WantedRouter", matrix: str) -> str:
-    if router.is_there:
-        return f"Router: {router.config.kind}, trained already, in {router.directory}."
-    assert router.data is not None
-    texts = router.data.texts
+def _router_line(router: PlannedRouter, matrix: str) -> str:
+    wanted, texts = router.wanted, router.texts
+    if texts is None:
+        return f"Router: {wanted.config.kind}, trained already, in {wanted.directory}."
     more = "Each example that it sends to another domain's expert may need one more answer than is listed here."
     return (
-        f"Router: {router.config.kind}, to be trained first, on {len(texts.train):,} texts "
-        f"({', '.join(texts.labels)}; {len(texts.validation):,} for validation, {len(texts.test):,} for testing)."
+        f"Router: {wanted.config.kind}, to be trained first, on up to {len(texts.train):,} texts "
+        f"({', '.join(texts.labels)}; {len(texts.validation):,} for validation, {len(texts.test):,} for testing), "
+        "less those that are nearly the same as others."
         f"{' ' + more if matrix == 'assigned' else ''}"
     )
 
 
-def _work_table(planned: pipeline.RunPlan) -> TextTable:
+def _work_table(planned: RunPlan) -> TextTable:
     table = TextTable(title="Answers to compute", title_justify="left")
     for heading in ("model", "domain", "kind"):
         table.add_column(heading)
@@ -140,7 +136,7 @@ def _work_table(planned: pipeline.RunPlan) -> TextTable:
     return table
 
 
-def _remarks(experiment: LoadedExperiment, planned: pipeline.RunPlan) -> Iterator[str]:
+def _remarks(experiment: LoadedExperiment, planned: RunPlan) -> Iterator[str]:
     """What the tables do not show: assumptions, changed data, answers that need no computing, notes."""
     yield from _assumptions(experiment, planned)
     yield from planned.changes
@@ -157,7 +153,7 @@ def _shared_lines(work: Workload) -> Iterator[str]:
         )
 
 
-def _memory_table(planned: pipeline.RunPlan) -> TextTable:
+def _memory_table(planned: RunPlan) -> TextTable:
     table = TextTable(title="What a copy of each model takes (estimated)", title_justify="left")
     table.add_column("model")
     for heading in ("weights", "cache", "total"):

@@ -23,6 +23,7 @@ from moe_ray.routing.files import find_router
 from moe_ray.routing.results import RouterTestResults
 from moe_ray.routing.router import BLANK_SCORE, Route, Router, readable
 from moe_ray.runs import evaluate as pipeline
+from moe_ray.runs.inputs import DataSets
 from moe_ray.runs.router_texts import RouterData, read_texts
 from moe_ray.texts.files import FOREIGN_DIR, REPORT_FILE, TEST_FILE, TRAIN_FILE, write_texts_files
 from moe_ray.texts.labelled import REASONS, DataReport, RouterTexts, split_counts, splits_of
@@ -87,8 +88,11 @@ def write_router_data(experiment: LoadedExperiment, out: Path) -> None:
     """
     _require_replaceable(out)
     domains = experiment.config.domains
-    run_examples = {name: load_domain(name, domain, experiment.base_dir).examples for name, domain in domains.items()}
-    data = read_texts(experiment, run_examples)
+    read = DataSets().read
+    run_examples = {
+        name: load_domain(name, domain, experiment.base_dir, read).examples for name, domain in domains.items()
+    }
+    data = read_texts(experiment, run_examples, read=read)
 
     def write(directory: Path) -> None:
         write_texts_files(directory, data.texts, data.report)

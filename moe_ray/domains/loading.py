@@ -10,7 +10,7 @@ from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.example import Example, Task
 from moe_ray.domains.record_task import SAME_AS_ANOTHER, RecordTask
 from moe_ray.domains.registry import importable, task_class
-from moe_ray.domains.sources import Source, read_json, read_source, read_text, resolve_path
+from moe_ray.domains.sources import ReadSource, Source, read_json, read_source, read_text, resolve_path
 from moe_ray.errors import DataError
 from moe_ray.fingerprint import file_sha256
 from moe_ray.prompts.messages import Message, Prompt
@@ -90,8 +90,8 @@ class LoadedDomain:
     notes: tuple[str, ...] = ()
 
 
-def load_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain:
-    """Load a domain's data and turn the examples that its limit draws into prompts.
+def load_domain(name: str, config: DomainConfig, base_dir: Path, read: ReadSource = read_source) -> LoadedDomain:
+    """Load a domain's data with `read` and turn the examples that its limit draws into prompts.
 
     Relative paths (data.source, data.ids_file, and settings whose name ends in `_file`) are below `base_dir`, the
     experiment file's folder, where a `module:Class` task's module may lie too.
@@ -99,7 +99,7 @@ def load_domain(name: str, config: DomainConfig, base_dir: Path) -> LoadedDomain
     Raises `ConfigError` for a wrong task, column name, choice or template, and `DataError` for wrong data.
     """
     task = make_task(name, config, base_dir)
-    source = read_source(config.data, base_dir)
+    source = read(config.data, base_dir)
     listed = listed_ids(config, base_dir)
     drawn = _draw_examples(task, source, listed, config.max_examples)
     skipped = _skipped(task, drawn)

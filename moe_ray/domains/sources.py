@@ -104,6 +104,10 @@ class Source:
     origin: dict[str, Any]
 
 
+# Reads a data set: `read_source`, or one that reads each data set once. The path is the experiment file's folder.
+ReadSource = Callable[[DataConfig, Path], Source]
+
+
 def read_source(data: DataConfig, base_dir: Path) -> Source:
     """Read all records of `data`. A relative path is one below `base_dir`, the experiment file's folder.
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from moe_ray.architectures.gating_network import GatingNetwork
@@ -23,10 +22,10 @@ from moe_ray.errors import ConfigError, DataError
 from moe_ray.files import read_json
 from moe_ray.gating.embeddings import InputEmbeddings, mean_text_embeddings, read_input_embeddings
 from moe_ray.gating.fitting import LabelledFeatures, balanced_weights, fit, fit_settings
-from moe_ray.gating.network import damaged, load_gating, save_gating
+from moe_ray.gating.network import load_gating, save_gating
 from moe_ray.progress import Report
 from moe_ray.routing.classifier import ClassifierOutputs
-from moe_ray.routing.files import LARGEST_MAX_TOKENS, TRAINING_FILE
+from moe_ray.routing.files import LARGEST_MAX_TOKENS, TRAINING_FILE, reading
 from moe_ray.texts.labelled import LabelledText, codes
 
 WHERE = "router.base_model"
@@ -113,17 +112,16 @@ class EmbeddingClassifier:
     def load(cls, directory: Path, *, device: str) -> Self:
         """Read a saved classifier back; see `TextClassifier.load`."""
         network = load_gating(directory, device=device)
-        path = directory / READING_FILE
-        try:
-            max_tokens = _positive(read_json(path)["max_tokens"])
-            path = directory / TRAINING_FILE
-            training = read_json(path)
-            path = directory / MATRIX_FILE
-            matrix = load_file(path, device=device)["embeddings"]
+        with reading(directory / READING_FILE):
+            max_tokens = _positive(read_json(directory / READING_FILE)["max_tokens"])
+        with reading(directory / TRAINING_FILE):
+            training = read_json(directory / TRAINING_FILE)
+        with reading(directory / MATRIX_FILE):
+            matrix = load_file(directory / MATRIX_FILE, device=device)["embeddings"]
             _require_matrix(matrix, network.num_inputs)
-        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            raise damaged(path, error) from error
-        tokenizer = _saved_tokenizer(directory / TOKENIZER_FOLDER)
+        folder = directory / TOKENIZER_FOLDER
+        with reading(folder, (Exception,)):
+            tokenizer = read_pretrained(transformers.AutoTokenizer, folder, local_files_only=True)
         return cls(InputEmbeddings(tokenizer=tokenizer, matrix=matrix), network, max_tokens, training)
 
 
@@ -158,14 +156,6 @@ def _positive(value: object) -> int:
 def _require_matrix(matrix: torch.Tensor, num_inputs: int) -> None:
     if matrix.dim() != 2 or matrix.shape[1] != num_inputs or not matrix.is_floating_point() or not len(matrix):
         raise ValueError(f"embeddings are {list(matrix.shape)} of {matrix.dtype}; the network reads {num_inputs}")
-
-
-def _saved_tokenizer(directory: Path) -> Any:
-    try:
-        return read_pretrained(transformers.AutoTokenizer, directory, local_files_only=True)
-    except Exception as error:
-        # Parsers of tokenizers raise anything; the cause is kept.
-        raise damaged(directory, error) from error
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 router.json        kind, labels, temperatures, foreign score and threshold, settings, fingerprints of texts and weights
 foreign.npz        the domains' means, for the score `mahalanobis` alone
 test_results.json  what was measured of it, where somebody did
+data_report.json   what became of the records that it learned from, where a run trained it
 """
 
 import math
@@ -16,6 +17,7 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from pydantic import Field, field_validator
+from safetensors import SafetensorError
 
 from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import OTHER
@@ -31,12 +33,14 @@ from moe_ray.store.run_directory import RunDirectory
 ROUTER_FILE = "router.json"
 FOREIGN_FILE = "foreign.npz"
 TEST_RESULTS_FILE = "test_results.json"
+DATA_FILE = "data_report.json"
 TRAINING_FILE = "training.json"  # a classifier's diary, which decides nothing
 FORMAT = 1
 LARGEST_MAX_TOKENS = 8192  # of router.training.max_tokens
-# What JSON, zipfile and NumPy's header parser raise on damaged files.
+# What JSON, zipfile, safetensors and NumPy's header parser raise on damaged files.
 READING_ERRORS = (
     OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, SyntaxError, BadZipFile, TokenError,
+    SafetensorError,
 )  # fmt: skip
 _HEADERS: dict[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -147,8 +151,8 @@ def read_test_results(directory: Path) -> RouterTestResults | None:
 
 
 def weights_fingerprint(directory: Path) -> str:
-    """Fingerprint of the files that decide what a router says, router.json and measurements left out."""
-    left_out = {ROUTER_FILE, TEST_RESULTS_FILE, TRAINING_FILE}
+    """Fingerprint of the files that decide what a router says, router.json, measurements and reports left out."""
+    left_out = {ROUTER_FILE, TEST_RESULTS_FILE, DATA_FILE, TRAINING_FILE}
     files = [path for path in directory.rglob("*") if path.is_file() and path.name not in left_out]
     return fingerprint({str(path.relative_to(directory)): file_sha256(path) for path in files})
 
@@ -185,11 +189,14 @@ def require_shape(name: str, array: FloatArray, shape: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with a missing or damaged file into a `ModelError` that names `path`."""
+def reading(path: Path, errors: tuple[type[Exception], ...] = READING_ERRORS) -> Iterator[None]:
+    """Turn what goes wrong with a missing or damaged file into a `ModelError` that names `path`.
+
+    Parsers of models and tokenizers raise anything: for them `errors` is `(Exception,)`.
+    """
     try:
         yield
-    except READING_ERRORS as error:
+    except errors as error:
         raise damaged(path, first_line(error)) from error
 
 

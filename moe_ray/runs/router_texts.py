@@ -1,14 +1,15 @@
 """From an experiment to the texts that its router is trained and tested on."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.domains.example import Example
-from moe_ray.errors import ConfigError, DataError, UserError
+from moe_ray.domains.sources import ReadSource, read_source
+from moe_ray.errors import ConfigError, DataError
+from moe_ray.runs.inputs import located
 from moe_ray.texts.cleaning import TextSource
 from moe_ray.texts.corpus import MIN_TEXTS, Shares, make_corpus
 from moe_ray.texts.labelled import REASONS, DataReport, Reason, RouterTexts, SourceReport
@@ -22,29 +23,33 @@ class RouterData(NamedTuple):
     report: DataReport
 
 
-def read_texts(experiment: LoadedExperiment, run_examples: Mapping[str, Sequence[Example]]) -> RouterData:
+def read_texts(
+    experiment: LoadedExperiment,
+    run_examples: Mapping[str, Sequence[Example]],
+    *,
+    read: ReadSource = read_source,
+    near_duplicates: bool = True,
+) -> RouterData:
     """Read the texts of the experiment's router; `run_examples` are the examples that the run evaluates, by domain.
 
     None of the texts is one of those examples, or nearly the same as one, or as another text. They follow from the
     records, not from the order of them, and a text stays in its split when records are added. A text's id begins with
-    its domain, or with `other` and the name of its set.
+    its domain, or with `other` and the name of its set. Without `near_duplicates` no near duplicates are searched and
+    left out: enough to say how many texts there are at most.
 
     Raises `ConfigError` without a section `router`, and `DataError` when a domain's data cannot be read or when fewer
     than `MIN_TEXTS` texts of a label, or none of a foreign set, are left.
     """
-    router = experiment.config.router
-    if router is None:
-        raise ConfigError(
-            "the experiment has no router", where=str(experiment.path), remedy="add a section `router:` to it"
-        )
-    with _located(experiment):
-        sources, run_forms = _sources(experiment, router, run_examples)
+    router = required_router(experiment)
+    with located(experiment):
+        sources, run_forms = _sources(experiment, router, run_examples, read)
         corpus = make_corpus(
             sources,
             run_forms=run_forms,
             require=lambda reports: _require_enough(reports, router),
             shares=Shares(test=router.test_fraction, validation=router.validation_fraction),
             balance=router.balance,
+            near_duplicates=near_duplicates,
         )
     train, validation, test = corpus.splits
     return RouterData(
@@ -53,27 +58,28 @@ def read_texts(experiment: LoadedExperiment, run_examples: Mapping[str, Sequence
     )
 
 
-@contextmanager
-def _located(experiment: LoadedExperiment) -> Iterator[None]:
-    """Put the file and the line on an error that names a key of the experiment."""
-    try:
-        yield
-    except UserError as error:
-        if error.where and error.where.startswith(("router.", "domains.")):
-            error.where = experiment.where(error.where)
-        raise
+def required_router(experiment: LoadedExperiment) -> RouterConfig:
+    """Return the experiment's section `router`. Raises `ConfigError` where there is none."""
+    if experiment.config.router is None:
+        raise ConfigError(
+            "the experiment has no router", where=str(experiment.path), remedy="add a section `router:` to it"
+        )
+    return experiment.config.router
 
 
 def _sources(
-    experiment: LoadedExperiment, router: RouterConfig, run_examples: Mapping[str, Sequence[Example]]
+    experiment: LoadedExperiment,
+    router: RouterConfig,
+    run_examples: Mapping[str, Sequence[Example]],
+    read: ReadSource,
 ) -> tuple[list[TextSource], list[str]]:
     """The sources of the router's texts, and the forms of the queries that the run asks."""
     sources, run_forms = [], []
     for name, domain in experiment.config.domains.items():
-        source, forms = domain_source(name, domain, router, run_examples.get(name, ()), experiment.base_dir)
+        source, forms = domain_source(name, domain, router, run_examples.get(name, ()), experiment.base_dir, read)
         sources.append(source)
         run_forms += forms
-    return [*sources, *other_sources(router, experiment.base_dir)], run_forms
+    return [*sources, *other_sources(router, experiment.base_dir, read)], run_forms
 
 
 def _require_enough(reports: Sequence[SourceReport], router: RouterConfig) -> None:

@@ -14,6 +14,9 @@ from moe_ray.domains.loading import hash_rank
 from moe_ray.texts.labelled import LabelledText, Reason, SourceReport
 from moe_ray.texts.similarity import NearIndex, shingles
 
+# A part of what names a router's texts before they are made. Raise it with every change that makes other texts of the
+# same records: to the shipped tasks, their normal form, near duplicates, the order or the split.
+TEXTS_VERSION = 1
 _NUM_SAMPLED = 5000
 
 
@@ -48,18 +51,21 @@ class CleanSource:
     report: SourceReport
 
 
-def clean(sources: Sequence[TextSource], run_forms: Iterable[str]) -> list[CleanSource]:
+def clean(
+    sources: Sequence[TextSource], run_forms: Iterable[str], *, near_duplicates: bool = True
+) -> list[CleanSource]:
     """Remove duplicates within and across `sources`, and all that is (nearly) one of `run_forms`.
 
-    The result is in the order of `sources`. Of equal texts with two labels none is kept.
+    The result is in the order of `sources`. Of equal texts with two labels none is kept. Without `near_duplicates` only
+    equal texts are removed, which takes no search: no fewer texts are kept than with it.
     """
     ordered = sorted(
         ((source.use == "test", hash_rank(candidate.text.id), at, candidate) for at, source in enumerate(sources)
          for candidate in source.candidates),
         key=lambda entry: entry[:3],
     )  # fmt: skip
-    sample = [shingles(candidate.form) for *_, candidate in ordered[:_NUM_SAMPLED]]
-    sieve = _Sieve(sources, run_forms, NearIndex(sample))
+    sample = [shingles(candidate.form) for *_, candidate in ordered[:_NUM_SAMPLED]] if near_duplicates else []
+    sieve = _Sieve(sources, run_forms, NearIndex(sample) if near_duplicates else None)
     kept: list[list[LabelledText]] = [[] for _ in sources]
     dropped: list[Counter[Reason]] = [Counter() for _ in sources]
     for _, _, at, candidate in ordered:
@@ -87,13 +93,14 @@ def _clean_source(source: TextSource, texts: Sequence[LabelledText], dropped: Co
 class _Sieve:
     """Keeps what it let pass, and lets nothing pass that is like it."""
 
-    def __init__(self, sources: Sequence[TextSource], run_forms: Iterable[str], near: NearIndex) -> None:
+    def __init__(self, sources: Sequence[TextSource], run_forms: Iterable[str], near: NearIndex | None) -> None:
         self._run_forms = frozenset(run_forms)
         self._labels = _labels_by_form(sources)
         self._kept: set[str] = set()
         self._near = near
-        for form in self._run_forms:
-            self._near.add(form, shingles(form))
+        if near is not None:
+            for form in self._run_forms:
+                near.add(form, shingles(form))
 
     def reason_to_drop(self, candidate: Candidate, *, is_full: bool) -> Reason | None:
         """Say why a text is not kept; None, and it is kept. Cheap reasons go before dear ones."""
@@ -113,10 +120,11 @@ class _Sieve:
         return "duplicate" if form in self._kept else None
 
     def _near_reason(self, form: str) -> Reason | None:
-        own = shingles(form)
-        if near := self._near.near(own):
-            return "near duplicate" if self._run_forms.isdisjoint(near) else "nearly of the run"
-        self._near.add(form, own)
+        if self._near is not None:
+            own = shingles(form)
+            if near := self._near.near(own):
+                return "near duplicate" if self._run_forms.isdisjoint(near) else "nearly of the run"
+            self._near.add(form, own)
         self._kept.add(form)
         return None
 

@@ -104,13 +104,15 @@ def make_corpus(
     run_forms: Iterable[str] = (),
     balance: str = "none",
     within: Literal["label", "source"] = "label",
+    near_duplicates: bool = True,
 ) -> Corpus:
     """Clean `sources`, let `require` refuse what is left of them, and split it.
 
     The shares are met `within` each label, or within each source of a label too. "downsample" as `balance` leaves every
-    label as many texts to train and to validate with as the rarest has.
+    label as many texts to train and to validate with as the rarest has. Without `near_duplicates` those stay in: enough
+    to count texts, not to learn from them.
     """
-    cleaned = clean(sources, run_forms)
+    cleaned = clean(sources, run_forms, near_duplicates=near_duplicates)
     reports = tuple(source.report for source in cleaned)
     require(reports)
     learned = [source for source in cleaned if source.report.use == "train"]

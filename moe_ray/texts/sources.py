@@ -8,7 +8,7 @@ from moe_ray.config.schema import OTHER, DataConfig, DomainConfig, OtherTextsCon
 from moe_ray.domains.example import Example, Record, query_of
 from moe_ray.domains.loading import load_domain
 from moe_ray.domains.record_task import MISSING, is_empty, value_at
-from moe_ray.domains.sources import read_source
+from moe_ray.domains.sources import ReadSource, read_source
 from moe_ray.errors import DataError, UserError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.prompts.templates import as_text
@@ -21,7 +21,12 @@ _NUM_HEX_OF_TEXT_ID = 16
 
 
 def domain_source(
-    name: str, domain: DomainConfig, router: RouterConfig, run_examples: Sequence[Example], base_dir: Path
+    name: str,
+    domain: DomainConfig,
+    router: RouterConfig,
+    run_examples: Sequence[Example],
+    base_dir: Path,
+    read: ReadSource = read_source,
 ) -> tuple[TextSource, list[str]]:
     """Return the texts of a domain, and the forms of the queries that the run asks of it.
 
@@ -29,7 +34,7 @@ def domain_source(
     them would be alike. Raises what `load_domain` raises.
     """
     data = router.data.get(name)
-    examples = _all_examples(name, domain, data, base_dir)
+    examples = _all_examples(name, domain, data, base_dir, read)
     queries = [query_of(example, router.query) for example in (*run_examples, *examples)]
     forms = [normal_form(query) for query in queries]
     if router.query == "prompt":
@@ -48,40 +53,48 @@ def domain_source(
     return made, forms[: len(run_examples)]
 
 
-def _all_examples(name: str, domain: DomainConfig, data: DataConfig | None, base_dir: Path) -> tuple[Example, ...]:
+def _all_examples(
+    name: str, domain: DomainConfig, data: DataConfig | None, base_dir: Path, read: ReadSource
+) -> tuple[Example, ...]:
     """Return every example of the router's own data of a domain, or of the domain's whole data."""
     whole = domain.data.model_copy(update={"ids_file": None})
     config = domain.model_copy(update={"max_examples": None, "data": data or whole})
     try:
-        return load_domain(name, config, base_dir).examples
+        return load_domain(name, config, base_dir, read).examples
     except UserError as error:
         if data is not None and error.where == f"domains.{name}.data":
             error.where = f"router.data.{name}"
         raise
 
 
-def other_sources(router: RouterConfig, base_dir: Path) -> Iterator[TextSource]:
+def other_sources(router: RouterConfig, base_dir: Path, read: ReadSource = read_source) -> Iterator[TextSource]:
     """Yield the sets of queries that belong to no domain. Raises `DataError` for a set without its column."""
     taken: set[str] = set()
     for at, texts in enumerate(router.other):
         name = free_name(set_name(texts), taken)
         taken.add(name)
-        yield labelled_source(name, OTHER, texts, f"router.other.{at}", base_dir)
+        yield labelled_source(name, OTHER, texts, f"router.other.{at}", base_dir, read)
 
 
-def labelled_source(name: str, label: str, texts: OtherTextsConfig, where: str, base_dir: Path) -> TextSource:
+def labelled_source(
+    name: str, label: str, texts: OtherTextsConfig, where: str, base_dir: Path, read: ReadSource = read_source
+) -> TextSource:
     """Return the texts of a set, all of which bear `label`. Raises `DataError` for a set without its column.
 
     `where` is the key that names the set.
     """
-    data = DataConfig(source=texts.source, subset=texts.subset, split=texts.split, revision=texts.revision)
     candidates = []
-    for record in read_source(data, base_dir).records:
+    for record in read(data_of(texts), base_dir).records:
         text = _query_in(record, texts.column, where)
         text_id = f"{label}/{name}/{fingerprint(text, num_hex=_NUM_HEX_OF_TEXT_ID)}"
         labelled = LabelledText(id=text_id, text=text, label=label, source=name)
         candidates.append(Candidate(text=labelled, form=normal_form(text)))
     return TextSource(name=name, label=label, use=texts.use, limit=texts.max_texts, candidates=candidates)
+
+
+def data_of(texts: OtherTextsConfig) -> DataConfig:
+    """Return the data set that a set of texts is read from."""
+    return DataConfig(source=texts.source, subset=texts.subset, split=texts.split, revision=texts.revision)
 
 
 def _query_in(record: Record, column: str, where: str) -> str:

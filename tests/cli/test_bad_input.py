@@ -179,15 +179,16 @@ def test_a_changed_setting_is_refused_on_resume_and_shown(
 ) -> None:
     """The run directory of an earlier command is made by the pipeline's own steps, without Ray."""
     from moe_ray.config.load import load_experiment
-    from moe_ray.runs import preparation
+    from moe_ray.runs.manifest import begin
+    from moe_ray.runs.work import prepare
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text(rows(), encoding="utf-8")
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment()), encoding="utf-8")
     loaded = load_experiment(Path("experiment.yaml"))
-    prepared = preparation.prepare(loaded)
+    prepared = prepare(loaded)
     prepared.run.prepare()
-    preparation.begin(loaded, prepared)
+    begin(prepared)
     monkeypatch.setattr("sys.argv", ["moe-ray", "evaluate", "experiment.yaml", "--set", "decoding.temperature=0.5"])
     assert reported(app) == EXIT_USAGE
     assert "decoding.temperature: 0.0 -> 0.5" in capsys.readouterr().err

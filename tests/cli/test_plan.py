@@ -11,7 +11,8 @@ import yaml
 
 from moe_ray.cli.terminal import EXIT_USAGE
 from moe_ray.config.load import load_experiment
-from moe_ray.runs import preparation
+from moe_ray.runs.manifest import begin as begin_run
+from moe_ray.runs.work import prepare
 from moe_ray.store.records import ReplicaTelemetry
 from tests.cli.experiments import experiment, rows
 from tests.support.commands import Command
@@ -49,9 +50,9 @@ def write(config: dict[str, Any]) -> str:
 def begin(file: str) -> None:
     """Leave the run directory that an earlier evaluate of `file` would have left at once."""
     loaded = load_experiment(Path(file))
-    prepared = preparation.prepare(loaded)
+    prepared = prepare(loaded)
     prepared.run.prepare()
-    preparation.begin(loaded, prepared)
+    begin_run(prepared)
 
 
 def test_a_changed_run_is_refused_before_it_is_resumed(moe_ray: Command) -> None:
@@ -105,7 +106,7 @@ def test_a_sandbox_that_lacks_a_protection_is_told_before_any_model_works(
     def weak(config: object, graders: object) -> None:
         raise SandboxError("the sandbox lacks seccomp", where="runtime.sandbox", remedy="set allow_weak")
 
-    monkeypatch.setattr("moe_ray.runs.preparation.sandbox_record", weak)
+    monkeypatch.setattr("moe_ray.runs.plan.sandbox_record", weak)
     file = write(experiment())
     code, shown = moe_ray("plan", file)
     assert code == EXIT_USAGE
@@ -147,7 +148,7 @@ def test_a_run_on_this_machine_assumes_nothing(moe_ray: Command) -> None:
 def test_a_run_that_was_begun_knows_its_speed(moe_ray: Command) -> None:
     file = write(experiment())
     begin(file)
-    run = preparation.prepare(load_experiment(Path(file))).run
+    run = prepare(load_experiment(Path(file))).run
     run.write_telemetry(
         ReplicaTelemetry(
             replica="base-1", model="base", session="s", node="n", pid=1, device="cpu", started_at=0.0,

@@ -10,7 +10,8 @@ import yaml
 from moe_ray.config.load import load_experiment
 from moe_ray.planning.cells import Cell
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs import preparation
+from moe_ray.runs.manifest import begin
+from moe_ray.runs.work import prepare
 from moe_ray.store.answers import Answer
 from moe_ray.store.opening import begin_session, end_session
 from moe_ray.store.records import ProbeTiming, ReplicaTelemetry
@@ -25,10 +26,10 @@ def finished_run(folder: Path, experiment: dict[str, Any], rows: bytes) -> RunDi
     (folder / "rows.jsonl").write_bytes(rows)
     (folder / "experiment.yaml").write_text(yaml.safe_dump(described), encoding="utf-8")
     loaded = load_experiment(folder / "experiment.yaml", [f"output.results_dir={folder / 'results'}"])
-    prepared = preparation.prepare(loaded)
+    prepared = prepare(loaded)
     run = prepared.run
     run.prepare()
-    manifest = preparation.begin(loaded, prepared)
+    manifest = begin(prepared).manifest
     session = begin_session(manifest, 0)
     for shard in prepared.work.shards:
         run.write_shard([_answer(cell, shard.id) for cell in shard.cells])

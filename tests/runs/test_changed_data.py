@@ -9,7 +9,7 @@ import pytest
 
 from moe_ray.cli.plan import show_plan
 from moe_ray.config.load import LoadedExperiment, load_experiment
-from moe_ray.runs import preparation
+from moe_ray.runs.work import prepare
 from moe_ray.scoring.score import read_scores, scores_of_table
 from moe_ray.store.run_directory import RunDirectory
 from tests.runs.experiments import write
@@ -58,17 +58,17 @@ def test_a_record_that_asks_something_else_is_told_computed_and_graded_by_its_ne
     assert set(accuracy(outcome.run)) == {f"t{i}" for i in range(6)}
     assert [note for note in outcome.summary.run.notes if ASKS in note]
     again = inline.evaluate(experiment)
-    assert preparation.prepare(experiment).changes == ()
+    assert prepare(experiment).changes == ()
     assert len([note for note in again.summary.run.notes if ASKS in note]) == 2  # one for each domain
 
 
 def test_a_record_with_another_label_keeps_its_answer_and_is_graded_again(
     experiment: LoadedExperiment, inline: Inline
 ) -> None:
-    run = preparation.prepare(experiment).run
+    run = prepare(experiment).run
     before = accuracy(run)
     change(experiment, lambda records: records[0].update(label="no"))
-    assert preparation.prepare(experiment).changes == (
+    assert prepare(experiment).changes == (
         f"The data of first changed: 1 (t0) {GRADED}", f"The data of second changed: 1 (t0) {GRADED}"
     )  # fmt: skip
     inline.evaluate(experiment)
@@ -78,16 +78,16 @@ def test_a_record_with_another_label_keeps_its_answer_and_is_graded_again(
 
 def test_data_that_only_grows_changes_nothing_that_is_there(experiment: LoadedExperiment, inline: Inline) -> None:
     change(experiment, lambda records: records.append({"id": "t6", "question": "Is 6 even?", "label": "yes"}))
-    assert preparation.prepare(experiment).changes == ()
+    assert prepare(experiment).changes == ()
     inline.evaluate(experiment)
     assert {cell.example_id for cell in inline.computed} == {"t6"}
 
 
 def test_stored_examples_that_cannot_be_read_are_no_obstacle(experiment: LoadedExperiment, inline: Inline) -> None:
-    run = preparation.prepare(experiment).run
+    run = prepare(experiment).run
     (run.path / "examples" / "first.jsonl").write_text("{\n")
     change(experiment, lambda records: records[0].update(label="no"))
-    assert len(preparation.prepare(experiment).changes) == 1
+    assert len(prepare(experiment).changes) == 1
     assert inline.evaluate(experiment).num_missing == 0
 
 

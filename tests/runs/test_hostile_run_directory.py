@@ -15,12 +15,13 @@ import yaml
 from moe_ray.cli.terminal import EXIT_USAGE
 from moe_ray.errors import RunDirectoryError
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs import stored as stored_run
+from moe_ray.runs.stored import load_run
 from moe_ray.scoring.registry import GRADERS, is_own_code
 from moe_ray.scoring.score import read_scores
 from moe_ray.store.run_directory import RunDirectory
 from tests.runs.experiments import write
 from tests.support.commands import Command
+from tests.support.graded import made_from
 from tests.support.inline import Inline, inline
 
 __all__ = ["inline"]
@@ -130,7 +131,7 @@ def test_the_users_experiment_says_which_graders_run(
     assert hostile.run.manifest().domains["first"]["graders"] == hostile.run.manifest().domains["second"]["graders"]
     _, metrics = read_scores(hostile.run.scores_path)
     assert "accuracy" in metrics
-    assert hostile.run.graded == stored_run.grading_fingerprint(hostile.run)
+    assert hostile.run.graded == made_from(hostile.run)
 
 
 def test_an_experiment_of_other_domains_is_refused(hostile: Hostile, moe_ray: Command, tmp_path: Path) -> None:
@@ -146,14 +147,14 @@ def test_a_run_directory_cannot_give_up_the_sandbox(hostile: Hostile, tmp_path: 
     config = yaml.safe_load(hostile.run.config_path.read_text())
     config["runtime"]["sandbox"] = {"allow_weak": True, "num_workers": 100_000}
     hostile.run.write_config(yaml.safe_dump(config))
-    sandbox = stored_run.load_run(hostile.run).config.runtime.sandbox
+    sandbox = load_run(hostile.run).config.runtime.sandbox
     assert (sandbox.allow_weak, sandbox.num_workers) == (False, "auto")
-    assert not stored_run.load_run(hostile.run, trust=True).config.runtime.sandbox.allow_weak
-    assert stored_run.load_run(hostile.run, allow_weak_sandbox=True).config.runtime.sandbox.allow_weak
+    assert not load_run(hostile.run, trust=True).config.runtime.sandbox.allow_weak
+    assert load_run(hostile.run, allow_weak_sandbox=True).config.runtime.sandbox.allow_weak
     config["runtime"]["sandbox"] = {"memory_mib": 10**6}
     hostile.run.write_config(yaml.safe_dump(config))
     with pytest.raises(RunDirectoryError, match="1000000 MiB of memory"):
-        stored_run.load_run(hostile.run)
+        load_run(hostile.run)
 
 
 # What a command has no need to open.

@@ -11,7 +11,7 @@ import pytest
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import RunDirectoryError
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs import preparation
+from moe_ray.runs.work import prepare, probe_cells
 from moe_ray.scoring.score import read_scores, scores_of_table
 from moe_ray.store.run_directory import RunDirectory
 from tests.runs.experiments import unscored, write
@@ -35,7 +35,7 @@ def values_of(run: RunDirectory, name: str) -> str:
 
 
 def num_left(experiment: LoadedExperiment) -> int:
-    return preparation.prepare(experiment).work.num_to_do
+    return prepare(experiment).work.num_to_do
 
 
 def aa(folder: Path, **more: Any) -> LoadedExperiment:
@@ -214,4 +214,4 @@ def test_a_model_is_not_probed_again_under_a_new_name(tmp_path: Path, inline: In
         {**timing, "time_to_first_token_s": None, "total_s": 1.0}]}).probe[0]]  # fmt: skip
     run.write_telemetry(record)
     renamed = write(tmp_path, {"new": {"path": SAME}}, matrix="full", runtime=runtime)
-    assert preparation.probe_cells(renamed.config, preparation.prepare(renamed)) == {}
+    assert probe_cells(prepare(renamed)) == {}

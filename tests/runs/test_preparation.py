@@ -8,7 +8,8 @@ import pytest
 from moe_ray.checkpoints.identity import Checkpoint, ModelIdentity
 from moe_ray.config.schema import DomainConfig, ExperimentConfig, ModelConfig
 from moe_ray.errors import DataError
-from moe_ray.runs.preparation import begin, pinned, prepare
+from moe_ray.runs.manifest import begin
+from moe_ray.runs.work import pinned, prepare
 from tests.execution.experiments import scripted, write_experiment
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -58,6 +59,6 @@ def test_tests_that_pass_a_wrong_program_are_refused_before_any_model_works(tmp_
     )
     prepared = prepare(experiment)
     with pytest.raises(DataError, match="the tests of 1 of 1 examples assert nothing") as caught:
-        begin(experiment, prepared)
+        begin(prepared)
     assert "experiment.yaml" in (caught.value.where or "")
     assert not prepared.run.exists

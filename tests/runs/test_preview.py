@@ -206,8 +206,8 @@ def test_a_template_that_no_model_is_asked_with_is_refused(
 
 
 def test_a_template_that_some_models_are_not_asked_with_is_noted(experiment: Callable[..., Path]) -> None:
-    from moe_ray.runs import preparation
+    from moe_ray.runs.work import prepare
 
     loaded = load_experiment(experiment(domain={"prompt": {"template": "Q: {question}"}}))
-    notes = preparation.prepare(loaded).domains["parity"].notes
+    notes = prepare(loaded).domains["parity"].notes
     assert any("base get the task's own completion prompt" in note for note in notes)

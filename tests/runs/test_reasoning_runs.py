@@ -12,7 +12,8 @@ from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits
 from moe_ray.engines.scripted import ScriptedEngine
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs import preparation
+from moe_ray.runs.manifest import begin
+from moe_ray.runs.work import Prepared, prepare
 from moe_ray.scoring.score import Score, read_scores, scores_of_table
 from moe_ray.store.answers import Answer, to_table
 from moe_ray.store.run_directory import RunDirectory
@@ -24,10 +25,10 @@ TRACE = "<think> The abstract reports no difference </think> Yes."
 OF_EARLIER_VERSIONS = ["reasoning", "num_reasoning_tokens"]
 
 
-def begun(experiment: LoadedExperiment) -> tuple[RunDirectory, preparation.Prepared]:
-    prepared = preparation.prepare(experiment)
+def begun(experiment: LoadedExperiment) -> tuple[RunDirectory, Prepared]:
+    prepared = prepare(experiment)
     prepared.run.prepare()
-    preparation.begin(experiment, prepared)
+    begin(prepared)
     return prepared.run, prepared
 
 

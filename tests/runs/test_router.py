@@ -93,7 +93,8 @@ def test_a_finished_run_trains_nothing_asks_nothing_and_computes_nothing_again(
     planned = pipeline.plan(finished, Fleet(()))
     assert planned.work.num_to_do == 0
     assert planned.router is not None
-    assert planned.router.is_there
+    assert planned.router.wanted.is_there
+    assert planned.router.texts is None
 
 
 def test_a_router_that_lies_elsewhere_is_loaded_and_nothing_is_trained(run: RunDirectory, tmp_path: Path) -> None:

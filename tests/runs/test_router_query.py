@@ -9,7 +9,7 @@ from moe_ray.config.load import load_experiment
 from moe_ray.domains.example import Example
 from moe_ray.planning.plan import all_cells, plan_work, single_cells
 from moe_ray.prompts.messages import Message, Prompt
-from moe_ray.runs.router_query import asked_by_routing
+from moe_ray.runs.work import asked_by_routing
 from moe_ray.store.routes import Routes
 
 EXPERIMENT = """

@@ -7,8 +7,7 @@ import pytest
 
 from moe_ray.errors import RunDirectoryError
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs import preparation
-from moe_ray.runs import stored as stored_run
+from moe_ray.runs.work import prepare
 from moe_ray.scoring import grade
 from moe_ray.scoring.score import read_scores, scores_of_table
 from moe_ray.store import answers as answer_files
@@ -16,6 +15,7 @@ from moe_ray.store.answers import CONTENT_COLUMNS
 from moe_ray.store.lock import exclusive
 from moe_ray.store.run_directory import RunDirectory
 from tests.support import synthetic_store
+from tests.support.graded import made_from
 
 NUM_ANSWERS = 480
 
@@ -60,7 +60,7 @@ def test_nothing_is_left_to_do_and_nothing_to_grade_when_the_files_were_merged(
 ) -> None:
     merge(copied, monkeypatch)
     assert len(copied.done_keys()) == copied.manifest().sessions[-1].cells_done_after
-    assert copied.graded == stored_run.grading_fingerprint(copied)
+    assert copied.graded == made_from(copied)
 
 
 def test_grading_few_at_a_time_gives_the_same_scores(
@@ -107,6 +107,6 @@ def test_comparing_writes_nothing(stored: RunDirectory, copied: RunDirectory) ->
 
 def test_the_content_columns_are_those_of_the_cells(stored: RunDirectory) -> None:
     table = stored.answers_table(list(CONTENT_COLUMNS))
-    work = preparation.prepare(synthetic_store.load(stored.path.parents[1])).work
+    work = prepare(synthetic_store.load(stored.path.parents[1])).work
     assert set(table["key"].to_pylist()) == {cell.key for cell in work.cells} == work.done
     assert work.shards == ()

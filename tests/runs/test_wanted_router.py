@@ -10,19 +10,20 @@ import pytest
 from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.domains.example import query_of
 from moe_ray.errors import ConfigError
-from moe_ray.runs import preparation
-from moe_ray.runs.router import WantedRouter, covers, wanted_router
+from moe_ray.runs.inputs import read_inputs
+from moe_ray.runs.router import covers
+from moe_ray.runs.router_name import WantedRouter, wanted_router
+from moe_ray.runs.router_texts import read_texts
 from moe_ray.store.routes import Routes
 from tests.runs.worlds import NUM_ASKED, write_world
 
 
 def wanted(experiment: LoadedExperiment) -> WantedRouter:
-    prepared = preparation.prepare(experiment)
-    return wanted_router(experiment, prepared.examples, prepared.run)
+    return wanted_router(read_inputs(experiment))
 
 
-def name(folder: Path, *changes: str) -> str:
-    return wanted(load_experiment(folder / "experiment.yaml", changes)).fingerprint
+def name(folder: Path, *changes: str) -> str | None:
+    return wanted(load_experiment(folder / "experiment.yaml", changes)).name
 
 
 @pytest.mark.parametrize("change", ["router.gpus=0", "runtime.cpu_threads=2", "name=another"])
@@ -55,11 +56,9 @@ def test_a_gating_network_takes_the_baselines_embeddings_or_says_what_it_lacks(t
 
 def test_no_text_of_the_router_is_an_example_of_the_run(tmp_path: Path) -> None:
     experiment = write_world(tmp_path)
-    found = wanted(experiment)
-    assert found.data is not None
-    texts = found.data.texts
+    examples = read_inputs(experiment).examples
+    texts = read_texts(experiment, examples).texts
     learned = {text.text for part in (texts.train, texts.validation, texts.test) for text in part}
-    examples = preparation.prepare(experiment).examples
     asked = {query_of(example, "question") for members in examples.values() for example in members}
     assert len(asked) == 2 * NUM_ASKED
     assert learned
@@ -68,12 +67,12 @@ def test_no_text_of_the_router_is_an_example_of_the_run(tmp_path: Path) -> None:
 
 def test_routes_cover_a_run_when_router_and_examples_are_the_same(tmp_path: Path) -> None:
     experiment = write_world(tmp_path)
-    prepared, found = preparation.prepare(experiment), wanted(experiment)
-    routes = _routes(found.fingerprint, prepared.examples)
-    assert covers(routes, found, prepared.examples)
-    assert not covers(_routes("another", prepared.examples), found, prepared.examples)
-    fewer = {domain: examples[1:] for domain, examples in prepared.examples.items()}
-    assert not covers(_routes(found.fingerprint, fewer), found, prepared.examples)
+    inputs, found = read_inputs(experiment), wanted(experiment)
+    routes = _routes(found.fingerprint, inputs.examples)
+    assert covers(routes, found, inputs.examples)
+    assert not covers(_routes("another", inputs.examples), found, inputs.examples)
+    fewer = {domain: examples[1:] for domain, examples in inputs.examples.items()}
+    assert not covers(_routes(found.fingerprint, fewer), found, inputs.examples)
 
 
 def _routes(router: str, examples: Any) -> Routes:

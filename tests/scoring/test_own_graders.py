@@ -12,13 +12,14 @@ from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import DecodingConfig, DomainConfig, SandboxConfig
 from moe_ray.errors import ConfigError
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs import preparation
-from moe_ray.runs.stored import grading_fingerprint
+from moe_ray.runs.manifest import begin
+from moe_ray.runs.work import Prepared, prepare
 from moe_ray.scoring.grade import _grade
 from moe_ray.scoring.registry import make_graders
 from moe_ray.scoring.score import Grader, Score, read_scores, scores_of_table
 from moe_ray.store.answers import to_table
 from tests.scoring.answering import example, generated
+from tests.support.graded import made_from
 
 MODULE = """
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def test_a_module_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_settings_and_code_of_a_grader_enter_the_manifest_and_the_grading_but_no_cell(folder: Path) -> None:
     (folder / "d.jsonl").write_text(json.dumps({"id": "a", "question": "q", "label": "yes"}) + "\n")
 
-    def begun(unit: str) -> tuple[preparation.Prepared, str]:
+    def begun(unit: str) -> tuple[Prepared, str]:
         (folder / "experiment.yaml").write_text(
             f"""
 name: own
@@ -204,10 +205,10 @@ output: {{results_dir: {folder / "results"}}}
 """
         )
         experiment = load_experiment(folder / "experiment.yaml")
-        prepared = preparation.prepare(experiment)
+        prepared = prepare(experiment)
         prepared.run.prepare()
-        preparation.begin(experiment, prepared)
-        return prepared, grading_fingerprint(prepared.run)
+        begin(prepared)
+        return prepared, made_from(prepared.run)
 
     prepared, in_words = begun("words")
     section = prepared.run.manifest().domains["d"]
@@ -238,10 +239,10 @@ output: {{results_dir: {folder / "results"}}}
 """
     )
     experiment = load_experiment(folder / "experiment.yaml")
-    prepared = preparation.prepare(experiment)
+    prepared = prepare(experiment)
     run, (cell,) = prepared.run, prepared.cells
     run.prepare()
-    manifest = preparation.begin(experiment, prepared)
+    manifest = begin(prepared).manifest
     for name in ("grader_settings", "grader_code"):
         del manifest.domains["d"][name]
     run.write_manifest(manifest)

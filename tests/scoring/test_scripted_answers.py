@@ -13,7 +13,7 @@ from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import DecodingConfig, DomainConfig, ModelConfig, SandboxConfig
 from moe_ray.prompts.reasoning import splitter_of
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs.stored import with_reasoning_apart
+from moe_ray.runs.grading import with_reasoning_apart
 from moe_ray.scoring.registry import make_graders
 from moe_ray.scoring.score import Score, read_scores, scores_of_table
 from tests.execution.experiments import RUNTIME, Recorder

@@ -14,8 +14,9 @@ from moe_ray.execution.replica import Replica, ReplicaSpec
 from moe_ray.planning.cells import Cell, Shard
 from moe_ray.planning.scheduler import Abandoned
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs.preparation import Prepared
-from moe_ray.store.records import Manifest, ReplicaTelemetry
+from moe_ray.runs.manifest import RunRecord
+from moe_ray.runs.work import Prepared
+from moe_ray.store.records import ReplicaTelemetry
 from tests.execution.experiments import Recorder
 
 
@@ -42,7 +43,7 @@ class Inline:
         """Run or resume `experiment`; returns its outcome."""
         return pipeline.evaluate(experiment, Recorder(), only=only)
 
-    def fill(self, experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, *_: object) -> list[Abandoned]:
+    def fill(self, prepared: Prepared, record: RunRecord, *_: object) -> list[Abandoned]:
         abandoned: list[Abandoned] = []
         by_model: dict[str, list[Shard]] = {}
         for shard in prepared.work.shards:
@@ -52,15 +53,13 @@ class Inline:
                 num_cells = sum(len(shard.cells) for shard in shards)
                 abandoned.append(Abandoned(model=model, shard=None, num_cells=num_cells, reason="no such weights"))
             else:
-                self._answer(experiment, prepared, manifest, model, shards)
+                self._answer(prepared, record, model, shards)
         return abandoned
 
-    def _answer(
-        self, experiment: LoadedExperiment, prepared: Prepared, manifest: Manifest, model: str, shards: list[Shard]
-    ) -> None:
-        config = experiment.config
+    def _answer(self, prepared: Prepared, run_record: RunRecord, model: str, shards: list[Shard]) -> None:
+        config = prepared.inputs.config
         spec = ReplicaSpec(
-            replica=f"{model}-1-{manifest.sessions[-1].session}",
+            replica=f"{model}-1-{run_record.session}",
             model_name=model,
             model=config.models[model],
             decoding=config.decoding,
@@ -72,7 +71,7 @@ class Inline:
             replica=spec.replica,
             model=model,
             identity=prepared.checkpoints[model].identity.key,
-            session=manifest.sessions[-1].session,
+            session=run_record.session,
             node="here",
             pid=1,
             device="cpu",

@@ -18,7 +18,8 @@ import yaml
 
 from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.planning.cells import Cell, Shard
-from moe_ray.runs import preparation
+from moe_ray.runs.manifest import begin
+from moe_ray.runs.work import prepare
 from moe_ray.store.answers import Answer
 from moe_ray.store.opening import begin_session, end_session
 from moe_ray.store.records import ProbeTiming, ReplicaTelemetry
@@ -112,10 +113,10 @@ def _experiment(folder: Path) -> dict[str, Any]:
 
 def fill_store(experiment: LoadedExperiment, num_processes: int) -> RunDirectory:
     """Commit an answer for every cell, shard by shard, as a session that ended before it merged its files would."""
-    prepared = preparation.prepare(experiment)
+    prepared = prepare(experiment)
     run, work = prepared.run, prepared.work
     run.prepare()
-    manifest = preparation.begin(experiment, prepared)
+    manifest = begin(prepared).manifest
     session = begin_session(manifest, 0)
     parts = [work.shards[start::num_processes] for start in range(num_processes)]
     workers = [multiprocessing.get_context("fork").Process(target=_write_shards, args=(run, part)) for part in parts]

@@ -7,15 +7,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import transformers
-from pydantic import ValidationError
 
 from moe_ray.config.schema import RouterConfig
 from moe_ray.engines.transformers.loading import read_pretrained
-from moe_ray.errors import CapacityError, first_line
+from moe_ray.errors import CapacityError
 from moe_ray.files import read_json, write_json
 from moe_ray.progress import Report
 from moe_ray.routing.classifier import ClassifierOutputs
-from moe_ray.routing.files import TRAINING_FILE, damaged
+from moe_ray.routing.files import TRAINING_FILE, damaged, reading
 from moe_ray.routing.transformer.encoder import make_base
 from moe_ray.routing.transformer.fitting import fit
 from moe_ray.routing.transformer.forward import make_forward
@@ -140,21 +139,14 @@ def _available(device: str) -> str:
 def _history(directory: Path) -> TrainingHistory:
     """Read training.json, after a look at whether all files are there: transformers names others than it lacks."""
     for name in FILES:
-        try:
+        with reading(directory / name):
             (directory / name).stat()
             if name.endswith(".json"):
                 read_json(directory / name)
-        except (OSError, ValueError) as error:
-            raise damaged(directory / name, first_line(error)) from error
-    try:
+    with reading(directory / TRAINING_FILE):  # pydantic's ValidationError is a ValueError
         return TrainingHistory.model_validate_json((directory / TRAINING_FILE).read_bytes())
-    except ValidationError as error:
-        raise damaged(directory / TRAINING_FILE, first_line(error)) from error
 
 
 def _read(reader: Any, directory: Path, file_name: str, **settings: Any) -> Any:
-    try:
+    with reading(directory / file_name, (Exception,)):
         return read_pretrained(reader, directory, local_files_only=True, **settings)
-    except Exception as error:
-        # Parsers and safetensors raise anything; the cause is kept.
-        raise damaged(directory / file_name, first_line(error)) from error

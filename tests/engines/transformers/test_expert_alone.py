@@ -10,7 +10,7 @@ from moe_ray.architectures import register
 from moe_ray.architectures.gpt2_moe import GPT2MoeConfig, GPT2MoeForCausalLM
 from moe_ray.errors import ModelError
 from tests.engines.asking import TEXTS, ask_all, completion, engine, measure
-from tests.engines.tiny import CONTEXT_LENGTH, make_tokenizer
+from tests.support.tiny_models import CONTEXT_LENGTH, make_tokenizer
 
 NUM_EXPERTS = 3
 

@@ -11,8 +11,10 @@ from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_USAGE, reported
 from moe_ray.config.load import load_experiment
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs import preparation
-from moe_ray.runs import stored as stored_run
+from moe_ray.runs import manifest
+from moe_ray.runs.manifest import begin
+from moe_ray.runs.stored import load_run
+from moe_ray.runs.work import prepare
 from moe_ray.scoring.code import CodeGrader
 from moe_ray.scoring.sandbox import boxes, shared_sandbox
 from moe_ray.scoring.sandbox import sandbox as sandbox_module
@@ -69,9 +71,9 @@ def test_a_run_says_what_is_missing_before_it_starts(
 
 def test_a_run_that_accepts_it_has_it_in_its_manifest(experiment: Path) -> None:
     loaded = load_experiment(experiment, ["runtime.sandbox.allow_weak=true"])
-    prepared = preparation.prepare(loaded)
+    prepared = prepare(loaded)
     prepared.run.prepare()
-    preparation.begin(loaded, prepared)
+    begin(prepared)
     sandbox = prepared.run.manifest().sandbox
     assert sandbox is not None
     assert sandbox["backend"] == "limits"
@@ -84,11 +86,11 @@ def test_the_grader_of_a_run_uses_the_sandbox_that_its_beginning_opened(
     experiment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_experiment(experiment, ["runtime.sandbox.allow_weak=true"])
-    prepared = preparation.prepare(loaded)
+    prepared = prepare(loaded)
     prepared.run.prepare()
-    preparation.begin(loaded, prepared)
+    begin(prepared)
     monkeypatch.setattr(sandbox_module, "probe", None)
-    stored = stored_run.load_run(prepared.run, experiment=loaded)
+    stored = load_run(prepared.run, experiment=loaded)
     graders = stored.graders()["code"]
     example = prepared.domains["code"].examples[0]
     assert [score.value for score in graders[0].grade(example, "base", [])] == [None, None]
@@ -99,11 +101,11 @@ def test_answers_that_a_stronger_machine_made_are_graded_here_only_when_that_is_
     experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = load_experiment(experiment)
-    monkeypatch.setattr(preparation, "sandbox_record", lambda *_: {"backend": "bubblewrap", "missing": []})
+    monkeypatch.setattr(manifest, "sandbox_record", lambda *_: {"backend": "bubblewrap", "missing": []})
     monkeypatch.setattr(CodeGrader, "check_examples", lambda *_: None)
-    prepared = preparation.prepare(loaded)
+    prepared = prepare(loaded)
     prepared.run.prepare()
-    preparation.begin(loaded, prepared)
+    begin(prepared)
     monkeypatch.undo()
     _hide_all_but_limits(monkeypatch)
 
