@@ -11,10 +11,10 @@ import torch
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.device import visible_device
 from moe_ray.engines.transformers.loading import context_length
+from moe_ray.moe.agreement import compare_models, logits_sha256
 from moe_ray.moe.records import ExactnessRecord, LayerVerdict, TensorOrigin
 from moe_ray.moe.running import load_for_construction, load_tokenizer, token_batches
 from moe_ray.moe.texts import built_in_texts
-from moe_ray.moe.upcycle.verify import compare_models, logits_sha256
 
 MAX_TEXT_TOKENS = 64
 

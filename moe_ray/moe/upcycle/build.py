@@ -15,6 +15,7 @@ from moe_ray.checkpoints.source import source_record
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ModelError, RunFailedError
 from moe_ray.files import require_free, require_space, write_directory_atomically
+from moe_ray.moe.agreement import Agreement, compare_models, logits_sha256
 from moe_ray.moe.card import write_card
 from moe_ray.moe.exactness import Finding, compare_exactness, compare_layers, compare_tensors
 from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict, own_files, write_certificate
@@ -24,13 +25,10 @@ from moe_ray.moe.upcycle.experts import Copies, FineTunes, Gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
 from moe_ray.moe.upcycle.request import UpcycleRequest
 from moe_ray.moe.upcycle.verify import (
-    Agreement,
     LayerTests,
     broken_limit,
-    compare_models,
     examine_drift,
     examine_exactness,
-    logits_sha256,
 )
 
 WORK_FOLDER = ".work"

@@ -3,7 +3,6 @@
 Shapes: B texts, T tokens, V the vocabulary.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,107 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from moe_ray.moe.records import ExactnessRecord, LayerVerdict
+from moe_ray.moe.agreement import Agreement
+from moe_ray.moe.records import LayerVerdict
 from moe_ray.moe.running import TokenBatch, decoder_layers, logits_of, replaced_layers
 from moe_ray.moe.upcycle.request import Limits
-
-MAX_EXPONENT = 700.0  # of e in a float
-
-
-class Agreement:
-    """What two models' logits over the same tokens have in common, added up batch by batch in float32.
-
-    KL divergence is that of the second from the first (the reference), a mean over tokens in nats. Perplexities are of
-    the texts' own next tokens.
-    """
-
-    def __init__(self) -> None:
-        self.num_tokens = 0
-        self.max_difference = 0.0
-        self._largest = 0.0
-        self._num_predicted = 0
-        self._num_agreed = 0
-        self._kl = 0.0
-        self._extra_nll = 0.0
-
-    def add(self, reference: torch.Tensor, other: torch.Tensor, batch: TokenBatch) -> None:
-        """Add logits [B, T, V] of both models."""
-        counted = batch.attention_mask.bool().to(reference.device)
-        here, there = reference[counted], other[counted]
-        self.num_tokens += len(here)
-        self._agree(here, there)
-        first, second = here.log_softmax(dim=-1), there.log_softmax(dim=-1)
-        self._kl += (first.exp() * (first - second)).sum().item()
-        targets = _next_tokens(batch).to(reference.device)[counted]
-        known = (targets >= 0).nonzero().squeeze(1)
-        self._num_predicted += len(known)
-        self._extra_nll += (first[known, targets[known]] - second[known, targets[known]]).sum().item()
-
-    def _agree(self, here: torch.Tensor, there: torch.Tensor) -> None:
-        difference = (here - there).abs().max().item()
-        # A difference that is no number is no agreement, and max() would pass over it.
-        self.max_difference = max(self.max_difference, difference) if math.isfinite(difference) else math.inf
-        self._largest = max(self._largest, here.abs().max().item())
-        self._num_agreed += int((here.argmax(dim=-1) == there.argmax(dim=-1)).sum())
-
-    def record(self, against: str, *, reload_equal: bool) -> ExactnessRecord:
-        """What a certificate says of it. `reload_equal`: the second model, loaded again, gives bit-equal logits."""
-        return ExactnessRecord(
-            against=against,
-            num_tokens=self.num_tokens,
-            max_logit_difference=self.max_difference,
-            greedy_agreement=self.greedy_agreement,
-            reload_equal=reload_equal,
-        )
-
-    @property
-    def relative_difference(self) -> float:
-        """The largest difference, relative to the largest logit of the reference where that is above 1."""
-        return self.max_difference / max(1.0, self._largest)
-
-    @property
-    def kl(self) -> float:
-        return self._kl / self.num_tokens
-
-    @property
-    def perplexity_ratio(self) -> float:
-        extra = self._extra_nll / self._num_predicted
-        return math.exp(min(extra, MAX_EXPONENT)) if math.isfinite(extra) else math.inf
-
-    @property
-    def greedy_agreement(self) -> float:
-        return self._num_agreed / self.num_tokens
-
-    def measured(self) -> dict[str, float]:
-        """Return the quantities that limits are set for, by name."""
-        return {"kl": self.kl, "perplexity_ratio": self.perplexity_ratio, "agreement": self.greedy_agreement}
-
-
-def _next_tokens(batch: TokenBatch) -> torch.Tensor:
-    """The token after each one [B, T]; -1 where there is none."""
-    after = torch.full_like(batch.input_ids, -1)
-    following = batch.attention_mask[:, 1:].bool()
-    after[:, :-1] = torch.where(following, batch.input_ids[:, 1:], -1)
-    return after
-
-
-def compare_models(reference: Any, other: Any, batches: Sequence[TokenBatch]) -> Agreement:
-    """Run both models over the batches."""
-    agreement = Agreement()
-    with torch.inference_mode():
-        for batch in batches:
-            agreement.add(logits_of(reference, batch), logits_of(other, batch).to(reference.device), batch)
-    return agreement
-
-
-def logits_sha256(model: Any, batches: Sequence[TokenBatch]) -> str:
-    """Return the SHA-256 of a model's logits at every token that is no padding."""
-    digest = hashlib.sha256()
-    with torch.inference_mode():
-        for batch in batches:
-            logits = logits_of(model, batch).cpu()
-            digest.update(logits[batch.attention_mask.bool()].numpy().tobytes())
-    return digest.hexdigest()
 
 
 def output_differences(dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]) -> dict[int, float]:
