@@ -1,5 +1,6 @@
 """What a run tells while it works. The command line draws it; tests listen to it."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -34,6 +35,22 @@ class RunObserver(Protocol):
 
     def abandoned(self, model: str, num_cells: int, reason: str) -> None:
         """Work was given up."""
+
+
+class LoggingObserver(RunObserver):
+    """Writes a run's stages to the log at level INFO, and what a person should know at WARNING."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def stage(self, text: str) -> None:
+        self._logger.info(text)
+
+    def notice(self, text: str) -> None:
+        self._logger.warning(text)
+
+    def abandoned(self, model: str, num_cells: int, reason: str) -> None:
+        self._logger.warning("%s: %d answers given up: %s", model, num_cells, reason)
 
 
 Join = Callable[[], "Cluster"]
