@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moe_ray.api import (
-        Run,
         compare,
         compare_systems,
         evaluate,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from moe_ray.moe.upcycle.request import UpcycleRequest
     from moe_ray.prompts.messages import Message, Prompt
     from moe_ray.routing.router import Route, Router
+    from moe_ray.runs.opened import Run
     from moe_ray.scoring.score import Grader, Metric, Score
     from moe_ray.store.answers import Answer
 
@@ -51,7 +51,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "api": (
-        "Run compare compare_systems evaluate finetune load_experiment merge open_run plan pretrain score train_gate "
+        "compare compare_systems evaluate finetune load_experiment merge open_run plan pretrain score train_gate "
         "upcycle verify write_report"
     ),
     "config.load": "LoadedExperiment",
@@ -64,6 +64,7 @@ _HOMES = {
     "moe.upcycle.request": "UpcycleRequest",
     "prompts.messages": "Message Prompt",
     "routing.router": "Route Router",
+    "runs.opened": "Run",
     "scoring.score": "Grader Metric Score",
     "store.answers": "Answer",
 }

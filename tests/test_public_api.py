@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ NAMES = [
     "load_experiment", "merge", "open_run", "plan", "pretrain", "score", "train_gate", "upcycle", "verify",
     "write_report",
 ]  # fmt: skip
-MODELS = {"good": {"path": "scripted/good"}, "bad": {"path": "scripted/bad", "engine_settings": {"text": "maybe"}}}
+MODELS: Mapping[str, Mapping[str, Any]] = {
+    "good": {"path": "scripted/good"},
+    "bad": {"path": "scripted/bad", "engine_settings": {"text": "maybe"}},
+}
 
 
 def test_exactly_these_names_are_exported() -> None:
