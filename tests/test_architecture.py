@@ -1,6 +1,7 @@
 """The architecture, held against the code: who may import whom, what starts fast, what the package exports."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ LAYERS = (
     ("report",),
     ("microworld",),
     ("runs",),
-    ("cli",),
+    ("api", "cli"),
     ("entry",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -66,13 +67,37 @@ def test_a_part_imports_only_parts_below_it(part: str, path: Path) -> None:
     assert not above, f"{path.relative_to(ROOT)} imports {above}, which stand above or beside {part}"
 
 
+def test_no_import_leads_back_to_its_own_module() -> None:
+    """In a circle, whether an import works depends on the module that is imported first."""
+    names = {_module_name(path) for _, path in modules()}
+    graph = {_module_name(path): set(_modules_loaded_by(path, names)) for _, path in modules()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def _module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _modules_loaded_by(path: Path, names: set[str]) -> Iterator[str]:
+    """The package's modules that the top level of `path` imports, with the packages that hold them but not it."""
+    own = _module_name(path)
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        else:
+            found = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+        for name in found & names:
+            parents = {name.rsplit(".", depth)[0] for depth in range(name.count(".") + 1)}
+            yield from {parent for parent in parents if not f"{own}.".startswith(f"{parent}.")}
+
+
 @pytest.mark.parametrize("library", sorted(MAY_IMPORT))
 def test_heavy_libraries_are_imported_only_where_they_belong(library: str) -> None:
     users = {part for part, path in modules() if library in {name.split(".")[0] for name in imports(path)}}
     assert users <= MAY_IMPORT[library]
 
 
-@pytest.mark.parametrize("module", ["cli.main", "cli.plan", "cli.runs", "runs.evaluate", "report.write"])
+@pytest.mark.parametrize("module", ["api", "cli.main", "cli.plan", "cli.runs", "runs.evaluate", "report.write"])
 def test_what_needs_neither_ray_nor_torch_does_not_load_them(module: str) -> None:
     heavy = ["torch", "ray", "transformers", "datasets", "evaluate", "matplotlib", "scipy", "sklearn"]
     code = f"import sys, moe_ray.{module}; print([name for name in {heavy} if name in sys.modules])"

@@ -2,19 +2,18 @@
 
 import json
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
+from moe_ray.checkpoints.reading import count_parameters
 from moe_ray.checkpoints.shapes import parameters_of_config
 from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import ModelConfig, PromptStyle, is_local_path
 from moe_ray.engines.registry import settings_class, text_settings
 from moe_ray.errors import ModelError, first_line
-from moe_ray.files import open_regular, parse_json, read_json, write_text_atomically
+from moe_ray.files import read_json, write_text_atomically
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.hub import hub_answers, hub_errors
 
@@ -67,7 +66,6 @@ class ModelIdentity:
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py")
 # What moe_ray writes beside a mixture: it says when and how the mixture was made, and decides nothing of its answers.
 CERTIFICATE_FILE = "certificate.json"
-MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
 _SIZE_IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)[bB](?![A-Za-z])")
 
 
@@ -202,26 +200,7 @@ def identity_files(directory: Path) -> list[Path]:
 def _count_parameters(directory: Path) -> int | None:
     """Count the parameters that the safetensors headers declare; None when there are no such files."""
     files = sorted(directory.glob("*.safetensors"))
-    return sum(_parameters_in_header(path) for path in files) if files else None
-
-
-def _parameters_in_header(path: Path) -> int:
-    try:
-        size = path.stat().st_size
-        with open_regular(path) as file:
-            (num_bytes,) = struct.unpack("<Q", file.read(8))
-            if num_bytes > min(MAX_SAFETENSORS_HEADER_BYTES, size):
-                raise ValueError("its header is longer than the file")
-            header = parse_json(file.read(num_bytes))
-        tensors = [entry for key, entry in header.items() if key != "__metadata__"]
-        promised = 8 + int(num_bytes) + max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
-        if promised != size:
-            raise ValueError(f"{size} bytes long where its header promises {promised}")
-        return sum(prod(int(length) for length in entry["shape"]) for entry in tensors)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error) as error:
-        raise ModelError(
-            f"damaged weights: {error}", where=str(path), remedy="download or write the checkpoint again"
-        ) from error
+    return sum(count_parameters(path) for path in files) if files else None
 
 
 def _hub_facts(name: str, model: ModelConfig) -> tuple[Mapping[str, Any] | None, int | None, str, str | None]:

@@ -24,12 +24,11 @@ CODE_SUFFIX = ".py"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """A file of a repository. `sha256` is known of large files; `blob_id` is git's hash of small ones."""
+    """A file of a repository. `sha256` is known of large files."""
 
     name: str
     num_bytes: int
     sha256: str | None
-    blob_id: str | None
 
 
 def wanted_files(files: Sequence[RemoteFile], *, weights: bool, code: bool) -> list[RemoteFile] | None:
@@ -121,7 +120,6 @@ def look_up(repository: Repository) -> Snapshot:
             name=sibling.rfilename,
             num_bytes=sibling.size or 0,
             sha256=sibling.lfs.sha256 if sibling.lfs else None,
-            blob_id=sibling.blob_id,
         )
         for sibling in info.siblings or ()
     ]

@@ -1,7 +1,6 @@
 """Checkpoints' tensors, one at a time: read over all safetensors files, written into files of a bounded size.
 
-Neither side ever holds more than the tensor at hand. Files are read with pread, because the pages of a memory map count
-as the process's memory until the kernel wants them back.
+Neither side ever holds more than the tensor at hand.
 """
 
 import json
@@ -11,20 +10,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from moe_ray.errors import ModelError, first_line
-from moe_ray.files import read_json
+from moe_ray.checkpoints.reading import INDEX_FILE, SINGLE_FILE, open_weights, require_indexed, weight_files
+from moe_ray.errors import ModelError
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 DEFAULT_MAX_SHARD_BYTES = 5 * 10**9
 # The header stands before the data and is known only at the end: room for some two thousand names is kept, and what
 # is left of it is filled with blanks, as the format allows.
 HEADER_BYTES = (1 << 18) - 8
 WRITE_CHUNK_BYTES = 1 << 26
-REMEDY = "download or write the checkpoint again"
-SAVE_REMEDY = "load it with transformers and save it again with save_pretrained"
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -47,9 +41,9 @@ class TensorReader:
     """The tensors of the checkpoint in `directory`. Raises `ModelError` when its files are missing or damaged."""
 
     def __init__(self, directory: Path) -> None:
-        self._files = {path: _open(path) for path in _weight_files(directory)}
+        self._files = {path: open_weights(path) for path in weight_files(directory)}
         self._file_of = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        _require_indexed(directory, self._file_of)
+        require_indexed(directory, self._file_of)
 
     def names(self) -> tuple[str, ...]:
         """All tensors' names, sorted as people count: layers.2 before layers.10."""
@@ -84,43 +78,6 @@ class TensorReader:
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key by which numbers inside names count as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    index = directory / INDEX_FILE
-    if index.is_file():
-        return [directory / name for name in sorted(set(_indexed(index).values()))]
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise ModelError("has no .safetensors weights", where=str(directory), remedy=SAVE_REMEDY)
-    return files
-
-
-def _indexed(index: Path) -> dict[str, str]:
-    try:
-        files = read_json(index)["weight_map"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ModelError(f"damaged index: {first_line(error)}", where=str(index), remedy=REMEDY) from error
-    if not isinstance(files, dict) or not all(
-        isinstance(name, str) and Path(name).name == name for name in files.values()
-    ):
-        raise ModelError("the index names no files beside it", where=str(index), remedy=REMEDY)
-    return dict(files)
-
-
-def _require_indexed(directory: Path, there: Mapping[str, Path]) -> None:
-    index = directory / INDEX_FILE
-    missing = sorted(_indexed(index).keys() - there.keys()) if index.is_file() else []
-    if missing:
-        what = f"the index promises {missing[0]} and {len(missing) - 1} more tensors that are in no file"
-        raise ModelError(what, where=str(index), remedy=REMEDY)
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt", backend="pread")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"damaged or missing weights: {error}", where=str(path), remedy=REMEDY) from error
 
 
 class TensorWriter:

@@ -1,7 +1,7 @@
 """Commands that train experts and gates."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from moe_ray.cli.progress import ProgressDisplay
@@ -10,29 +10,26 @@ from moe_ray.config.schema import RuntimeConfig
 from moe_ray.device import choose_device
 from moe_ray.errors import DataError
 from moe_ray.formatting import NONE, number, plural
-from moe_ray.moe.btx.config import PretrainConfig, load_pretrain_config
-from moe_ray.moe.btx.finetune import FinetuneRecord, finetune, work_folder
-from moe_ray.moe.btx.pretrain import MIXTURE, PretrainRecord, pretrain
+from moe_ray.moe.btx.finetune import FinetuneRecord, work_folder
+from moe_ray.moe.btx.pretrain import MIXTURE, PretrainRecord
 from moe_ray.moe.btx.state import HistoryPoint
-from moe_ray.moe.btx.texts import read_expert_texts
-from moe_ray.moe.btx.training import ExpertTrainingJob, Run, TrainingStep, train
+from moe_ray.moe.btx.training import TrainingStep
 from moe_ray.moe.merge.gate import GateResult, GateTrainingInfo, load_gate_config
 from moe_ray.progress import TrainingProgress
 from moe_ray.report.text_table import TextTable
+from moe_ray.runs.mixtures import finetune_on_ray, pretrain_on_ray
 
 
 def pretrain_experts(file: Path, out: Path) -> None:
     """Train the experts of `file` apart, mix them, and say how well each foretells what it never saw."""
-    config = load_pretrain_config(file)
     console = output_console(soft_wrap=True)
-    with _resumable(console, out), ProgressDisplay(console) as display, _ray_tasks(config, display) as run:
-        record = pretrain(
-            config,
-            file.absolute().parent,
-            out.absolute(),
-            run=run,
-            told=display.stage,
-            heard=lambda step: _show(display, step),
+    with _resumable(console, out), ProgressDisplay(console) as display:
+        record = pretrain_on_ray(
+            file,
+            out,
+            on_stage=display.stage,
+            on_notice=display.notice,
+            on_step=lambda step: _show(display, step),
         )
     console.print(_texts_table(record))
     console.print(_bits_table(record.bits_per_byte))
@@ -41,49 +38,15 @@ def pretrain_experts(file: Path, out: Path) -> None:
 
 def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
     """Train the gates of `mixture` on the texts of `file`, and say what that changed."""
-    config = load_pretrain_config(file)
-    texts = read_expert_texts(config.experts, file.absolute().parent, held_out_fraction=config.held_out_fraction)
     console = output_console(soft_wrap=True)
-    with _resumable(console, work_folder(out)), ProgressDisplay(console) as display, _ray_tasks(config, display) as run:
-        record = finetune(
-            mixture.absolute(),
-            out.absolute(),
-            [text for one in texts.values() for text in one.train],
-            config.finetune,
-            held_out={expert: one.held_out for expert, one in texts.items()},
-            num_threads=config.runtime.cpu_threads,
-            run=run,
-            heard=lambda step: _show(display, step),
+    with _resumable(console, work_folder(out)), ProgressDisplay(console) as display:
+        record = finetune_on_ray(
+            file, mixture, out, on_notice=display.notice, on_step=lambda step: _show(display, step)
         )
     console.print(_bits_table(record.bits_per_byte))
     for line in _gates(record):
         console.print(line)
     console.print(f"\nMixture: {out}")
-
-
-@contextmanager
-def _ray_tasks(config: PretrainConfig, display: ProgressDisplay) -> Iterator[Run]:
-    """Yield what runs trainings as Ray tasks; one that lost its worker or node continues from its last state.
-
-    A cluster is joined, or started, when there is something to train, and left at the end of the context.
-    """
-    with ExitStack() as until_the_end:
-
-        def run(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingStep]:
-            from moe_ray.execution.cluster import connect
-            from moe_ray.execution.tasks import Retries, stream_tasks, task_size
-
-            runtime = config.runtime
-            until_the_end.enter_context(connect(runtime))
-            size = task_size(runtime, config.gpus)
-            retries = Retries(
-                max_attempts=runtime.max_attempts,
-                name=lambda job: f"the training of {job.out_dir.name}",
-                on_retry=display.notice,
-            )
-            yield from stream_tasks(train, jobs, size, retries)
-
-        yield run
 
 
 @contextmanager

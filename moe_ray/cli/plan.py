@@ -1,14 +1,13 @@
 """`moe-ray plan`: what a run would do, as tables."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moe_ray.cli.terminal import output_console
 from moe_ray.config.load import LoadedExperiment
-from moe_ray.config.schema import RuntimeConfig
 from moe_ray.domains.loading import ASSUMED_CHARACTERS
-from moe_ray.planning.fleet import Fleet, Node, cpu_slots, simulated_fleet
+from moe_ray.execution.gpus import fleet_of_this_machine
+from moe_ray.planning.fleet import Fleet, simulated_fleet
 from moe_ray.planning.memory import GIB
 from moe_ray.planning.plan import Workload
 from moe_ray.planning.simulate import Simulation
@@ -30,7 +29,7 @@ def show_plan(
 ) -> None:
     """Print the plan of `experiment` for this machine, or for the hardware that `simulate` describes."""
     runtime = experiment.config.runtime
-    fleet = simulated_fleet(simulate) if simulate else _this_machine(runtime)
+    fleet = simulated_fleet(simulate) if simulate else fleet_of_this_machine(runtime)
     planned = plan(
         experiment,
         fleet,
@@ -99,17 +98,6 @@ def _duration(duration_s: float) -> str:
         return f"{duration_s:.0f} s"
     minutes = round(duration_s / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _this_machine(runtime: RuntimeConfig) -> Fleet:
-    from moe_ray.execution.gpus import read_gpus
-
-    num_cpus = len(os.sched_getaffinity(0))
-    gpu_bytes = tuple(reading.total_bytes for reading in read_gpus())
-    if runtime.gpus != "auto":
-        gpu_bytes = gpu_bytes[: runtime.gpus]
-    slots = cpu_slots(runtime, num_cpus)
-    return Fleet((Node(id="here", name="here", num_cpus=num_cpus, cpu_slots=slots, gpu_bytes=gpu_bytes),))
 
 
 def _router_line(router: PlannedRouter, matrix: str) -> str:

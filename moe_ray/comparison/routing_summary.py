@@ -10,7 +10,7 @@ from moe_ray.arrays import BoolArray, FloatArray, IntArray
 from moe_ray.comparison.costs import CellCosts
 from moe_ray.comparison.matrix import RunMatrix, sign, uncounted_failures
 from moe_ray.comparison.policies import RoutedExamples
-from moe_ray.comparison.records import Regret, RoutingAccuracy, RoutingSummary, Sweep
+from moe_ray.comparison.routing_records import Regret, RoutingAccuracy, RoutingSummary, Sweep
 from moe_ray.comparison.sweep import threshold_sweep
 from moe_ray.comparison.systems import BASELINE, ORACLE, ROUTED, ExampleSystem, System, system_column
 from moe_ray.errors import RunDirectoryError, first_line

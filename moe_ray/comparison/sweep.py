@@ -19,7 +19,6 @@ from moe_ray.arrays import FloatArray, IntArray
 from moe_ray.comparison.costs import CellCosts, Spent, spent
 from moe_ray.comparison.matrix import RunMatrix, no_conclusion, same_reference, sign
 from moe_ray.comparison.policies import RoutedExamples
-from moe_ray.comparison.records import Sweep, SweepPoint
 from moe_ray.comparison.resampling import (
     ROUNDING,
     Interval,
@@ -29,6 +28,7 @@ from moe_ray.comparison.resampling import (
     resampled_sums,
     values_of_sums,
 )
+from moe_ray.comparison.routing_records import Sweep, SweepPoint
 from moe_ray.comparison.systems import System, system_column
 
 MAX_POINTS = 200

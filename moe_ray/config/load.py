@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,7 @@ EXPERIMENT_SUFFIXES = (".yaml", ".yml")
 # Far beyond any experiment; the parser takes seconds for a megabyte.
 MAX_EXPERIMENT_BYTES = 1 << 20
 MAX_DEPTH = 64
+GIVEN = "experiment"  # where messages place an experiment that comes from no file
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -141,12 +143,29 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperime
     Raises `ConfigError` with every problem that was found.
     """
     text = _read(path)
-    document = _parse(text, str(path))
+    return _loaded(_parse(text, str(path)), path, overrides, text=text, base_dir=path.absolute().parent)
+
+
+def experiment_of(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> LoadedExperiment:
+    """Check an experiment that is given as the mapping that its file would hold, as `load_experiment` does.
+
+    Paths are relative to the current folder; values may be `pathlib` paths. Raises `ConfigError`.
+    """
+    try:
+        text = json.dumps(values, default=os.fspath, indent=2)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"holds what a file cannot: {error}", where=GIVEN, remedy="use texts, numbers, lists and mappings"
+        ) from error
+    document = Document(value=parse_json(text), places={(): Place(where=GIVEN)})
+    return _loaded(document, Path(GIVEN), overrides, text=text, base_dir=Path.cwd())
+
+
+def _loaded(document: Document, path: Path, overrides: Sequence[str], *, text: str, base_dir: Path) -> LoadedExperiment:
     apply_overrides(document, overrides)
     config = _validate(document, str(path), ExperimentConfig)
     if problems := cross_problems(config):
         raise config_error(problems, document, str(path))
-    base_dir = path.absolute().parent
 
     def base_of(key: KeyPath) -> Path:
         return Path.cwd() if document.place(key).line is None else base_dir

@@ -1,10 +1,14 @@
-"""GPU figures of this machine from NVML. A figure that NVML cannot give is None, never 0."""
+"""NVML's figures of this machine's GPUs, and the fleet that it is. A figure that NVML cannot give is None, never 0."""
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+
+from moe_ray.config.schema import RuntimeConfig
+from moe_ray.planning.fleet import Fleet, Node, cpu_slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,3 +118,13 @@ def peak_resident_bytes(pid: int) -> int:
     # "VmHWM:     12345 kB"; a process that has ended and was not waited for has no such line.
     found = (line.split() for line in status.splitlines() if line.startswith("VmHWM:"))
     return next((int(words[1]) * _KIB for words in found), 0)
+
+
+def fleet_of_this_machine(runtime: RuntimeConfig) -> Fleet:
+    """What `runtime` lets a run use of this machine, found without Ray."""
+    num_cpus = len(os.sched_getaffinity(0))
+    gpu_bytes = tuple(reading.total_bytes for reading in read_gpus())
+    if runtime.gpus != "auto":
+        gpu_bytes = gpu_bytes[: runtime.gpus]
+    slots = cpu_slots(runtime, num_cpus)
+    return Fleet((Node(id="here", name="here", num_cpus=num_cpus, cpu_slots=slots, gpu_bytes=gpu_bytes),))

@@ -1,5 +1,6 @@
 """Progress events of a run, for the command line and for tests."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -34,6 +35,35 @@ class RunObserver(Protocol):
 
     def abandoned(self, model: str, num_cells: int, reason: str) -> None:
         """Work was given up."""
+
+
+class LoggingObserver(RunObserver):
+    """Writes a run's progress to the log: stages at INFO, what a person should know at WARNING, the rest at DEBUG."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def stage(self, text: str) -> None:
+        self._logger.info(text)
+
+    def notice(self, text: str) -> None:
+        self._logger.warning(text)
+
+    def training(self, step: int, num_steps: int, detail: str) -> None:
+        self._logger.debug("step %d of %d, %s", step, num_steps, detail)
+
+    def work(self, totals: Mapping[str, tuple[int, int]]) -> None:
+        for model, (done, total) in totals.items():
+            self._logger.debug("%s: %d of %d answers are there", model, done, total)
+
+    def replica(self, replica: str, model: str, state: str, detail: str) -> None:
+        self._logger.debug("%s of %s: %s %s", replica, model, state, detail)
+
+    def committed(self, model: str, num_cells: int, num_tokens: int) -> None:
+        self._logger.debug("%s: %d more answers, %d tokens", model, num_cells, num_tokens)
+
+    def abandoned(self, model: str, num_cells: int, reason: str) -> None:
+        self._logger.warning("%s: %d answers given up: %s", model, num_cells, reason)
 
 
 Join = Callable[[], "Cluster"]

@@ -1,6 +1,5 @@
 """The input embeddings and the tokenizer of a causal model, without the rest of it."""
 
-import json
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,18 +8,18 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
 from transformers.utils.hub import cached_file
 
 from moe_ray.architectures.gating_network import mean_embeddings
 from moe_ray.characters import whole_characters
+from moe_ray.checkpoints.reading import SINGLE_FILE, open_weights, tensor_files
 from moe_ray.config.schema import is_local_path
 from moe_ray.engines.transformers.loading import CHECK_REMEDY, HUB_REMEDY, read_pretrained
 from moe_ray.errors import ModelError, first_line
 from moe_ray.hub import hub_answers
 
 TOKENIZER_REMEDY = "put the files of the tokenizer that it was trained with beside the weights"
-SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+PICKLE = "pytorch_model.bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,7 +97,7 @@ class _Checkpoint:
 
     def _matrix(self, names: Sequence[str]) -> torch.Tensor:
         try:
-            for file in (SAFETENSORS, PICKLE):
+            for file in (SINGLE_FILE, PICKLE):
                 files = self._files_of_tensors(file)
                 name = _matching(names, files)
                 if name is not None:
@@ -114,7 +113,7 @@ class _Checkpoint:
         if path is not None:
             return dict.fromkeys(_names(path), file)
         index = self._fetched(f"{file}.index.json")
-        return json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index else {}
+        return tensor_files(index) if index else {}
 
     def _tensor(self, name: str, file: str) -> torch.Tensor:
         path = self._fetched(file)
@@ -152,7 +151,7 @@ def _matching(names: Sequence[str], stored: Collection[str]) -> str | None:
 def _names(path: Path) -> list[str]:
     if path.suffix == ".bin":
         return list(_unpickled(path))
-    with safe_open(path, framework="pt") as file:
+    with open_weights(path) as file:
         return list(file.keys())
 
 
@@ -160,7 +159,7 @@ def _tensor_in(path: Path, name: str) -> torch.Tensor:
     """Read one tensor of a weights' file into memory of its own, so that the rest of the file can go."""
     if path.suffix == ".bin":
         return _unpickled(path)[name].clone()
-    with safe_open(path, framework="pt") as file:
+    with open_weights(path) as file:
         tensor: torch.Tensor = file.get_tensor(name)
     return tensor
 

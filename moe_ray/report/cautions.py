@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from moe_ray.comparison.records import MetricValue, RoutingSummary, Summary
+from moe_ray.comparison.records import MetricValue, Summary
+from moe_ray.comparison.routing_records import RoutingSummary
 from moe_ray.formatting import count, interval, listed, number, plural, words
 from moe_ray.gating.calibration import Calibration
 from moe_ray.proportions import wilson_bounds

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from moe_ray import formatting as text
-from moe_ray.comparison.records import Regret, RoutingAccuracy, RoutingSummary, Summary, Sweep
+from moe_ray.comparison.records import Summary
+from moe_ray.comparison.routing_records import Regret, RoutingAccuracy, RoutingSummary, Sweep
 from moe_ray.comparison.systems import ROUTED
 from moe_ray.formatting import NONE, count, interval, listed, number, plural, signed, words
 from moe_ray.report.measures import Group, Measures, plain, table

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from moe_ray.comparison.records import Regret, Summary
+from moe_ray.comparison.records import Summary
+from moe_ray.comparison.routing_records import Regret
 from moe_ray.formatting import count, number, signed, words
 from moe_ray.gating.calibration import Calibration, ReliabilityBin
 from moe_ray.proportions import wilson_bounds

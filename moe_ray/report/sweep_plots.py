@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from moe_ray.comparison.records import Summary, Sweep, SweepPoint
+from moe_ray.comparison.records import Summary
+from moe_ray.comparison.routing_records import Sweep, SweepPoint
 from moe_ray.comparison.systems import CASCADE, ROUTED
 from moe_ray.formatting import SECONDS, in_one_unit, listed, number, seconds, words
 from moe_ray.report.plots import hollow

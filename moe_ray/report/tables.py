@@ -8,7 +8,8 @@ from rich.text import Text
 
 from moe_ray.characters import one_line
 from moe_ray.comparison.differences import SIGNIFICANCE
-from moe_ray.comparison.records import MetricValue, ModelResources, PairedComparison, RoutingSummary, Summary
+from moe_ray.comparison.records import MetricValue, ModelResources, PairedComparison, Summary
+from moe_ray.comparison.routing_records import RoutingSummary
 from moe_ray.comparison.runs import RunComparison, ValuePair
 from moe_ray.formatting import NONE, interval, joules, number, probability, seconds, signed, significant, size, words
 from moe_ray.report.cautions import cautions

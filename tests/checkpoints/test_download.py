@@ -17,7 +17,6 @@ import pytest
 import transformers
 import yaml
 
-from moe_ray.checkpoints.download import PARTIAL_SUFFIX
 from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, reported
@@ -31,7 +30,8 @@ Usage = namedtuple("Usage", "total used free")
 
 WEIGHTS = random.Random(0).randbytes(3_000_000)
 # huggingface_hub writes 10 MiB at a time, so that of a held connection two such parts are on the disk.
-HUGE = {f"model-0000{at}-of-00002.safetensors": random.Random(at).randbytes(26 << 20) for at in (1, 2)}
+HUGE_NAME = "model-00002-of-00002.safetensors"
+HUGE = {HUGE_NAME: random.Random(1).randbytes(26 << 20)}
 HELD_BYTES = 22 << 20
 FILES = {
     "config.json": b'{"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9}',
@@ -103,6 +103,11 @@ def cached(tmp_path: Path, repo: str, name: str, revision: str | None = None) ->
     return found if isinstance(found, str) else None
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by name; what huggingface_hub notes lies in a hidden folder of it."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def test_the_cache_then_resolves_the_told_commit_without_a_network(
     hub: FakeHub, moe_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +134,7 @@ def test_weights_come_once_and_only_what_loads_them(hub: FakeHub, moe_ray: Comma
     hub.put("owner/model", {**FILES, **DUPLICATES})
     code, shown = moe_ray(experiment(tmp_path, m={"path": "owner/model"}), "--to", tmp_path / "to")
     assert code == 0, shown
-    assert {path.name: path.read_bytes() for path in (tmp_path / "to" / "m").iterdir()} == FILES
+    assert files_in(tmp_path / "to" / "m") == FILES
     assert f"path: {tmp_path / 'to' / 'm'}" in shown
 
 
@@ -137,7 +142,7 @@ def test_without_safetensors_the_pickled_weights_come(hub: FakeHub, moe_ray: Com
     files = {"config.json": b"{}", "pytorch_model.bin": WEIGHTS, "tf_model.h5": WEIGHTS}
     hub.put("owner/old", files)
     assert moe_ray(experiment(tmp_path, m={"path": "owner/old"}), "--to", tmp_path / "to")[0] == 0
-    assert sorted(path.name for path in (tmp_path / "to" / "m").iterdir()) == ["config.json", "pytorch_model.bin"]
+    assert sorted(files_in(tmp_path / "to" / "m")) == ["config.json", "pytorch_model.bin"]
 
 
 def test_code_comes_only_where_it_is_trusted(hub: FakeHub, moe_ray: Command, tmp_path: Path) -> None:
@@ -205,38 +210,36 @@ def started(command: list[str], environment: dict[str, str]) -> Iterator[subproc
         process.communicate()
 
 
-def await_partial_files(tmp_path: Path, process: subprocess.Popen[str]) -> list[int]:
-    """Wait until both files of the weights are held in the middle; returns their sizes on disk."""
-    sizes: list[int] = []
+def await_held_file(tmp_path: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until the largest file is held in the middle."""
     for _ in range(600):
-        before, sizes = sizes, [path.stat().st_size for path in tmp_path.rglob(f"*{PARTIAL_SUFFIX}")]
-        sizes = [num for num in sizes if num]
-        if len(sizes) == 2 and sizes == before:
-            return sizes
+        if any(path.stat().st_size >= 10 << 20 for path in tmp_path.rglob("*.incomplete")):
+            return
         assert process.poll() is None
         time.sleep(0.2)
-    raise AssertionError(f"no two partial files: {sizes}")
+    raise AssertionError("no file is under way")
 
 
-def test_a_killed_download_goes_on_where_it_ended(hub: FakeHub, tmp_path: Path) -> None:
-    """SIGKILL, in the middle of both files of the weights; the second process asks for the rest alone."""
+def test_a_killed_download_fetches_only_what_is_not_whole(hub: FakeHub, tmp_path: Path) -> None:
+    """SIGKILL, in the middle of the last file; the second process asks for that one alone, from its beginning."""
     hub.put("owner/model", {**FILES, **HUGE})
     file = experiment(tmp_path, m={"path": "owner/model"})
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "moe_ray", "models", "download", str(file)]
     hub.hold_after_bytes = HELD_BYTES
     with started(command, environment) as first:
-        partial_bytes = await_partial_files(tmp_path, first)
+        await_held_file(tmp_path, first)
     hub.hold_after_bytes = None
+    came = {path.rpartition("/")[2] for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path}
+    assert len(came) > 1
     hub.asked.clear()
     second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
-    spans = [span for name in HUGE for span in hub.ranges_of(name)]
-    assert sorted(map(str, spans)) == sorted(f"bytes={num}-" for num in partial_bytes)
-    assert min(partial_bytes) >= 10 << 20
+    again = [path.rpartition("/")[2] for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path]
+    assert sorted(again) == sorted({*FILES, *HUGE} - came | {HUGE_NAME})
+    assert hub.ranges_of(HUGE_NAME) == [None]
     folder = next((tmp_path / "cache").glob("models--*/snapshots/*"))
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {**FILES, **HUGE}
-    assert list(tmp_path.rglob(f"*{PARTIAL_SUFFIX}")) == []
+    assert files_in(folder) == {**FILES, **HUGE}
 
 
 def test_an_interrupted_download_says_how_to_go_on(hub: FakeHub, tmp_path: Path) -> None:
@@ -246,7 +249,7 @@ def test_an_interrupted_download_says_how_to_go_on(hub: FakeHub, tmp_path: Path)
     hub.hold_after_bytes = HELD_BYTES
     command = [sys.executable, "-m", "moe_ray", "models", "download", str(file)]
     with started(command, environment) as process:
-        await_partial_files(tmp_path, process)
+        await_held_file(tmp_path, process)
         process.send_signal(signal.SIGINT)
         hub.released.set()
         shown = process.communicate(timeout=60)[0]
@@ -260,54 +263,67 @@ def test_a_connection_that_breaks_is_taken_up_by_itself(hub: FakeHub, moe_ray: C
     hub.cut_after_bytes = 2_000_000
     code, shown = moe_ray(experiment(tmp_path, m={"path": "owner/model"}), "--to", tmp_path / "to")
     assert code == 0, shown
-    assert {path.name: path.read_bytes() for path in (tmp_path / "to" / "m").iterdir()} == FILES
+    assert files_in(tmp_path / "to" / "m") == FILES
 
 
-def test_a_partial_file_in_a_folder_is_gone_on_with(hub: FakeHub, moe_ray: Command, tmp_path: Path) -> None:
+def test_a_broken_connection_goes_on_in_the_middle_of_the_file(hub: FakeHub, moe_ray: Command, tmp_path: Path) -> None:
+    hub.put("owner/model", {**FILES, **HUGE})
+    hub.cut_after_bytes = HELD_BYTES
+    code, shown = moe_ray(experiment(tmp_path, m={"path": "owner/model"}), "--to", tmp_path / "to")
+    assert code == 0, shown
+    assert hub.ranges_of(HUGE_NAME) == [None, f"bytes={20 << 20}-"]
+    assert files_in(tmp_path / "to" / "m") == {**FILES, **HUGE}
+
+
+def test_a_folder_carried_from_another_machine_is_completed(hub: FakeHub, moe_ray: Command, tmp_path: Path) -> None:
+    """Weights are known by their hash, though huggingface_hub's notes were left behind."""
     hub.put("owner/model", FILES)
     (tmp_path / "to" / "m").mkdir(parents=True)
     name = "model-00001-of-00002.safetensors"
-    (tmp_path / "to" / "m" / (name + PARTIAL_SUFFIX)).write_bytes(WEIGHTS[:1000])
+    (tmp_path / "to" / "m" / name).write_bytes(WEIGHTS)
     assert moe_ray(experiment(tmp_path, m={"path": "owner/model"}), "--to", tmp_path / "to")[0] == 0
-    assert hub.ranges_of(name) == ["bytes=1000-"]
-    assert (tmp_path / "to" / "m" / name).read_bytes() == WEIGHTS
+    assert hub.ranges_of(name) == []
+    assert files_in(tmp_path / "to" / "m") == FILES
 
 
-def test_a_server_that_will_not_go_on_sends_the_file_anew(hub: FakeHub, moe_ray: Command, tmp_path: Path) -> None:
-    hub.put("owner/model", FILES)
-    (tmp_path / "to" / "m").mkdir(parents=True)
-    name = "model-00001-of-00002.safetensors"
-    (tmp_path / "to" / "m" / (name + PARTIAL_SUFFIX)).write_bytes(b"x" * 1000)
+def test_a_server_that_will_not_go_on_sends_the_file_again(hub: FakeHub, moe_ray: Command, tmp_path: Path) -> None:
+    hub.put("owner/model", {**FILES, **HUGE})
+    hub.cut_after_bytes = HELD_BYTES
     hub.refuses_ranges = True
     assert moe_ray(experiment(tmp_path, m={"path": "owner/model"}), "--to", tmp_path / "to")[0] == 0
-    assert hub.ranges_of(name) == ["bytes=1000-"]
-    assert (tmp_path / "to" / "m" / name).read_bytes() == WEIGHTS
+    assert hub.ranges_of(HUGE_NAME) == [None, f"bytes={20 << 20}-"]
+    assert files_in(tmp_path / "to" / "m") == {**FILES, **HUGE}
 
 
-def test_damaged_bytes_are_thrown_away_and_said(hub: FakeHub, moe_ray: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--to", "to"]])
+def test_damaged_bytes_are_thrown_away_and_said(
+    hub: FakeHub, moe_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     hub.put("owner/model", FILES)
     hub.spoils = True
     file = experiment(tmp_path, m={"path": "owner/model"})
-    code, shown = moe_ray(file)
+    code, shown = moe_ray(file, *options)
     assert (code, "its checksum is wrong" in shown) == (EXIT_RUN_FAILED, True)
     hub.spoils = False
-    code, shown = moe_ray(file)
+    code, shown = moe_ray(file, *options)
     assert code == 0, shown
+    assert {path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == {WEIGHTS, WEIGHTS[::-1]}
 
 
 def test_a_disk_that_is_too_small_is_said_with_both_numbers_before_anything_comes(
     hub: FakeHub, moe_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The half that is there already does not count."""
+    """A file that is there already does not count."""
     hub.put("owner/model", {"config.json": b"{}", "model.safetensors": bytes(3 << 20)})
     file = experiment(tmp_path, m={"path": "owner/model"})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10, 10, 2 << 20))
     code, shown = moe_ray(file, "--to", tmp_path / "to")
     assert code == EXIT_USAGE
     assert "3.00 MiB are still to be fetched, and 2.00 MiB are free" in shown
-    assert [path for method, path, _ in hub.asked if "/resolve/" in path] == []
-    (tmp_path / "to" / "m").mkdir(parents=True)
-    (tmp_path / "to" / "m" / f"model.safetensors{PARTIAL_SUFFIX}").write_bytes(bytes(2 << 20))
+    assert [path for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path] == []
+    (tmp_path / "to" / "m").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "to" / "m" / "model.safetensors").write_bytes(bytes(3 << 20))
     assert moe_ray(file, "--to", tmp_path / "to")[0] == 0
 
 

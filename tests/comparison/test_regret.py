@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from moe_ray.comparison.records import Regret
+from moe_ray.comparison.routing_records import Regret
 from moe_ray.scoring.score import Metric
 from moe_ray.store.routes import Routes
 from tests.comparison.routed_run import BASE, LOSS, SCORE, RoutedRun, Values, labelled_run, random_routes, random_values

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss
 
-from moe_ray.comparison.records import RoutingSummary, Summary
+from moe_ray.comparison.records import Summary
+from moe_ray.comparison.routing_records import RoutingSummary
 from moe_ray.comparison.runs import compare_runs
 from moe_ray.store.routes import Routes
 from tests.comparison.routed_run import BASE, RoutedRun, Values, mean, random_routes, random_values

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from moe_ray.comparison.policies import oracle_system, random_system
-from moe_ray.comparison.records import Regret, Summary
+from moe_ray.comparison.records import Summary
+from moe_ray.comparison.routing_records import Regret
 from moe_ray.comparison.systems import system_column
 from tests.comparison.routed_run import ABSENT, RoutedRun, Values, random_routes, random_values
 

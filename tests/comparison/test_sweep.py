@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from moe_ray.comparison.records import Sweep
+from moe_ray.comparison.routing_records import Sweep
 from moe_ray.comparison.summary import summarise
 from moe_ray.scoring.score import Metric
 from moe_ray.store.routes import Routes

@@ -12,7 +12,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from moe_ray.checkpoints.tensors import INDEX_FILE, TensorReader
+from moe_ray.checkpoints.reading import INDEX_FILE
+from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ConfigError, ModelError
 from moe_ray.moe.upcycle import Copies, FineTunes, UpcycleSettings, convert, plan_upcycle, upcycle
 from tests.moe.dense import load, logits, make_dense

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from moe_ray.comparison.records import Regret, RoutingAccuracy, RoutingSummary, Summary, Sweep, SweepPoint
+from moe_ray.comparison.records import Summary
+from moe_ray.comparison.routing_records import Regret, RoutingAccuracy, RoutingSummary, Sweep, SweepPoint
 from moe_ray.proportions import wilson_bounds
 from moe_ray.store.routes import Routes
 from tests.report.conftest import Reported

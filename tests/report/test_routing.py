@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from moe_ray.comparison.records import RoutingAccuracy, Summary
+from moe_ray.comparison.records import Summary
+from moe_ray.comparison.routing_records import RoutingAccuracy
 from moe_ray.formatting import NO_BREAK
 from moe_ray.report import routing_plots
 from moe_ray.report.cautions import cautions

@@ -20,7 +20,7 @@ from moe_ray.moe.btx.blocks import bits_by_expert
 from moe_ray.moe.btx.build import KIND, TRAINED, require_exact
 from moe_ray.moe.btx.config import FinetuneSettings
 from moe_ray.moe.btx.state import HistoryPoint
-from moe_ray.moe.btx.training import ExpertTrainingJob, Run, TrainingStep, complete, in_turn
+from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, TrainingStep, complete, in_turn
 from moe_ray.moe.card import write_card
 from moe_ray.moe.exactness import GATE, experts_exactness
 from moe_ray.moe.records import Certificate, TensorOrigin, own_files, read_certificate, write_certificate
@@ -46,7 +46,7 @@ def finetune(
     *,
     held_out: Mapping[str, Sequence[str]],
     num_threads: int = 1,
-    run: Run = in_turn,
+    run: RunTrainings = in_turn,
     heard: Callable[[TrainingStep], object] = lambda _: None,
 ) -> FinetuneRecord:
     """Train the mixture in `directory` on `texts`, and write it to the new folder `out` with a certificate of its own.

@@ -18,7 +18,7 @@ from moe_ray.moe.btx.build import assemble, plan_mixture
 from moe_ray.moe.btx.config import ExpertTraining, PretrainConfig
 from moe_ray.moe.btx.state import REMEDY
 from moe_ray.moe.btx.texts import ExpertTexts, read_expert_texts
-from moe_ray.moe.btx.training import ExpertTrainingJob, Run, TrainingStep, complete, in_turn
+from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, TrainingStep, complete, in_turn
 
 BASE, ANCHOR, EXPERTS, MIXTURE = "base", "anchor", "experts", "mixture"
 IDENTITY_FILE, RECORD_FILE = "identity.txt", "pretrain.json"
@@ -40,7 +40,7 @@ def pretrain(
     base_dir: Path,
     out: Path,
     *,
-    run: Run = in_turn,
+    run: RunTrainings = in_turn,
     told: Callable[[str], object] = lambda _: None,
     heard: Callable[[TrainingStep], object] = lambda _: None,
 ) -> PretrainRecord:

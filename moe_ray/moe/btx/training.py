@@ -136,7 +136,7 @@ class TrainingStep:
     loss: float
 
 
-Run = Callable[[Sequence[ExpertTrainingJob]], Iterator[TrainingStep]]
+RunTrainings = Callable[[Sequence[ExpertTrainingJob]], Iterator[TrainingStep]]
 """Runs trainings, of which there is at least one, at once or one after the other, and yields how far each is."""
 
 
@@ -148,7 +148,7 @@ def in_turn(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingStep]:
 
 def complete(
     jobs: Sequence[ExpertTrainingJob],
-    run: Run,
+    run: RunTrainings,
     *,
     begun: Callable[[Sequence[ExpertTrainingJob]], object] = lambda _: None,
     heard: Callable[[TrainingStep], object] = lambda _: None,

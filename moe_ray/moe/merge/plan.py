@@ -1,6 +1,5 @@
 """What a merge needs to know: the experts' names, and where they differ from their base."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 
 from moe_ray.checkpoints.source import COMPANION_FILES, VOCABULARY_FILES, SourceCheckpoint, compare_sources
 from moe_ray.errors import ModelError
+from moe_ray.files import parse_json, read_text
 from moe_ray.moe.merge.gate import GateRecord
 from moe_ray.moe.merge.gate_training import tensor_sha256
 from moe_ray.moe.records import LayerVerdict
@@ -146,9 +146,9 @@ def _content(path: Path) -> Any:
     """A file's JSON, or its text where it is none; None where there is no such file."""
     if not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 
