@@ -103,7 +103,8 @@ class Delta:
     """A piece of one answer, sent as soon as it is drawn.
 
     `text` is whole characters, possibly none: a token may spell half a character, or what may become a stop string.
-    `num_tokens` are the tokens that this delta brought, and `token_ids` those tokens where the engine knows them.
+    `num_tokens` are the tokens that this delta brought, 0 where the engine learns their number only at the end, and
+    `token_ids` those tokens where the engine knows them.
     `reasoning` is a piece of the trace, where the engine separates it from the text.
 
     `finish_reason` and the totals are set on the last delta only; with "error", `error` says why. A total that the

@@ -155,6 +155,8 @@ class ScriptedEngine:
             rest = shown.finish(self._splitter.split("" if answer.error else script.text))
             stream.finish(answer, text=rest.answer, reasoning=rest.reasoning)
         finally:
+            # Does nothing where the stream has ended, as it should have.
+            stream.finish(failed_generation(f"the script failed on {request.id}"))
             with self._state:
                 self._open.discard(stream)
 

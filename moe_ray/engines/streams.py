@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
@@ -17,8 +17,10 @@ from moe_ray.engines.base import (
     Stream,
     StreamingEngine,
     failed_generation,
+    stop_position,
 )
 from moe_ray.errors import EngineLostError, first_line
+from moe_ray.prompts.trace_stream import beginnings, num_pending
 
 CANCELLED = "the request was cancelled"
 CLOSED = "the engine was closed"
@@ -100,6 +102,27 @@ class QueuedStream:
         self._changed.notify_all()
 
 
+class StopGuard:
+    """Passes on a growing text up to its first stop string, and holds back what may become one."""
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._begun = beginnings(self._stops)
+        self._tail = ""
+        self._is_over = False
+
+    def feed(self, text: str) -> str:
+        """Add `text` at the end; return what can be passed on now."""
+        if self._is_over:
+            return ""
+        self._tail += text
+        end = stop_position(self._tail, self._stops)
+        self._is_over = end is not None
+        certain = self._tail[: len(self._tail) - num_pending(self._tail, self._begun) if end is None else end]
+        self._tail = self._tail[len(certain) :]
+        return certain
+
+
 def failed_stream(reason: str, *, num_prompt_tokens: int = 0) -> QueuedStream:
     """Return a stream that has ended with an error."""
     stream = QueuedStream()
@@ -166,7 +189,7 @@ class _OneByOne:
                     reasoning=answer.reasoning or "",
                     num_tokens=answer.num_completion_tokens,
                 )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - kept as the request's error
             # A class of the user's raises anything; it is this request's error.
             stream.finish(failed_generation(first_line(error)))
         finally:

@@ -3,9 +3,10 @@
 import re
 
 from moe_ray.characters import REPLACEMENT
+from moe_ray.engines.streams import StopGuard
 from moe_ray.engines.transformers.generation import DrawnRow
 from moe_ray.prompts.reasoning import ReasoningSplitter
-from moe_ray.prompts.trace_stream import StreamPiece, TraceStream, beginnings, num_pending
+from moe_ray.prompts.trace_stream import StreamPiece, TraceStream
 
 # A token that stands for one byte. Decoders join a run of them as a whole: a byte that fits nothing spoils them all.
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -21,15 +22,12 @@ class RowText:
         self._row = row
         self._splitter = splitter
         self._trace = TraceStream(splitter, opened=row.row.opens_trace)
-        self._begun = beginnings(stop for stop in row.row.request.prompt.stop if stop)
+        self._guard = StopGuard(row.row.request.prompt.stop)
         self._context = self._read = 0
-        self._tail = ""
 
     def grown(self) -> StreamPiece:
         """Return what the tokens since the last call add for certain. The row has not ended."""
-        self._tail += self._decode_new()
-        certain = self._tail[: len(self._tail) - num_pending(self._tail, self._begun)]
-        self._tail = self._tail[len(certain) :]
+        certain = self._guard.feed(self._decode_new())
         return self._trace.feed(certain) if certain else StreamPiece()
 
     def finished(self) -> StreamPiece:

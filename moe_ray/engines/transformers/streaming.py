@@ -246,8 +246,8 @@ class StreamingDecoder:
         failure: Exception | None = None
         try:
             work()
-        except Exception as error:
-            # Not kept: its frames hold the tensors that did not fit.
+        except Exception as error:  # noqa: BLE001 - a model's code raises anything; it becomes the rows' error
+            # Its traceback is not kept: its frames hold the tensors that did not fit.
             failure = error.with_traceback(None)
         if failure is not None:
             self._begin_again(batches, failure)
