@@ -155,10 +155,10 @@ class StreamingDecoder:
     def _wait_for_work(self) -> bool:
         """Wait until there is a row to decode; return False when the decoder is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._lost is not None or self._waiting or self._batches)
-            if not self._batches:
+            if not self._batches and not self._waiting:
                 # Whatever took the memory before may have given it back.
                 self._max_rows = self._limits.max_rows
+            self._changed.wait_for(lambda: self._lost is not None or self._waiting or self._batches)
             return self._lost is None
 
     def _end_all(self) -> None:
