@@ -21,7 +21,7 @@ def scripted(**settings: Any) -> ScriptedEngine:
 
 
 class Batches:
-    """An engine of a user's: the required methods alone. It waits for `may_answer`, and is never used by two at once."""
+    """An engine of a user's: the required methods alone. It waits for `may_answer`; two threads must not use it."""
 
     def __init__(self) -> None:
         self.may_answer = threading.Event()
