@@ -33,7 +33,7 @@ class QueuedStream:
         on_cancel: called once, in the thread that cancels, when the stream is cancelled before its end.
     """
 
-    def __init__(self, on_cancel: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_cancel: Callable[[], object] = lambda: None) -> None:
         self._on_cancel = on_cancel
         self._deltas: deque[Delta] = deque()
         self._result: Generation | None = None
