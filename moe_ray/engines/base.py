@@ -1,11 +1,13 @@
 """The interface of an engine, which generates text with a model.
 
 An engine is made inside its actor, on the device that the actor was given, by
-`Engine(model: ModelConfig, limits: BatchLimits)`, which loads the weights. Every later way to make text (a
-server, an endpoint, another library) fits behind these four methods.
+`Engine(model: ModelConfig, limits: BatchLimits)`, which loads the weights.
+
+`Engine` is required of every engine, and is all that an evaluation calls. `StreamingEngine` adds `submit`, which is
+optional: `moe_ray.engines.streams.streaming` gives it to an engine that lacks it. All engines that ship have it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -53,6 +55,9 @@ class Timing:
     total_s: float
 
 
+NEVER_RAN = Timing(batch_rows=0, time_to_first_token_s=None, total_s=0.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One drawn text. With finish_reason "error" the text is empty and `error` says why.
@@ -79,6 +84,65 @@ class Generation:
     def num_completion_tokens(self) -> int:
         """Tokens that were drawn."""
         return len(self.token_ids) if self.num_counted_tokens is None else self.num_counted_tokens
+
+
+def failed_generation(reason: str, *, num_prompt_tokens: int = 0, timing: Timing = NEVER_RAN) -> Generation:
+    """Return the generation of a request that got no text."""
+    return Generation(
+        text="",
+        token_ids=(),
+        finish_reason="error",
+        num_prompt_tokens=num_prompt_tokens,
+        timing=timing,
+        error=reason,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of one answer, sent as soon as it is drawn.
+
+    `text` is whole characters, possibly none: a token may spell half a character, or what may become a stop string.
+    `num_tokens` are the tokens that this delta brought, 0 where the engine learns their number only at the end, and
+    `token_ids` those tokens where the engine knows them.
+    `reasoning` is a piece of the trace, where the engine separates it from the text.
+
+    `finish_reason` and the totals are set on the last delta only; with "error", `error` says why. A total that the
+    engine does not know is 0.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    token_ids: tuple[int, ...] = ()
+    num_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    num_prompt_tokens: int | None = None
+    num_completion_tokens: int | None = None
+    error: str | None = None
+
+
+class Stream(Protocol):
+    """One answer in the making. Iterating yields its deltas and waits for the next; the last has a finish reason.
+
+    The joined texts are the text of `result`, and the joined reasoning its reasoning. One exception: where a model
+    closes a reasoning trace that neither it nor the prompt had opened, text was sent before it was known to be a trace.
+    All methods may be called from any thread; several threads that iterate share the deltas.
+    """
+
+    def __iter__(self) -> Iterator[Delta]: ...
+
+    def __next__(self) -> Delta: ...
+
+    def cancel(self) -> None:
+        """End the stream now: deltas that were not read yet are dropped, and no last delta comes.
+
+        The engine stops drawing within two tokens. Does nothing after the end, or a second time.
+        """
+        ...
+
+    def result(self) -> Generation:
+        """Wait for the end; return the whole answer, read or not. Of a cancelled stream, a generation with an error."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +178,7 @@ class EngineMemory:
 
 
 class Engine(Protocol):
-    """A loaded model that answers. One thread uses it at a time."""
+    """A loaded model that answers. One thread calls `generate` or `loglikelihoods` at a time."""
 
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
         """Load the model. Raises `ModelError` when it is no model that this engine can load."""
@@ -133,7 +197,23 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what ending the process would not (servers, files). Weights leave with the process."""
+        """Release what ending the process would not (servers, files). Weights leave with the process.
+
+        Open streams end with an error.
+        """
+        ...
+
+
+class StreamingEngine(Engine, Protocol):
+    """An engine that also answers single requests as they come."""
+
+    def submit(self, request: GenerateRequest) -> Stream:
+        """Begin to answer `request` and return at once. Any number of threads may submit, at any time.
+
+        New requests are admitted while others decode, in their order as far as room allows, and beside calls of
+        `generate`. A request that fails or is refused ends its own stream with an error, and no other. The greedy text
+        is that of `generate`. Raises `EngineLostError` once the engine is closed or can answer nothing any more.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ example's id, the seed and the model's name alone; its timings are real, spent a
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,18 +18,23 @@ from typing import TypeVar
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import (
     BatchLimits,
+    Delta,
     EngineMemory,
     FinishReason,
     GenerateRequest,
     Generation,
     Likelihood,
     LikelihoodRequest,
+    Stream,
     Timing,
+    failed_generation,
     stop_position,
 )
 from moe_ray.engines.settings import ScriptedSettings, parse_settings
-from moe_ray.errors import ConfigError, ModelError
+from moe_ray.engines.streams import CLOSED, QueuedStream
+from moe_ray.errors import ConfigError, EngineLostError, ModelError
 from moe_ray.prompts.reasoning import splitter_of
+from moe_ray.prompts.trace_stream import TraceStream
 
 VOCABULARY = (
     "amber", "basin", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "jetty", "knoll", "lagoon",
@@ -51,7 +57,10 @@ class _Script:
 
 
 class ScriptedEngine:
-    """Implements `moe_ray.engines.base.Engine`. A token is a word; token ids are the words' hashes."""
+    """Implements `moe_ray.engines.base.StreamingEngine`. A token is a word; token ids are the words' hashes.
+
+    A submitted request has a thread to itself and takes as long as it would alone, however many there are.
+    """
 
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
         self._settings = parse_settings(ScriptedSettings, model)
@@ -59,6 +68,9 @@ class ScriptedEngine:
         self._splitter = splitter_of(model)
         self._limits = limits
         self._replies = _read_replies(self._settings.replies)
+        self._open: set[QueuedStream] = set()
+        self._state = threading.Lock()
+        self._is_closed = False
         time.sleep(self._settings.load_s)
         if self._settings.fail_to_load is not None:
             raise ModelError(
@@ -78,6 +90,19 @@ class ScriptedEngine:
                 for request, script, timing in zip(batch, scripts, timings, strict=True)
             ]
         return answers
+
+    def submit(self, request: GenerateRequest) -> Stream:
+        """Stream the answer word by word; see `StreamingEngine.submit`."""
+        cancelled = threading.Event()
+        stream = QueuedStream(on_cancel=cancelled.set)
+        with self._state:
+            if self._is_closed:
+                raise EngineLostError(CLOSED)
+            self._open.add(stream)
+        threading.Thread(
+            target=self._speak, args=(request, stream, cancelled), name=f"stream-{request.id}", daemon=True
+        ).start()
+        return stream
 
     def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
         """Give each continuation a likelihood by its hash; `prefer` names the choice that gets the best one."""
@@ -99,14 +124,49 @@ class ScriptedEngine:
         )
 
     def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """End the open streams."""
+        with self._state:
+            self._is_closed = True
+            left = list(self._open)
+        for stream in left:
+            stream.finish(failed_generation(CLOSED))
 
-    def _inject(self, id: str) -> None:
+    def _speak(self, request: GenerateRequest, stream: QueuedStream, cancelled: threading.Event) -> None:
+        settings = self._settings
+        try:
+            self._inject(request.id, cancelled)
+            script = self._script(request)
+            start_s = time.perf_counter()
+            shown = TraceStream(self._splitter)
+            first_s = None
+            # As in `generate`, an answer without a word takes as long as one of a word.
+            moment_s = start_s + settings.seconds_per_batch + settings.seconds_per_token
+            for word in _pieces(script):
+                if cancelled.wait(max(0.0, moment_s - time.perf_counter())) or stream.has_ended:
+                    return
+                moment_s += settings.seconds_per_token
+                first_s = time.perf_counter() - start_s if first_s is None else first_s
+                if request.id not in settings.error_on:
+                    piece = shown.feed(word)
+                    token_ids = (_token_id(word.strip()),)
+                    stream.put(Delta(text=piece.answer, reasoning=piece.reasoning, token_ids=token_ids, num_tokens=1))
+            timing = Timing(batch_rows=1, time_to_first_token_s=first_s, total_s=time.perf_counter() - start_s)
+            answer = self._generation(request, script, timing)
+            rest = shown.finish(self._splitter.split("" if answer.error else script.text))
+            stream.finish(answer, text=rest.answer, reasoning=rest.reasoning)
+        finally:
+            # Does nothing where the stream has ended, as it should have.
+            stream.finish(failed_generation(f"the script failed on {request.id}"))
+            with self._state:
+                self._open.discard(stream)
+
+    def _inject(self, id: str, hanging: threading.Event | None = None) -> None:
+        """Crash or hang where the script says so; the end of `hanging` ends that too."""
         settings = self._settings
         if id in settings.crash_on and self._is_due("crash", id, settings.crash_times):
             os._exit(CRASH_EXIT_STATUS)
         if id in settings.hang_on and (settings.hang_times is None or self._is_due("hang", id, settings.hang_times)):
-            threading.Event().wait()
+            (hanging or threading.Event()).wait()
 
     def _is_due(self, fault: str, id: str, num_times: int) -> bool:
         """Count a fault through files that only one process can make; False once it happened often enough."""
@@ -222,6 +282,11 @@ def _malformed_reply(path: Path, number: int) -> ConfigError:
 def _batches(rows: Sequence[RequestT], max_rows: int) -> Iterator[Sequence[RequestT]]:
     for start in range(0, len(rows), max_rows):
         yield rows[start : start + max_rows]
+
+
+def _pieces(script: _Script) -> list[str]:
+    """The text in pieces of a word each, with the white space before it; the last has the white space after it too."""
+    return re.findall(r"\s*\S+(?:\s+\Z)?", script.text)
 
 
 def _sleep_until(moment_s: float) -> None:

@@ -6,7 +6,7 @@ the text. A closing mark without an opening one means that the prompt opened the
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -106,6 +106,16 @@ class ReasoningSplitter:
         tail = prompt[-PROMPT_TAIL_CHARACTERS:]
         marks = list(_pattern(self.styles).finditer(tail)) if self.styles else []
         return bool(marks) and _is_open(marks[-1]) and not tail[marks[-1].end() :].strip()
+
+    def marks(self, text: str, start: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield where each mark in `text` begins and ends, from `start` on, whether or not it counts there."""
+        return (mark.span() for mark in _pattern(self.styles).finditer(text, start)) if self.styles else iter(())
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """All that spells a mark, or a part of one, word for word."""
+        envelopes = [mark for pair in _ENVELOPES for mark in pair if mark]
+        return (*(token for style in self.styles for token in style.tokens), *(envelopes if self.styles else ()))
 
 
 def splitter_of(model: ModelConfig) -> ReasoningSplitter:

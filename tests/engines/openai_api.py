@@ -6,6 +6,7 @@ on, again and again. The log-probability of a token at place k is -(k + its leng
 
 import json
 import re
+import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,8 @@ class Api:
     """What the API does, and what it was asked. Tests change it while it runs.
 
     `scored` gives a prompt's tokens and their log-probabilities. `faults` befall the requests to come, one each.
-    `broken` says for a body which fault befalls it, whenever it comes.
+    `broken` says for a body which fault befalls it, whenever it comes. With `steps`, a stream sends one event for each
+    release of it; `left` counts the streams whose client went away before their end.
     """
 
     base_url: str = ""
@@ -52,6 +54,8 @@ class Api:
     faults: deque[Fault] = field(default_factory=deque)
     broken: Callable[[dict[str, Any]], Fault | None] = lambda body: None
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    steps: threading.Semaphore | None = None
+    left: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     num_at_once: int = 0
     most_at_once: int = 0
     closed: threading.Event = field(default_factory=threading.Event)
@@ -155,7 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(404, f"The model `{body['model']}` does not exist", "model_not_found")
         reply = _reply(self.api, body, is_chat)
         if body.get("stream") and self.api.streams:
-            self._send(200, _events(self.api, body, reply, is_chat), content_type="text/event-stream")
+            events = _events(self.api, body, reply, is_chat)
+            if self.api.steps is not None:
+                self._send_slowly(events, self.api.steps)
+            else:
+                self._send(200, events, content_type="text/event-stream")
         else:
             self._send(200, json.dumps(reply))
 
@@ -163,6 +171,21 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.hangs:
             self.api.closed.wait()
         self._send(fault.status, fault.body, fault.headers, fault.content_type)
+
+    def _send_slowly(self, events: str, steps: threading.Semaphore) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        try:
+            for event in events.split("\n\n"):
+                while not steps.acquire(timeout=0.01):
+                    # A client that sends no more makes its end readable.
+                    if self.api.closed.is_set() or select.select([self.connection], [], [], 0)[0]:
+                        raise OSError("the client has gone")
+                self.wfile.write(f"{event}\n\n".encode())
+        except OSError:
+            self.api.left.release()
 
     def _send(
         self,

@@ -1,19 +1,22 @@
 """HTTP client for model APIs: rate limiting, retries with backoff, response validation."""
 
+import asyncio
+import contextlib
 import email.utils
 import itertools
 import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx2
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.endpoint.replies import BrokenReplyError, Reply, error_message, read_reply
+from moe_ray.engines.endpoint.replies import BrokenReplyError, Reply, ReplyReader, error_message
 from moe_ray.engines.settings import ApiSettings
 from moe_ray.errors import ConfigError, EngineLostError
 
@@ -26,6 +29,7 @@ RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 SERVER_ERROR = 500
 MAX_ERROR_BYTES = 1 << 20
 HIDDEN = "***"
+GIVEN_UP = "given up, because another request was"
 
 ResultT = TypeVar("ResultT")
 
@@ -62,8 +66,46 @@ class _TryAgainError(Exception):
         self.is_reply = is_reply
 
 
+class CallGroup:
+    """Calls of one client that end together: once stopped, those under way give up and further ones are refused.
+
+    The client itself and calls outside of the group go on.
+    """
+
+    def __init__(self) -> None:
+        self._futures: set[Future[Any]] = set()
+        self._is_stopped = False
+        self._lock = threading.Lock()
+
+    def run(self, start: Callable[[], Future[ResultT]]) -> ResultT:
+        """Start a call and wait for its result. Raises `UnansweredError` when the group is stopped."""
+        with self._lock:
+            if self._is_stopped:
+                raise UnansweredError(GIVEN_UP)
+            future = start()
+            self._futures.add(future)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise UnansweredError(GIVEN_UP) from error
+        finally:
+            with self._lock:
+                self._futures.discard(future)
+
+    def stop(self) -> None:
+        """Let all calls of the group give up."""
+        with self._lock:
+            self._is_stopped = True
+            futures = list(self._futures)
+        for future in futures:
+            future.cancel()
+
+
 class EndpointClient:
-    """Speaks to one API. Several threads may use it at once.
+    """HTTP client of one API. Several threads may use it at once.
+
+    All requests run as tasks in one thread of the client, so that a cancelled one closes its connection at once,
+    whatever it was waiting for.
 
     Args:
         base_url: where the API is, without a slash at its end.
@@ -87,48 +129,100 @@ class EndpointClient:
         self._key = key
         self._require_alive = require_alive
         self._pace = _Pace(settings.requests_per_minute)
-        self._stopped = threading.Event()
-        self._http = httpx2.Client(
+        self._http = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_TIMEOUT_S, settings.timeout_s)),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=settings.max_concurrent_requests),
             trust_env=not is_local,
         )
+        self._state = threading.Lock()
+        self._is_closed = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint-client", daemon=True)
+        self._thread.start()
 
-    def post(self, path: str, body: dict[str, Any]) -> Reply:
+    def post(self, path: str, body: dict[str, Any], group: CallGroup | None = None) -> Reply:
         """Return the reply to `body`. Raises `RequestRefusedError`, or `UnansweredError` when all tries failed."""
-        return self._retried(path, lambda: self._try("POST", path, read_reply, body), self._settings.max_retries)
+        return (group or CallGroup()).run(lambda: self.start(self.asked(path, body)))
 
     def get(self, path: str) -> Any:
         """Return the JSON at `path`, asked for once. Raises as `post` does."""
-        return self._retried(path, lambda: self._try("GET", path, lambda response, *_: _json_of(response)), 0)
+        return CallGroup().run(lambda: self.start(self._retried(path, lambda: self._try("GET", path, _read_json), 0)))
 
-    def stop(self) -> None:
-        """Let the threads that wait to try again give up."""
-        self._stopped.set()
+    async def asked(self, path: str, body: dict[str, Any], on_piece: Callable[[str, str], None] | None = None) -> Reply:
+        """Return the reply to `body`, within the client's thread; hand each piece of its text to `on_piece`.
+
+        Raises as `post` does. A reply that breaks after its first piece is not asked for again.
+        """
+        num_pieces = 0
+
+        def count(text: str, reasoning: str) -> None:
+            nonlocal num_pieces
+            if on_piece is not None and (text or reasoning):
+                num_pieces += 1
+                on_piece(text, reasoning)
+
+        async def read(response: httpx2.Response, start_s: float) -> Reply:
+            return await self._read_reply(response, start_s, count)
+
+        return await self._retried(
+            path,
+            lambda: self._try("POST", path, read, body),
+            self._settings.max_retries,
+            may_retry=lambda: num_pieces == 0,
+        )
+
+    def start(self, work: Coroutine[Any, Any, ResultT]) -> Future[ResultT]:
+        """Run `work` as a task in the client's thread. Raises `UnansweredError` after `close`."""
+        with self._state:
+            if self._is_closed:
+                work.close()
+                raise UnansweredError("the client was closed")
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Cancel what is under way, and close the connections."""
+        with self._state:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def _retried(self, path: str, attempt: Callable[[], ResultT], max_retries: int) -> ResultT:
+    async def _end(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._http.aclose()
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
+
+    async def _retried(
+        self,
+        path: str,
+        attempt: Callable[[], Coroutine[Any, Any, ResultT]],
+        max_retries: int,
+        may_retry: Callable[[], bool] = lambda: True,
+    ) -> ResultT:
         for num_failed in itertools.count(1):
-            self._rest(self._pace.next_start_s())
+            await asyncio.sleep(self._pace.next_start_s())
             try:
-                return attempt()
+                return await attempt()
             except _TryAgainError as trouble:
-                self._require_alive()
+                # Looking may wait a moment for news of a process.
+                await asyncio.to_thread(self._require_alive)
+                if not may_retry():
+                    raise UnansweredError(f"the answer broke off: {trouble}", trouble.status) from trouble
                 delay_s = _delay_s(num_failed, trouble.retry_after_s)
                 if num_failed > max_retries or delay_s > LONGEST_RETRY_AFTER_S:
                     raise self._unanswered(path, num_failed, trouble) from trouble
                 if trouble.retry_after_s is not None:
                     self._pace.hold(delay_s)
-                self._rest(delay_s)
+                await asyncio.sleep(delay_s)
         raise AssertionError("counting has no end")
-
-    def _rest(self, seconds: float) -> None:
-        if self._stopped.wait(max(0.0, seconds)):
-            raise UnansweredError("given up, because another request was")
 
     def _unanswered(self, path: str, num_tries: int, trouble: _TryAgainError) -> UnansweredError:
         tries = "1 try" if num_tries == 1 else f"{num_tries} tries"
@@ -137,18 +231,18 @@ class EndpointClient:
             what += f" (it asks to come back in {trouble.retry_after_s:.0f} s)"
         return UnansweredError(what, trouble.status, is_reply=trouble.is_reply)
 
-    def _try(
+    async def _try(
         self,
         method: str,
         path: str,
-        read: Callable[[httpx2.Response, float, float], ResultT],
+        read: Callable[[httpx2.Response, float], Coroutine[Any, Any, ResultT]],
         body: dict[str, Any] | None = None,
     ) -> ResultT:
         start_s = time.perf_counter()
         try:
-            with self._http.stream(method, self.base_url + path, json=body) as response:
-                self._require_success(response)
-                return read(response, start_s, start_s + self._settings.timeout_s)
+            async with self._http.stream(method, self.base_url + path, json=body) as response:
+                await self._require_success(response)
+                return await read(response, start_s)
         except httpx2.TimeoutException as error:
             raise _TryAgainError(f"no answer within {self._settings.timeout_s:g} s ({type(error).__name__})") from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
@@ -156,11 +250,25 @@ class EndpointClient:
         except BrokenReplyError as error:
             raise self._failure(error.status, str(error), is_reply=error.status is None) from error
 
-    def _require_success(self, response: httpx2.Response) -> None:
+    async def _read_reply(
+        self, response: httpx2.Response, start_s: float, on_piece: Callable[[str, str], None]
+    ) -> Reply:
+        """Read the reply up to a deadline: an API that sends a byte now and then would never time out."""
+        is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+        reader = ReplyReader(is_stream=is_stream, start_s=start_s, on_piece=on_piece)
+        async with contextlib.aclosing(response.aiter_bytes()) as pieces:
+            async for piece in pieces:
+                if time.perf_counter() > start_s + self._settings.timeout_s:
+                    raise httpx2.ReadTimeout("the reply is not whole")
+                if reader.feed(piece):
+                    break
+        return reader.reply()
+
+    async def _require_success(self, response: httpx2.Response) -> None:
         if response.is_success:
             return
         after_s = _retry_after_s(response.headers.get("Retry-After"))
-        raise self._failure(response.status_code, error_message(_beginning(response)), after_s)
+        raise self._failure(response.status_code, error_message(await _beginning(response)), after_s)
 
     def _failure(
         self, status: int | None, message: str, retry_after_s: float | None = None, *, is_reply: bool = False
@@ -219,18 +327,19 @@ def _retry_after_s(value: str | None) -> float | None:
     return max(0.0, (aware - datetime.now(UTC)).total_seconds())
 
 
-def _beginning(response: httpx2.Response) -> str:
+async def _beginning(response: httpx2.Response) -> str:
     """The text of an error's body; of a large one its beginning."""
     body = bytearray()
-    for piece in response.iter_bytes():
-        body += piece
-        if len(body) >= MAX_ERROR_BYTES:
-            break
+    async with contextlib.aclosing(response.aiter_bytes()) as pieces:
+        async for piece in pieces:
+            body += piece
+            if len(body) >= MAX_ERROR_BYTES:
+                break
     return body.decode("utf-8", errors="replace")
 
 
-def _json_of(response: httpx2.Response) -> Any:
-    response.read()
+async def _read_json(response: httpx2.Response, _start_s: float) -> Any:
+    await response.aread()
     try:
         return response.json()
     except (ValueError, RecursionError) as error:

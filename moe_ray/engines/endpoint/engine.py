@@ -1,28 +1,40 @@
 """The endpoint engine: a model behind an external OpenAI-compatible API."""
 
+import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from functools import cached_property
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import (
     BatchLimits,
+    Delta,
     EngineMemory,
     FinishReason,
     GenerateRequest,
     Generation,
     Likelihood,
     LikelihoodRequest,
+    Stream,
     Timing,
+    failed_generation,
     stop_position,
 )
-from moe_ray.engines.endpoint.client import SERVER_ERROR, EndpointClient, RequestRefusedError, UnansweredError, api_key
+from moe_ray.engines.endpoint.client import (
+    SERVER_ERROR,
+    CallGroup,
+    EndpointClient,
+    RequestRefusedError,
+    UnansweredError,
+    api_key,
+)
 from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
-from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Asking, find_asking, measure
+from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Ask, Asking, find_asking, measure
 from moe_ray.engines.endpoint.replies import Reply
 from moe_ray.engines.settings import EndpointSettings, parse_api_settings
-from moe_ray.errors import EngineLostError
+from moe_ray.engines.streams import CLOSED, QueuedStream, StopGuard
+from moe_ray.errors import EngineLostError, first_line
 
 # The request itself is wrong (too long, malformed): nothing to do with the API's health.
 OWN_FAULT_STATUSES = (400, 413, 414, 422)
@@ -36,23 +48,24 @@ AnswerT = TypeVar("AnswerT")
 
 
 class EndpointModel:
-    """Implements `generate` and `loglikelihoods` of `moe_ray.engines.base.Engine` over an API.
+    """Implements `generate`, `loglikelihoods` and `submit` of `moe_ray.engines.base.StreamingEngine` over an API.
 
     Whose fault an error is decides what becomes of it. The answer's own: the API refused this request, or failed on
     it (500, or a reply that cannot be read) though it answers a plain one right afterwards; the answer carries the
     error. The API's: it stayed silent, busy or closed; `EngineLostError` ends the replica, and nothing of the shard is
-    kept.
+    kept. A stream carries either as its own error.
     """
 
     def __init__(self, client: EndpointClient, dialect: Dialect) -> None:
         self._client = client
         self._dialect = dialect
         self._max_threads = dialect.settings.max_concurrent_requests
+        self._room = asyncio.Semaphore(self._max_threads)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """Draw a text for each request; see `Engine.generate`. `batch_rows` are the requests asked at once."""
         num_rows = min(len(requests), self._max_threads)
-        return self._side_by_side(lambda request: self._generation(request, num_rows), requests)
+        return self._side_by_side(lambda request, ask: self._generation(request, num_rows, ask), requests)
 
     def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
         """Measure each request's continuations, where the API gives prompt log-probabilities; else say so in each."""
@@ -60,12 +73,25 @@ class EndpointModel:
         if self._asking is None:
             return [_unmeasured(NO_LIKELIHOODS) for _ in requests]
         asking = self._asking
-        return self._side_by_side(lambda request: measure(asking, self.ask, request.prompt, num_rows), requests)
+        return self._side_by_side(lambda request, ask: measure(asking, ask, request.prompt, num_rows), requests)
 
-    def ask(self, path: str, body: dict[str, Any]) -> Reply:
+    def submit(self, request: GenerateRequest) -> Stream:
+        """Stream the answer; see `StreamingEngine.submit`. At most `max_concurrent_requests` are asked at once.
+
+        An API without streams gives one delta. Cancelling closes the connection. Until its first piece a request is
+        tried again as in `generate`; afterwards a failure ends the stream.
+        """
+        futures: list[Future[None]] = []
+        stream = QueuedStream(on_cancel=lambda: futures[0].cancel())
+        futures.append(self._client.start(self._stream(request, stream)))
+        # A task that is cancelled before its first step cannot end its stream itself.
+        futures[0].add_done_callback(lambda _: stream.finish(failed_generation(CLOSED)))
+        return stream
+
+    def ask(self, path: str, body: dict[str, Any], group: CallGroup | None = None) -> Reply:
         """Return the reply. Raises `RequestRefusedError` when the request is at fault, else `EngineLostError`."""
         try:
-            return self._client.post(path, body)
+            return self._client.post(path, body, group)
         except RequestRefusedError as error:
             if error.status not in OWN_FAULT_STATUSES:
                 self._require_plain_answer()
@@ -86,41 +112,97 @@ class EndpointModel:
         except RequestRefusedError as error:
             raise EngineLostError(f"{self._client.base_url} answers no more ({error})") from error
 
-    def _side_by_side(self, ask: Callable[[RequestT], AnswerT], requests: Sequence[RequestT]) -> list[AnswerT]:
-        """Ask for all, several at once; the first error that is not an answer's own stops the others."""
+    def _side_by_side(self, answer: Callable[[RequestT, Ask], AnswerT], requests: Sequence[RequestT]) -> list[AnswerT]:
+        """Ask for all, several at once; the first error that is not an answer's own stops the others of this call."""
         pool = ThreadPoolExecutor(max_workers=self._max_threads)
+        group = CallGroup()
         try:
-            futures = [pool.submit(ask, request) for request in requests]
+            futures = [pool.submit(answer, request, partial(self.ask, group=group)) for request in requests]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for failed in (future for future in done if future.exception() is not None):
                 failed.result()
             return [future.result() for future in futures]
         except BaseException:
-            self._client.stop()
+            group.stop()
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _generation(self, request: GenerateRequest, num_rows: int) -> Generation:
+    async def _stream(self, request: GenerateRequest, stream: QueuedStream) -> None:
+        sender = _Sender(request, stream)
         try:
-            reply = self.ask(self._dialect.path, self._dialect.generation(request))
+            async with self._room:
+                reply = await self._client.asked(self._dialect.path, self._dialect.generation(request), sender.send)
+            sender.finish(_answer(request, reply, 1))
         except RequestRefusedError as error:
-            return _failed(f"the endpoint refused this prompt: {error}", _timing(num_rows, None))
-        timing = _timing(num_rows, reply)
-        end = stop_position(reply.text, request.prompt.stop)
-        finish_reason = "stop" if end is not None else FINISHED.get(reply.finish_reason)
-        if finish_reason is None:
-            return _failed(f"the endpoint ended the answer for the reason {reply.finish_reason!r}", timing, reply)
-        return Generation(
-            text=reply.text[:end],
-            token_ids=(),
-            finish_reason=finish_reason,
-            num_prompt_tokens=reply.num_prompt_tokens or 0,
-            num_counted_tokens=reply.num_completion_tokens or 0,
-            timing=timing,
-            reasoning=None if reply.reasoning is None else reply.reasoning.strip(),
-            num_reasoning_tokens=reply.num_reasoning_tokens,
-        )
+            stream.finish(failed_generation(_refusal(error)))
+        except asyncio.CancelledError:
+            # Does nothing where the reader cancelled.
+            stream.finish(failed_generation(CLOSED))
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, its reader must not wait for ever
+            stream.finish(failed_generation(first_line(error)))
+
+    def _generation(self, request: GenerateRequest, num_rows: int, ask: Ask) -> Generation:
+        try:
+            reply = ask(self._dialect.path, self._dialect.generation(request))
+        except RequestRefusedError as error:
+            return failed_generation(_refusal(error), timing=_timing(num_rows, None))
+        return _answer(request, reply, num_rows)
+
+
+class _Sender:
+    """Puts the pieces of one reply into its stream, cut at the stop strings that the API did not heed."""
+
+    def __init__(self, request: GenerateRequest, stream: QueuedStream) -> None:
+        self._stream = stream
+        self._guard = StopGuard(request.prompt.stop)
+        self._text = ""
+        self._reasoning = ""
+        self._num_reasoning_sent = 0
+
+    def send(self, text: str, reasoning: str) -> None:
+        certain = self._guard.feed(text)
+        self._text += certain
+        self._reasoning += reasoning
+        thought = self._new_reasoning(self._reasoning.strip())
+        if certain or thought:
+            self._stream.put(Delta(text=certain, reasoning=thought))
+
+    def finish(self, answer: Generation) -> None:
+        if answer.finish_reason == "error":
+            self._stream.finish(answer)
+            return
+        rest = self._new_reasoning(answer.reasoning or "")
+        self._stream.finish(answer, text=answer.text[len(self._text) :], reasoning=rest)
+
+    def _new_reasoning(self, whole: str) -> str:
+        new = whole[self._num_reasoning_sent :]
+        self._num_reasoning_sent = len(whole)
+        return new
+
+
+def _refusal(error: RequestRefusedError) -> str:
+    return f"the endpoint refused this prompt: {error}"
+
+
+def _answer(request: GenerateRequest, reply: Reply, num_rows: int) -> Generation:
+    timing = _timing(num_rows, reply)
+    end = stop_position(reply.text, request.prompt.stop)
+    finish_reason = "stop" if end is not None else FINISHED.get(reply.finish_reason)
+    if finish_reason is None:
+        reason = f"the endpoint ended the answer for the reason {reply.finish_reason!r}"
+        return failed_generation(reason, num_prompt_tokens=reply.num_prompt_tokens or 0, timing=timing)
+    return Generation(
+        text=reply.text[:end],
+        token_ids=(),
+        finish_reason=finish_reason,
+        num_prompt_tokens=reply.num_prompt_tokens or 0,
+        num_counted_tokens=reply.num_completion_tokens or 0,
+        timing=timing,
+        reasoning=None if reply.reasoning is None else reply.reasoning.strip(),
+        num_reasoning_tokens=reply.num_reasoning_tokens,
+    )
 
 
 def _timing(num_rows: int, reply: Reply | None) -> Timing:
@@ -129,24 +211,12 @@ def _timing(num_rows: int, reply: Reply | None) -> Timing:
     return Timing(batch_rows=num_rows, time_to_first_token_s=reply.time_to_first_token_s, total_s=reply.total_s)
 
 
-def _failed(reason: str, timing: Timing, reply: Reply | None = None) -> Generation:
-    return Generation(
-        text="",
-        token_ids=(),
-        finish_reason="error",
-        num_prompt_tokens=(reply.num_prompt_tokens or 0) if reply else 0,
-        num_counted_tokens=0,
-        timing=timing,
-        error=reason,
-    )
-
-
 def _unmeasured(reason: str) -> Likelihood:
     return Likelihood(loglikelihoods=(), num_tokens=(), num_prompt_tokens=0, timing=_timing(0, None), error=reason)
 
 
 class EndpointEngine:
-    """Implements `moe_ray.engines.base.Engine`. It holds no model, takes no GPU and gives no token ids.
+    """Implements `moe_ray.engines.base.StreamingEngine`. It holds no model, takes no GPU and gives no token ids.
 
     Requests of one call are asked side by side, as many as `max_concurrent_requests`; batch limits do not matter.
     """
@@ -170,10 +240,14 @@ class EndpointEngine:
         """Measure each request's continuations; see `EndpointModel.loglikelihoods`."""
         return self._model.loglikelihoods(requests)
 
+    def submit(self, request: GenerateRequest) -> Stream:
+        """Stream the answer; see `EndpointModel.submit`."""
+        return self._model.submit(request)
+
     def memory(self) -> EngineMemory:
         """Return that nothing is known: the model's memory is the endpoint's."""
         return EngineMemory(device="endpoint", weights_bytes=None, peak_torch_bytes=None, reserved_torch_bytes=None)
 
     def close(self) -> None:
-        """Close the connections."""
+        """End the open streams, and close the connections."""
         self._client.close()

@@ -6,11 +6,9 @@ A reply comes from somebody else: whatever it is, it becomes an answer or a `Bro
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-import httpx2
 
 from moe_ray.characters import whole_characters
 
@@ -67,35 +65,73 @@ class _Growing:
     last: dict[str, Any] = field(default_factory=dict)
 
 
-def read_reply(response: httpx2.Response, start_s: float, deadline_s: float) -> Reply:
-    """Read `response` to its end. `start_s` and `deadline_s` are on the performance counter.
+class ReplyReader:
+    """Reads one reply, JSON or a stream of events, from its bytes as they come.
 
-    Raises `BrokenReplyError`, and `httpx2.ReadTimeout` once the deadline has passed.
+    Args:
+        is_stream: the reply is a stream of events.
+        start_s: when the try began, on the performance counter.
+        on_piece: called with each piece of the text and of the reasoning.
     """
-    if response.headers.get("content-type", "").startswith("text/event-stream"):
-        return _streamed(response, start_s, deadline_s)
-    body = b"".join(_until(deadline_s, response.iter_bytes()))
-    payload = _object(body.decode("utf-8", errors="replace"))
-    _refuse_error(payload)
-    choice = _first_choice(payload)
-    if choice is None:
-        raise BrokenReplyError("the reply holds no choices")
-    return _reply([_piece(choice)], _finish_reason(choice), payload, None, start_s)
 
+    def __init__(self, *, is_stream: bool, start_s: float, on_piece: Callable[[str, str], None] | None = None) -> None:
+        self._is_stream = is_stream
+        self._start_s = start_s
+        self._on_piece = on_piece
+        self._growing = _Growing()
+        self._pending: list[bytes] = []
+        self._num_bytes = 0
+        self._is_over = False
 
-def _streamed(response: httpx2.Response, start_s: float, deadline_s: float) -> Reply:
-    growing, ended = _Growing(), False
-    for line in _lines(_until(deadline_s, response.iter_bytes())):
-        if not line.startswith(EVENT):
-            continue
+    def feed(self, data: bytes) -> bool:
+        """Add bytes; return whether the reply is over. Raises `BrokenReplyError`."""
+        self._num_bytes += len(data)
+        if self._num_bytes > MAX_REPLY_BYTES:
+            raise BrokenReplyError(f"the reply is larger than {MAX_REPLY_BYTES >> 20} MiB")
+        if not self._is_stream:
+            self._pending.append(data)
+            return False
+        # Other characters that end a line elsewhere (U+2028, U+0085) do not end one here.
+        *whole, rest = _LINE_END.split(data)
+        if whole:
+            for line in (b"".join([*self._pending, whole[0]]), *whole[1:]):
+                self._read_line(line)
+            self._pending = []
+        self._pending.append(rest)
+        return self._is_over
+
+    def reply(self) -> Reply:
+        """Return the reply after its last bytes. Raises `BrokenReplyError` when it is not whole."""
+        body = b"".join(self._pending)
+        if self._is_stream:
+            self._read_line(body)
+            growing = self._growing
+            if not self._is_over and growing.finish_reason is None:
+                raise BrokenReplyError("the stream broke off")
+            return _reply(growing.pieces, growing.finish_reason, growing.last, growing.first_s, self._start_s)
+        payload = _object(body.decode("utf-8", errors="replace"))
+        _refuse_error(payload)
+        choice = _first_choice(payload)
+        if choice is None:
+            raise BrokenReplyError("the reply holds no choices")
+        self._tell(piece := _piece(choice))
+        return _reply([piece], _finish_reason(choice), payload, None, self._start_s)
+
+    def _read_line(self, line: bytes) -> None:
+        if self._is_over or not line.startswith(EVENT):
+            return
         data = line.removeprefix(EVENT).strip().decode("utf-8", errors="replace")
         if data == END_OF_EVENTS:
-            ended = True
-            break
-        _take(growing, _object(data), time.perf_counter() - start_s)
-    if not ended and growing.finish_reason is None:
-        raise BrokenReplyError("the stream broke off")
-    return _reply(growing.pieces, growing.finish_reason, growing.last, growing.first_s, start_s)
+            self._is_over = True
+            return
+        num_known = len(self._growing.pieces)
+        _take(self._growing, _object(data), time.perf_counter() - self._start_s)
+        for piece in self._growing.pieces[num_known:]:
+            self._tell(piece)
+
+    def _tell(self, piece: _Piece) -> None:
+        if self._on_piece is not None:
+            self._on_piece(piece.text, piece.reasoning)
 
 
 def _take(growing: _Growing, event: dict[str, Any], elapsed_s: float) -> None:
@@ -128,34 +164,6 @@ def _reply(
         total_s=time.perf_counter() - start_s,
         payload=payload,
     )
-
-
-def _until(deadline_s: float, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass `pieces` on until the deadline: an API that sends a byte now and then would never time out.
-
-    Raises `BrokenReplyError` when they are too large together.
-    """
-    num_bytes = 0
-    for piece in pieces:
-        if time.perf_counter() > deadline_s:
-            raise httpx2.ReadTimeout("the reply is not whole")
-        num_bytes += len(piece)
-        if num_bytes > MAX_REPLY_BYTES:
-            raise BrokenReplyError(f"the reply is larger than {MAX_REPLY_BYTES >> 20} MiB")
-        yield piece
-
-
-def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Split a stream at its line ends, and not at other characters that end a line elsewhere (U+2028, U+0085)."""
-    pending: list[bytes] = []
-    for piece in pieces:
-        *whole, rest = _LINE_END.split(piece)
-        if whole:
-            yield b"".join([*pending, whole[0]])
-            yield from whole[1:]
-            pending = []
-        pending.append(rest)
-    yield b"".join(pending)
 
 
 def _count(value: object) -> int | None:

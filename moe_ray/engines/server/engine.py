@@ -17,6 +17,7 @@ from moe_ray.engines.base import (
     Generation,
     Likelihood,
     LikelihoodRequest,
+    Stream,
 )
 from moe_ray.engines.endpoint.client import EndpointClient, api_key
 from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
@@ -33,7 +34,7 @@ NEWS_PATIENCE_S = 0.1
 
 
 class ServerEngine:
-    """Implements `moe_ray.engines.base.Engine`. The server sees the GPUs that the replica sees.
+    """Implements `moe_ray.engines.base.StreamingEngine`. The server sees the GPUs that the replica sees.
 
     A server that ends before it is ready is a `ModelError`; one that ends later loses the replica, and the scheduler
     starts another. Both tell the last lines of its log.
@@ -64,6 +65,10 @@ class ServerEngine:
         """Measure each request's continuations; see `EndpointModel.loglikelihoods`."""
         return self._model.loglikelihoods(requests)
 
+    def submit(self, request: GenerateRequest) -> Stream:
+        """Stream the answer; see `EndpointModel.submit`."""
+        return self._model.submit(request)
+
     def memory(self) -> EngineMemory:
         """Return the server's processes. What part of their memory is weights, a server does not tell."""
         return EngineMemory(
@@ -75,7 +80,7 @@ class ServerEngine:
         )
 
     def close(self) -> None:
-        """Stop the server with all its children."""
+        """End the open streams, and stop the server with all its children."""
         self._client.close()
         self._process.stop()
 

@@ -1,6 +1,7 @@
 """The transformers engine: any decoder-only checkpoint that transformers can load, on GPUs or the CPU."""
 
 import math
+import threading
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,21 +10,27 @@ import torch
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import (
+    NEVER_RAN,
     BatchLimits,
     EngineMemory,
     GenerateRequest,
     Generation,
     Likelihood,
     LikelihoodRequest,
+    Stream,
     Timing,
+    failed_generation,
 )
 from moe_ray.engines.settings import TransformersSettings, parse_settings
+from moe_ray.engines.streams import failed_stream
 from moe_ray.engines.transformers.batching import MemoryRule, RowSize, group_batches, run_halving
 from moe_ray.engines.transformers.continuous import choose_continuous
 from moe_ray.engines.transformers.generation import GATE_DECISION, DecodeRow, DrawnRow, decode_batch
 from moe_ray.engines.transformers.likelihood import ScoredRow, ScoringRow, score_batch, scoring_rows
 from moe_ray.engines.transformers.loading import load, loaded_bytes
 from moe_ray.engines.transformers.mixture import MixtureFacts, mixture_facts
+from moe_ray.engines.transformers.streaming import StreamingDecoder
+from moe_ray.engines.transformers.turns import TurnLock
 from moe_ray.prompts.encoder import EncodedPair, PromptEncoder, RowError
 from moe_ray.prompts.messages import Prompt
 from moe_ray.prompts.reasoning import splitter_of
@@ -34,7 +41,7 @@ NEVER_RAN = Timing(batch_rows=0, time_to_first_token_s=None, total_s=0.0)
 
 
 class TransformersEngine:
-    """Implements `moe_ray.engines.base.Engine`.
+    """Implements `moe_ray.engines.base.StreamingEngine`.
 
     A generation's `token_ids` are the tokens drawn up to its end: no padding and no end-of-text token, but with the
     tokens that spelled a stop string, which `text` no longer holds, and with those of a reasoning trace. `text` is the
@@ -52,6 +59,12 @@ class TransformersEngine:
             cache_bytes_per_token=self._loaded.cache_bytes_per_token,
             logits_bytes_per_position=self._loaded.vocabulary_size * LOGITS_BYTES,
         )
+        self._turn = TurnLock()
+        # A tokenizer may be changed while it encodes, and then refuses a second thread.
+        self._encoding = threading.Lock()
+        self._streaming = StreamingDecoder(
+            self._loaded, limits, self._rule, self._splitter, self._turn, self._streamed_generation
+        )
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """Draw a text for each request; see `Engine.generate`."""
@@ -59,24 +72,23 @@ class TransformersEngine:
         rows = []
         for index, request in enumerate(requests):
             try:
-                asked = self._encoder.encode(request.prompt, request.max_new_tokens)
-                rows.append(
-                    DecodeRow(
-                        index=index,
-                        token_ids=asked.token_ids,
-                        num_truncated=asked.num_truncated,
-                        request=request,
-                        opens_trace=asked.opens_trace,
-                    )
-                )
+                rows.append(self._row(index, request))
             except RowError as error:
-                results[index] = _failed_generation(error.reason, error.num_prompt_tokens)
+                results[index] = failed_generation(error.reason, num_prompt_tokens=error.num_prompt_tokens)
         waiting = [row for row in rows if self._continuous and row.request.temperature == 0]
         if waiting:
             results.update(run_halving(waiting, self._decode_continuously, _out_of_memory_generation))
         for batch in self._generation_batches([row for row in rows if row.index not in results]):
             results.update(run_halving(batch, self._decode, _out_of_memory_generation))
         return [results[index] for index in range(len(requests))]
+
+    def submit(self, request: GenerateRequest) -> Stream:
+        """Begin to answer `request`; see `StreamingEngine.submit`. Calls of `generate` take turns with its steps."""
+        try:
+            row = self._row(0, request)
+        except RowError as error:
+            return failed_stream(error.reason, num_prompt_tokens=error.num_prompt_tokens)
+        return self._streaming.submit(row)
 
     def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
         """Measure each request's continuations; see `Engine.loglikelihoods`.
@@ -87,7 +99,8 @@ class TransformersEngine:
         pairs: dict[int, EncodedPair] = {}
         for index, request in enumerate(requests):
             try:
-                pairs[index] = self._encoder.encode_pair(request.prompt)
+                with self._encoding:
+                    pairs[index] = self._encoder.encode_pair(request.prompt)
             except RowError as error:
                 results[index] = _failed_likelihood(error.reason, error.num_prompt_tokens, NEVER_RAN)
         rows = [
@@ -97,7 +110,7 @@ class TransformersEngine:
         ]
         scored: dict[int, list[ScoredRow]] = defaultdict(list)
         for batch in self._scoring_batches(rows):
-            for one in run_halving(batch, lambda some: score_batch(self._loaded, some), _out_of_memory_score):
+            for one in run_halving(batch, self._score, _out_of_memory_score):
                 scored[one.row.index].append(one)
         results.update({index: _likelihood(pair, scored[index]) for index, pair in pairs.items()})
         return [results[index] for index in range(len(requests))]
@@ -131,7 +144,19 @@ class TransformersEngine:
         )
 
     def close(self) -> None:
-        """Do nothing: weights leave with the process."""
+        """End the open streams. Weights leave with the process."""
+        self._streaming.close()
+
+    def _row(self, index: int, request: GenerateRequest) -> DecodeRow:
+        with self._encoding:
+            asked = self._encoder.encode(request.prompt, request.max_new_tokens)
+        return DecodeRow(
+            index=index,
+            token_ids=asked.token_ids,
+            num_truncated=asked.num_truncated,
+            request=request,
+            opens_trace=asked.opens_trace,
+        )
 
     def _generation_batches(self, rows: Sequence[DecodeRow]) -> list[list[DecodeRow]]:
         return group_batches(
@@ -161,7 +186,8 @@ class TransformersEngine:
         )
 
     def _decode(self, rows: list[DecodeRow]) -> list[tuple[int, Generation]]:
-        drawn = decode_batch(self._loaded, rows)
+        with self._turn:
+            drawn = decode_batch(self._loaded, rows)
         return [(one.row.index, self._generation(one, batch_rows=len(rows))) for one in drawn]
 
     def _decode_continuously(self, rows: list[DecodeRow]) -> list[tuple[int, Generation]]:
@@ -170,13 +196,21 @@ class TransformersEngine:
         Those are left to batches of their own: under a mask, one such row spoils the rows beside it.
         """
         assert self._continuous is not None
-        drawn = self._continuous.decode(rows)
+        with self._turn:
+            drawn = self._continuous.decode(rows)
         batch_rows = self._continuous.rows_at_once(rows)
         return [
             (one.row.index, self._generation(one, batch_rows=batch_rows))
             for one in drawn
             if one.finish_reason != "error"
         ]
+
+    def _score(self, rows: list[ScoringRow]) -> list[ScoredRow]:
+        with self._turn:
+            return score_batch(self._loaded, rows)
+
+    def _streamed_generation(self, drawn: DrawnRow, batch_rows: int) -> Generation:
+        return self._generation(drawn, batch_rows=batch_rows)
 
     def _generation(self, drawn: DrawnRow, *, batch_rows: int) -> Generation:
         reason = drawn.finish_reason or "error"
@@ -203,20 +237,9 @@ def num_tokens_of(drawn: DrawnRow, num_characters: int) -> int:
     )
 
 
-def _failed_generation(reason: str, num_prompt_tokens: int) -> Generation:
-    return Generation(
-        text="",
-        token_ids=(),
-        finish_reason="error",
-        num_prompt_tokens=num_prompt_tokens,
-        timing=NEVER_RAN,
-        error=reason,
-    )
-
-
 def _out_of_memory_generation(row: DecodeRow) -> tuple[int, Generation]:
     reason = f"out of memory with one row of {len(row.token_ids)} + {row.request.max_new_tokens} tokens"
-    return row.index, _failed_generation(reason, len(row.token_ids))
+    return row.index, failed_generation(reason, num_prompt_tokens=len(row.token_ids))
 
 
 def _out_of_memory_score(row: ScoringRow) -> ScoredRow:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from moe_ray.engines.base import FinishReason, GenerateRequest, stop_position
 from moe_ray.engines.transformers.batching import NO_TOKEN, choose_tokens, uniforms
+from moe_ray.engines.transformers.caches import append_rows, is_resizable, resize
 from moe_ray.engines.transformers.loading import LoadedModel
 
 STOP_TAIL_TOKENS = 8
@@ -97,15 +99,15 @@ class DrawnRow:
         return text
 
 
-class _BatchState:
+class BatchState:
     """The tensors of the rows that are still running: tokens so far, their mask and positions, the cache.
 
-    A mixture with a gate that reads the prompt says what it decided, and is told so again at each later step.
+    A mixture with a gate that reads the prompt returns its decision, and is given it again at each later step.
     """
 
-    def __init__(self, loaded: LoadedModel, rows: Sequence[DecodeRow]) -> None:
+    def __init__(self, loaded: LoadedModel, token_ids: Sequence[Sequence[int]]) -> None:
         self._loaded = loaded
-        self._input_ids_BT, self._mask_BT = left_padded([row.token_ids for row in rows], loaded)
+        self._input_ids_BT, self._mask_BT = left_padded(token_ids, loaded)
         self._cache: Any = None
         self._decided: dict[str, torch.Tensor] = {}
 
@@ -138,10 +140,51 @@ class _BatchState:
         self._input_ids_BT = torch.cat([self._input_ids_BT, next_B1], dim=-1)
         self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(next_B1)], dim=-1)
         if len(running) < len(tokens):
-            kept = torch.tensor(running, device=self._loaded.device)
-            self._input_ids_BT, self._mask_BT = self._input_ids_BT[kept], self._mask_BT[kept]
-            self._cache.reorder_cache(kept)
-            self._decided = {name: rows[kept] for name, rows in self._decided.items()}
+            self.keep(running)
+
+    def keep(self, running: Sequence[int]) -> None:
+        """Keep only the rows at the indices `running`."""
+        kept = torch.tensor(running, device=self._loaded.device)
+        self._input_ids_BT, self._mask_BT = self._input_ids_BT[kept], self._mask_BT[kept]
+        self._cache.reorder_cache(kept)
+        self._decided = {name: rows[kept] for name, rows in self._decided.items()}
+
+    @property
+    def can_be_joined(self) -> bool:
+        """Whether rows with a cache of another length can be added to these."""
+        return is_resizable(self._cache)
+
+    def trim(self) -> None:
+        """Drop the columns in front that are padding in all rows."""
+        num_tokens = int(self._mask_BT.sum(dim=-1).max())
+        if num_tokens < self._mask_BT.shape[1]:
+            self._resize(num_tokens)
+
+    def join(self, other: "BatchState") -> None:
+        """Add the rows of `other` behind these, padded on the left to one length. `other` is used up."""
+        num_tokens = max(self._mask_BT.shape[1], other._mask_BT.shape[1])
+        self._resize(num_tokens)
+        other._resize(num_tokens)
+        self._input_ids_BT = torch.cat([self._input_ids_BT, other._input_ids_BT])
+        self._mask_BT = torch.cat([self._mask_BT, other._mask_BT])
+        append_rows(self._cache, other._cache)
+        self._decided = {name: torch.cat([rows, other._decided[name]]) for name, rows in self._decided.items()}
+
+    def decided(self, index: int) -> dict[str, torch.Tensor]:
+        """Return what a gate decided for the row at `index`."""
+        return {name: rows[index : index + 1] for name, rows in self._decided.items()}
+
+    def decide(self, decided: dict[str, torch.Tensor]) -> None:
+        """Begin with what a gate decided before."""
+        self._decided = decided
+
+    def _resize(self, num_tokens: int) -> None:
+        num_more = num_tokens - self._mask_BT.shape[1]
+        # A negative number cuts.
+        self._input_ids_BT = functional.pad(self._input_ids_BT, (num_more, 0), value=self._loaded.pad_token_id)
+        self._mask_BT = functional.pad(self._mask_BT, (num_more, 0))
+        # The last token is not in the cache yet.
+        resize(self._cache, num_tokens - 1)
 
 
 @torch.inference_mode()
@@ -149,11 +192,11 @@ def decode_batch(loaded: LoadedModel, rows: Sequence[DecodeRow]) -> list[DrawnRo
     """Decode `rows` together and return them in their order, each with its own times."""
     start_s = time.perf_counter()
     drawn = [undrawn(row, loaded) for row in rows]
-    state = _BatchState(loaded, rows)
+    state = BatchState(loaded, [row.token_ids for row in rows])
     live = drawn
     while live:
         # Token ids reach the host here, so that a GPU has done its work whenever the clock is read.
-        tokens = _next_tokens(state.forward(), live)
+        tokens = next_tokens(state.forward(), live)
         elapsed_s = time.perf_counter() - start_s
         for row, token in zip(live, tokens, strict=True):
             row.take(token, elapsed_s)
@@ -178,7 +221,8 @@ def undrawn(row: DecodeRow, loaded: LoadedModel) -> DrawnRow:
     )
 
 
-def _next_tokens(logits_BV: torch.Tensor, live: Sequence[DrawnRow]) -> list[int]:
+def next_tokens(logits_BV: torch.Tensor, live: Sequence[DrawnRow]) -> list[int]:
+    """Choose each row's next token, by its own temperature and seed."""
     requests = [row.row.request for row in live]
     return choose_tokens(
         logits_BV,

@@ -3,12 +3,11 @@
 import json
 import time
 
-import httpx2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_ray.characters import whole_characters
-from moe_ray.engines.endpoint.replies import BrokenReplyError, error_message, read_reply
+from moe_ray.engines.endpoint.replies import BrokenReplyError, ReplyReader, error_message
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
 ANY = st.recursive(
@@ -28,13 +27,19 @@ PAYLOAD = ANY | st.fixed_dictionaries(
 
 def read(body: bytes, content_type: str) -> None:
     """Read `body` as a reply, and check what comes out."""
-    response = httpx2.Response(200, headers={"content-type": content_type}, content=body)
-    now = time.perf_counter()
+    pieces: list[str] = []
+    is_stream = content_type == "text/event-stream"
+    reader = ReplyReader(
+        is_stream=is_stream, start_s=time.perf_counter(), on_piece=lambda text, _reasoning: pieces.append(text)
+    )
     try:
-        reply = read_reply(response, now, now + 60)
+        for at in range(0, len(body), 7):
+            reader.feed(body[at : at + 7])
+        reply = reader.reply()
     except BrokenReplyError:
         return
     assert isinstance(reply.text, str)
+    assert "".join(pieces) == reply.text
     assert reply.finish_reason is None or isinstance(reply.finish_reason, str)
     for count in (reply.num_prompt_tokens, reply.num_completion_tokens):
         assert count is None or 0 <= count < 2**31

@@ -49,6 +49,17 @@ def test_a_batchs_answers_are_those_of_single_rows(directory: Path) -> None:
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
 
 
+def test_submitted_rows_that_join_each_other_keep_their_gates_decisions(directory: Path) -> None:
+    loaded = engine(directory)
+    requests = [ask(text, id=str(at), num=6 + 5 * at) for at, text in enumerate(TEXTS)]
+    first = loaded.submit(requests[-1])
+    next(first)
+    streams = [loaded.submit(request) for request in requests[:-1]] + [first]
+    found = [stream.result().token_ids for stream in streams]
+    loaded.close()
+    assert found == [one.token_ids for one in loaded.generate(requests)]
+
+
 def test_loglikelihoods_are_those_of_experts_mixed_for_the_context_alone(directory: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(directory)
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
