@@ -37,7 +37,6 @@ from moe_ray.prompts.reasoning import splitter_of
 
 LOGITS_BYTES = 4
 NOT_NUMBERS = "the model's logits are not numbers; dtype float32 or bfloat16 may fix it"
-NEVER_RAN = Timing(batch_rows=0, time_to_first_token_s=None, total_s=0.0)
 
 
 class TransformersEngine:
