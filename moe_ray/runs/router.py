@@ -47,7 +47,9 @@ def current_routes(inputs: Inputs, record: RunRecord, join: Join, observer: RunO
         wanted, data = _settled(inputs)
         inputs.data_sets.forget()
         routes = run.routes()
-        if routes is None or known is None or not covers(routes, wanted, inputs.examples):
+        # A run that was stopped between the two writes below has routes that its manifest does not know.
+        is_known = known is not None and known.get("fingerprint") == wanted.fingerprint
+        if routes is None or known is None or not is_known or not covers(routes, wanted, inputs.examples):
             obtain_router(wanted, data, inputs.config, join, observer)
             routes, about = route_examples(wanted, inputs, join, observer)
             run.write_routes(routes)

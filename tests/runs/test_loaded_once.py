@@ -25,6 +25,7 @@ from moe_ray.runs.router_name import WantedRouter, named_by_texts, wanted_router
 from moe_ray.runs.router_texts import RouterData, read_texts
 from moe_ray.store.routes import Routes
 from moe_ray.texts import cleaning
+from moe_ray.texts.similarity import NearIndex
 from tests.execution.experiments import content
 from tests.runs.worlds import NUM_ASKED, WORDS, write_world
 from tests.support.inline import Inline, inline
@@ -54,7 +55,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each search of near duplicates."""
     found: list[int] = []
 
-    class Index(cleaning.NearIndex):
+    class Index(NearIndex):
         def __init__(self, sample: Any) -> None:
             found.append(1)
             super().__init__(sample)
@@ -159,6 +160,23 @@ def test_a_plan_counts_no_fewer_texts_than_training_takes(tmp_path: Path) -> Non
     counted, kept = ([*texts.train, *texts.validation, *texts.test] for texts in (planned.texts, taken.texts))
     assert {text.id for text in kept} < {text.id for text in counted}
     assert {source.dropped.get("near duplicate", 0) for source in taken.report.sources} == {0, 1}
+
+
+def test_a_run_that_was_stopped_before_its_manifest_knew_its_routes_asks_again(
+    tmp_path: Path, inline: Inline, routed: list[str]
+) -> None:
+    experiment = write_world(tmp_path)
+    run = inline.evaluate(experiment).run
+    manifest = run.manifest()
+    assert manifest.router is not None
+    manifest.router |= {"fingerprint": "of another router", "name": "another"}
+    run.write_manifest(manifest)
+    inline.evaluate(experiment)
+    assert routed == ["trained", "asked", "asked"]
+    name = wanted_router(read_inputs(experiment)).name
+    router = run.manifest().router
+    assert router is not None
+    assert router["name"] == router["fingerprint"] == name
 
 
 @contextmanager
