@@ -1,6 +1,7 @@
 """What is read from checkpoint files, held against the models that wrote them."""
 
 import json
+import os
 import socket
 import struct
 import threading
@@ -132,6 +133,10 @@ DAMAGED = {
     "an entry that is a number": with_header(b'{"w": 3}'),
     "cut off": with_header(ENTRY, data=bytes(9)),
     "with bytes too many": with_header(ENTRY, data=bytes(20)),
+    "a type that does not exist": with_header(ENTRY.replace(b"F32", b"F33"), data=bytes(16)),
+    "a shape of other bytes": with_header(ENTRY.replace(b"[2, 2]", b"[2, 3]"), data=bytes(16)),
+    "a shape beyond all numbers": with_header(ENTRY.replace(b"[2, 2]", b"[9223372036854775807, 4]"), data=bytes(16)),
+    "tensors over one another": with_header(ENTRY[:-1] + b", " + ENTRY[1:].replace(b"w", b"v", 1), data=bytes(16)),
 }
 
 
@@ -142,6 +147,13 @@ def test_damaged_weights_are_refused_by_name(damage: str, tmp_path: Path) -> Non
     with pytest.raises(ModelError, match="damaged weights") as caught:
         inspected(tmp_path)
     assert caught.value.where == str(tmp_path / "model.safetensors")
+
+
+def test_a_pipe_in_the_place_of_weights_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="not a regular file"):
+        inspected(tmp_path)
 
 
 def test_a_sound_header_is_counted(tmp_path: Path) -> None:
