@@ -254,7 +254,7 @@ def test_an_interrupted_download_says_how_to_go_on(hub: FakeHub, tmp_path: Path)
         hub.released.set()
         shown = process.communicate(timeout=60)[0]
     assert process.returncode == 130
-    assert "then run the same command again" in shown
+    assert "the same command continues" in shown
     assert "Traceback" not in shown
 
 

@@ -220,7 +220,7 @@ def test_values_are_filled_into_words_whatever_they_hold() -> None:
     ("command", "words"),
     [
         ("", "empty"),
-        ("serve {path}", r"must tell the server its port: \{port\}"),
+        ("serve {path}", r"must pass the port to the server: \{port\}"),
         ("serve {paht} {port}", r"\{paht\} is not a placeholder; the placeholders are \{path\}"),
         ("serve '{path} {port}", "No closing quotation"),
         ("./serve {port}", "whole path"),
