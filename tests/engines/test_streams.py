@@ -117,7 +117,7 @@ def test_an_engine_that_streams_is_left_as_it_is() -> None:
 
 
 def test_an_engine_without_submit_answers_one_request_at_a_time(batches: Batches) -> None:
-    engine = streaming(batches)  # type: ignore[arg-type]
+    engine = streaming(batches)
     streams = [engine.submit(ask("q", id=str(number))) for number in range(8)]
     batches.may_answer.set()
     answers = engine.generate([ask("q", id="batch")])
@@ -130,7 +130,7 @@ def test_an_engine_without_submit_answers_one_request_at_a_time(batches: Batches
 
 
 def test_errors_and_cancelled_requests_of_such_an_engine_are_their_streams_own(batches: Batches) -> None:
-    engine = streaming(batches)  # type: ignore[arg-type]
+    engine = streaming(batches)
     streams = {id: engine.submit(ask("q", id=id)) for id in ("running", "cancelled", "bad", "good")}
     assert batches.begun.acquire(timeout=WAIT_S)
     streams["cancelled"].cancel()

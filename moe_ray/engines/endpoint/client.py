@@ -9,16 +9,17 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx2
 
 from moe_ray.config.schema import ModelConfig
+from moe_ray.engines.endpoint.calls import CallGroup, RequestRefusedError, UnansweredError
 from moe_ray.engines.endpoint.replies import BrokenReplyError, Reply, ReplyReader, error_message
 from moe_ray.engines.settings import ApiSettings
-from moe_ray.errors import ConfigError, EngineLostError
+from moe_ray.errors import ConfigError
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
@@ -29,29 +30,8 @@ RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 SERVER_ERROR = 500
 MAX_ERROR_BYTES = 1 << 20
 HIDDEN = "***"
-GIVEN_UP = "given up, because another request was"
 
 ResultT = TypeVar("ResultT")
-
-
-class RequestRefusedError(Exception):
-    """The API answered that it will not do this request; asking again would not help."""
-
-    def __init__(self, status: int | None, message: str) -> None:
-        super().__init__(message if status is None else f"{status}: {message}")
-        self.status = status
-
-
-class UnansweredError(EngineLostError):
-    """All tries of a request failed. `status` is the last try's, None where there was no answer at all.
-
-    `is_reply` says that the last try brought a reply, but one that cannot be read.
-    """
-
-    def __init__(self, message: str, status: int | None = None, *, is_reply: bool = False) -> None:
-        super().__init__(message)
-        self.status = status
-        self.is_reply = is_reply
 
 
 class _TryAgainError(Exception):
@@ -64,41 +44,6 @@ class _TryAgainError(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
         self.is_reply = is_reply
-
-
-class CallGroup:
-    """Calls of one client that end together: once stopped, those under way give up and further ones are refused.
-
-    The client itself and calls outside of the group go on.
-    """
-
-    def __init__(self) -> None:
-        self._futures: set[Future[Any]] = set()
-        self._is_stopped = False
-        self._lock = threading.Lock()
-
-    def run(self, start: Callable[[], Future[ResultT]]) -> ResultT:
-        """Start a call and wait for its result. Raises `UnansweredError` when the group is stopped."""
-        with self._lock:
-            if self._is_stopped:
-                raise UnansweredError(GIVEN_UP)
-            future = start()
-            self._futures.add(future)
-        try:
-            return future.result()
-        except CancelledError as error:
-            raise UnansweredError(GIVEN_UP) from error
-        finally:
-            with self._lock:
-                self._futures.discard(future)
-
-    def stop(self) -> None:
-        """Let all calls of the group give up."""
-        with self._lock:
-            self._is_stopped = True
-            futures = list(self._futures)
-        for future in futures:
-            future.cancel()
 
 
 class EndpointClient:

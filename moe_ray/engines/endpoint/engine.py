@@ -21,14 +21,8 @@ from moe_ray.engines.base import (
     failed_generation,
     stop_position,
 )
-from moe_ray.engines.endpoint.client import (
-    SERVER_ERROR,
-    CallGroup,
-    EndpointClient,
-    RequestRefusedError,
-    UnansweredError,
-    api_key,
-)
+from moe_ray.engines.endpoint.calls import CallGroup, RequestRefusedError, UnansweredError
+from moe_ray.engines.endpoint.client import SERVER_ERROR, EndpointClient, api_key
 from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
 from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Ask, Asking, find_asking, measure
 from moe_ray.engines.endpoint.replies import Reply
