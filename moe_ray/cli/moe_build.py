@@ -8,12 +8,13 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, DownloadColumn, Progress
 
+from moe_ray.architectures.gated_mixture import MixtureMode
 from moe_ray.characters import one_line
 from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, LineColumn, Terminal, output_console
 from moe_ray.errors import ConfigError, DataError, UserError
 from moe_ray.files import require_free
 from moe_ray.formatting import NONE, count, listed, plural, size
-from moe_ray.moe.merge.build import MergePlan, MixtureMode, merge, plan_merge
+from moe_ray.moe.merge.build import MergePlan, merge, plan_merge
 from moe_ray.moe.merge.gate import read_gate
 from moe_ray.moe.records import Certificate, ExactnessRecord
 from moe_ray.moe.upcycle.build import upcycle_model
