@@ -1,6 +1,7 @@
 """One expert of a mixture that chooses experts for each token, alone under the engine."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT_LENGTH, "initializer_range": 0.5}
     torch.manual_seed(0)
     config = GPT2MoeConfig(vocab_size=len(tokenizer), num_experts=NUM_EXPERTS, **shape, **ends)
-    mixture = GPT2MoeForCausalLM(config)
+    mixture: Any = GPT2MoeForCausalLM(config)
     mixture.generation_config = transformers.GenerationConfig(eos_token_id=1)
     mixture.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
