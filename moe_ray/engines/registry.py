@@ -18,7 +18,7 @@ from moe_ray.engines.settings import (
     TransformersSettings,
     parse_settings,
 )
-from moe_ray.errors import ConfigError
+from moe_ray.errors import ConfigError, first_line
 from moe_ray.fingerprint import file_sha256
 from moe_ray.suggestions import suggestion
 
@@ -136,9 +136,9 @@ def make_engine(model: ModelConfig, limits: BatchLimits) -> Engine:
 def _engine_class(module_name: str, class_name: str, engine: str) -> type[Engine]:
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:
         raise ConfigError(
-            f"engine {engine!r}: {error}",
+            f"engine {engine!r}: {first_line(error)}",
             where="engine",
             remedy=f"make {module_name} importable here (installed, or on PYTHONPATH), or choose another engine",
         ) from error
