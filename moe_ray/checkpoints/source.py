@@ -103,7 +103,7 @@ def read_config(directory: Path) -> Any:
 
     directory = directory.expanduser()
     if not (directory / "config.json").is_file():
-        raise ModelError("no checkpoint: it has no config.json", where=str(directory), remedy="check the path")
+        raise ModelError("not a checkpoint: there is no config.json", where=str(directory), remedy="check the path")
     architectures.register()
     try:
         described = read_json(directory / "config.json")

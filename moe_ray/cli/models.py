@@ -66,7 +66,7 @@ def _run(console: Terminal, jobs: Sequence[DownloadJob], to: Path | None) -> Non
                 folder = run_job(job, partial(progress.advance, task))
                 _tell(console, job, folder, fetched, to)
     except KeyboardInterrupt:
-        console.print("\nInterrupted. The files that came are kept; the same command goes on.")
+        console.print("\nInterrupted. Downloaded files are kept; the same command continues.")
         raise
 
 

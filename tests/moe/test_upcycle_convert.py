@@ -154,7 +154,7 @@ def test_gates_that_cannot_tell_two_networks_apart_are_refused_where_parts_would
     upcycle(dense_dir, tmp_path / "whole", UpcycleSettings(num_experts=2, top_k=1), gates=lambda layer: alike)
     torch.testing.assert_close(logits(load(tmp_path / "whole")), logits(load(dense_dir)), rtol=0, atol=1e-5)
     cut = UpcycleSettings(num_experts=4, top_k=2, groups=2)
-    with pytest.raises(ConfigError, match="alike"):
+    with pytest.raises(ConfigError, match="equal rows"):
         upcycle(dense_dir, tmp_path / "parts", cut, gates=lambda layer: alike)
 
 

@@ -104,7 +104,7 @@ def test_control_characters_in_training_texts_do_no_harm() -> None:
 @pytest.mark.parametrize(
     ("texts", "says"),
     [
-        (router_texts(["legal"]), "all texts are of one: 40 of legal"),
+        (router_texts(["legal"]), "all texts have one: 40 of legal"),
         (
             replace(router_texts(), train=queries(DOMAINS[:2], 5)),
             "no training text of code; there are 5 of legal, 5 of biomedical, 0 of code",

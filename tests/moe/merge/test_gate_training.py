@@ -202,6 +202,6 @@ def test_a_base_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_gate_is_never_written_over_something_else(trained: TrainedGate, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ModelError, match="something else"):
+    with pytest.raises(ModelError, match="refusing to overwrite: not a gate directory"):
         trained.save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
