@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 GPUS_PER_NODE = 2
 POLL_S = 1.0
 JOB_TIMEOUT_S = 1800.0
+AGENT_TIMEOUT_S = 120
 NOT_SENT = [".git", ".venv", "results", "docs"]
 
 
@@ -38,14 +39,27 @@ def start_cluster() -> Any:
     return cluster
 
 
+def _submit(client: Any, entrypoint: list[str]) -> str:
+    """Submit the job, once an agent takes it: on a slow machine the dashboard answers before any agent has started."""
+    deadline = time.monotonic() + AGENT_TIMEOUT_S
+    while True:
+        try:
+            job: str = client.submit_job(
+                entrypoint=" ".join(entrypoint), runtime_env={"working_dir": str(ROOT), "excludes": NOT_SENT}
+            )
+            return job
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
+
+
 def run_job(cluster: Any, entrypoint: list[str], meanwhile: Callable[[], object] = lambda: None) -> str:
     """Submit the job, call `meanwhile` until it ends, print what it said, and return its status."""
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     client: Any = JobSubmissionClient(f"http://{cluster.head_node.webui_url}")
-    job = client.submit_job(
-        entrypoint=" ".join(entrypoint), runtime_env={"working_dir": str(ROOT), "excludes": NOT_SENT}
-    )
+    job = _submit(client, entrypoint)
     deadline = time.monotonic() + JOB_TIMEOUT_S
     while not JobStatus(client.get_job_status(job)).is_terminal() and time.monotonic() < deadline:
         meanwhile()
