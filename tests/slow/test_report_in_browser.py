@@ -140,7 +140,7 @@ def test_answers_to_queries_that_were_sent_elsewhere_are_listed_and_say_where_to
     assert all("routed to " in line or "out-of-domain" in line for line in lines)
     tab.evaluate("document.querySelector('#answer-list details').open = true")
     tab.wait_for("document.querySelector('#answer-list .answer-body .flag')")
-    assert "The router held" in tab.evaluate("document.querySelector('#answer-list .answer-body').textContent")
+    assert "The router found" in tab.evaluate("document.querySelector('#answer-list .answer-body').textContent")
     assert tab.log == []
 
 
