@@ -20,7 +20,8 @@ from moe_ray.engines.scripted import ScriptedEngine
 from moe_ray.engines.settings import EXECUTION, EngineSettings
 from moe_ray.errors import ConfigError
 from moe_ray.planning.fleet import Demand, Fleet, Node
-from moe_ray.planning.plan import ModelUse, place_models
+from moe_ray.planning.memory import ModelUse
+from moe_ray.planning.plan import place_models
 from tests.engines.asking import ROOMY
 
 
