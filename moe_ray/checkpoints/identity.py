@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     elif is_local_path(model.path):
         directory = Path(model.path).expanduser()
         config = _local_config(name, directory)
-        files = {path.name: hashes.sha256(path) for path in identity_files(directory)}
+        files = identity_hashes(directory, hashes.sha256)
         num_parameters, source = _count_parameters(directory), "safetensors headers"
         content, revision = files, None
     else:
@@ -134,9 +134,7 @@ def _model_fingerprint(model: ModelConfig, content: object, hashes: FileHashes) 
     tokenizer: object = model.tokenizer
     if model.tokenizer is not None and is_local_path(model.tokenizer):
         directory = Path(model.tokenizer).expanduser()
-        tokenizer = (
-            {path.name: hashes.sha256(path) for path in identity_files(directory)} if directory.is_dir() else None
-        )
+        tokenizer = identity_hashes(directory, hashes.sha256) if directory.is_dir() else None
     # Only where it is set: models without it keep the keys that they had.
     switches = {"chat_template_kwargs": model.chat_template_kwargs} if model.chat_template_kwargs else {}
     return fingerprint(
@@ -190,6 +188,11 @@ def _estimated_parameters(name: str, config: Mapping[str, Any]) -> int | None:
         raise ModelError(
             f"its config.json is damaged: {error}", where=f"models.{name}.path", remedy="restore the checkpoint"
         ) from error
+
+
+def identity_hashes(directory: Path, sha256: Callable[[Path], str] = file_sha256) -> dict[str, str]:
+    """Return the SHA-256 of each of `identity_files`, by name."""
+    return {path.name: sha256(path) for path in identity_files(directory)}
 
 
 def identity_files(directory: Path) -> list[Path]:

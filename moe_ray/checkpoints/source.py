@@ -10,7 +10,7 @@ import torch
 
 from moe_ray import architectures
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE as CERTIFICATE_FILE
-from moe_ray.checkpoints.identity import identity_files
+from moe_ray.checkpoints.identity import identity_hashes
 from moe_ray.checkpoints.reading import REMEDY, SAVE_REMEDY
 from moe_ray.checkpoints.shapes import decoder_shape
 from moe_ray.checkpoints.tensors import TensorReader
@@ -116,7 +116,7 @@ def read_config(directory: Path) -> Any:
 
 def source_record(source: SourceCheckpoint) -> SourceRecord:
     """What a certificate says of the source: the files that decide it and their fingerprint. Reads them all."""
-    files = {path.name: file_sha256(path) for path in identity_files(source.directory)}
+    files = identity_hashes(source.directory)
     return SourceRecord(
         name=source.name,
         path=str(source.directory),

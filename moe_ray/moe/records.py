@@ -6,11 +6,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE as CERTIFICATE_FILE
-from moe_ray.checkpoints.identity import identity_files
+from moe_ray.checkpoints.identity import identity_hashes
 from moe_ray.checkpoints.source import SourceRecord
 from moe_ray.errors import ModelError
 from moe_ray.files import StoredRecord, write_text_atomically
-from moe_ray.fingerprint import file_sha256
 
 MixtureKind = Literal["upcycled", "merged", "trained_apart"]
 LayerState = Literal["converted", "reverted", "dense"]
@@ -73,7 +72,7 @@ class Certificate(StoredRecord):
 
 def own_files(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of every file that decides what the mixture says, by name; the certificate is none of them."""
-    return {path.name: file_sha256(path) for path in identity_files(directory)}
+    return identity_hashes(directory)
 
 
 def write_certificate(directory: Path, certificate: Certificate) -> None:

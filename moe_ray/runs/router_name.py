@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from moe_ray.checkpoints.identity import FileHashes, identity_files
+from moe_ray.checkpoints.identity import FileHashes, identity_hashes
 from moe_ray.config.schema import OTHER, DataConfig, ExperimentConfig, RouterConfig, is_local_path
 from moe_ray.domains.loading import is_assumed
 from moe_ray.domains.sources import require_file, resolve_path
@@ -132,7 +132,7 @@ def _section(config: RouterConfig, hashes: FileHashes) -> dict[str, Any]:
 
 
 def _contents(directory: Path, hashes: FileHashes) -> dict[str, str]:
-    return {path.name: hashes.sha256(path) for path in identity_files(directory)} if directory.is_dir() else {}
+    return identity_hashes(directory, hashes.sha256) if directory.is_dir() else {}
 
 
 def _domain(inputs: Inputs, config: RouterConfig, name: str) -> dict[str, Any]:

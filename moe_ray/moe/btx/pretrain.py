@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moe_ray.checkpoints.identity import identity_files
+from moe_ray.checkpoints.identity import identity_hashes
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.domains.sources import read_text
 from moe_ray.errors import RunDirectoryError
 from moe_ray.files import StoredRecord, require_space, safetensors_bytes, write_json
-from moe_ray.fingerprint import file_sha256, fingerprint
+from moe_ray.fingerprint import fingerprint
 from moe_ray.moe.btx.base import write_base
 from moe_ray.moe.btx.blocks import bits_by_expert
 from moe_ray.moe.btx.build import assemble, plan_mixture
@@ -102,7 +102,7 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
 def _claim(out: Path, config: PretrainConfig, texts: Mapping[str, ExpertTexts]) -> None:
     """Mark `out` as this pretraining's. Raises `RunDirectoryError` when it is another's, or something else's."""
     given = {key: Path(value) for key in ("base_model", "tokenizer") if (value := getattr(config, key)) is not None}
-    files = {key: {one.name: file_sha256(one) for one in identity_files(path)} for key, path in given.items()}
+    files = {key: identity_hashes(path) for key, path in given.items()}
     asked = {key: value for key, value in _settings(config).items() if key not in {*given, "experts"}}
     words = {name: [one.train, one.held_out] for name, one in texts.items()}
     identity = fingerprint({"settings": asked, "files": files, "texts": words})

@@ -14,13 +14,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from moe_ray.checkpoints.identity import identity_files
+from moe_ray.checkpoints.identity import identity_hashes
 from moe_ray.checkpoints.source import SourceCheckpoint, copy_companions
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.device import choose_device
 from moe_ray.errors import RunDirectoryError
 from moe_ray.files import write_directory_atomically, write_json
-from moe_ray.fingerprint import file_sha256, fingerprint
+from moe_ray.fingerprint import fingerprint
 from moe_ray.moe.btx.blocks import batch_of_step, token_blocks
 from moe_ray.moe.btx.config import ExpertTraining, TrainedPart
 from moe_ray.moe.btx.state import HistoryPoint, TrainingRecord, TrainingState, read_record
@@ -117,7 +117,7 @@ class ExpertTrainingJob:
         """What decides the trained weights; where they lie does not, nor how often a state is kept."""
         return fingerprint(
             {
-                "model": {path.name: file_sha256(path) for path in identity_files(self.model_dir)},
+                "model": identity_hashes(self.model_dir),
                 "texts": self.texts,
                 "settings": self.settings.deciding(),
                 "part": self.part,
