@@ -29,13 +29,14 @@ LAYERS = (
     ("comparison",),
     ("report",),
     ("microworld",),
+    ("serving",),
     ("runs",),
     ("api", "cli"),
     ("entry",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT = {
-    "ray": {"execution"},
+    "ray": {"execution", "serving"},
     "torch": {"architectures", "checkpoints", "device", "engines", "gating", "microworld", "moe", "routing"},
     "transformers": {"architectures", "checkpoints", "engines", "gating", "microworld", "moe", "routing"},
 }

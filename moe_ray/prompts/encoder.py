@@ -80,8 +80,10 @@ class PromptEncoder:
 
     def encode(self, prompt: Prompt, num_new_tokens: int) -> EncodedPrompt:
         """Return the prompt's tokens, leaving room for `num_new_tokens`; raises `RowError` when there is none."""
+        if prompt.token_ids:
+            return self._fitted(self._known(list(prompt.token_ids)), num_new_tokens)
         text = self.text(prompt)
-        fitted = self._fitted(self._tokens(text), num_new_tokens)
+        fitted = self._fitted(self._tokens(text, prompt), num_new_tokens)
         return replace(fitted, opens_trace=self._splitter.is_opened_by(text))
 
     def encode_pair(self, prompt: Prompt) -> EncodedPair:
@@ -93,8 +95,8 @@ class PromptEncoder:
         if not prompt.continuations:
             raise RowError("the prompt has no continuations to measure")
         text = self.text(prompt)
-        context = self._tokens(text.rstrip())
-        continuations = [tuple(self._tokens(text + one)[len(context) :]) for one in prompt.continuations]
+        context = self._tokens(text.rstrip(), prompt)
+        continuations = [tuple(self._tokens(text + one, prompt)[len(context) :]) for one in prompt.continuations]
         for spelled, tokens in zip(prompt.continuations, continuations, strict=True):
             if not tokens:
                 raise RowError(f"continuation {spelled!r} has no tokens of its own", len(context))
@@ -108,7 +110,7 @@ class PromptEncoder:
 
     def text(self, prompt: Prompt) -> str:
         """Return the whole text that the model is given."""
-        if not self._is_chat:
+        if not self._chats(prompt):
             return "".join(message.content for message in prompt.messages)
         return chat_text(self._tokenizer, prompt.messages, self._switches)
 
@@ -122,15 +124,19 @@ class PromptEncoder:
                 remedy="check the spelling in chat_template_kwargs, or remove it",
             )
 
-    def _tokens(self, text: str) -> list[int]:
-        tokens: list[int] = self._tokenizer(text, add_special_tokens=not self._is_chat)["input_ids"]
+    def _chats(self, prompt: Prompt) -> bool:
+        return self._is_chat if prompt.style is None else prompt.style == "chat"
+
+    def _tokens(self, text: str, prompt: Prompt) -> list[int]:
+        tokens: list[int] = self._tokenizer(text, add_special_tokens=not self._chats(prompt))["input_ids"]
         eos = self._tokenizer.eos_token
         if tokens and eos and tokens[-1] == self._tokenizer.eos_token_id and not text.endswith(eos):
             tokens = tokens[:-1]
+        return self._known(tokens)
+
+    def _known(self, tokens: list[int]) -> list[int]:
         if max(tokens, default=0) >= self._vocabulary_size:
-            raise RowError(
-                f"the tokenizer gave token {max(tokens)}, but the model knows {self._vocabulary_size}", len(tokens)
-            )
+            raise RowError(f"token {max(tokens)}, but the model knows {self._vocabulary_size}", len(tokens))
         return tokens
 
     def _fits(self, tokens: list[int], num_following: int) -> bool:

@@ -26,6 +26,8 @@ class Prompt:
     For `chat` the messages go through the tokenizer's chat template; for `completion` there is one user
     message, whose content is the whole text to be continued.
 
+    `style` replaces the model's own prompt style, and `token_ids` all text: the model reads exactly these.
+
     `choices` and `reference` are the continuations whose log-likelihood is measured after the prompt, spelled as
     the style needs them (a completion's begin with a space or a line break). `reference` is None where a
     domain has no reference text.
@@ -35,6 +37,8 @@ class Prompt:
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     reference: str | None = None
+    style: Literal["chat", "completion"] | None = None
+    token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("stop", "choices"):
