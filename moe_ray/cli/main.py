@@ -203,6 +203,24 @@ def route(
 
 
 @app.command()
+def serve(
+    target: Annotated[
+        Path, typer.Argument(metavar="FILE|RUN", help="An experiment file, or a run directory.", show_default=False)
+    ],
+    host: Annotated[str | None, typer.Option(help="Interface to listen on; default: serving.host.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes one that is free.")] = None,
+    set_: o.Set = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run code that the run directory names.")] = False,
+) -> None:
+    """Serve an experiment's models and router behind an OpenAI-compatible endpoint, until Ctrl-C."""
+    from moe_ray.cli.serve import serve_system
+
+    named = [f"serving.host={host}"] if host is not None else []
+    named += [f"serving.port={port}"] if port is not None else []
+    serve_system(target, (*(set_ or []), *named), trust=trust)
+
+
+@app.command()
 def demo(
     results_dir: Annotated[Path, typer.Option(help="Folder for the demo's data and results.")] = Path("results"),
     mixtures: Annotated[bool, typer.Option("--mixtures", help="Add a merged and an upcycled mixture.")] = False,

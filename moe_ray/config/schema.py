@@ -240,10 +240,10 @@ class ServingConfig(Section):
     max_running: Annotated[int, Field(ge=1, le=4096)] = Field(
         64, description="requests that one copy of a model answers at a time; more wait"
     )
-    max_queued: Annotated[int, Field(ge=0, le=65536)] = Field(
+    max_queued: Annotated[int, Field(ge=1, le=65536)] = Field(
         128, description="requests that may wait for a slot; beyond it 503 with Retry-After"
     )
-    max_wait_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+    max_wait_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         10.0, description="after that long a waiting request closes the loaded model's queue: its own model is next"
     )
     request_timeout_s: Annotated[float, Field(gt=0, le=86400)] = Field(600.0, description="of a request, in all")

@@ -127,7 +127,7 @@ def read_inputs(experiment: LoadedExperiment, *, with_models: bool = True, assum
     """
     config, problems, data_sets = experiment.config, Problems(), DataSets()
     domains = _load_domains(experiment, data_sets, problems, assume_unreachable)
-    checkpoints = _inspect_checkpoints(experiment, problems) if with_models else {}
+    checkpoints = inspect_checkpoints(experiment, problems) if with_models else {}
     problems.raise_if_any()
     if config.router is None or config.router.path is not None:
         data_sets.forget()
@@ -176,7 +176,7 @@ def _with_template_note(name: str, config: ExperimentConfig, domain: LoadedDomai
     return replace(domain, notes=(*domain.notes, f"{name}: {unused}."))
 
 
-def _inspect_checkpoints(experiment: LoadedExperiment, problems: Problems) -> dict[str, Checkpoint]:
+def inspect_checkpoints(experiment: LoadedExperiment, problems: Problems) -> dict[str, Checkpoint]:
     hashes = FileHashes()
     checkpoints: dict[str, Checkpoint] = {}
     for name, model in experiment.config.models.items():

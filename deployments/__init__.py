@@ -1,0 +1,1 @@
+"""What `serve run` and `serve deploy` start: choices, no logic."""

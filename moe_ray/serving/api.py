@@ -1,0 +1,391 @@
+"""The HTTP API: what each path does, in the order in which a request is refused or served.
+
+Host and Origin, key, admission and size are judged before a body is parsed; a body before the router reads it; the
+first piece of an answer is awaited before the status is sent, so that errors keep theirs.
+"""
+
+import asyncio
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from moe_ray.serving.access import Gate
+from moe_ray.serving.backend import Backend, Ticket
+from moe_ray.serving.calls import AUTO, ApiError, Call, CallLimits, Verdict
+from moe_ray.serving.metrics import exposition
+from moe_ray.serving.openai import reading, schema, writing
+from moe_ray.serving.page import PAGE_HEADERS, page_files
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
+Handler = Callable[[Request], Awaitable[Response]]
+Read = Callable[[bytes], Call]
+
+MIB = 1 << 20
+# Work waits and nothing has moved for so long: something is stuck.
+STUCK_S = 60.0
+FULL_RETRY_S = 1.0
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# How Open WebUI begins what it asks on its own: titles, tags, follow-up questions.
+_BACKGROUND_PROMPT = "### Task:\n"
+
+
+def make_api(backend: Backend, gate: Gate, lifespan: Lifespan) -> FastAPI:
+    """Return the ASGI application."""
+    api = Api(backend, gate)
+    app = FastAPI(
+        title="moe_ray",
+        description="Domain experts behind a router, in the terms of OpenAI's API.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_failure)
+    limits = CallLimits()
+    for path, handler, document in (
+        ("/v1/chat/completions", partial(api.complete, read=partial(reading.chat_call, limits=limits)), schema.CHAT),
+        (
+            "/v1/completions",
+            partial(api.complete, read=partial(reading.completion_call, limits=limits)),
+            schema.COMPLETIONS,
+        ),
+        ("/v1/responses", partial(api.complete, read=reading.responses_call), schema.RESPONSES),
+        ("/v1/route", api.route, schema.ROUTE),
+        ("/tokenize", api.tokenize, schema.TOKENIZE),
+    ):
+        app.add_api_route(path, api.guarded(handler), methods=["POST"], openapi_extra=document, response_model=None)
+    for path, handler in (
+        ("/v1/models", api.models),
+        ("/tokenizer_info", api.tokenizer_info),
+        ("/metrics", api.metrics),
+    ):
+        app.add_api_route(path, api.keyed(handler), methods=["GET"], response_model=None)
+    for path, handler in (("/healthz", api.healthz), ("/readyz", api.readyz)):
+        app.add_api_route(path, handler, methods=["GET"], response_model=None)
+    for path in page_files():
+        app.add_api_route(path, api.page, methods=["GET"], include_in_schema=False, response_model=None)
+    return app
+
+
+class Api:
+    """The handlers. `gate` judges headers; the models are behind `backend`."""
+
+    def __init__(self, backend: Backend, gate: Gate) -> None:
+        self._backend = backend
+        self._gate = gate
+        system = backend.system
+        self._serving = system.serving
+        self._max_admitted = len(system.slots) * system.serving.max_running + system.serving.max_queued
+        self._num_admitted = 0
+        self._created = int(time.time())
+
+    def guarded(self, handler: Handler) -> Handler:
+        """Wrap the handler of a call: gate, admission, deadline, errors, metrics."""
+
+        async def handle(request: Request) -> Response:
+            started, id = time.perf_counter(), _request_id(request)
+            try:
+                self._gate.require_host(request.headers)
+                self._gate.require_key(request.headers)
+                self._require_room()
+            except ApiError as error:
+                return self._ended(request, _error_response(error), id, started)
+            self._num_admitted += 1
+            request.state.id = id
+            try:
+                async with asyncio.timeout(self._serving.request_timeout_s):
+                    response = await handler(request)
+            except TimeoutError:
+                response = _error_response(_too_late(self._serving.request_timeout_s))
+            except ApiError as error:
+                response = _error_response(error)
+            finally:
+                self._num_admitted -= 1
+            return self._ended(request, response, id, started)
+
+        return handle
+
+    def keyed(self, handler: Handler) -> Handler:
+        """Wrap a handler that needs a key, but does no work."""
+
+        async def handle(request: Request) -> Response:
+            try:
+                self._gate.require_host(request.headers)
+                self._gate.require_key(request.headers)
+                return await handler(request)
+            except ApiError as error:
+                return _error_response(error)
+
+        return handle
+
+    async def complete(self, request: Request, *, read: Read) -> Response:
+        """Answer a call: a conversation, a completion or a response."""
+        ticket = await self._ticket(request, read)
+        ticket.verdict = await self._backend.judge(ticket)
+        if ticket.call.stream:
+            return await self._streamed(request, ticket)
+        work = asyncio.ensure_future(self._backend.answer(ticket))
+        watch = asyncio.ensure_future(_client_left(request))
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise asyncio.CancelledError
+        finally:
+            watch.cancel()
+            work.cancel()
+        verdict, answers = work.result()
+        for one in answers:
+            if one.finish_reason == "error":
+                raise _engine_error(one.error or "", refused=one.refused)
+        writer = writing.writer_of(ticket.call, verdict, ticket.id, int(time.time()))
+        self._count_tokens(verdict, answers[0].num_prompt_tokens, sum(one.num_completion_tokens for one in answers))
+        return Response(writer.whole(answers), media_type="application/json", headers=_verdict_headers(ticket))
+
+    async def route(self, request: Request) -> Response:
+        """Say where the router sends a text, and ask no model."""
+        ticket = await self._ticket(request, reading.route_call)
+        verdict = await self._backend.routed(ticket.call.query)
+        ticket.verdict = verdict
+        return Response(
+            writing.routing_decision(verdict, ticket.id),
+            media_type="application/json",
+            headers=_verdict_headers(ticket),
+        )
+
+    async def tokenize(self, request: Request) -> Response:
+        """Return the token ids of a text or a conversation, as a model reads them."""
+        ticket = await self._ticket(request, reading.tokenize_call)
+        if ticket.call.model == AUTO:
+            ticket.call = replace(ticket.call, model=self._backend.system.models[0].name)
+        ticket.verdict = await self._backend.judge(ticket)
+        ids = await self._backend.ask(ticket, "token_ids", ticket.call.prompts[0], ticket.call.add_special_tokens)
+        limit = self._backend.system.by_name[ticket.verdict.expert].context_tokens
+        return JSONResponse({"count": len(ids), "max_model_len": limit, "tokens": ids})
+
+    async def models(self, _request: Request) -> Response:
+        """List `auto`, then each model with what it is and whether it is loaded."""
+        system, status = self._backend.system, self._backend.status
+        entry = {"object": "model", "created": self._created, "owned_by": "moe_ray"}
+        listed: list[dict[str, Any]] = []
+        if self._backend.has_router:
+            listed.append({"id": AUTO, **entry, "status": {"value": "loaded"}, "moe_ray": {"role": "router"}})
+        for served in system.models:
+            role = "baseline" if served.is_baseline else "expert" if served.domains else "model"
+            value = "unloaded" if status is None else status.models[served.name].value
+            about = {"role": role, "domains": list(served.domains)}
+            listed.append(
+                {
+                    "id": served.name,
+                    **entry,
+                    "max_model_len": served.context_tokens,
+                    "status": {"value": value},
+                    "moe_ray": about,
+                }
+            )
+        return JSONResponse({"object": "list", "data": listed})
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        """Describe a model's tokenizer, as lm-evaluation-harness asks for it."""
+        name = request.query_params.get("model") or self._backend.system.models[0].name
+        call = Call(endpoint="tokenize", model=name, prompts=(), query=None)
+        ticket = Ticket(id=_request_id(request), call=call)
+        ticket.verdict = await self._backend.judge(ticket)
+        return JSONResponse(await self._backend.ask(ticket, "tokenizer_info"))
+
+    async def metrics(self, _request: Request) -> Response:
+        """The counters of all ingress replicas, and the state of the slots, for Prometheus."""
+        snapshot, status = await self._backend.current_status()
+        gauges = {
+            ("moe_ray_waiting_requests", ()): float(status.num_waiting),
+            ("moe_ray_running_requests", ()): float(status.num_running),
+            ("moe_ray_swaps", ()): float(status.num_swaps),
+            ("moe_ray_swap_seconds", ()): status.swap_s,
+            **{
+                ("moe_ray_model_waiting_requests", (("model", name),)): float(model.num_waiting)
+                for name, model in status.models.items()
+            },
+            **{
+                ("moe_ray_model_loaded", (("model", name),)): float(model.value == "loaded")
+                for name, model in status.models.items()
+            },
+        }
+        return Response(exposition(snapshot, gauges, HELP), media_type="text/plain; version=0.0.4")
+
+    async def healthz(self, _request: Request) -> Response:
+        """The process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """Calls are served: not while the server shuts down, nor while calls wait and nothing moves."""
+        status = self._backend.status
+        reason = (
+            "starting"
+            if status is None
+            else "shutting down"
+            if status.closing
+            else f"nothing has moved for {status.stuck_s:.0f} s, though requests wait"
+            if status.stuck_s > STUCK_S
+            else None
+        )
+        return JSONResponse({"status": reason or "ok"}, status_code=200 if reason is None else 503)
+
+    async def page(self, request: Request) -> Response:
+        """A file of the chat page."""
+        content, media_type = page_files()[request.url.path]
+        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
+
+    def _require_room(self) -> None:
+        if self._num_admitted >= self._max_admitted:
+            self._backend.metrics.add("moe_ray_refusals_total", kind="full")
+            raise ApiError(
+                503,
+                f"{self._num_admitted} requests are being served",
+                kind="service_unavailable",
+                code="queue_full",
+                retry_after_s=FULL_RETRY_S,
+            )
+
+    async def _ticket(self, request: Request, read: Read) -> Ticket:
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise ApiError(415, "send JSON, with Content-Type: application/json", code="unsupported_media_type")
+        call = read(await self._body(request))
+        session = request.headers.get("x-session-id")
+        return Ticket(
+            id=request.state.id,
+            call=call,
+            session=session if session and _REQUEST_ID.fullmatch(session) else None,
+            background=request.headers.get("x-moe-ray-priority") == "background"
+            or bool(call.query and call.query.startswith(_BACKGROUND_PROMPT)),
+        )
+
+    async def _body(self, request: Request) -> bytes:
+        """Read a body that is not too large; a larger one is refused before all of it has come."""
+        limit = int(self._serving.max_body_mib * MIB)
+        parts: list[bytes] = []
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise ApiError(413, f"the body is larger than {limit} bytes", code="request_too_large")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _streamed(self, request: Request, ticket: Ticket) -> Response:
+        """Wait for the first pieces, then answer 200 and send what comes."""
+        pieces = self._backend.stream(ticket)
+        try:
+            first = await anext(pieces, [])
+        except BaseException:
+            await pieces.aclose()
+            raise
+        for piece in first:
+            if piece.delta.finish_reason == "error":
+                await pieces.aclose()
+                raise _engine_error(piece.delta.error or "", refused=piece.delta.refused)
+        assert ticket.verdict is not None
+        writer = writing.writer_of(ticket.call, ticket.verdict, ticket.id, int(time.time()))
+        return StreamingResponse(
+            self._events(writer, pieces, first, ticket),
+            media_type="text/event-stream",
+            headers={**STREAM_HEADERS, **_verdict_headers(ticket)},
+        )
+
+    async def _events(
+        self, writer: writing.Writer, pieces: AsyncIterator[Any], first: list[Any], ticket: Ticket
+    ) -> AsyncIterator[bytes]:
+        """The events of a stream. Whatever ends it, its generation is stopped and its slot released."""
+        left_s = self._serving.request_timeout_s - (time.perf_counter() - ticket.started)
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                yield writer.begin() + writer.pieces(first)
+                async for more in pieces:
+                    yield writer.pieces(more)
+                yield writer.end()
+        except ApiError as error:
+            yield writer.failed(error)
+        except TimeoutError:
+            yield writer.failed(_too_late(self._serving.request_timeout_s))
+        finally:
+            await pieces.aclose()  # type: ignore[attr-defined]
+            self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - ticket.started)
+
+    def _ended(self, request: Request, response: Response, id: str, started: float) -> Response:
+        response.headers["x-request-id"] = id
+        self._backend.metrics.add("moe_ray_requests_total", path=request.url.path, status=str(response.status_code))
+        if not isinstance(response, StreamingResponse):
+            self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - started)
+        return response
+
+    def _count_tokens(self, verdict: Verdict, num_prompt: int, num_completion: int) -> None:
+        self._backend.metrics.add("moe_ray_prompt_tokens_total", num_prompt, model=verdict.expert)
+        self._backend.metrics.add("moe_ray_completion_tokens_total", num_completion, model=verdict.expert)
+
+
+HELP = {
+    "moe_ray_requests_total": "Requests by path and status.",
+    "moe_ray_request_seconds": "Seconds from a request's head to its last byte.",
+    "moe_ray_engine_seconds": "Seconds of a call inside its model's process.",
+    "moe_ray_refusals_total": "Calls that were not admitted.",
+    "moe_ray_waiting_requests": "Calls that wait for a slot.",
+    "moe_ray_running_requests": "Calls that were admitted and have not ended.",
+    "moe_ray_swaps": "Models unloaded to make room for another.",
+    "moe_ray_swap_seconds": "Seconds spent in unloading and loading.",
+}
+
+
+def _request_id(request: Request) -> str:
+    """The client's id where it is one, else a new one."""
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+
+
+async def _client_left(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _verdict_headers(ticket: Ticket) -> dict[str, str]:
+    verdict = ticket.verdict
+    assert verdict is not None
+    headers = {"x-moe-ray-model": verdict.expert, "x-moe-ray-fell-back": str(verdict.fell_back).lower()}
+    if verdict.confidence is not None:
+        headers["x-moe-ray-confidence"] = f"{verdict.confidence:.4f}"
+    if ticket.call.ignored:
+        headers["x-moe-ray-ignored"] = ",".join(ticket.call.ignored)
+    return headers
+
+
+def _engine_error(reason: str, *, refused: bool) -> ApiError:
+    if refused:
+        return ApiError(400, reason, code="context_length_exceeded" if "context" in reason else None, param="messages")
+    return ApiError(500, reason or "the model failed", kind="server_error", code="engine_failed")
+
+
+def _too_late(timeout_s: float) -> ApiError:
+    return ApiError(504, f"not answered within {timeout_s:g} s", kind="server_error", code="timeout")
+
+
+def _error_response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
+
+
+async def _on_http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    return _error_response(ApiError(error.status_code, str(error.detail), kind=kind))  # type: ignore[arg-type]
+
+
+async def _on_failure(_request: Request, _error: Exception) -> Response:
+    return _error_response(ApiError(500, "the server failed; its log says why", kind="server_error"))

@@ -1,0 +1,101 @@
+"""The Ray Serve application: one deployment, which is HTTP ingress and router, before the slots' owner."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from ray import serve
+
+from moe_ray.execution.cluster import actor_class
+from moe_ray.fingerprint import fingerprint
+from moe_ray.serving.access import Gate, read_keys
+from moe_ray.serving.api import make_api
+from moe_ray.serving.backend import Backend
+from moe_ray.serving.querying import QueryRouter
+from moe_ray.serving.slots import SlotOwner
+from moe_ray.serving.system import ServedSystem
+
+NAMESPACE = "moe_ray"
+# Beyond what the app admits: what it is to refuse itself must reach it.
+HEADROOM = 64
+OWNER_CALLS = 100_000
+SHUTDOWN_TIMEOUT_S = 5.0
+
+
+def owner_of(system: ServedSystem, environments: Mapping[str, Mapping[str, str]]) -> Any:
+    """Return the actor that owns the system's slots; it is made where there is none, and outlives its maker.
+
+    Another system of the same name (a changed config that is deployed again) has an owner of its own.
+    """
+    options = actor_class(SlotOwner).options(
+        name=f"slots-of-{system.name}-{fingerprint(repr(system))[:12]}",
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        num_cpus=0,
+        max_concurrency=OWNER_CALLS,
+    )
+    return options.remote(system, environments)
+
+
+@serve.ingress()
+class Ingress:
+    """One HTTP process: gate, admission, router, and the way to the slots."""
+
+    def __init__(self, system: ServedSystem) -> None:
+        self._system = system
+
+    def __serve_build_asgi_app__(self) -> Any:  # noqa: PLW3201 - the name that Serve asks for
+        system = self._system
+        name = serve.get_replica_context().replica_tag
+        owner = owner_of(system, secrets_of_models(system))
+        backend = Backend(system, owner, _query_router(system), name)
+        keys = () if system.serving.api_keys_file is None else read_keys(system.serving.api_keys_file)
+        gate = Gate(keys, (system.serving.host, *system.serving.allowed_hosts))
+
+        @contextlib.asynccontextmanager
+        async def lifespan(_app: Any) -> AsyncIterator[None]:
+            await owner.start.remote()
+            renewing = asyncio.get_running_loop().create_task(backend.renew_forever())
+            try:
+                yield
+            finally:
+                renewing.cancel()
+
+        return make_api(backend, gate, lifespan)
+
+
+def secrets_of_models(system: ServedSystem) -> dict[str, dict[str, str]]:
+    """The environment variables that each model's engine names, where this process has them."""
+    from moe_ray.engines.endpoint.client import secrets_of
+
+    return {served.name: dict(secrets_of(served.model)) for served in system.models}
+
+
+def _query_router(system: ServedSystem) -> QueryRouter | None:
+    if system.router_dir is None:
+        return None
+    from moe_ray.routing.router import Router
+
+    return QueryRouter(Router.load(system.router_dir), num_threads=system.runtime.cpu_threads)
+
+
+def application(system: ServedSystem) -> serve.Application:
+    """Return the application to give to `serve.run`."""
+    serving = system.serving
+    admitted = len(system.slots) * serving.max_running + serving.max_queued + HEADROOM
+    options: dict[str, Any] = {
+        "name": "ingress",
+        "max_ongoing_requests": admitted,
+        "max_queued_requests": admitted,
+        "ray_actor_options": {"num_cpus": 0},
+        "graceful_shutdown_timeout_s": SHUTDOWN_TIMEOUT_S,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+    }
+    if serving.autoscaling is None:
+        options["num_replicas"] = serving.ingress_replicas
+    else:
+        options["autoscaling_config"] = serving.autoscaling
+    return serve.deployment(Ingress).options(**options).bind(system)

@@ -1,0 +1,262 @@
+"""From a call to its answer: which model, on which replica, and what becomes of a replica that dies meanwhile."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from moe_ray.engines.base import GenerateRequest, Generation
+from moe_ray.execution.ray_calls import reason_of
+from moe_ray.fingerprint import fingerprint
+from moe_ray.serving.calls import AUTO, ApiError, Call, Verdict
+from moe_ray.serving.metrics import Snapshot
+from moe_ray.serving.querying import QueryRouter
+from moe_ray.serving.replica import Piece
+from moe_ray.serving.slots import RENEW_S, Lease, Refusal, Status
+from moe_ray.serving.system import ServedSystem
+
+# A call that took this many replicas with it is refused.
+MAX_DEATHS = 2
+STREAM_BUFFER = 4
+UNAVAILABLE_S = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Ticket:
+    """A call on its way through this ingress. `pinned` and `session` come from its headers."""
+
+    id: str
+    call: Call
+    session: str | None = None
+    background: bool = False
+    started: float = field(default_factory=time.perf_counter)
+    verdict: Verdict | None = None
+    attempt: int = 0
+
+    @property
+    def attempt_id(self) -> str:
+        return f"{self.id}-{self.attempt}"
+
+
+class Backend:
+    """The models of a system, as one ingress reaches them.
+
+    Args:
+        owner: the actor `SlotOwner`.
+        router: None for a system without one; then `auto` is refused.
+        ingress: names this process to the owner.
+    """
+
+    def __init__(self, system: ServedSystem, owner: Any, router: QueryRouter | None, ingress: str) -> None:
+        self.system = system
+        self.metrics = Snapshot()
+        self.status: Status | None = None
+        self._owner = owner
+        self._router = router
+        self._ingress = ingress
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def renew_forever(self) -> None:
+        """Keep the lease of this ingress, and learn how the slots stand."""
+        while True:
+            with contextlib.suppress(RayError):
+                self.status = await self._owner.renew.remote(self._ingress, self.metrics)
+            await asyncio.sleep(RENEW_S)
+
+    async def current_status(self) -> tuple[Snapshot, Status]:
+        """What all ingress replicas have counted, and the slots now."""
+        result: tuple[Snapshot, Status] = await self._owner.metrics.remote()
+        return result
+
+    async def judge(self, ticket: Ticket) -> Verdict:
+        """Say which model answers; raises `ApiError` for a model that is not served."""
+        call = ticket.call
+        if call.model != AUTO:
+            if call.model not in self.system.by_name:
+                raise ApiError(
+                    404,
+                    f"no such model; the models are {', '.join((AUTO, *self.system.by_name))}",
+                    kind="not_found_error",
+                    code="model_not_found",
+                    param="model",
+                )
+            return Verdict(requested=call.model, expert=call.model)
+        verdict = await self.routed(call.query)
+        if self.system.serving.sticky_sessions and ticket.session:
+            held = await self._owner.session.remote(ticket.session, verdict.expert)
+            if held != verdict.expert:
+                return replace(verdict, expert=held, pinned="session")
+        if ticket.background:
+            return self._without_a_swap(verdict)
+        return verdict
+
+    async def routed(self, query: str | None) -> Verdict:
+        """The router's verdict on a text; what is out of domain goes to the baseline."""
+        if self._router is None or self.system.fallback is None and not self.system.experts:
+            raise ApiError(400, "this server has no router: name a model", code="model_required", param="model")
+        if query is None:
+            raise ApiError(400, "auto reads text: name a model for token ids", code="model_required", param="model")
+        started = time.perf_counter()
+        route = await self._router.route(query)
+        elapsed_ms = 1000 * (time.perf_counter() - started)
+        expert = self.system.experts.get(route.domain)
+        fallback = self.system.fallback
+        falls_back = fallback is not None and (route.is_foreign or expert is None)
+        chosen = fallback if falls_back or expert is None else expert
+        assert chosen is not None
+        return Verdict(
+            requested=AUTO,
+            expert=chosen,
+            probabilities=dict(route.probabilities),
+            confidence=max(route.probabilities.values()),
+            out_of_domain=route.is_foreign,
+            fell_back=falls_back,
+            router_ms=elapsed_ms,
+        )
+
+    def _without_a_swap(self, verdict: Verdict) -> Verdict:
+        """A client's background request goes to a model that is loaded, if its own is not."""
+        if self.status is None:
+            return verdict
+        loaded = [name for name, model in self.status.models.items() if model.value == "loaded"]
+        if not loaded or verdict.expert in loaded:
+            return verdict
+        chosen = self.system.fallback if self.system.fallback in loaded else loaded[0]
+        assert chosen is not None
+        return replace(verdict, expert=chosen, pinned="background")
+
+    def requests(self, ticket: Ticket) -> list[GenerateRequest]:
+        """The engine's requests: for each prompt, `n` of them; what the call leaves open is the experiment's."""
+        call, decoding = ticket.call, self.system.decoding
+        temperature = decoding.temperature if call.temperature is None else call.temperature
+        return [
+            GenerateRequest(
+                id=ticket.id,
+                prompt=prompt,
+                max_new_tokens=call.max_new_tokens or decoding.max_new_tokens,
+                temperature=temperature,
+                top_p=decoding.top_p if call.top_p is None else call.top_p,
+                seed=_seed(call, ticket.id, index * call.n + sample),
+            )
+            for index, prompt in enumerate(call.prompts)
+            for sample in range(call.n)
+        ]
+
+    async def answer(self, ticket: Ticket) -> tuple[Verdict, list[Generation]]:
+        """Return the whole answer. A replica that dies meanwhile is replaced, once."""
+        requests = self.requests(ticket)
+        for ticket.attempt in range(MAX_DEATHS):
+            lease = await self.acquire(ticket)
+            try:
+                started = time.perf_counter()
+                answers: list[Generation] = await self._of(lease, "answer", ticket, requests)
+                self.metrics.observe("moe_ray_engine_seconds", time.perf_counter() - started, model=self._model(ticket))
+            except RayError as error:
+                self.metrics.add("moe_ray_replica_deaths_total", model=self._model(ticket))
+                if not _is_death(error):
+                    raise _failure(error) from error
+            else:
+                assert ticket.verdict is not None
+                return ticket.verdict, answers
+            finally:
+                self.release(ticket, lease)
+        raise ApiError(500, "the model's process ended twice on this request", kind="server_error", code="engine_died")
+
+    async def stream(self, ticket: Ticket) -> AsyncIterator[list[Piece]]:
+        """Yield the answer's pieces as they are drawn. A replica that dies ends it with `ApiError`."""
+        requests = self.requests(ticket)
+        lease = await self.acquire(ticket)
+        started = time.perf_counter()
+        try:
+            generator = lease.replica.stream.options(
+                num_returns="streaming", _generator_backpressure_num_objects=STREAM_BUFFER
+            ).remote(ticket.attempt_id, requests)
+            async for ref in generator:
+                yield await ref
+            self.metrics.observe("moe_ray_engine_seconds", time.perf_counter() - started, model=self._model(ticket))
+        except RayError as error:
+            raise _failure(error) from error
+        finally:
+            self.release(ticket, lease)
+
+    async def acquire(self, ticket: Ticket) -> Lease:
+        """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted."""
+        verdict = ticket.verdict
+        assert verdict is not None
+        pending = self._owner.acquire.remote(verdict.expert, self._ingress, ticket.attempt_id, ticket.background)
+        try:
+            outcome: Lease | Refusal = await pending
+        except RayError as error:
+            raise ApiError(
+                503, "the slots cannot be reached", kind="service_unavailable", retry_after_s=UNAVAILABLE_S
+            ) from error
+        except asyncio.CancelledError:
+            self._spawn(self._release(ticket.attempt_id))
+            raise
+        if isinstance(outcome, Refusal):
+            self.metrics.add("moe_ray_refusals_total", kind=outcome.kind)
+            raise _refused(outcome)
+        ticket.verdict = replace(verdict, queue_ms=outcome.queue_ms, swap_ms=outcome.swap_ms)
+        return outcome
+
+    def release(self, ticket: Ticket, lease: Lease) -> None:
+        """The call has ended in whatever way: its replica stops it, and the owner counts it no more."""
+        lease.replica.cancel.remote([ticket.attempt_id])
+        self._spawn(self._release(ticket.attempt_id))
+
+    async def ask(self, ticket: Ticket, method: str, *arguments: Any) -> Any:
+        """Call another method of a replica of the verdict's model."""
+        lease = await self.acquire(ticket)
+        try:
+            return await getattr(lease.replica, method).remote(*arguments)
+        except RayError as error:
+            raise _failure(error) from error
+        finally:
+            self.release(ticket, lease)
+
+    async def _of(self, lease: Lease, method: str, ticket: Ticket, requests: Sequence[GenerateRequest]) -> Any:
+        return await getattr(lease.replica, method).remote(ticket.attempt_id, requests)
+
+    async def _release(self, call: str) -> None:
+        with contextlib.suppress(RayError):
+            await self._owner.release.remote(call)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _model(self, ticket: Ticket) -> str:
+        return "" if ticket.verdict is None else ticket.verdict.expert
+
+
+def _seed(call: Call, id: str, index: int) -> int:
+    """A seed for each choice: from the client's, else from the request's id."""
+    base = int(fingerprint(id)[:8], 16) if call.seed is None else call.seed
+    return (base + index) % 2**32
+
+
+def _is_death(error: RayError) -> bool:
+    return isinstance(error, ray.exceptions.RayActorError)
+
+
+def _failure(error: RayError) -> ApiError:
+    if _is_death(error):
+        return ApiError(500, "the model's process has ended", kind="server_error", code="engine_died")
+    return ApiError(500, f"the model failed: {reason_of(error)}", kind="server_error", code="engine_failed")
+
+
+def _refused(refusal: Refusal) -> ApiError:
+    codes = {"full": "queue_full", "failed": "model_failed", "closing": "shutting_down"}
+    return ApiError(
+        503,
+        refusal.reason,
+        kind="service_unavailable",
+        code=codes[refusal.kind],
+        retry_after_s=refusal.retry_after_s,
+    )

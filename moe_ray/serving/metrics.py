@@ -1,0 +1,75 @@
+"""Counters and histograms of the ingress replicas, summed by the slots' owner and written for Prometheus."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+Labels = tuple[tuple[str, str], ...]
+BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What one ingress has counted since it started. `observed` holds, for each histogram, counts by bound and a sum."""
+
+    counts: dict[tuple[str, Labels], float] = field(default_factory=dict)
+    observed: dict[tuple[str, Labels], list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        """Increase a counter."""
+        key = name, tuple(sorted(labels.items()))
+        self.counts[key] = self.counts.get(key, 0.0) + amount
+
+    def observe(self, name: str, seconds: float, **labels: str) -> None:
+        """Add a duration to a histogram."""
+        key = name, tuple(sorted(labels.items()))
+        row = self.observed.setdefault(key, [0.0] * (len(BOUNDS_S) + 2))
+        place = next((index for index, bound in enumerate(BOUNDS_S) if seconds <= bound), len(BOUNDS_S))
+        row[place] += 1
+        row[-1] += seconds
+
+
+def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """Return the sum."""
+    total = Snapshot()
+    for one in snapshots:
+        for key, amount in one.counts.items():
+            total.counts[key] = total.counts.get(key, 0.0) + amount
+        for key, row in one.observed.items():
+            known = total.observed.get(key, [0.0] * len(row))
+            total.observed[key] = [a + b for a, b in zip(known, row, strict=True)]
+    return total
+
+
+def exposition(snapshot: Snapshot, gauges: Mapping[tuple[str, Labels], float], help_: Mapping[str, str]) -> str:
+    """Return the text format of Prometheus; `help_` describes each metric by its name."""
+    lines: list[str] = []
+    described: set[str] = set()
+
+    def describe(name: str, kind: str) -> None:
+        if name not in described:
+            described.add(name)
+            lines.extend((f"# HELP {name} {help_.get(name, name)}", f"# TYPE {name} {kind}"))
+
+    for (name, labels), amount in sorted(snapshot.counts.items()):
+        describe(name, "counter")
+        lines.append(f"{name}{_written(labels)} {amount:g}")
+    for (name, labels), amount in sorted(gauges.items()):
+        describe(name, "gauge")
+        lines.append(f"{name}{_written(labels)} {amount:g}")
+    for (name, labels), row in sorted(snapshot.observed.items()):
+        describe(name, "histogram")
+        total = 0.0
+        for bound, count in zip((*BOUNDS_S, None), row[:-1], strict=True):
+            total += count
+            le = "+Inf" if bound is None else f"{bound:g}"
+            lines.append(f"{name}_bucket{_written((*labels, ('le', le)))} {total:g}")
+        lines.append(f"{name}_sum{_written(labels)} {row[-1]:.9g}")
+        lines.append(f"{name}_count{_written(labels)} {total:g}")
+    return "\n".join(lines) + "\n"
+
+
+def _written(labels: Labels) -> str:
+    if not labels:
+        return ""
+    escaped = (value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") for _, value in labels)
+    return "{" + ",".join(f'{name}="{value}"' for (name, _), value in zip(labels, escaped, strict=True)) + "}"

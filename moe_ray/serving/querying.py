@@ -1,0 +1,76 @@
+"""The router inside an ingress: a thread that judges the queries that wait together, and remembers what it said."""
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from moe_ray.routing.router import Route, Router
+
+MAX_BATCH = 32
+MAX_REMEMBERED = 4096
+
+
+class QueryRouter:
+    """Routes queries without blocking the event loop.
+
+    Queries that come while the router reads others are read together afterwards; none waits for company. `remembers`
+    bounds the verdicts that are kept by text.
+    """
+
+    def __init__(self, router: Router, *, num_threads: int, remembers: int = MAX_REMEMBERED) -> None:
+        self.router = router
+        self._remembers = remembers
+        self._known: OrderedDict[str, Route] = OrderedDict()
+        self._waiting: dict[str, asyncio.Future[Route]] = {}
+        self._is_reading = False
+        self._worker = ThreadPoolExecutor(1, "router", initializer=_use_threads, initargs=(num_threads,))
+
+    async def route(self, query: str) -> Route:
+        """Say where `query` goes; the same as `Router.route` of it alone."""
+        if query in self._known:
+            self._known.move_to_end(query)
+            return self._known[query]
+        if query not in self._waiting:
+            self._waiting[query] = asyncio.get_running_loop().create_future()
+        future = self._waiting[query]
+        if not self._is_reading:
+            self._is_reading = True
+            self._reader = asyncio.get_running_loop().create_task(self._read())
+        return await asyncio.shield(future)
+
+    async def _read(self) -> None:
+        """Judge what waits, until nothing does."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                batch = list(self._waiting)[:MAX_BATCH]
+                futures = [self._waiting.pop(query) for query in batch]
+                try:
+                    routes = await loop.run_in_executor(self._worker, self._routes, batch)
+                except Exception as error:  # noqa: BLE001 - it becomes the error of those who asked
+                    for future in futures:
+                        future.set_exception(error)
+                    continue
+                for query, future, route in zip(batch, futures, routes, strict=True):
+                    self._remember(query, route)
+                    future.set_result(route)
+        finally:
+            self._is_reading = False
+
+    def _routes(self, queries: Sequence[str]) -> list[Route]:
+        return self.router.route(queries)
+
+    def _remember(self, query: str, route: Route) -> None:
+        self._known[query] = route
+        while len(self._known) > self._remembers:
+            self._known.popitem(last=False)
+
+
+def _use_threads(number: int) -> None:
+    """Bound the router's share of the cores: the event loop and the models need theirs."""
+    assert threading.current_thread() is not threading.main_thread()
+    import torch
+
+    torch.set_num_threads(number)

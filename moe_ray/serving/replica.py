@@ -1,0 +1,126 @@
+"""The actor that holds a served model: it answers calls as they come, and stops those whose clients left."""
+
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import ray
+
+from moe_ray.engines.base import Delta, GenerateRequest, Generation, Stream, StreamingEngine
+from moe_ray.engines.streams import streaming
+from moe_ray.execution.replica import Loaded, Replica, ReplicaSpec
+
+MAX_REMEMBERED = 10_000
+CONTROL_THREADS = 4
+
+
+class Piece(NamedTuple):
+    """A delta of one of a call's choices."""
+
+    choice: int
+    delta: Delta
+
+
+class ServingReplica(Replica):
+    """A replica that streams. Its methods run in threads: those of `answers` side by side, `control` beside them."""
+
+    def __init__(self, spec: ReplicaSpec) -> None:
+        super().__init__(spec)
+        self._streams: dict[str, list[Stream]] = {}
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._guard = threading.Lock()
+        self._left = threading.Event()
+
+    def load(self) -> Loaded:
+        """Load the model; see `Replica.load`."""
+        loaded = super().load()
+        self._engine = streaming(self._loaded())
+        return loaded
+
+    @ray.method(concurrency_group="answers")
+    def answer(self, call: str, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """Return one generation for each request."""
+        streams = self._open(call, requests)
+        try:
+            return [stream.result() for stream in streams]
+        finally:
+            self._close_call(call)
+
+    @ray.method(concurrency_group="answers")
+    def stream(self, call: str, requests: Sequence[GenerateRequest]) -> Iterator[list[Piece]]:
+        """Yield the pieces of all requests as they are drawn; in one list, those that came while the reader was busy.
+
+        The last piece of a choice has a finish reason. A cancelled call ends without.
+        """
+        streams = self._open(call, requests)
+        pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
+        for choice, stream in enumerate(streams):
+            threading.Thread(target=_forward, args=(choice, stream, pieces), daemon=True).start()
+        num_open = len(streams)
+        try:
+            while num_open:
+                ready = [pieces.get()]
+                while not pieces.empty():
+                    ready.append(pieces.get())
+                num_open -= ready.count(None)
+                if found := [piece for piece in ready if piece is not None]:
+                    yield found
+        finally:
+            self.cancel([call])
+            self._close_call(call)
+
+    @ray.method(concurrency_group="control")
+    def cancel(self, calls: Sequence[str]) -> None:
+        """End these calls, now or when they begin."""
+        with self._guard:
+            for call in calls:
+                self._cancelled[call] = None
+            while len(self._cancelled) > MAX_REMEMBERED:
+                self._cancelled.popitem(last=False)
+            open_ones = [stream for call in calls for stream in self._streams.get(call, ())]
+        for stream in open_ones:
+            stream.cancel()
+
+    @ray.method(concurrency_group="control")
+    def num_open(self) -> int:
+        """Calls that are being answered now."""
+        with self._guard:
+            return len(self._streams)
+
+    @ray.method(concurrency_group="sentinel")
+    def stay(self) -> None:
+        """Return when the replica is closed: whoever waits for this learns at once that the process has ended."""
+        self._left.wait()
+
+    @ray.method(concurrency_group="control")
+    def leave(self) -> Any:
+        """Close the engine; see `Replica.close`."""
+        try:
+            return self.close()
+        finally:
+            self._left.set()
+
+    def _open(self, call: str, requests: Sequence[GenerateRequest]) -> list[Stream]:
+        engine: StreamingEngine = self._loaded()  # type: ignore[assignment]
+        streams = [engine.submit(request) for request in requests]
+        with self._guard:
+            self._streams[call] = streams
+            is_cancelled = call in self._cancelled
+        if is_cancelled:
+            for stream in streams:
+                stream.cancel()
+        return streams
+
+    def _close_call(self, call: str) -> None:
+        with self._guard:
+            self._streams.pop(call, None)
+
+
+def _forward(choice: int, stream: Stream, pieces: "queue.SimpleQueue[Piece | None]") -> None:
+    try:
+        for delta in stream:
+            pieces.put(Piece(choice, delta))
+    finally:
+        pieces.put(None)

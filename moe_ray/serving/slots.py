@@ -1,0 +1,418 @@
+"""The actor that owns all slots: it admits calls, loads and unloads models, and ends what nobody uses any more.
+
+One owner decides, so that no model leaves a slot while a call that was counted runs, however many ingress replicas
+there are. A call counts from its admission until its ingress releases it; an ingress that stops renewing its lease
+(every `RENEW_S`) loses all its calls after `LEASE_S`.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from moe_ray.engines.base import BatchLimits
+from moe_ray.execution.cluster import actor_class
+from moe_ray.execution.node_agent import NodeAgent
+from moe_ray.execution.ray_calls import reason_of
+from moe_ray.execution.replica import ReplicaPlace, ReplicaSpec
+from moe_ray.planning.memory import GIB
+from moe_ray.serving import scheduler as s
+from moe_ray.serving.metrics import Snapshot, merged
+from moe_ray.serving.replica import CONTROL_THREADS, ServingReplica
+from moe_ray.serving.system import ServedSystem, SharedSlot
+
+RENEW_S = 1.0
+LEASE_S = 10.0
+TICK_S = 0.25
+DEPARTURE_TIMEOUT_S = 60.0
+LEAVE_TIMEOUT_S = 50.0
+# An application without any ingress (deleted, or its cluster's controller died) ends its replicas after that long.
+ORPHANED_S = 30.0
+MAX_SESSIONS = 10_000
+
+
+class Lease(NamedTuple):
+    """A call may use `replica` until it is released. Times in milliseconds."""
+
+    ticket: int
+    replica: Any
+    replica_name: str
+    queue_ms: float
+    swap_ms: float
+
+
+class Refusal(NamedTuple):
+    """A call was not admitted. `kind` is "full", "failed" or "closing"."""
+
+    kind: str
+    reason: str
+    retry_after_s: float
+
+
+class ModelStatus(NamedTuple):
+    """`value` is "loaded", "loading" or "unloaded"."""
+
+    value: str
+    num_waiting: int
+    num_running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The slots at one moment. `stuck_s` is how long calls have waited while nothing moved."""
+
+    models: dict[str, ModelStatus]
+    closing: bool
+    stuck_s: float
+    num_swaps: int
+    num_waiting: int
+    num_running: int
+    swap_s: float
+
+
+@dataclass(slots=True)
+class _Held:
+    """A slot with its state machine and the replica that is in it."""
+
+    shared: SharedSlot
+    state: s.Slot
+    replica: Any = None
+    replica_name: str = ""
+    place: ReplicaPlace | None = None
+    num_started: int = 0
+    swap_started: float = 0.0
+    last_swap_s: float = 0.0
+    swap_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Ticket:
+    held: _Held
+    ingress: str
+    call: str
+    future: "asyncio.Future[Lease | Refusal]"
+
+
+@dataclass(slots=True)
+class _Ingress:
+    renewed: float
+    metrics: Snapshot = field(default_factory=Snapshot)
+
+
+class SlotOwner:
+    """Implements the rules of `moe_ray.serving.scheduler` on Ray. All methods are calls of an asyncio actor.
+
+    `environments` brings secrets to the models' processes, by model; they are never written.
+    """
+
+    def __init__(self, system: ServedSystem, environments: Mapping[str, Mapping[str, str]]) -> None:
+        self._system = system
+        self._environments = environments
+        limits = s.SlotLimits(
+            max_running=system.serving.max_running,
+            max_queued=system.serving.max_queued,
+            max_wait_s=system.serving.max_wait_s,
+        )
+        self._slots = [_Held(shared, s.Slot(shared.models, limits)) for shared in system.slots]
+        self._tickets: dict[int, _Ticket] = {}
+        self._by_call: dict[str, int] = {}
+        self._ingresses: dict[str, _Ingress] = {}
+        self._agents: dict[str, Any] = {}
+        self._last_ticket = 0
+        self._moved = (0, time.monotonic())
+        self._closing = False
+        self._started = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_ingress_left = time.monotonic()
+        self._failures: dict[str, str] = {}
+        self._sessions: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """Begin to keep time; load the models that have a slot of their own. Does nothing the second time."""
+        if self._started:
+            return
+        self._started = True
+        self._spawn(self._keep_time())
+        for held in self._slots:
+            if len(held.shared.models) == 1:
+                self._warm(held)
+
+    async def ready(self) -> dict[str, str]:
+        """Wait until each slot with one model has loaded it; return why models could not be loaded, by name."""
+        dedicated = [held for held in self._slots if len(held.shared.models) == 1]
+        while any(h.state.loaded_model is None and h.shared.models[0] not in self._failures for h in dedicated):
+            await asyncio.sleep(0.05)
+        return dict(self._failures)
+
+    async def acquire(
+        self, model: str, ingress: str, call: str, background: bool = False, avoid: str = ""
+    ) -> Lease | Refusal:
+        """Wait for `model`, and keep it loaded until `release`. `avoid` names a replica not to be given if possible."""
+        if self._closing:
+            return Refusal("closing", "the server is shutting down", 10.0)
+        held = self._best_slot(model, avoid)
+        self._last_ticket += 1
+        ticket = self._last_ticket
+        future: asyncio.Future[Lease | Refusal] = asyncio.get_running_loop().create_future()
+        self._tickets[ticket] = _Ticket(held, ingress, call, future)
+        self._by_call[call] = ticket
+        self._do(held, held.state.request(ticket, model, time.monotonic(), background=background))
+        return await future
+
+    async def release(self, call: str) -> None:
+        """The call has ended, or its client has left, admitted or not."""
+        ticket = self._by_call.pop(call, None)
+        entry = self._tickets.pop(ticket, None) if ticket is not None else None
+        if entry is None or ticket is None:
+            return
+        if not entry.future.done():
+            entry.future.cancel()
+        self._do(entry.held, entry.held.state.leave(ticket, time.monotonic()))
+
+    async def session(self, session: str, expert: str) -> str:
+        """Return the model that a session stays with: `expert` when it is new."""
+        held = self._sessions.pop(session, expert)
+        self._sessions[session] = held
+        while len(self._sessions) > MAX_SESSIONS:
+            self._sessions.pop(next(iter(self._sessions)))
+        return held
+
+    async def renew(self, ingress: str, metrics: Snapshot) -> Status:
+        """Keep the calls of an ingress alive; return how things stand."""
+        self._ingresses[ingress] = _Ingress(time.monotonic(), metrics)
+        return self._status()
+
+    async def metrics(self) -> tuple[Snapshot, Status]:
+        """Return the sum of what all ingress replicas counted, those that are gone too."""
+        return merged([one.metrics for one in self._ingresses.values()]), self._status()
+
+    async def loaded_models(self) -> list[str]:
+        """The models that are loaded now."""
+        return [held.state.loaded_model for held in self._slots if held.state.loaded_model is not None]
+
+    async def close(self, timeout_s: float) -> bool:
+        """Refuse new calls, wait for those that run, end all replicas; return whether all calls ended in time."""
+        self._closing = True
+        now = time.monotonic()
+        for held in self._slots:
+            self._do(held, held.state.close(now))
+        deadline = now + timeout_s
+        while any(held.state.num_running for held in self._slots) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        drained = not any(held.state.num_running for held in self._slots)
+        await asyncio.gather(*(self._end(held) for held in self._slots if held.replica is not None))
+        return drained
+
+    def _best_slot(self, model: str, avoid: str) -> _Held:
+        """Where the model is loaded, the slot with the fewest calls; else the one with the fewest that wait."""
+        able = [held for held in self._slots if model in held.shared.models]
+
+        def rank(held: _Held) -> tuple[bool, bool, int]:
+            load = sum(held.state.num_waiting.values()) + held.state.num_running
+            return held.replica_name == avoid, held.state.loaded_model != model, load
+
+        return min(able, key=rank)
+
+    def _do(self, held: _Held, effects: Sequence[s.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case s.Grant():
+                    self._grant(held, effect)
+                case s.Refuse():
+                    self._answer(effect.ticket, Refusal(effect.kind, effect.reason, effect.retry_after_s))
+                    if (entry := self._tickets.pop(effect.ticket, None)) is not None:
+                        self._by_call.pop(entry.call, None)
+                case s.Load():
+                    self._spawn(self._load(held, effect.model))
+                case s.Unload():
+                    self._spawn(self._unload(held, effect.model))
+
+    def _grant(self, held: _Held, grant: s.Grant) -> None:
+        swap_ms = 1000 * min(held.last_swap_s, grant.waited_s) if grant.swapped else 0.0
+        lease = Lease(
+            ticket=grant.ticket,
+            replica=held.replica,
+            replica_name=held.replica_name,
+            queue_ms=max(0.0, 1000 * grant.waited_s - swap_ms),
+            swap_ms=swap_ms,
+        )
+        self._answer(grant.ticket, lease)
+
+    def _answer(self, ticket: int, outcome: Lease | Refusal) -> None:
+        entry = self._tickets.get(ticket)
+        if entry is not None and not entry.future.done():
+            entry.future.set_result(outcome)
+
+    def _warm(self, held: _Held) -> None:
+        """Load the slot's only model before anybody asks: by a call that leaves as soon as it is admitted."""
+        self._last_ticket += 1
+        ticket = self._last_ticket
+        future: asyncio.Future[Lease | Refusal] = asyncio.get_running_loop().create_future()
+        self._tickets[ticket] = _Ticket(held, "", f"warm-{ticket}", future)
+        self._by_call[f"warm-{ticket}"] = ticket
+        self._do(held, held.state.request(ticket, held.shared.models[0], time.monotonic()))
+
+        async def leave() -> None:
+            await future
+            await self.release(f"warm-{ticket}")
+
+        self._spawn(leave())
+
+    async def _load(self, held: _Held, model: str) -> None:
+        if not held.swap_started:
+            held.swap_started = time.monotonic()
+        held.num_started += 1
+        name = f"{model}@{held.shared.name}-{held.num_started}"
+        try:
+            replica = self._open(held, model, name)
+            held.replica, held.replica_name = replica, name
+            held.place = await replica.place.remote()
+            await asyncio.wait_for(_of(replica.load.remote()), self._system.runtime.start_timeout_s)
+        except (RayError, TimeoutError) as error:
+            reason = reason_of(error) or type(error).__name__
+            self._failures[model] = reason
+            await self._end(held)
+            self._do(held, held.state.load_failed(model, reason, time.monotonic()))
+            return
+        self._failures.pop(model, None)
+        held.last_swap_s = time.monotonic() - held.swap_started
+        held.swap_s += held.last_swap_s
+        held.swap_started = 0.0
+        self._spawn(self._watch(held, model, name, replica))
+        self._do(held, held.state.loaded(model, time.monotonic()))
+
+    async def _watch(self, held: _Held, model: str, name: str, replica: Any) -> None:
+        """Learn at once that the replica's process has died."""
+        try:
+            await replica.stay.remote()
+        except RayError as error:
+            if held.replica_name != name or held.replica is None:
+                return
+            await self._end(held)
+            self._do(held, held.state.model_lost(model, reason_of(error), time.monotonic()))
+
+    async def _unload(self, held: _Held, model: str) -> None:
+        held.swap_started = time.monotonic()
+        await self._end(held)
+        self._do(held, held.state.unloaded(model, time.monotonic()))
+
+    async def _end(self, held: _Held) -> None:
+        """End the replica's process, and wait until it is gone and its GPUs' memory is back."""
+        replica, held.replica, held.replica_name = held.replica, None, ""
+        place, held.place = held.place, None
+        with contextlib.suppress(RayError, TimeoutError):
+            await asyncio.wait_for(_of(replica.leave.remote()), LEAVE_TIMEOUT_S)
+        ray.kill(replica)
+        if place is None:
+            return
+        with contextlib.suppress(RayError, TimeoutError):
+            agent = self._agent(held.shared.slot.node)
+            bytes_before = place.gpu_bytes if held.shared.slot.share == 1 else None
+            wait = agent.await_departure.remote(place.pid, place.gpu_uuids, bytes_before, DEPARTURE_TIMEOUT_S)
+            await asyncio.wait_for(_of(wait), 2 * DEPARTURE_TIMEOUT_S)
+
+    def _agent(self, node: str) -> Any:
+        if node not in self._agents:
+            affinity = NodeAffinitySchedulingStrategy(node, soft=False)
+            options = actor_class(NodeAgent).options(num_cpus=0, max_concurrency=16, scheduling_strategy=affinity)
+            self._agents[node] = options.remote()
+        return self._agents[node]
+
+    def _open(self, held: _Held, model: str, name: str) -> Any:
+        config, runtime, slot = self._system.by_name[model].model, self._system.runtime, held.shared.slot
+        spec = ReplicaSpec(
+            replica=name,
+            model_name=model,
+            model=config,
+            decoding=self._system.decoding,
+            limits=BatchLimits(max_rows=runtime.batch_size, cache_memory_bytes=int(runtime.batch_memory_gib * GIB)),
+            cpu_threads=runtime.cpu_threads,
+            uses_gpu=held.shared.uses_gpu,
+            environment=self._environments.get(model, {}),
+        )
+        options = {
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(slot.node, soft=False),
+            "num_gpus": slot.num_gpus,
+            "num_cpus": 0,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "concurrency_groups": {
+                "answers": self._system.serving.max_running + CONTROL_THREADS,
+                "control": CONTROL_THREADS,
+                "sentinel": 1,
+            },
+        }
+        return actor_class(ServingReplica).options(**options).remote(spec)
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            for held in self._slots:
+                self._do(held, held.state.tick(now))
+            for name, ingress in list(self._ingresses.items()):
+                if now - ingress.renewed > LEASE_S:
+                    await self._expire(name)
+            self._note_progress(now)
+            if await self._is_orphaned(now):
+                ray.actor.exit_actor()
+
+    async def _expire(self, ingress: str) -> None:
+        """Free the calls of an ingress that is gone, and stop them."""
+        lost = [entry for entry in self._tickets.values() if entry.ingress == ingress]
+        for entry in lost:
+            if entry.held.replica is not None:
+                entry.held.replica.cancel.remote([entry.call])
+            await self.release(entry.call)
+
+    async def _is_orphaned(self, now: float) -> bool:
+        """Whether no ingress has renewed for long; then all replicas are ended."""
+        last = max((one.renewed for one in self._ingresses.values()), default=None)
+        if last is None or now - last < ORPHANED_S:
+            return False
+        await asyncio.gather(*(self._end(held) for held in self._slots if held.replica is not None))
+        return True
+
+    def _note_progress(self, now: float) -> None:
+        progress = sum(held.state.progress for held in self._slots)
+        waiting = any(sum(held.state.num_waiting.values()) for held in self._slots)
+        if progress != self._moved[0] or not waiting:
+            self._moved = (progress, now)
+
+    def _status(self) -> Status:
+        models = {served.name: self._model_status(served.name) for served in self._system.models}
+        return Status(
+            models=models,
+            closing=self._closing,
+            stuck_s=time.monotonic() - self._moved[1],
+            num_swaps=sum(held.state.num_swaps for held in self._slots),
+            num_waiting=sum(sum(held.state.num_waiting.values()) for held in self._slots),
+            num_running=sum(held.state.num_running for held in self._slots),
+            swap_s=sum(held.swap_s for held in self._slots),
+        )
+
+    def _model_status(self, model: str) -> ModelStatus:
+        holding = [held for held in self._slots if model in held.shared.models]
+        loaded = [held for held in holding if held.state.loaded_model == model]
+        loading = any(held.state.loading_model == model for held in holding)
+        return ModelStatus(
+            value="loaded" if loaded else "loading" if loading else "unloaded",
+            num_waiting=sum(held.state.num_waiting.get(model, 0) for held in holding),
+            num_running=sum(held.state.num_running for held in loaded),
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _of(ref: Any) -> Any:
+    """Ray's references can be awaited, but are no coroutines."""
+    return await ref
