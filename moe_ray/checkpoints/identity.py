@@ -120,7 +120,7 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     return Checkpoint(
         name=name,
         identity=ModelIdentity(
-            name=name, fingerprint=_model_fingerprint(model, content, hashes), prompt_style=model.prompt_style
+            name=name, fingerprint=_model_fingerprint(model, content, config, hashes), prompt_style=model.prompt_style
         ),
         config=config,
         num_parameters=num_parameters,
@@ -130,7 +130,9 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     )
 
 
-def _model_fingerprint(model: ModelConfig, content: object, hashes: FileHashes) -> str:
+def _model_fingerprint(
+    model: ModelConfig, content: object, config: Mapping[str, Any] | None, hashes: FileHashes
+) -> str:
     tokenizer: object = model.tokenizer
     if model.tokenizer is not None and is_local_path(model.tokenizer):
         directory = Path(model.tokenizer).expanduser()
@@ -146,7 +148,7 @@ def _model_fingerprint(model: ModelConfig, content: object, hashes: FileHashes) 
             "quantization": model.quantization,
             "overflow": model.overflow,
             "engine": model.engine,
-            "settings": text_settings(model.engine, model.engine_settings),
+            "settings": text_settings(model.engine, model.engine_settings, config),
         }
     )
 
