@@ -134,6 +134,7 @@ def main() -> int:
     print(f"\n### Peak memory as a share of the limit of {LIMIT_BYTES >> 20} MiB, measured {measuring.how}\n")
     print(peak_table(peaks))
     wrong = [f"{findings.backend}: {name}: {end}" for findings in found for name, end in findings.surprises.items()]
+    wrong += [f"{findings.backend}: {name} held its worker" for findings in found for name in findings.held]
     wrong += [f"{findings.backend}: left {trace}" for findings in found for trace in findings.left]
     wrong += [f"{findings.backend}: no longer works" for findings in found if not findings.still_works]
     wrong += [

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_ray.architectures.shapes import parameters_of_config
 from moe_ray.checkpoints.reading import count_parameters
-from moe_ray.checkpoints.shapes import parameters_of_config
 from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import ModelConfig, PromptStyle, is_local_path
 from moe_ray.engines.registry import settings_class, text_settings
@@ -120,7 +120,7 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     return Checkpoint(
         name=name,
         identity=ModelIdentity(
-            name=name, fingerprint=_model_fingerprint(model, content, hashes), prompt_style=model.prompt_style
+            name=name, fingerprint=_model_fingerprint(model, content, config, hashes), prompt_style=model.prompt_style
         ),
         config=config,
         num_parameters=num_parameters,
@@ -130,7 +130,9 @@ def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Che
     )
 
 
-def _model_fingerprint(model: ModelConfig, content: object, hashes: FileHashes) -> str:
+def _model_fingerprint(
+    model: ModelConfig, content: object, config: Mapping[str, Any] | None, hashes: FileHashes
+) -> str:
     tokenizer: object = model.tokenizer
     if model.tokenizer is not None and is_local_path(model.tokenizer):
         directory = Path(model.tokenizer).expanduser()
@@ -146,7 +148,7 @@ def _model_fingerprint(model: ModelConfig, content: object, hashes: FileHashes) 
             "quantization": model.quantization,
             "overflow": model.overflow,
             "engine": model.engine,
-            "settings": text_settings(model.engine, model.engine_settings),
+            "settings": text_settings(model.engine, model.engine_settings, config),
         }
     )
 

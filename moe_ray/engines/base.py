@@ -8,12 +8,11 @@ optional: `moe_ray.engines.streams.streaming` gives it to an engine that lacks i
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.prompts.messages import Prompt
-from moe_ray.prompts.reasoning import ReasoningSplitter
 
 FinishReason = Literal["stop", "length", "error"]
 
@@ -220,14 +219,3 @@ class StreamingEngine(Engine, Protocol):
 def stop_position(text: str, stops: Iterable[str]) -> int | None:
     """Return where the first of `stops` begins in `text`, None when none of them is there."""
     return min((text.find(stop) for stop in stops if stop and stop in text), default=None)
-
-
-def move_trace(out: Generation, splitter: ReasoningSplitter, *, opened: bool = False) -> Generation:
-    """Return `out` with its reasoning trace moved out of the text, unless the engine has done so.
-
-    `opened` says that the prompt ended within a trace.
-    """
-    if out.reasoning is not None or out.finish_reason == "error":
-        return out
-    split = splitter.split(out.text, opened=opened)
-    return out if split.reasoning is None else replace(out, text=split.answer, reasoning=split.reasoning)

@@ -112,9 +112,14 @@ def settings_class(engine: str) -> type[EngineSettings]:
     return settings
 
 
-def text_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide the text; a local file is replaced by its content's hash."""
-    return {key: _content(value) for key, value in settings_class(engine).text_settings(settings).items()}
+def text_settings(engine: str, settings: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the settings that decide the text; a local file is replaced by its content's hash.
+
+    With `config`, the checkpoint's config.json, two spellings of one setting are returned as one.
+    """
+    declared = settings_class(engine)
+    given = settings if config is None else declared.canonical(settings, config)
+    return {key: _content(value) for key, value in declared.text_settings(given).items()}
 
 
 def _content(value: object) -> object:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.server.process import names, require_template
-from moe_ray.engines.transformers.mixture import forward_choice
+from moe_ray.engines.transformers.mixture import forward_choice, mixture_facts
 from moe_ray.errors import ConfigError
 
 MAX_MESSAGE = 300
@@ -80,6 +81,15 @@ class EngineSettings(BaseModel):
         """
 
     @classmethod
+    def canonical(cls, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return `settings` in the one spelling that enters the fingerprint; `config` is the checkpoint's config.json.
+
+        Settings that the checkpoint rules out are returned unchanged.
+        """
+        del config
+        return settings
+
+    @classmethod
     def text_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of `settings` that decide the text."""
         ignored = {EXECUTION} if settings.get("identity") is None else {EXECUTION, NAMED_BY_IDENTITY}
@@ -127,6 +137,15 @@ class TransformersSettings(EngineSettings):
     def require_checkpoint(cls, model: ModelConfig, config: Mapping[str, Any]) -> None:
         settings = parse_settings(cls, model)
         forward_choice(config, expert=settings.expert, mode=settings.mode)
+
+    @classmethod
+    def canonical(cls, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Name an expert that is given by its place; in a mixture without names, give its place as a number."""
+        if settings.get("expert") is None:
+            return settings
+        with suppress(ConfigError):
+            return {**settings, "expert": mixture_facts(config).canonical_expert(settings["expert"])}
+        return settings
 
 
 class ScriptedSettings(EngineSettings):

@@ -18,11 +18,10 @@ from moe_ray.engines.base import (
     Likelihood,
     LikelihoodRequest,
     Timing,
-    move_trace,
 )
 from moe_ray.planning.cells import Cell
 from moe_ray.prompts.messages import Prompt
-from moe_ray.prompts.reasoning import splitter_of
+from moe_ray.prompts.reasoning import move_trace, splitter_of
 
 _SEED_BITS = 63
 
@@ -136,7 +135,7 @@ class GenerateKind(CellKind[GenerateRequest, Generation]):
         # Whether a chat's prompt ends inside a trace only the engine knows: it made the text.
         text = "".join(message.content for message in cell.prompt.messages)
         is_opened = model.prompt_style == "completion" and splitter.is_opened_by(text)
-        out = move_trace(result, splitter, opened=is_opened)
+        out = result if failed else move_trace(result, splitter, opened=is_opened)
         return {
             "text": None if failed else out.text,
             "reasoning": None if failed else out.reasoning,

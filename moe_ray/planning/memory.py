@@ -4,9 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from moe_ray.architectures.shapes import (
+    DecoderShape,
+    cache_bytes_per_token,
+    decoder_shape,
+    number_bytes,
+    parameter_groups,
+)
 from moe_ray.checkpoints.identity import Checkpoint
-from moe_ray.checkpoints.shapes import DecoderShape, decoder_shape, parameter_groups
-from moe_ray.config.schema import ModelConfig, dtype_bytes
+from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.registry import settings_class
 
 GIB = 1 << 30
@@ -52,7 +58,7 @@ def estimate_memory(
     if not engine.has_files:
         size = engine.size_bytes(model)
         return MemoryEstimate(weights_bytes=size, cache_bytes=0, cache_bytes_per_token=0, total_bytes=size or None)
-    per_token = planned_cache_bytes(checkpoint.config, model)
+    per_token = cache_bytes_per_token(checkpoint.config or {}, model.dtype)
     row_bytes = per_token * use.context_tokens
     cache = max(row_bytes, min(use.concurrency * row_bytes, max_cache_bytes)) if per_token else max_cache_bytes
     if checkpoint.num_parameters is None:
@@ -69,12 +75,12 @@ def planned_weights_bytes(num_parameters: int, config: Mapping[str, Any] | None,
     linear layers to transformers) keep their dtype.
     """
     if model.quantization == "none":
-        return int(num_parameters * _dtype_bytes(config, model))
+        return int(num_parameters * number_bytes(config or {}, model.dtype))
     shape, groups = decoder_shape(config or {}), parameter_groups(config or {})
     if shape is None or groups is None:
         return int(num_parameters * QUANTIZED_BYTES[model.quantization])
     num_kept = min(num_parameters, groups.embeddings + groups.experts)
-    kept = num_kept * _dtype_bytes(config, model)
+    kept = num_kept * number_bytes(config or {}, model.dtype)
     return int(kept + (num_parameters - num_kept) * _quantized_bytes(shape, model))
 
 
@@ -83,14 +89,3 @@ def _quantized_bytes(shape: DecoderShape, model: ModelConfig) -> float:
     if model.quantization == "4bit":
         return FOUR_BIT_BYTES
     return EIGHT_BIT_BYTES + SCALE_BYTES / shape.hidden_size
-
-
-def _dtype_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
-    named = config or {}
-    return dtype_bytes(str(named.get("dtype") or named.get("torch_dtype")) if model.dtype == "auto" else model.dtype)
-
-
-def planned_cache_bytes(config: Mapping[str, Any] | None, model: ModelConfig) -> int:
-    """Bytes of keys and values that one token keeps in all layers; 0 when the config does not tell."""
-    shape = decoder_shape(config or {})
-    return 0 if shape is None else int(shape.cache_width * _dtype_bytes(config, model))

@@ -7,8 +7,9 @@ the text. A closing mark without an opening one means that the prompt opened the
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from moe_ray.config.schema import ModelConfig, ReasoningMarks
 
@@ -124,6 +125,31 @@ def splitter_of(model: ModelConfig) -> ReasoningSplitter:
     if isinstance(marks, ReasoningMarks):
         return ReasoningSplitter(styles=(_plain(marks.open, marks.close),), starts_open=marks.starts_open)
     return ReasoningSplitter(styles=KNOWN_STYLES if marks == "auto" else ())
+
+
+class _Traced(Protocol):
+    """A dataclass with a text and the reasoning trace that was separated from it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def text(self) -> str | None: ...
+    @property
+    def reasoning(self) -> str | None: ...
+
+
+TracedT = TypeVar("TracedT", bound=_Traced)
+
+
+def move_trace(out: TracedT, splitter: ReasoningSplitter, *, opened: bool = False) -> TracedT:
+    """Return `out` with its reasoning trace moved out of its text, unless that was done before or there is no text.
+
+    `opened` says that the prompt ended within a trace.
+    """
+    if out.reasoning is not None or out.text is None:
+        return out
+    split = splitter.split(out.text, opened=opened)
+    return out if split.reasoning is None else replace(out, text=split.answer, reasoning=split.reasoning)
 
 
 class _Reading:

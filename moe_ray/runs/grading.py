@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from moe_ray.domains.loading import LoadedDomain
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.cells import Cell
 from moe_ray.planning.plan import all_cells, single_cells
-from moe_ray.prompts.reasoning import ReasoningSplitter, splitter_of
+from moe_ray.prompts.reasoning import move_trace, splitter_of
 from moe_ray.runs.work import Prepared, asked_by_routing, wanted_cells, wanted_pairs
 from moe_ray.scoring.grade import DomainWork, grade_domain, merge_metrics
 from moe_ray.scoring.score import ExampleChecker, Grader, write_scores
@@ -145,7 +145,8 @@ class StoredRun:
             )
             columns = dict.fromkeys((*GRADED_COLUMNS, *RANKING_COLUMNS))
             stored = from_table(one_row_for_each_key(self.run.answers_table(list(columns), where)))
-            return [with_reasoning_apart(answer, splitter) for answer in stored if answer.key in wanted.get(model, ())]
+            # Answers of earlier versions hold the trace in their text.
+            return [move_trace(answer, splitter) for answer in stored if answer.key in wanted.get(model, ())]
 
         return DomainWork(
             examples=examples,
@@ -214,11 +215,3 @@ def _by_domain(cells: Iterable[Cell]) -> dict[str, dict[str, set[str]]]:
     for cell in cells:
         keys.setdefault(cell.domain, {}).setdefault(cell.model, set()).add(cell.key)
     return keys
-
-
-def with_reasoning_apart(answer: Answer, splitter: ReasoningSplitter) -> Answer:
-    """Return `answer` with the trace moved out of its text, as answers of earlier versions still hold it."""
-    if answer.reasoning is not None or answer.text is None:
-        return answer
-    split = splitter.split(answer.text)
-    return answer if split.reasoning is None else replace(answer, text=split.answer, reasoning=split.reasoning)

@@ -14,12 +14,12 @@ import pytest
 import torch
 import transformers
 
+from moe_ray.architectures.shapes import cache_bytes_per_token, parameters_of_config
 from moe_ray.checkpoints.identity import Checkpoint, FileHashes, inspect_checkpoint
-from moe_ray.checkpoints.shapes import parameters_of_config
 from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ModelError
 from moe_ray.hub import hub_answers
-from moe_ray.planning.memory import DEVICE_OVERHEAD_BYTES, ModelUse, estimate_memory, planned_cache_bytes
+from moe_ray.planning.memory import DEVICE_OVERHEAD_BYTES, ModelUse, estimate_memory
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 5000,
@@ -82,8 +82,8 @@ def test_the_cache_of_a_token_is_what_a_real_cache_holds(name: str, tmp_path: Pa
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     real_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     config = config_of(name, tmp_path)
-    assert planned_cache_bytes(config, ModelConfig(path="./m", dtype="float32")) * num_tokens == real_bytes
-    assert planned_cache_bytes(config, ModelConfig(path="./m", dtype="bfloat16")) * num_tokens == real_bytes / 2
+    assert cache_bytes_per_token(config, "float32") * num_tokens == real_bytes
+    assert cache_bytes_per_token(config, "bfloat16") * num_tokens == real_bytes / 2
 
 
 def test_published_sizes_come_out_of_published_configs() -> None:
@@ -94,7 +94,7 @@ def test_published_sizes_come_out_of_published_configs() -> None:
         "torch_dtype": "bfloat16",
     }  # fmt: skip
     assert parameters_of_config(config) == pytest.approx(7_248_023_552, rel=1e-3)
-    assert planned_cache_bytes(config, ModelConfig(path="./m")) == 128 * 1024
+    assert cache_bytes_per_token(config, "auto") == 128 * 1024
 
 
 def test_an_estimate_is_weights_cache_activations_and_overhead(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_estimate_is_weights_cache_activations_and_overhead(tmp_path: Path) -
     settings, use = ModelConfig(path=str(tmp_path), dtype="float32"), ModelUse(context_tokens=10, concurrency=4)
     estimate = estimate_memory(inspected(tmp_path, dtype="float32"), settings, use, max_cache_bytes=1 << 32)
     weights = 4 * model.num_parameters()
-    cache = 4 * 10 * planned_cache_bytes(model.config.to_dict(), settings)
+    cache = 4 * 10 * cache_bytes_per_token(model.config.to_dict(), settings.dtype)
     assert (estimate.weights_bytes, estimate.cache_bytes) == (weights, cache)
     assert estimate.total_bytes == weights + cache + int(0.1 * weights) + DEVICE_OVERHEAD_BYTES
 
@@ -111,7 +111,7 @@ def test_an_estimate_is_weights_cache_activations_and_overhead(tmp_path: Path) -
 def test_a_batchs_cache_is_bounded_and_holds_one_row_at_least(tmp_path: Path) -> None:
     model_of("llama").save_pretrained(tmp_path)
     checkpoint, settings = inspected(tmp_path), ModelConfig(path=str(tmp_path), dtype="float32")
-    row = 1000 * planned_cache_bytes(checkpoint.config, settings)
+    row = 1000 * cache_bytes_per_token(checkpoint.config or {}, settings.dtype)
     for limit_rows, rows in [(100.0, 16.0), (2.5, 2.5), (0.5, 1.0)]:
         estimate = estimate_memory(checkpoint, settings, ModelUse(1000, 16), max_cache_bytes=int(limit_rows * row))
         assert estimate.cache_bytes == pytest.approx(rows * row, abs=2)

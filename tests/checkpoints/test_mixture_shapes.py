@@ -10,10 +10,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
 from moe_ray import architectures
+from moe_ray.architectures.shapes import cache_bytes_per_token, parameter_groups, parameters_of_config
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE, Checkpoint, FileHashes, inspect_checkpoint
-from moe_ray.checkpoints.shapes import parameter_groups, parameters_of_config
 from moe_ray.config.schema import ModelConfig
-from moe_ray.planning.memory import ModelUse, estimate_memory, planned_cache_bytes
+from moe_ray.planning.memory import ModelUse, estimate_memory
 
 ENDS: dict[str, Any] = {"vocab_size": 1000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED: dict[str, Any] = {
@@ -96,7 +96,7 @@ def test_the_cache_of_a_mixtures_token_is_what_a_real_cache_holds(name: str, tmp
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     real_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     config = config_of(CONFIGS[name](), tmp_path)
-    assert planned_cache_bytes(config, ModelConfig(path="./m", dtype="float32")) * num_tokens == real_bytes
+    assert cache_bytes_per_token(config, "float32") * num_tokens == real_bytes
 
 
 @pytest.mark.parametrize("name", OWN_TYPES)

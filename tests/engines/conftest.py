@@ -1,9 +1,11 @@
-"""Fixtures of the engine tests: tiny checkpoints, written once per session, and short ways to ask."""
+"""Fixtures of the engine tests: one thread for torch, no waiting between the retries of the HTTP client."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from moe_ray.engines.endpoint import client
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -13,3 +15,10 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the backoff out of the tests' time."""
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(client, "LONGEST_DELAY_S", 0.002)

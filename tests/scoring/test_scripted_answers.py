@@ -11,9 +11,8 @@ import yaml
 
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import DecodingConfig, DomainConfig, ModelConfig, SandboxConfig
-from moe_ray.prompts.reasoning import splitter_of
+from moe_ray.prompts.reasoning import move_trace, splitter_of
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.runs.grading import with_reasoning_apart
 from moe_ray.scoring.registry import make_graders
 from moe_ray.scoring.score import Score, read_scores, scores_of_table
 from tests.execution.experiments import RUNTIME, Recorder
@@ -49,7 +48,7 @@ def test_a_scripted_answer_is_read_right(case: Case) -> None:
     grading = (
         {"label": case.read or "A", "choices": list(case.choices)} if case.choices else {"number": case.read or "0"}
     )
-    answer = with_reasoning_apart(generated(case.text), splitter_of(ModelConfig(path="m")))
+    answer = move_trace(generated(case.text), splitter_of(ModelConfig(path="m")))
     scores = grader.grade(example(**grading), "m", [answer])
     assert outcome(case, scores) == (case.read, case.read is None)
 

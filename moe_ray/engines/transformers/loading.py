@@ -12,13 +12,18 @@ import torch
 import transformers
 
 from moe_ray import architectures
-from moe_ray.config.schema import ModelConfig, dtype_bytes, is_local_path
+from moe_ray.architectures.shapes import cache_bytes_per_token
+from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.batching import is_out_of_memory
 from moe_ray.engines.transformers.mixture import forward_choice
 from moe_ray.errors import ModelError
 from moe_ray.hub import without_retries
 from moe_ray.prompts.reasoning import mark_tokens, splitter_of
+
+SHAPE_KEYS = (
+    "hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+)  # fmt: skip
 
 
 def context_length(config: Any) -> int | None:
@@ -27,18 +32,11 @@ def context_length(config: Any) -> int | None:
     return int(length) if length else None
 
 
-def cache_bytes_per_token(config: Any, dtype: str) -> int:
-    """Return the bytes of keys and values that one token leaves in the cache.
-
-    `dtype` is the experiment's; "auto" means the checkpoint's. A dtype that a device forces on the model does not
-    count, so that batches are the same on every device. Sliding windows are not taken into account.
-    """
+def shape_of(config: Any) -> dict[str, Any]:
+    """Return a configuration's sizes and dtype under the keys of a Llama's config.json, whatever its own are called."""
     text = config.get_text_config(decoder=True)
-    num_heads = text.num_attention_heads
-    num_cached_heads = getattr(text, "num_key_value_heads", None) or num_heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // num_heads
-    named = str(getattr(text, "dtype", None) or config.dtype) if dtype == "auto" else dtype
-    return int(2 * text.num_hidden_layers * num_cached_heads * head_size * dtype_bytes(named))
+    sizes = {name: getattr(text, name, None) for name in SHAPE_KEYS}
+    return {**sizes, "dtype": getattr(text, "dtype", None) or config.dtype}
 
 
 def rope_switch_length(config: Any) -> int | None:
@@ -172,7 +170,7 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
         pad_token_id=_pad_token_id(tokenizer),
         context_length=context_length(model.config),
         rope_switch_length=rope_switch_length(model.config),
-        cache_bytes_per_token=cache_bytes_per_token(model.config, config.dtype),
+        cache_bytes_per_token=cache_bytes_per_token(shape_of(model.config), config.dtype),
         vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
         forward_arguments=forward_arguments,
         forward_choice=forward_choice(model.config.to_dict(), expert=settings.expert, mode=settings.mode),

@@ -29,8 +29,15 @@ class MixtureFacts:
         """Whether one gate reads the whole prompt; other mixtures choose experts for each token."""
         return self.model_type == GATED
 
+    def require_experts(self, key: str) -> None:
+        """Raise `ConfigError`, naming the setting `key`, for a model without experts."""
+        if not self.expert_names:
+            remedy = f"remove {key}, or name a mixture that moe-ray moe made"
+            raise ConfigError(f"{self.model_type} has no experts", where=key, remedy=remedy)
+
     def expert_index(self, expert: str | int) -> int:
         """Return the place of an expert given by name or place. Raises `ConfigError` naming the experts."""
+        self.require_experts(EXPERT_KEY)
         names = self.expert_names
         if expert in names:
             return names.index(str(expert))
@@ -39,6 +46,12 @@ class MixtureFacts:
             return place
         known = f"0 to {len(names) - 1}" + ("" if names[0] == "0" else f", or {', '.join(names)}")
         raise ConfigError(f"there is no expert {expert}", where=EXPERT_KEY, remedy=f"experts are {known}")
+
+    def canonical_expert(self, expert: str | int) -> str | int:
+        """Return the expert's name, or its place where it has no other name. Raises `ConfigError`."""
+        place = self.expert_index(expert)
+        name = self.expert_names[place]
+        return place if name == str(place) else name
 
 
 def mixture_facts(config: Mapping[str, Any]) -> MixtureFacts:
@@ -65,9 +78,7 @@ def forward_choice(config: Mapping[str, Any], *, expert: str | int | None, mode:
         return {}
     key = EXPERT_KEY if expert is not None else MODE_KEY
     facts = mixture_facts(config)
-    if not facts.expert_names:
-        what = f"{facts.model_type} has no experts"
-        raise ConfigError(what, where=key, remedy=f"remove {key}, or name a mixture that moe-ray moe made")
+    facts.require_experts(key)
     if expert is not None:
         place = facts.expert_index(expert)
         if facts.model_type not in ARCHITECTURES:

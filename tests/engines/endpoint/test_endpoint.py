@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,37 +18,8 @@ from moe_ray.errors import ConfigError, EngineLostError, ModelError
 from moe_ray.execution.replica import ReplicaSpec
 from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ROOMY, ask, completion
+from tests.engines.endpoint.conftest import Connect
 from tests.engines.openai_api import Api, Fault, drawn, serving
-
-Connect = Callable[..., EndpointEngine]
-
-
-@pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the backoff out of the tests' time."""
-    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
-    monkeypatch.setattr(client, "LONGEST_DELAY_S", 0.002)
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    with serving(Api()) as running:
-        yield running
-
-
-@pytest.fixture
-def connect(api: Api) -> Iterator[Connect]:
-    made: list[EndpointEngine] = []
-
-    def connected(*, path: str = "tiny", style: str = "completion", **settings: Any) -> EndpointEngine:
-        settings = {"base_url": api.base_url, "max_retries": 3, **settings}
-        model = ModelConfig(path=path, engine="endpoint", prompt_style=style, engine_settings=settings)
-        made.append(EndpointEngine(model, ROOMY))
-        return made[-1]
-
-    yield connected
-    for engine in made:
-        engine.close()
 
 
 def chat(text: str, **fields: Any) -> Prompt:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,15 @@ import transformers
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import Likelihood
-from moe_ray.engines.endpoint import client
 from moe_ray.engines.endpoint.engine import EndpointEngine
 from moe_ray.errors import EngineLostError
 from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ROOMY, completion, engine, measure
-from tests.engines.openai_api import Api, Fault, Scored, logprob, serving, words
+from tests.engines.openai_api import Api, Fault, Scored, logprob, words
 from tests.support.tiny_models import Architecture
 
 NONE_GIVEN = "the endpoint gives no prompt log-probabilities"
 PROMPT = completion("Is it so? Answer:", choices=(" yes", " no way"), reference=" It is so")
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
-    with serving(Api()) as running:
-        yield running
 
 
 def likelihoods(api: Api, *prompts: Prompt, style: str = "completion", **settings: Any) -> list[Likelihood]:

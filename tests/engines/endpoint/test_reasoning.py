@@ -1,7 +1,6 @@
 """Reasoning that an API tells apart from its answer, in each of the forms that APIs use."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,15 +11,9 @@ from moe_ray.engines.endpoint.engine import EndpointEngine
 from moe_ray.engines.registry import validate_engine
 from moe_ray.errors import ConfigError
 from tests.engines.asking import ROOMY, ask
-from tests.engines.openai_api import Api, Fault, serving
+from tests.engines.openai_api import Api, Fault
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 7}}
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    with serving(Api()) as running:
-        yield running
 
 
 def asked(api: Api, body: str, *, content_type: str = "application/json", **model: Any) -> Generation:

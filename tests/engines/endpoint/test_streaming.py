@@ -2,52 +2,16 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.endpoint import client
-from moe_ray.engines.endpoint.engine import EndpointEngine
 from moe_ray.errors import EngineLostError
-from tests.engines.asking import ROOMY, ask, completion
-from tests.engines.openai_api import Api, Fault, drawn, serving
+from tests.engines.asking import ask, completion
+from tests.engines.endpoint.conftest import Connect
+from tests.engines.openai_api import Api, Fault, drawn
 
 WAIT_S = 60
-Connect = Callable[..., EndpointEngine]
 PARTIAL = 'data: {"choices": [{"text": " a"}]}\n\n'
-
-
-@pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the backoff out of the tests' time."""
-    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
-    monkeypatch.setattr(client, "LONGEST_DELAY_S", 0.002)
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    with serving(Api()) as running:
-        yield running
-
-
-@pytest.fixture
-def connect(api: Api) -> Iterator[Connect]:
-    made: list[EndpointEngine] = []
-
-    def connected(**settings: Any) -> EndpointEngine:
-        settings = {"base_url": api.base_url, "max_retries": 2, **settings}
-        made.append(
-            EndpointEngine(
-                ModelConfig(path="tiny", engine="endpoint", prompt_style="completion", engine_settings=settings), ROOMY
-            )
-        )
-        return made[-1]
-
-    yield connected
-    for engine in made:
-        engine.close()
 
 
 def test_each_event_is_a_delta_that_is_there_before_the_next_is_sent(api: Api, connect: Connect) -> None:
@@ -134,7 +98,7 @@ def test_a_request_that_waits_for_room_can_be_cancelled_and_others_go_on(api: Ap
         ),
         (Fault(status=200, content_type="text/event-stream", body=PARTIAL + "data: {\n\n"), "not JSON"),
         (Fault(status=400, body='{"error": {"message": "bad"}}'), "refused this prompt: 400: bad"),
-        (Fault(status=500), "gave no answer in 3 tries"),
+        (Fault(status=500), "gave no answer in 4 tries"),
     ],
     ids=["cut", "error event", "not JSON", "refused", "failing"],
 )

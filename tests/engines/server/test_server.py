@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.endpoint import client
 from moe_ray.engines.registry import text_settings, validate_engine
 from moe_ray.engines.server.engine import ServerEngine
 from moe_ray.engines.server.process import ServerProcess, filled_in
@@ -77,9 +76,8 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the backoff out of the tests' time, and proxies out of their way."""
-    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name a proxy that does not exist: the engine must not use it for its own server."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
 
 

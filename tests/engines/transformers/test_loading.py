@@ -10,7 +10,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from moe_ray.engines.transformers.loading import cache_bytes_per_token, context_length
+from moe_ray.architectures.shapes import cache_bytes_per_token
+from moe_ray.engines.transformers.loading import context_length, shape_of
 from moe_ray.errors import ConfigError, ModelError
 from tests.engines.asking import ask, engine
 from tests.support.tiny_models import Architecture, make_tokenizer
@@ -182,6 +183,6 @@ def test_cache_bytes_are_those_of_a_real_cache(architecture: Architecture, check
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint(architecture))
     cache = model(torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
     num_bytes = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
-    assert cache_bytes_per_token(model.config, "auto") * 3 == num_bytes
-    assert cache_bytes_per_token(model.config, "bfloat16") * 6 == num_bytes
+    assert cache_bytes_per_token(shape_of(model.config), "auto") * 3 == num_bytes
+    assert cache_bytes_per_token(shape_of(model.config), "bfloat16") * 6 == num_bytes
     assert context_length(model.config) == 128

@@ -1,9 +1,12 @@
 """What of a mixture answers, read from config.json alone: which rows of an experiment can name an expert."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.registry import require_checkpoint, text_settings, validate_engine
 from moe_ray.engines.transformers.mixture import MAX_EXPERTS, forward_choice, mixture_facts
@@ -73,6 +76,31 @@ def test_both_settings_decide_the_text_and_batching_does_not() -> None:
     given = {"expert": "code", "mode": "select_one", "batching": "static"}
     assert text_settings("transformers", given) == {"expert": "code", "mode": "select_one"}
     assert text_settings("transformers", {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "expert", "spelled"),
+    [(GATED, "code", "code"), (GATED, 1, "code"), (GATED, "1", "code"), (BY_TOKEN, 2, 2), (BY_TOKEN, "2", 2)],
+)
+def test_a_name_and_a_place_of_one_expert_have_one_fingerprint(
+    config: dict[str, Any], expert: str | int, spelled: str | int
+) -> None:
+    assert text_settings("transformers", {"expert": expert}, config) == {"expert": spelled}
+
+
+@pytest.mark.parametrize(("config", "expert"), [(GATED, "medical"), (GATED, 7), (DENSE, 0)])
+def test_an_expert_that_does_not_exist_is_left_to_the_check_of_the_checkpoint(
+    config: dict[str, Any], expert: str | int
+) -> None:
+    assert text_settings("transformers", {"expert": expert}, config) == {"expert": expert}
+
+
+def test_two_spellings_of_one_expert_are_one_model_to_the_store(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(GATED))
+    hashes = FileHashes(tmp_path / "hashes")
+    models = [ModelConfig(path=str(tmp_path), engine_settings={"expert": expert}) for expert in (1, "code", "legal")]
+    by_place, code, legal = (inspect_checkpoint("m", model, hashes).identity.key for model in models)
+    assert by_place == code != legal
 
 
 def test_a_claim_of_a_billion_experts_is_no_mixture() -> None:

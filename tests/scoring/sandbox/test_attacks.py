@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from moe_ray.errors import SandboxError
-from moe_ray.scoring.sandbox import Sandbox
+from moe_ray.scoring.sandbox import Program, Sandbox, execution
 from tests.support.sandbox.attacks import ATTACKS
-from tests.support.sandbox.suite import BACKENDS, CONFIG, HONEST, run_attacks
+from tests.support.sandbox.suite import BACKENDS, CONFIG, HELD, HONEST, run_attacks
 
 ALWAYS_CLAIMED = {"time", "output"}
 CLAIMED_WITH_FILTERS = {*ALWAYS_CLAIMED, "memory", "processes"}
@@ -40,9 +40,18 @@ def test_every_attack_fails_and_leaves_nothing(sandbox: Sandbox, outside: Path) 
     assert not expected & set(sandbox.protections.missing)
     findings = run_attacks(sandbox, ATTACKS[:: EVERY[sandbox.protections.backend]], outside)
     assert findings.surprises == {}
+    assert findings.held == {}
     assert findings.left == []
     assert findings.still_works
-    assert max(verdict.wall_s for verdict in findings.verdicts.values()) < CONFIG.timeout_s + 1
+
+
+def test_an_attack_that_holds_its_worker_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host ends a box that gives no verdict, and says so; the load of the machine does not matter."""
+    monkeypatch.setattr(execution, "MAX_WALL_FACTOR", 0.0)
+    monkeypatch.setattr(execution, "START_GRACE_S", 1.0)
+    weak = Sandbox.open(CONFIG, backend="limits")
+    (verdict,) = weak.run_all([Program(code="import time; time.sleep(60)", tests=HONEST.tests, timeout_s=60)])
+    assert HELD in verdict.detail
 
 
 def test_an_attack_that_works_would_be_seen(outside: Path) -> None:

@@ -22,16 +22,20 @@ from tests.support.sandbox.traces import heir, traces
 CONFIG = SandboxConfig(timeout_s=5, memory_mib=LIMIT_BYTES >> 20, num_workers=4, allow_weak=True)
 BACKENDS: tuple[BackendName, ...] = ("bubblewrap", "namespaces", "filters", "limits")
 HONEST = Program(code="def f(x): return x + 40", tests=TESTS)
+HELD = "no verdict after"
+"""In the detail of a program that outlived the time limit inside its box, until the host ended the box."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """`verdicts` by attack; `surprises` are attacks that ended otherwise than they may, `left` what they left."""
+    """`surprises` are attacks with an unexpected outcome, `held` those that the time limit inside the box did not end,
+    `left` is what remained on the machine."""
 
     backend: str
     missing: list[str]
     verdicts: dict[str, ProgramVerdict]
     surprises: dict[str, str]
+    held: dict[str, str]
     left: list[str]
     still_works: bool
 
@@ -57,6 +61,7 @@ def run_attacks(sandbox: Sandbox, attacks: Sequence[Attack], outside: Path) -> F
             for attack in attacks
             if verdicts[attack.name].outcome not in attack.outcomes
         },
+        held={name: verdict.detail for name, verdict in verdicts.items() if HELD in verdict.detail},
         left=left,
         still_works=all(verdict.passed for verdict in sandbox.run_all([HONEST] * 4)),
     )

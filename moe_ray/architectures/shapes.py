@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from moe_ray.config.schema import dtype_bytes
+
 GATED_MIXTURE = "gated_mixture"
 # Beyond any decoder. A config.json from elsewhere may claim a size that would take days to lay out.
 MAX_LAYERS = 1_000
@@ -40,11 +42,6 @@ class DecoderShape:
     num_mixture_layers: int
     expert_size: int
     shared_expert_size: int
-
-    @property
-    def cache_width(self) -> int:
-        """Numbers that one token leaves in the cache of all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_size
 
     def feed_forward(self, inner_size: int) -> int:
         """Parameters of a feed-forward of this inner size."""
@@ -106,6 +103,23 @@ def decoder_shape(config: Mapping[str, Any]) -> DecoderShape | None:
         expert_size=_first(text, "moe_intermediate_size") or inner,
         shared_expert_size=_first(text, "shared_expert_intermediate_size") or 0,
     )
+
+
+def number_bytes(config: Mapping[str, Any], dtype: str) -> int:
+    """Return the bytes of one number in `dtype`; "auto" is the config's own."""
+    return dtype_bytes(str(config.get("dtype") or config.get("torch_dtype")) if dtype == "auto" else dtype)
+
+
+def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
+    """Return the bytes of keys and values that one token leaves in the cache of all layers; 0 for an unknown shape.
+
+    `dtype` is the experiment's. A dtype that a device forces on the model does not count, so that batches are the same
+    on every device. Sliding windows are not taken into account.
+    """
+    shape = decoder_shape(config)
+    if shape is None:
+        return 0
+    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_size * number_bytes(config, dtype)
 
 
 def _num_mixture_layers(text: Mapping[str, Any], num_layers: int) -> int:
