@@ -65,7 +65,8 @@ class Generation:
     An engine that learns how many tokens were drawn but not which leaves `token_ids` empty and gives
     `num_counted_tokens`; one that learns neither counts 0. `reasoning` is the trace where the engine tells it from the
     text, which then holds the answer alone; None elsewhere. `num_reasoning_tokens` are those of the drawn tokens that
-    the trace took, None where that is not known.
+    the trace took, None where that is not known. `refused` says of an error that the request itself is at fault: its
+    prompt is too long, or the chat template does not take it.
     """
 
     text: str
@@ -78,6 +79,7 @@ class Generation:
     error: str | None = None
     reasoning: str | None = None
     num_reasoning_tokens: int | None = None
+    refused: bool = False
 
     @property
     def num_completion_tokens(self) -> int:
@@ -85,7 +87,9 @@ class Generation:
         return len(self.token_ids) if self.num_counted_tokens is None else self.num_counted_tokens
 
 
-def failed_generation(reason: str, *, num_prompt_tokens: int = 0, timing: Timing = NEVER_RAN) -> Generation:
+def failed_generation(
+    reason: str, *, num_prompt_tokens: int = 0, timing: Timing = NEVER_RAN, refused: bool = False
+) -> Generation:
     """Return the generation of a request that got no text."""
     return Generation(
         text="",
@@ -94,6 +98,7 @@ def failed_generation(reason: str, *, num_prompt_tokens: int = 0, timing: Timing
         num_prompt_tokens=num_prompt_tokens,
         timing=timing,
         error=reason,
+        refused=refused,
     )
 
 
@@ -118,6 +123,7 @@ class Delta:
     num_prompt_tokens: int | None = None
     num_completion_tokens: int | None = None
     error: str | None = None
+    refused: bool = False
 
 
 class Stream(Protocol):

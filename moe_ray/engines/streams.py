@@ -91,6 +91,7 @@ class QueuedStream:
             num_prompt_tokens=result.num_prompt_tokens,
             num_completion_tokens=result.num_completion_tokens,
             error=result.error,
+            refused=result.refused,
         )
         with self._changed:
             if self._result is None:
@@ -123,10 +124,10 @@ class StopGuard:
         return certain
 
 
-def failed_stream(reason: str, *, num_prompt_tokens: int = 0) -> QueuedStream:
+def failed_stream(reason: str, *, num_prompt_tokens: int = 0, refused: bool = False) -> QueuedStream:
     """Return a stream that has ended with an error."""
     stream = QueuedStream()
-    stream.finish(failed_generation(reason, num_prompt_tokens=num_prompt_tokens))
+    stream.finish(failed_generation(reason, num_prompt_tokens=num_prompt_tokens, refused=refused))
     return stream
 
 

@@ -86,6 +86,15 @@ class PromptEncoder:
         fitted = self._fitted(self._tokens(text, prompt), num_new_tokens)
         return replace(fitted, opens_trace=self._splitter.is_opened_by(text))
 
+    def token_ids(self, prompt: Prompt, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the tokens of a prompt of any length. A chat's special tokens are those of its template."""
+        if prompt.token_ids:
+            return list(prompt.token_ids)
+        if add_special_tokens or self._chats(prompt):
+            return self._tokens(self.text(prompt), prompt)
+        tokens: list[int] = self._tokenizer(self.text(prompt), add_special_tokens=False)["input_ids"]
+        return tokens
+
     def encode_pair(self, prompt: Prompt) -> EncodedPair:
         """Return the tokens of the prompt and of each of its continuations.
 

@@ -169,6 +169,10 @@ class Api:
             ticket.call = replace(ticket.call, model=self._backend.system.models[0].name)
         ticket.verdict = await self._backend.judge(ticket)
         ids = await self._backend.ask(ticket, "token_ids", ticket.call.prompts[0], ticket.call.add_special_tokens)
+        if ids is None:
+            raise _no_tokenizer()
+        if isinstance(ids, str):
+            raise ApiError(400, ids, param="prompt")
         limit = self._backend.system.by_name[ticket.verdict.expert].context_tokens
         return JSONResponse({"count": len(ids), "max_model_len": limit, "tokens": ids})
 
@@ -200,7 +204,10 @@ class Api:
         call = Call(endpoint="tokenize", model=name, prompts=(), query=None)
         ticket = Ticket(id=_request_id(request), call=call)
         ticket.verdict = await self._backend.judge(ticket)
-        return JSONResponse(await self._backend.ask(ticket, "tokenizer_info"))
+        facts = await self._backend.ask(ticket, "tokenizer_facts")
+        if facts is None:
+            raise _no_tokenizer()
+        return JSONResponse(facts)
 
     async def metrics(self, _request: Request) -> Response:
         """The counters of all ingress replicas, and the state of the slots, for Prometheus."""
@@ -209,7 +216,6 @@ class Api:
             ("moe_ray_waiting_requests", ()): float(status.num_waiting),
             ("moe_ray_running_requests", ()): float(status.num_running),
             ("moe_ray_swaps", ()): float(status.num_swaps),
-            ("moe_ray_swap_seconds", ()): status.swap_s,
             **{
                 ("moe_ray_model_waiting_requests", (("model", name),)): float(model.num_waiting)
                 for name, model in status.models.items()
@@ -340,7 +346,9 @@ HELP = {
     "moe_ray_waiting_requests": "Calls that wait for a slot.",
     "moe_ray_running_requests": "Calls that were admitted and have not ended.",
     "moe_ray_swaps": "Models unloaded to make room for another.",
-    "moe_ray_swap_seconds": "Seconds spent in unloading and loading.",
+    "moe_ray_queue_seconds": "Seconds that a call waited for its slot, swaps apart.",
+    "moe_ray_swap_seconds": "Seconds that a call waited while its slot loaded or unloaded a model.",
+    "moe_ray_router_seconds": "Seconds that the router took for a call.",
 }
 
 
@@ -371,6 +379,10 @@ def _engine_error(reason: str, *, refused: bool) -> ApiError:
     if refused:
         return ApiError(400, reason, code="context_length_exceeded" if "context" in reason else None, param="messages")
     return ApiError(500, reason or "the model failed", kind="server_error", code="engine_failed")
+
+
+def _no_tokenizer() -> ApiError:
+    return ApiError(400, "the tokenizer of this model is not here: its engine asks an API", param="model")
 
 
 def _too_late(timeout_s: float) -> ApiError:

@@ -61,6 +61,11 @@ class Backend:
         self._ingress = ingress
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    @property
+    def has_router(self) -> bool:
+        """Whether `auto` is served."""
+        return self._router is not None
+
     async def renew_forever(self) -> None:
         """Keep the lease of this ingress, and learn how the slots stand."""
         while True:
@@ -104,6 +109,7 @@ class Backend:
         started = time.perf_counter()
         route = await self._router.route(query)
         elapsed_ms = 1000 * (time.perf_counter() - started)
+        self.metrics.observe("moe_ray_router_seconds", elapsed_ms / 1000)
         expert = self.system.experts.get(route.domain)
         fallback = self.system.fallback
         falls_back = fallback is not None and (route.is_foreign or expert is None)
@@ -201,6 +207,8 @@ class Backend:
         if isinstance(outcome, Refusal):
             self.metrics.add("moe_ray_refusals_total", kind=outcome.kind)
             raise _refused(outcome)
+        self.metrics.observe("moe_ray_queue_seconds", outcome.queue_ms / 1000)
+        self.metrics.observe("moe_ray_swap_seconds", outcome.swap_ms / 1000)
         ticket.verdict = replace(verdict, queue_ms=outcome.queue_ms, swap_ms=outcome.swap_ms)
         return outcome
 

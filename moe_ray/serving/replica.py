@@ -11,6 +11,8 @@ import ray
 from moe_ray.engines.base import Delta, GenerateRequest, Generation, Stream, StreamingEngine
 from moe_ray.engines.streams import streaming
 from moe_ray.execution.replica import Loaded, Replica, ReplicaSpec
+from moe_ray.prompts.encoder import RowError
+from moe_ray.prompts.messages import Prompt
 
 MAX_REMEMBERED = 10_000
 CONTROL_THREADS = 4
@@ -88,6 +90,24 @@ class ServingReplica(Replica):
         """Calls that are being answered now."""
         with self._guard:
             return len(self._streams)
+
+    @ray.method(concurrency_group="control")
+    def token_ids(self, prompt: Prompt, add_special_tokens: bool) -> list[int] | str | None:
+        """Return the tokens that the model reads for `prompt`; why it cannot read it; None without a tokenizer here."""
+        tokenize = getattr(self._loaded(), "token_ids", None)
+        if tokenize is None:
+            return None
+        try:
+            ids: list[int] = tokenize(prompt, add_special_tokens=add_special_tokens)
+        except RowError as error:
+            return error.reason
+        return ids
+
+    @ray.method(concurrency_group="control")
+    def tokenizer_facts(self) -> dict[str, Any] | None:
+        """Describe the tokenizer; None where the engine has none here."""
+        facts = getattr(self._loaded(), "tokenizer_facts", None)
+        return None if facts is None else facts()
 
     @ray.method(concurrency_group="sentinel")
     def stay(self) -> None:

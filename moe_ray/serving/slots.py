@@ -73,7 +73,6 @@ class Status:
     num_swaps: int
     num_waiting: int
     num_running: int
-    swap_s: float
 
 
 @dataclass(slots=True)
@@ -81,14 +80,11 @@ class _Held:
     """A slot with its state machine and the replica that is in it."""
 
     shared: SharedSlot
-    state: s.Slot
+    state: s.SlotScheduler
     replica: Any = None
     replica_name: str = ""
     place: ReplicaPlace | None = None
     num_started: int = 0
-    swap_started: float = 0.0
-    last_swap_s: float = 0.0
-    swap_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -119,7 +115,7 @@ class SlotOwner:
             max_queued=system.serving.max_queued,
             max_wait_s=system.serving.max_wait_s,
         )
-        self._slots = [_Held(shared, s.Slot(shared.models, limits)) for shared in system.slots]
+        self._slots = [_Held(shared, s.SlotScheduler(shared.models, limits)) for shared in system.slots]
         self._tickets: dict[int, _Ticket] = {}
         self._by_call: dict[str, int] = {}
         self._ingresses: dict[str, _Ingress] = {}
@@ -206,7 +202,7 @@ class SlotOwner:
         while any(held.state.num_running for held in self._slots) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         drained = not any(held.state.num_running for held in self._slots)
-        await asyncio.gather(*(self._end(held) for held in self._slots if held.replica is not None))
+        await asyncio.gather(*map(self._end, self._slots))
         return drained
 
     def _best_slot(self, model: str, avoid: str) -> _Held:
@@ -219,7 +215,7 @@ class SlotOwner:
 
         return min(able, key=rank)
 
-    def _do(self, held: _Held, effects: Sequence[s.Effect]) -> None:
+    def _do(self, held: _Held, effects: Sequence[s.SlotEffect]) -> None:
         for effect in effects:
             match effect:
                 case s.Grant():
@@ -234,13 +230,12 @@ class SlotOwner:
                     self._spawn(self._unload(held, effect.model))
 
     def _grant(self, held: _Held, grant: s.Grant) -> None:
-        swap_ms = 1000 * min(held.last_swap_s, grant.waited_s) if grant.swapped else 0.0
         lease = Lease(
             ticket=grant.ticket,
             replica=held.replica,
             replica_name=held.replica_name,
-            queue_ms=max(0.0, 1000 * grant.waited_s - swap_ms),
-            swap_ms=swap_ms,
+            queue_ms=1000 * (grant.waited_s - grant.swap_s),
+            swap_ms=1000 * grant.swap_s,
         )
         self._answer(grant.ticket, lease)
 
@@ -265,40 +260,30 @@ class SlotOwner:
         self._spawn(leave())
 
     async def _load(self, held: _Held, model: str) -> None:
-        if not held.swap_started:
-            held.swap_started = time.monotonic()
         held.num_started += 1
         name = f"{model}@{held.shared.name}-{held.num_started}"
         try:
-            replica = self._open(held, model, name)
-            held.replica, held.replica_name = replica, name
-            held.place = await replica.place.remote()
-            await asyncio.wait_for(_of(replica.load.remote()), self._system.runtime.start_timeout_s)
+            held.replica, held.replica_name = self._open(held, model, name), name
+            held.place = await held.replica.place.remote()
+            await asyncio.wait_for(_of(held.replica.load.remote()), self._system.runtime.start_timeout_s)
         except (RayError, TimeoutError) as error:
-            reason = reason_of(error) or type(error).__name__
+            reason = f"{model} cannot be loaded: {reason_of(error)}"
             self._failures[model] = reason
-            await self._end(held)
             self._do(held, held.state.load_failed(model, reason, time.monotonic()))
             return
         self._failures.pop(model, None)
-        held.last_swap_s = time.monotonic() - held.swap_started
-        held.swap_s += held.last_swap_s
-        held.swap_started = 0.0
-        self._spawn(self._watch(held, model, name, replica))
+        self._spawn(self._watch(held, model, name))
         self._do(held, held.state.loaded(model, time.monotonic()))
 
-    async def _watch(self, held: _Held, model: str, name: str, replica: Any) -> None:
+    async def _watch(self, held: _Held, model: str, name: str) -> None:
         """Learn at once that the replica's process has died."""
         try:
-            await replica.stay.remote()
+            await held.replica.stay.remote()
         except RayError as error:
-            if held.replica_name != name or held.replica is None:
-                return
-            await self._end(held)
-            self._do(held, held.state.model_lost(model, reason_of(error), time.monotonic()))
+            if held.replica_name == name:
+                self._do(held, held.state.model_lost(model, reason_of(error), time.monotonic()))
 
     async def _unload(self, held: _Held, model: str) -> None:
-        held.swap_started = time.monotonic()
         await self._end(held)
         self._do(held, held.state.unloaded(model, time.monotonic()))
 
@@ -306,6 +291,8 @@ class SlotOwner:
         """End the replica's process, and wait until it is gone and its GPUs' memory is back."""
         replica, held.replica, held.replica_name = held.replica, None, ""
         place, held.place = held.place, None
+        if replica is None:
+            return
         with contextlib.suppress(RayError, TimeoutError):
             await asyncio.wait_for(_of(replica.leave.remote()), LEAVE_TIMEOUT_S)
         ray.kill(replica)
@@ -376,7 +363,7 @@ class SlotOwner:
         last = max((one.renewed for one in self._ingresses.values()), default=None)
         if last is None or now - last < ORPHANED_S:
             return False
-        await asyncio.gather(*(self._end(held) for held in self._slots if held.replica is not None))
+        await asyncio.gather(*map(self._end, self._slots))
         return True
 
     def _note_progress(self, now: float) -> None:
@@ -394,13 +381,12 @@ class SlotOwner:
             num_swaps=sum(held.state.num_swaps for held in self._slots),
             num_waiting=sum(sum(held.state.num_waiting.values()) for held in self._slots),
             num_running=sum(held.state.num_running for held in self._slots),
-            swap_s=sum(held.swap_s for held in self._slots),
         )
 
     def _model_status(self, model: str) -> ModelStatus:
         holding = [held for held in self._slots if model in held.shared.models]
         loaded = [held for held in holding if held.state.loaded_model == model]
-        loading = any(held.state.loading_model == model for held in holding)
+        loading = any(held.state.model == model and held.state.state == "loading" for held in holding)
         return ModelStatus(
             value="loaded" if loaded else "loading" if loading else "unloaded",
             num_waiting=sum(held.state.num_waiting.get(model, 0) for held in holding),

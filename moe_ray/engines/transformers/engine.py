@@ -5,6 +5,7 @@ import threading
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -73,7 +74,9 @@ class TransformersEngine:
             try:
                 rows.append(self._row(index, request))
             except RowError as error:
-                results[index] = failed_generation(error.reason, num_prompt_tokens=error.num_prompt_tokens)
+                results[index] = failed_generation(
+                    error.reason, num_prompt_tokens=error.num_prompt_tokens, refused=True
+                )
         waiting = [row for row in rows if self._continuous and row.request.temperature == 0]
         if waiting:
             results.update(run_halving(waiting, self._decode_continuously, _out_of_memory_generation))
@@ -86,7 +89,7 @@ class TransformersEngine:
         try:
             row = self._row(0, request)
         except RowError as error:
-            return failed_stream(error.reason, num_prompt_tokens=error.num_prompt_tokens)
+            return failed_stream(error.reason, num_prompt_tokens=error.num_prompt_tokens, refused=True)
         return self._streaming.submit(row)
 
     def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
@@ -130,6 +133,17 @@ class TransformersEngine:
         ids = torch.tensor([token_ids], device=self._loaded.device)
         probabilities: list[float] = self._loaded.model.get_gating_probs(ids)[0].tolist()
         return probabilities
+
+    def token_ids(self, prompt: Prompt, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the tokens that the model reads for `prompt`; raises `RowError` for one that it cannot read."""
+        with self._encoding:
+            return self._encoder.token_ids(prompt, add_special_tokens=add_special_tokens)
+
+    def tokenizer_facts(self) -> dict[str, Any]:
+        """Return the tokenizer's class, special tokens and chat template."""
+        tokenizer = self._loaded.tokenizer
+        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+        return {"tokenizer_class": type(tokenizer).__name__, **special, "chat_template": tokenizer.chat_template}
 
     def memory(self) -> EngineMemory:
         """Return the bytes of parameters, scales and buffers, and torch's peaks summed over the GPUs of them."""
