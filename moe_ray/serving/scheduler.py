@@ -3,11 +3,12 @@
 It is a pure state machine: every event carries the time and returns effects, which an actor carries out.
 
 **Turns.** A request for the loaded model runs at once while fewer than `max_running` run. An idle model is unloaded
-when a request waits for another. A busy one takes newcomers until both its turn and the longest wait for another model
-have lasted `max_wait_s`. Then the slot drains: newcomers wait, and the model is unloaded after its last running
-request, or takes requests again if those that waited for so long go away before. The next model is the one with the
-oldest claim, which dates from the arrival of its oldest waiter or from the end of its last turn, whichever is later.
-Without a backlog this is the order of arrival; with one, the models alternate in turns that pay for their swaps.
+when a request waits for another. A busy one takes newcomers until a request for another model is overdue, that is, has
+waited `max_wait_s`; if the model has a backlog of its own, until its turn has lasted `max_wait_s` too. Then the slot
+drains: newcomers wait, and the model is unloaded after its last running request, or takes requests again if all
+overdue ones go away before. The next model is the one with the oldest claim, which dates from the arrival of its oldest
+waiter or from the end of its last turn, whichever is later. Without a backlog this is the order of arrival; with one,
+the models alternate in turns that pay for their swaps.
 
 **Bound on the wait.** Let K models share the slot, W = `max_wait_s`, R = the longest time from a grant to its `leave`,
 U = the longest unload, L = the longest load. While a request waits, a turn of another model ends W + R after its load
@@ -28,6 +29,7 @@ brings its model only if it has waited for `max_wait_s`, nothing runs, and no or
 a drain, and a conversation's model stays in place between messages. Its wait has no bound.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +39,6 @@ SlotState = Literal["empty", "loading", "ready", "draining", "stopping"]
 RefusalKind = Literal["full", "failed", "closing"]
 
 _NEWEST_SHARE = 0.2  # of a moving average
-_SHORTEST_RETRY_S, _LONGEST_RETRY_S = 1.0, 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class SlotLimits:
     Args:
         max_running: requests that run at the same time.
         max_queued: requests that wait, for all models together; further ones are refused.
-        max_wait_s: how long a waiter for another model is passed over, and the length of a turn while others wait.
+        max_wait_s: how long waiters for another model are passed over, and the longest turn while such are overdue.
         retry_s: how long a model is not tried again after its first failure; twice as long after each further one.
         max_retry_s: the longest such pause. A model that stays loaded for this long has its failures forgotten.
     """
@@ -93,7 +94,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refuse:
-    """Answer the request with an error. The ticket is forgotten."""
+    """Answer the request with an error; the ticket is forgotten. Clients may try again in 1 to 120 s."""
 
     ticket: int
     kind: RefusalKind
@@ -114,12 +115,10 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _History:
-    """What a model went through in this slot."""
-
-    turn_ended: float = float("-inf")
+    turn_ended: float = -math.inf
     load_s: float | None = None
     num_failures: int = 0  # failed loads and deaths since the model last proved healthy
-    retry_at: float = float("-inf")
+    retry_at: float = -math.inf
     last_failure: str = ""
 
 
@@ -170,7 +169,7 @@ class SlotScheduler:
         if model not in self._histories or ticket in self._waiting or ticket in self._running:
             raise ValueError(f"ticket {ticket} is in use, or {model} is not one of {', '.join(self._histories)}")
         effects = self._settle(now)
-        if (refusal := self._refusal(ticket, model, now)) is not None:
+        if refusal := self._refusal(ticket, model, now):
             return [*effects, refusal]
         self._waiting[ticket] = _Waiter(model, background, now, self._swap_s(now))
         return effects + self._settle(now)
@@ -188,8 +187,7 @@ class SlotScheduler:
         if model != self.model or self.state != "loading":
             return []
         self.progress += 1
-        history = self._histories[model]
-        history.load_s = _average(history.load_s, now - self._began)
+        self._histories[model].load_s = _average(self._histories[model].load_s, now - self._began)
         self._enter("ready", model, now)
         return self._settle(now)
 
@@ -226,8 +224,8 @@ class SlotScheduler:
         """The time at which `tick` has an effect if no other event comes before; None if it has none."""
         if self.state not in ("empty", "ready"):
             return None
-        if (closes_at := self._closes_at()) is not None:
-            return closes_at
+        if (overdue_at := self._overdue_at()) < math.inf:
+            return max(overdue_at, self._began + self._limits.max_wait_s) if self._is_full() else overdue_at
         arrivals = self._oldest(background=True).values()
         return min(arrivals) + self._limits.max_wait_s if arrivals and not self._running else None
 
@@ -248,25 +246,29 @@ class SlotScheduler:
             return [Load(model=following)]
         if (model := self.loaded_model) is None:
             return []
-        closes_at = self._closes_at()
-        must_drain = self._closing or (closes_at is not None and now >= closes_at)
-        self.state = "draining" if must_drain else "ready"
+        is_overdue = now >= self._overdue_at()
+        is_over = self.state == "draining" or now >= self._began + self._limits.max_wait_s
+        must_drain = self._closing or (is_overdue and is_over)
         effects: list[SlotEffect] = [] if must_drain else self._grants(model, now)
+        must_drain = must_drain or (is_overdue and not self._is_full())
+        self.state = "draining" if must_drain else "ready"
         if not self._running and (must_drain or self._next_model(now) is not None):
             self.num_swaps += not self._closing
             self._histories[model].num_failures = 0
             effects.append(self._unload(model, now))
         return effects
 
-    def _closes_at(self) -> float | None:
-        """When the loaded model stops taking newcomers; None while no ordinary request waits for another model."""
+    def _overdue_at(self) -> float:
+        """When the oldest ordinary request for another model is overdue; infinity while no such request waits."""
         others = [since for model, since in self._oldest(background=False).items() if model != self.model]
-        return max(self._began, min(others)) + self._limits.max_wait_s if others else None
+        return min(others, default=math.inf) + self._limits.max_wait_s
+
+    def _is_full(self) -> bool:
+        return len(self._running) == self._limits.max_running
 
     def _next_model(self, now: float) -> str | None:
         """The model to load next in a slot where nothing runs."""
-        wanted = self._oldest(background=False)
-        if wanted:
+        if wanted := self._oldest(background=False):
             return min(wanted, key=lambda model: (max(wanted[model], self._histories[model].turn_ended), wanted[model]))
         ripe = {m: t for m, t in self._oldest(background=True).items() if t + self._limits.max_wait_s <= now}
         return min(ripe, key=ripe.__getitem__, default=None)
@@ -282,7 +284,7 @@ class SlotScheduler:
     def _grants(self, model: str, now: float) -> list[SlotEffect]:
         num_free = self._limits.max_running - len(self._running)
         own = [(ticket, waiter) for ticket, waiter in self._waiting.items() if num_free and waiter.model == model]
-        own.sort(key=lambda item: item[1].background)
+        own.sort(key=lambda item: item[1].background)  # stable: by arrival otherwise
         grants: list[SlotEffect] = []
         for ticket, waiter in own[:num_free]:
             del self._waiting[ticket]
@@ -313,22 +315,21 @@ class SlotScheduler:
         return self._refuse_waiters(model, "failed", reason, pause_s)
 
     def _refuse_waiters(self, model: str, kind: RefusalKind, reason: str, retry_s: float) -> list[SlotEffect]:
-        tickets = [ticket for ticket, waiter in self._waiting.items() if waiter.model == model]
-        for ticket in tickets:
-            del self._waiting[ticket]
-        return [_refuse(ticket, kind, reason, retry_s) for ticket in tickets]
+        own = [ticket for ticket, waiter in self._waiting.items() if waiter.model == model]
+        self._waiting = {ticket: waiter for ticket, waiter in self._waiting.items() if waiter.model != model}
+        return [_refuse(ticket, kind, reason, retry_s) for ticket in own]
 
     def _refusal(self, ticket: int, model: str, now: float) -> Refuse | None:
         """Say why a new request cannot even wait; None if it can."""
-        history, max_queued = self._histories[model], self._limits.max_queued
+        history = self._histories[model]
         if self._closing:
             return _refuse(ticket, "closing", "the server is shutting down", self._wait_s(model))
         if now < history.retry_at:
             return _refuse(ticket, "failed", history.last_failure, history.retry_at - now)
-        can_run = self.state == "ready" and model == self.model and len(self._running) < self._limits.max_running
-        if can_run or len(self._waiting) < max_queued:
+        can_run = self.state == "ready" and model == self.model and not self._is_full()
+        if can_run or len(self._waiting) < self._limits.max_queued:
             return None
-        reason = f"{len(self._waiting)} requests wait, of {max_queued} that may"
+        reason = f"{len(self._waiting)} requests wait, of {self._limits.max_queued} that may"
         return _refuse(ticket, "full", reason, self._wait_s(model))
 
     def _wait_s(self, model: str) -> float:
@@ -345,5 +346,4 @@ def _average(average: float | None, newest: float) -> float:
 
 
 def _refuse(ticket: int, kind: RefusalKind, reason: str, retry_s: float) -> Refuse:
-    retry_after_s = min(_LONGEST_RETRY_S, max(_SHORTEST_RETRY_S, retry_s))
-    return Refuse(ticket=ticket, kind=kind, reason=reason, retry_after_s=retry_after_s)
+    return Refuse(ticket=ticket, kind=kind, reason=reason, retry_after_s=min(120.0, max(1.0, retry_s)))

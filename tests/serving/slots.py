@@ -62,6 +62,8 @@ class Play:
     """The model in the slot's memory, from its `Load` to the end of its `Unload`."""
     is_up: bool = False
     turn_began: float = 0.0
+    has_drained: bool = False
+    """Whether the slot has drained since it last took requests."""
     is_closing: bool = False
     worst_share_of_bound: float = 0.0
     slot: SlotScheduler = field(init=False)
@@ -121,6 +123,7 @@ class Play:
                 effects = self.slot.tick(self.now)
                 assert effects or self.slot.state == "draining", "a tick that was asked for has an effect"
                 self.carry_out(effects)
+            self.check()
         self.now = end
 
     def waiting(self) -> list[Entry]:
@@ -167,14 +170,18 @@ class Play:
         ordinary = [entry for entry in waiting if not entry.background]
         for entry in ordinary:
             self._compare_with_bound(entry, self.now - entry.since)
-        others = [entry.since for entry in ordinary if entry.model != self.memory]
-        closed = bool(others) and self.now >= max(self.turn_began, min(others)) + limits.max_wait_s
+        is_overdue = any(e.since + limits.max_wait_s <= self.now for e in ordinary if e.model != self.memory)
         if slot.state == "ready":
-            assert not closed
+            assert not (is_overdue and self.has_drained), "a draining model is not revived"
+            self.has_drained = False
+            if is_overdue:
+                assert slot.num_running == limits.max_running
+                assert self.now < self.turn_began + limits.max_wait_s
             assert self.running() or not ordinary, "an idle slot keeps nobody waiting"
             assert slot.num_running == limits.max_running or not [e for e in waiting if e.model == self.memory]
         elif slot.state == "draining":
-            assert closed or self.is_closing
+            assert is_overdue or self.is_closing
+            self.has_drained = True
         elif slot.state == "empty":
             assert not ordinary
 
@@ -194,8 +201,8 @@ class Play:
         if ordinary:
             assert effect.model in ordinary
         else:
-            ages = [self.now - entry.since for entry in self.waiting() if entry.model == effect.model]
-            assert max(ages) >= self.limits.max_wait_s, "a background request waits before it brings its model"
+            arrivals = [entry.since for entry in self.waiting() if entry.model == effect.model]
+            assert min(arrivals) + self.limits.max_wait_s <= self.now, "a background request waits before it loads"
         self.memory = effect.model
         losses = self._num_losses
 
@@ -204,7 +211,7 @@ class Play:
                 return []
             if effect.model in self.fail_loads_of:
                 return self.slot.load_failed(effect.model, "no such file", self.now)
-            self.is_up, self.turn_began = True, self.now
+            self.is_up, self.turn_began, self.has_drained = True, self.now, False
             return self.slot.loaded(effect.model, self.now)
 
         self._after(self.pace.load(effect.model), report)
@@ -252,4 +259,4 @@ class Play:
     def _compare_with_bound(self, entry: Entry, waited_s: float) -> None:
         bound = self.bound(entry)
         assert waited_s <= bound, f"{entry} waits {waited_s} s; the bound is {bound} s"
-        self.worst_share_of_bound = max(self.worst_share_of_bound, waited_s / bound)
+        self.worst_share_of_bound = max(self.worst_share_of_bound, waited_s / max(bound, 1))

@@ -1,5 +1,6 @@
 """The slot's scheduler: each rule by itself, random histories against a ledger, and its fairness and throughput."""
 
+import math
 import random
 from dataclasses import replace
 
@@ -118,16 +119,31 @@ def test_a_tick_closes_the_fast_path() -> None:
     assert slot.next_tick() is None
 
 
-def test_a_turn_lasts_max_wait_although_others_have_waited_longer() -> None:
+def test_a_backlog_is_served_for_max_wait_although_others_have_waited_longer() -> None:
     """Else each load would serve one batch under overload, and the slot would spend its time on swaps."""
     slot = slot_with(None)
-    slot.request(1, "A", 0)
-    slot.request(2, "B", 1)
+    for ticket in (1, 2, 3, 4):
+        slot.request(ticket, "AABA"[ticket - 1], 0)
     slot.loaded("A", 20)
     assert slot.next_tick() == 30
-    assert granted(slot.request(3, "A", 29)) == [3]
+    assert granted(slot.leave(1, 29)) == [4]
+    assert slot.next_tick() == 30
     slot.tick(30)
     assert slot.state == "draining"
+
+
+def test_without_a_backlog_an_overdue_waiter_ends_the_turn_at_once() -> None:
+    """Else the slot would wait for the newcomers of a rarely used model while others have a backlog."""
+    slot = slot_with(None)
+    for ticket in (1, 2, 3, 4):
+        slot.request(ticket, "AABA"[ticket - 1], 0)
+    slot.loaded("A", 20)
+    slot.leave(1, 21)
+    assert slot.state == "ready"
+    slot.leave(2, 22)
+    assert slot.state == "draining"
+    assert slot.request(5, "A", 23) == []
+    assert slot.leave(4, 24) == [Unload(model="A")]
 
 
 def test_models_with_a_backlog_alternate() -> None:
@@ -592,16 +608,15 @@ def test_a_batch_for_three_models_takes_as_long_as_its_collated_order() -> None:
     assert play.loads() == ["A", "B", "C"]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_throughput_of_three_models_under_overload_is_that_of_collated_turns(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(2))
+def test_overload_of_three_models_is_served_nearly_as_fast_as_in_collated_order(seed: int) -> None:
     """Ten minutes of three Poisson streams at twice the capacity, with requests of 1 to 5 s and a full queue.
 
-    In the ideal order, all lanes work for `max_wait_s` per turn, and a swap follows. What the lanes do during the
-    drain is not counted for the ideal, nor is the time that the drain takes.
+    The ideal serves the same requests model by model, on full lanes, in the fewest turns of `max_wait_s`.
     """
     rng = random.Random(seed)
-    num_lanes, max_wait_s, load_s, unload_s, total_s = 8, 45.0, 12.0, 3.0, 600.0
-    limits = SlotLimits(max_running=num_lanes, max_queued=300, max_wait_s=max_wait_s)
+    num_lanes, max_wait_s, load_s, unload_s, total_s = 4, 45.0, 12.0, 3.0, 600.0
+    limits = SlotLimits(max_running=num_lanes, max_queued=150, max_wait_s=max_wait_s)
     durations: dict[int, float] = {}
     pace = replace(steady_pace(load_s, unload_s, 5.0), run=durations.__getitem__)
     play = Play(["A", "B", "C"], limits, pace)
@@ -609,7 +624,10 @@ def test_throughput_of_three_models_under_overload_is_that_of_collated_turns(see
         durations[len(play.ledger)] = rng.uniform(1, 5)
         play.ask(rng.choices(play.models, [5, 3, 2])[0])
         play.run_for(rng.expovariate(2 * num_lanes / 3))
-    num_served = sum(entry.outcome == "done" for entry in play.ledger.values())
-    ideal = total_s * max_wait_s / (max_wait_s + load_s + unload_s) * num_lanes / 3
-    assert num_served >= 0.9 * ideal
+    ideal_s = 0.0
+    for model in play.models:
+        done = [ticket for ticket, entry in play.ledger.items() if entry.model == model and entry.outcome == "done"]
+        work_s = sum(durations[ticket] for ticket in done) / num_lanes
+        ideal_s += work_s + math.ceil(work_s / max_wait_s) * (load_s + unload_s)
+    assert ideal_s / play.now >= 0.9
     assert play.worst_share_of_bound <= 1
