@@ -4,6 +4,7 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import ray
@@ -136,6 +137,14 @@ class ServingReplica(Replica):
     def _close_call(self, call: str) -> None:
         with self._guard:
             self._streams.pop(call, None)
+
+
+@cache
+def replica_class(max_running: int) -> Any:
+    """Return the Ray actor class of a replica that answers so many calls at a time."""
+    threads = {"answers": max_running + CONTROL_THREADS, "control": CONTROL_THREADS, "sentinel": 1}
+    remote: Any = ray.remote(concurrency_groups=threads)
+    return remote(ServingReplica)
 
 
 def _forward(choice: int, stream: Stream, pieces: "queue.SimpleQueue[Piece | None]") -> None:

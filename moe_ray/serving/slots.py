@@ -7,6 +7,7 @@ there are. A call counts from its admission until its ingress releases it; an in
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,10 @@ from moe_ray.execution.replica import ReplicaPlace, ReplicaSpec
 from moe_ray.planning.memory import GIB
 from moe_ray.serving import scheduler as s
 from moe_ray.serving.metrics import Snapshot, merged
-from moe_ray.serving.replica import CONTROL_THREADS, ServingReplica
+from moe_ray.serving.replica import replica_class
 from moe_ray.serving.system import ServedSystem, SharedSlot
 
+LOGGER = logging.getLogger(__name__)
 RENEW_S = 1.0
 LEASE_S = 10.0
 TICK_S = 0.25
@@ -266,7 +268,7 @@ class SlotOwner:
             held.replica, held.replica_name = self._open(held, model, name), name
             held.place = await held.replica.place.remote()
             await asyncio.wait_for(_of(held.replica.load.remote()), self._system.runtime.start_timeout_s)
-        except (RayError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the model must learn of it
             reason = f"{model} cannot be loaded: {reason_of(error)}"
             self._failures[model] = reason
             self._do(held, held.state.load_failed(model, reason, time.monotonic()))
@@ -329,13 +331,8 @@ class SlotOwner:
             "num_cpus": 0,
             "max_restarts": 0,
             "max_task_retries": 0,
-            "concurrency_groups": {
-                "answers": self._system.serving.max_running + CONTROL_THREADS,
-                "control": CONTROL_THREADS,
-                "sentinel": 1,
-            },
         }
-        return actor_class(ServingReplica).options(**options).remote(spec)
+        return replica_class(self._system.serving.max_running).options(**options).remote(spec)
 
     async def _keep_time(self) -> None:
         while True:
@@ -396,7 +393,12 @@ class SlotOwner:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            LOGGER.error("the owner of the slots failed: %s", error, exc_info=error)
 
 
 async def _of(ref: Any) -> Any:
