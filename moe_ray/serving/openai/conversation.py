@@ -6,13 +6,13 @@ from typing import Any
 from moe_ray.prompts.messages import Message, Prompt, Role
 from moe_ray.serving.openai.checking import refused
 
-_ROLES: Mapping[str, Role] = {
+ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
 }
-_TEXT_PARTS = {"messages": ("text",), "input": ("text", "input_text", "output_text")}
+TEXT_PARTS: Mapping[str, tuple[str, ...]] = {"messages": ("text",), "input": ("text", "input_text", "output_text")}
 # Fields of a message that have no effect, and the values with which those that would have one ask for nothing.
 _HARMLESS = {"role", "content", "id", "type", "status", "annotations", "phase"}
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -63,15 +63,15 @@ def _message(item: Any, field: str, index: int, ignored: list[str]) -> Message |
         if kind not in ("message", None):
             raise refused(f"{where}.type", f"{where} must be a message", "unsupported_value")
     role = item.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        known = ", ".join(_ROLES)
+    if not isinstance(role, str) or role not in ROLES:
+        known = ", ".join(ROLES)
         raise refused(f"{where}.role", f"{where}.role must be one of {known}; tools are not supported")
     for name, value in item.items():
         if name in _NEUTRAL:
             _check_neutral(value, f"{where}.{name}", _NEUTRAL[name])
         elif name not in _HARMLESS:
             ignored.append(f"{field}.{name}")
-    return Message(role=_ROLES[role], content=_content(item.get("content"), f"{where}.content", _TEXT_PARTS[field]))
+    return Message(role=ROLES[role], content=_content(item.get("content"), f"{where}.content", TEXT_PARTS[field]))
 
 
 def _check_neutral(value: Any, where: str, neutral: tuple[Any, ...]) -> None:

@@ -96,7 +96,7 @@ class _ChoiceWriter:
         for index, generation in enumerate(generations):
             self._counts.add(index, generation)
         choices = [
-            {"index": index, **self._choice(one), "finish_reason": _finish_reason(one)}
+            {"index": index, **self._choice(one), "finish_reason": finish_reason(one)}
             for index, one in enumerate(generations)
         ]
         return json_text(
@@ -135,7 +135,7 @@ class _ChoiceWriter:
 
     def _finish(self, index: int, delta: Delta) -> bytes:
         self._counts.add(index, delta)
-        choice = {"index": index, **self._piece(index, Delta()), "finish_reason": _finish_reason(delta)}
+        choice = {"index": index, **self._piece(index, Delta()), "finish_reason": finish_reason(delta)}
         return self._chunk(choice, verdict=True)
 
     def _chunk(self, choice: dict[str, Any], *, verdict: bool = False) -> bytes:
@@ -242,7 +242,8 @@ class CompletionWriter(_ChoiceWriter):
         return told
 
 
-def _finish_reason(answer: Generation | Delta) -> str:
+def finish_reason(answer: Generation | Delta) -> str:
+    """Return how the answer ended, as the API spells it."""
     if answer.finish_reason not in ("stop", "length"):
         raise ValueError(f"an answer that ended with {answer.finish_reason} is a failure")
     return answer.finish_reason
