@@ -59,5 +59,9 @@ def check(field: RequestField, value: Any) -> None:
 
 def printable_names(names: list[str]) -> tuple[str, ...]:
     """Return at most `MAX_IGNORED` different names, each short and fit for a header."""
-    different = dict.fromkeys(_NOT_OF_A_NAME.sub("_", name[:64]) or "_" for name in names)
-    return tuple(different)[:MAX_IGNORED]
+    found: dict[str, None] = {}
+    for name in names:
+        found[_NOT_OF_A_NAME.sub("_", name[:64]) or "_"] = None
+        if len(found) == MAX_IGNORED:
+            break
+    return tuple(found)

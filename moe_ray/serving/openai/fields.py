@@ -15,6 +15,8 @@ Table = Mapping[str, "RequestField"]
 INT32 = 2**31 - 1
 MAX_CHOICES_PER_PROMPT = 16
 MAX_STOPS = 16
+MAX_PROMPTS = 1024
+MAX_MESSAGES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ _TOKEN_IDS: Schema = {
     "items": {"type": "integer", "minimum": 0, "maximum": INT32},
     "minItems": 1,
 }
+_MESSAGES: Schema = {"type": "array", "minItems": 1, "maxItems": MAX_MESSAGES}
 _STREAM_OPTIONS: Schema = {
     "type": "object",
     "properties": {
@@ -201,7 +204,7 @@ CHAT = table(
         MODEL,
         obeyed(
             "messages",
-            {"type": "array", "minItems": 1},
+            _MESSAGES,
             "turns of `system` (also called `developer`), `user` and `assistant`; the last is not the assistant's. "
             "`content` is a text, or a list of text parts, which are joined by line breaks",
             required=True,
@@ -246,9 +249,9 @@ COMPLETION = table(
             {
                 "anyOf": [
                     STRING,
-                    {"type": "array", "items": STRING, "minItems": 1},
+                    {"type": "array", "items": STRING, "minItems": 1, "maxItems": MAX_PROMPTS},
                     _TOKEN_IDS,
-                    {"type": "array", "items": _TOKEN_IDS, "minItems": 1},
+                    {"type": "array", "items": _TOKEN_IDS, "minItems": 1, "maxItems": MAX_PROMPTS},
                 ]
             },
             "one text or several, each as text or as token ids; `auto` takes one text",
@@ -281,7 +284,7 @@ RESPONSES = table(
         MODEL,
         obeyed(
             "input",
-            {"anyOf": [STRING, {"type": "array", "minItems": 1}]},
+            {"anyOf": [STRING, _MESSAGES]},
             "a text, or messages as in a chat; reasoning items of earlier responses have no effect",
             required=True,
         ),
@@ -318,7 +321,7 @@ RESPONSES = table(
 ROUTE = table(
     [
         harmless("model", STRING, "the router decides in any case"),
-        obeyed("messages", {"type": "array", "minItems": 1}, "a chat; its user turns are routed"),
+        obeyed("messages", _MESSAGES, "a chat; its user turns are routed"),
         obeyed("prompt", STRING, "a text to route"),
         obeyed("input", STRING, "a text to route"),
     ],
@@ -328,7 +331,7 @@ TOKENIZE = table(
     [
         obeyed("model", MODEL.schema, "whose tokenizer; default: that of the baseline"),
         obeyed("prompt", STRING, "a text"),
-        obeyed("messages", {"type": "array", "minItems": 1}, "a chat, in the model's chat template"),
+        obeyed("messages", _MESSAGES, "a chat, in the model's chat template"),
         obeyed("add_special_tokens", BOOLEAN, "of `prompt`: add the tokenizer's own tokens; default: true"),
         unsupported("add_generation_prompt", True),
         unsupported("continue_final_message", False),

@@ -9,10 +9,13 @@ from moe_ray.serving.calls import ApiError
 
 MAX_DEPTH = 64
 MAX_NUMBER_LENGTH = 100
+MAX_PARTS = 200_000
+"""Strings, and ends of lists and objects: reading that many holds up the other requests for long enough."""
 _INTEGERS = range(-(2**63), 2**64)
 
 # An unclosed string reaches to the end of the text, and no quantifier gives back what it took: both keep it linear.
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_LONG_NUMBER = re.compile("[0-9]{19}")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -25,7 +28,7 @@ def read_json(body: bytes) -> dict[str, Any]:
 
     Raises `ApiError` (400) for: bytes that are not UTF-8, anything but an object, NaN and infinities (also a number
     too large for a double), integers outside of 64 bits, a key that an object has twice, a surrogate without its
-    partner, and more than `MAX_DEPTH` levels.
+    partner, more than `MAX_DEPTH` levels, and more than `MAX_PARTS` strings, lists and objects.
     """
     try:
         value = _read(body)
@@ -42,12 +45,12 @@ def _read(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise _RefusedError(f"byte {error.start} is not UTF-8") from None
     if text.count("[") + text.count("{") > MAX_DEPTH:
-        _check_depth(text)
+        _check_parts(text)
     try:
         value = json.loads(
             text,
             object_pairs_hook=_object,
-            parse_int=_integer,
+            parse_int=_integer if _LONG_NUMBER.search(text) else None,
             parse_float=_float,
             parse_constant=_constant,
         )
@@ -58,9 +61,11 @@ def _read(body: bytes) -> Any:
     return value
 
 
-def _check_depth(text: str) -> None:
+def _check_parts(text: str) -> None:
     depth = 0
-    for found in _STRINGS_AND_BRACKETS.finditer(text):
+    for number, found in enumerate(_STRINGS_AND_BRACKETS.finditer(text)):
+        if number == MAX_PARTS:
+            raise _RefusedError(f"it has more than {MAX_PARTS} strings, lists and objects")
         first = text[found.start()]
         if first in "[{":
             depth += 1
@@ -85,8 +90,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int:
-    if len(text) <= 18:
-        return int(text)
     if len(text) > MAX_NUMBER_LENGTH or int(text) not in _INTEGERS:
         raise _RefusedError("an integer does not fit in 64 bits")
     return int(text)

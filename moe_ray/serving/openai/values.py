@@ -55,7 +55,7 @@ def conforms(value: Any, schema: Schema) -> bool:
         return _has_length(len(value), schema.get("minLength"), schema.get("maxLength"))
     if isinstance(value, list):
         fits = _has_length(len(value), schema.get("minItems"), schema.get("maxItems"))
-        return fits and all(conforms(one, schema.get("items", {})) for one in value)
+        return fits and _all_conform(value, schema.get("items", {}))
     return not isinstance(value, dict) or _has_properties(value, schema)
 
 
@@ -77,6 +77,12 @@ def _is_in_range(value: float, schema: Schema) -> bool:
 
 def _has_length(length: int, low: int | None, high: int | None) -> bool:
     return (low is None or low <= length) and (high is None or length <= high)
+
+
+def _all_conform(values: list[Any], schema: Schema) -> bool:
+    if schema.get("type") == "integer" and set(map(type, values)) == {int}:  # token ids, of which there are many
+        return _is_in_range(min(values), schema) and _is_in_range(max(values), schema)
+    return all(conforms(one, schema) for one in values)
 
 
 def _has_properties(value: dict[str, Any], schema: Schema) -> bool:

@@ -67,6 +67,7 @@ _NOT_JSON: list[bytes] = [
     b'\xef\xbb\xbf{"model": "law"}',
     b'{"model": "a\x00b"}',
     b"{'model': 'c4nary'}",
+    b'{"a": [' + b"[]," * 200_000 + b"1]}",
     b'{"model": "law",}',
 ]
 
@@ -79,6 +80,7 @@ _WRONG_FIELDS: list[tuple[Endpoint, dict[str, Any], str]] = [
     ("chat", {"messages": None}, "messages"),
     ("chat", {"messages": []}, "messages"),
     ("chat", {"messages": CANARY}, "messages"),
+    ("chat", {"messages": user("a") * 4097}, "messages"),
     ("chat", {"messages": [CANARY]}, "messages[0]"),
     ("chat", {"messages": [{"content": CANARY}]}, "messages[0].role"),
     ("chat", {"messages": [{"role": CANARY, "content": "a"}]}, "messages[0].role"),
@@ -162,6 +164,8 @@ _WRONG_FIELDS: list[tuple[Endpoint, dict[str, Any], str]] = [
     ("completions", {"prompt": [1, True]}, "prompt"),
     ("completions", {"prompt": [[[4711]]]}, "prompt"),
     ("completions", {"prompt": ["a"] * 129}, "prompt"),
+    ("completions", {"prompt": ["a"] * 1025}, "prompt"),
+    ("completions", {"prompt": [1, 2**31]}, "prompt"),
     ("completions", {"prompt": ["a"] * 9, "n": 16}, "n"),
     ("completions", {"model": "auto", "prompt": [CANARY, "b"]}, "prompt"),
     ("completions", {"model": "auto", "prompt": [4711]}, "prompt"),
