@@ -35,6 +35,8 @@ class GenerateRequest:
     temperature: float
     top_p: float
     seed: int
+    num_logprobs: int | None = None
+    """Alternatives to report for each token, beside the token itself; None for no log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,20 @@ class Timing:
 NEVER_RAN = Timing(batch_rows=0, time_to_first_token_s=None, total_s=0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The natural log-probability of one token, and of the likeliest tokens in its place, likeliest first.
+
+    An entry of `top` is (token, token id, log-probability). A token that is no whole character has a replacement
+    character in its text.
+    """
+
+    token: str
+    token_id: int
+    logprob: float
+    top: tuple[tuple[str, int, float], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One drawn text. With finish_reason "error" the text is empty and `error` says why.
@@ -67,6 +83,9 @@ class Generation:
     text, which then holds the answer alone; None elsewhere. `num_reasoning_tokens` are those of the drawn tokens that
     the trace took, None where that is not known. `refused` says of an error that the request itself is at fault: its
     prompt is too long, or the chat template does not take it.
+
+    Where the request asks for log-probabilities, `logprobs` has one entry for each drawn token, and `prompt_logprobs`
+    one for each token of the prompt, whose text is `prompt_text`; the first token of a prompt has None.
     """
 
     text: str
@@ -80,6 +99,9 @@ class Generation:
     reasoning: str | None = None
     num_reasoning_tokens: int | None = None
     refused: bool = False
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    prompt_text: str = ""
 
     @property
     def num_completion_tokens(self) -> int:
@@ -110,6 +132,7 @@ class Delta:
     `num_tokens` are the tokens that this delta brought, 0 where the engine learns their number only at the end, and
     `token_ids` those tokens where the engine knows them.
     `reasoning` is a piece of the trace, where the engine separates it from the text.
+    `logprobs` has one entry for each of `token_ids` where the request asks for log-probabilities.
 
     `finish_reason` and the totals are set on the last delta only; with "error", `error` says why. A total that the
     engine does not know is 0.
@@ -122,8 +145,10 @@ class Delta:
     finish_reason: FinishReason | None = None
     num_prompt_tokens: int | None = None
     num_completion_tokens: int | None = None
+    num_reasoning_tokens: int | None = None
     error: str | None = None
     refused: bool = False
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Stream(Protocol):

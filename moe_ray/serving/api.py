@@ -21,10 +21,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from moe_ray.serving.access import Gate
 from moe_ray.serving.backend import Backend, Ticket
-from moe_ray.serving.calls import AUTO, ApiError, Call, CallLimits, Verdict
+from moe_ray.serving.calls import AUTO, ApiError, Call, CallLimits, Endpoint, Verdict
 from moe_ray.serving.metrics import exposition
-from moe_ray.serving.openai import reading, schema, writing
+from moe_ray.serving.openai import reading
+from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
+from moe_ray.serving.openai.schema import PATHS, openapi_extra
+from moe_ray.serving.openai.writing import Writer
 from moe_ray.serving.page import PAGE_HEADERS, page_files
+from moe_ray.serving.replica import Piece
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 Handler = Callable[[Request], Awaitable[Response]]
@@ -52,18 +56,22 @@ def make_api(backend: Backend, gate: Gate, lifespan: Lifespan) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_failure)
     limits = CallLimits()
-    for path, handler, document in (
-        ("/v1/chat/completions", partial(api.complete, read=partial(reading.chat_call, limits=limits)), schema.CHAT),
-        (
-            "/v1/completions",
-            partial(api.complete, read=partial(reading.completion_call, limits=limits)),
-            schema.COMPLETIONS,
-        ),
-        ("/v1/responses", partial(api.complete, read=reading.responses_call), schema.RESPONSES),
-        ("/v1/route", api.route, schema.ROUTE),
-        ("/tokenize", api.tokenize, schema.TOKENIZE),
-    ):
-        app.add_api_route(path, api.guarded(handler), methods=["POST"], openapi_extra=document, response_model=None)
+    calls: dict[Endpoint, Handler] = {
+        "chat": partial(api.complete, read=partial(reading.chat_call, limits=limits)),
+        "completions": partial(api.complete, read=partial(reading.completion_call, limits=limits)),
+        "responses": partial(api.complete, read=reading.responses_call),
+        "route": api.route,
+        "tokenize": api.tokenize,
+    }
+    for endpoint, handler in calls.items():
+        app.add_api_route(
+            PATHS[endpoint],
+            api.guarded(handler),
+            methods=["POST"],
+            openapi_extra=openapi_extra(endpoint),
+            response_model=None,
+            name=endpoint,
+        )
     for path, handler in (
         ("/v1/models", api.models),
         ("/tokenizer_info", api.tokenizer_info),
@@ -147,7 +155,7 @@ class Api:
         for one in answers:
             if one.finish_reason == "error":
                 raise _engine_error(one.error or "", refused=one.refused)
-        writer = writing.writer_of(ticket.call, verdict, ticket.id, int(time.time()))
+        writer = writer_for(ticket.call, verdict, request_id=ticket.id, created=int(time.time()))
         self._count_tokens(verdict, answers[0].num_prompt_tokens, sum(one.num_completion_tokens for one in answers))
         return Response(writer.whole(answers), media_type="application/json", headers=_verdict_headers(ticket))
 
@@ -174,7 +182,7 @@ class Api:
         if isinstance(ids, str):
             raise ApiError(400, ids, param="prompt")
         limit = self._backend.system.by_name[ticket.verdict.expert].context_tokens
-        return JSONResponse({"count": len(ids), "max_model_len": limit, "tokens": ids})
+        return JSONResponse(tokenize_body(ids, context_length=limit or 0))
 
     async def models(self, _request: Request) -> Response:
         """List `auto`, then each model with what it is and whether it is loaded."""
@@ -295,12 +303,11 @@ class Api:
         except BaseException:
             await pieces.aclose()
             raise
-        for piece in first:
-            if piece.delta.finish_reason == "error":
-                await pieces.aclose()
-                raise _engine_error(piece.delta.error or "", refused=piece.delta.refused)
+        if any(piece.delta.finish_reason == "error" for piece in first):
+            await pieces.aclose()
+            _written(writer, first)
         assert ticket.verdict is not None
-        writer = writing.writer_of(ticket.call, ticket.verdict, ticket.id, int(time.time()))
+        writer = writer_for(ticket.call, ticket.verdict, request_id=ticket.id, created=int(time.time()))
         return StreamingResponse(
             self._events(writer, pieces, first, ticket),
             media_type="text/event-stream",
@@ -308,20 +315,20 @@ class Api:
         )
 
     async def _events(
-        self, writer: writing.Writer, pieces: AsyncIterator[Any], first: list[Any], ticket: Ticket
+        self, writer: Writer, pieces: AsyncIterator[Any], first: list[Piece], ticket: Ticket
     ) -> AsyncIterator[bytes]:
         """The events of a stream. Whatever ends it, its generation is stopped and its slot released."""
         left_s = self._serving.request_timeout_s - (time.perf_counter() - ticket.started)
         try:
             async with asyncio.timeout(max(0.0, left_s)):
-                yield writer.begin() + writer.pieces(first)
+                yield writer.start() + _written(writer, first)
                 async for more in pieces:
-                    yield writer.pieces(more)
+                    yield _written(writer, more)
                 yield writer.end()
         except ApiError as error:
-            yield writer.failed(error)
+            yield writer.failure(error)
         except TimeoutError:
-            yield writer.failed(_too_late(self._serving.request_timeout_s))
+            yield writer.failure(_too_late(self._serving.request_timeout_s))
         finally:
             await pieces.aclose()  # type: ignore[attr-defined]
             self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - ticket.started)
@@ -350,6 +357,14 @@ HELP = {
     "moe_ray_swap_seconds": "Seconds that a call waited while its slot loaded or unloaded a model.",
     "moe_ray_router_seconds": "Seconds that the router took for a call.",
 }
+
+
+def _written(writer: Writer, pieces: list[Piece]) -> bytes:
+    """The events of some pieces; raises `ApiError` at one whose choice has failed."""
+    for piece in pieces:
+        if piece.delta.finish_reason == "error":
+            raise _engine_error(piece.delta.error or "", refused=piece.delta.refused)
+    return b"".join(writer.delta(piece.choice, piece.delta) for piece in pieces)
 
 
 def _request_id(request: Request) -> str:

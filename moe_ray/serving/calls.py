@@ -6,7 +6,7 @@ from typing import Literal
 
 from moe_ray.prompts.messages import Prompt
 
-Endpoint = Literal["chat", "completions", "responses"]
+Endpoint = Literal["chat", "completions", "responses", "route", "tokenize"]
 ErrorType = Literal[
     "invalid_request_error", "authentication_error", "permission_error", "not_found_error",
     "rate_limit_error", "server_error", "service_unavailable",
@@ -21,7 +21,9 @@ class Call:
 
     A chat has one prompt. A completion has one for each text or list of token ids, in the order of `choices`: first
     the `n` samples of the first prompt. `query` is what the router reads: the user's turns of a chat, the text of a
-    completion, None where there is no text (token ids).
+    completion, None where there is no text (token ids) or more than one.
+
+    A call to /v1/route has the text to route as its `query`, a call to /tokenize one prompt.
     """
 
     endpoint: Endpoint
@@ -40,6 +42,10 @@ class Call:
     echo: bool = False
     store: bool | None = None
     instructions: str | None = None
+    add_special_tokens: bool = True
+    """Of /tokenize: whether the tokenizer adds its own tokens to a text."""
+    ignored: tuple[str, ...] = ()
+    """Names of unknown fields, which had no effect: printable, short and few. The header `x-moe-ray-ignored`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,14 @@ class Verdict:
     router_ms: float = 0.0
     queue_ms: float = 0.0
     swap_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """How much one call may ask for."""
+
+    max_choices: int = 128
+    """Answers of one call: its prompts, times `n`."""
 
 
 class ApiError(Exception):
