@@ -46,6 +46,7 @@ def test_a_signal_during_any_import_ends_the_command_silently(
     assert (done.returncode, done.stderr) == (130, ""), done.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_ray_starts_leaves_no_process(tmp_path: Path, short_folder: Path) -> None:
     experiment = write_experiment(tmp_path, {"m": scripted()}, runtime={"temp_dir": str(short_folder)})
     with command("evaluate", str(experiment.path)) as process:

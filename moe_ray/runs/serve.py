@@ -216,7 +216,7 @@ def _application(system: ServedSystem, observer: RunObserver) -> Iterator[Servin
         )
         failed = _await_ready(owner)
         host = f"[{its.host}]" if ":" in its.host else its.host
-        shown = "127.0.0.1" if its.host in ("0.0.0.0", "::") else host  # noqa: S104 - a name to compare with
+        shown = "127.0.0.1" if its.host in ("0.0.0.0", "::") else host
         yield Serving(
             system=system,
             url=f"http://{shown}:{its.port}",

@@ -14,7 +14,7 @@ from moe_ray.serving.calls import ApiError
 MIN_KEY_CHARACTERS = 16
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _KEY = re.compile(r"[\x21-\x7e]+")
-ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, never listened on
+ANY_HOST = ("0.0.0.0", "::")
 
 
 def read_keys(path: Path) -> tuple[bytes, ...]:

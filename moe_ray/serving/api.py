@@ -5,13 +5,12 @@ first piece of an answer is awaited before the status is sent, so that errors ke
 """
 
 import asyncio
-import json
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from moe_ray.serving.access import Gate
 from moe_ray.serving.backend import Backend, Ticket
 from moe_ray.serving.calls import AUTO, ApiError, Call, CallLimits, Endpoint, Verdict
-from moe_ray.serving.metrics import exposition
+from moe_ray.serving.metrics import Labels, exposition
 from moe_ray.serving.openai import reading
 from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
 from moe_ray.serving.openai.schema import PATHS, openapi_extra
@@ -101,15 +100,14 @@ class Api:
         """Wrap the handler of a call: gate, admission, deadline, errors, metrics."""
 
         async def handle(request: Request) -> Response:
-            started, id = time.perf_counter(), _request_id(request)
+            started = time.perf_counter()
             try:
                 self._gate.require_host(request.headers)
                 self._gate.require_key(request.headers)
                 self._require_room()
             except ApiError as error:
-                return self._ended(request, _error_response(error), id, started)
+                return self._ended(request, _error_response(error), started)
             self._num_admitted += 1
-            request.state.id = id
             try:
                 async with asyncio.timeout(self._serving.request_timeout_s):
                     response = await handler(request)
@@ -119,7 +117,7 @@ class Api:
                 response = _error_response(error)
             finally:
                 self._num_admitted -= 1
-            return self._ended(request, response, id, started)
+            return self._ended(request, response, started)
 
         return handle
 
@@ -141,7 +139,7 @@ class Api:
         ticket = await self._ticket(request, read)
         ticket.verdict = await self._backend.judge(ticket)
         if ticket.call.stream:
-            return await self._streamed(request, ticket)
+            return await self._streamed(ticket)
         work = asyncio.ensure_future(self._backend.answer(ticket))
         watch = asyncio.ensure_future(_client_left(request))
         try:
@@ -155,7 +153,7 @@ class Api:
         for one in answers:
             if one.finish_reason == "error":
                 raise _engine_error(one.error or "", refused=one.refused)
-        writer = writer_for(ticket.call, verdict, request_id=ticket.id, created=int(time.time()))
+        writer = _writer(ticket)
         self._count_tokens(verdict, answers[0].num_prompt_tokens, sum(one.num_completion_tokens for one in answers))
         return Response(writer.whole(answers), media_type="application/json", headers=_verdict_headers(ticket))
 
@@ -164,11 +162,7 @@ class Api:
         ticket = await self._ticket(request, reading.route_call)
         verdict = await self._backend.routed(ticket.call.query)
         ticket.verdict = verdict
-        return Response(
-            writing.routing_decision(verdict, ticket.id),
-            media_type="application/json",
-            headers=_verdict_headers(ticket),
-        )
+        return JSONResponse(route_body(verdict, request_id=ticket.id), headers=_verdict_headers(ticket))
 
     async def tokenize(self, request: Request) -> Response:
         """Return the token ids of a text or a conversation, as a model reads them."""
@@ -220,7 +214,7 @@ class Api:
     async def metrics(self, _request: Request) -> Response:
         """The counters of all ingress replicas, and the state of the slots, for Prometheus."""
         snapshot, status = await self._backend.current_status()
-        gauges = {
+        gauges: dict[tuple[str, Labels], float] = {
             ("moe_ray_waiting_requests", ()): float(status.num_waiting),
             ("moe_ray_running_requests", ()): float(status.num_running),
             ("moe_ray_swaps", ()): float(status.num_swaps),
@@ -276,7 +270,7 @@ class Api:
         call = read(await self._body(request))
         session = request.headers.get("x-session-id")
         return Ticket(
-            id=request.state.id,
+            id=_request_id(request),
             call=call,
             session=session if session and _REQUEST_ID.fullmatch(session) else None,
             background=request.headers.get("x-moe-ray-priority") == "background"
@@ -295,33 +289,30 @@ class Api:
             parts.append(part)
         return b"".join(parts)
 
-    async def _streamed(self, request: Request, ticket: Ticket) -> Response:
+    async def _streamed(self, ticket: Ticket) -> Response:
         """Wait for the first pieces, then answer 200 and send what comes."""
         pieces = self._backend.stream(ticket)
         try:
-            first = await anext(pieces, [])
+            first: list[Piece] = await anext(pieces, [])
+            writer = _writer(ticket)
+            begun = writer.start() + _written(writer, first)
         except BaseException:
             await pieces.aclose()
             raise
-        if any(piece.delta.finish_reason == "error" for piece in first):
-            await pieces.aclose()
-            _written(writer, first)
-        assert ticket.verdict is not None
-        writer = writer_for(ticket.call, ticket.verdict, request_id=ticket.id, created=int(time.time()))
         return StreamingResponse(
-            self._events(writer, pieces, first, ticket),
+            self._events(writer, pieces, begun, ticket),
             media_type="text/event-stream",
             headers={**STREAM_HEADERS, **_verdict_headers(ticket)},
         )
 
     async def _events(
-        self, writer: Writer, pieces: AsyncIterator[Any], first: list[Piece], ticket: Ticket
+        self, writer: Writer, pieces: AsyncGenerator[list[Piece]], begun: bytes, ticket: Ticket
     ) -> AsyncIterator[bytes]:
         """The events of a stream. Whatever ends it, its generation is stopped and its slot released."""
         left_s = self._serving.request_timeout_s - (time.perf_counter() - ticket.started)
         try:
             async with asyncio.timeout(max(0.0, left_s)):
-                yield writer.start() + _written(writer, first)
+                yield begun
                 async for more in pieces:
                     yield _written(writer, more)
                 yield writer.end()
@@ -330,11 +321,10 @@ class Api:
         except TimeoutError:
             yield writer.failure(_too_late(self._serving.request_timeout_s))
         finally:
-            await pieces.aclose()  # type: ignore[attr-defined]
+            await pieces.aclose()
             self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - ticket.started)
 
-    def _ended(self, request: Request, response: Response, id: str, started: float) -> Response:
-        response.headers["x-request-id"] = id
+    def _ended(self, request: Request, response: Response, started: float) -> Response:
         self._backend.metrics.add("moe_ray_requests_total", path=request.url.path, status=str(response.status_code))
         if not isinstance(response, StreamingResponse):
             self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - started)
@@ -357,6 +347,11 @@ HELP = {
     "moe_ray_swap_seconds": "Seconds that a call waited while its slot loaded or unloaded a model.",
     "moe_ray_router_seconds": "Seconds that the router took for a call.",
 }
+
+
+def _writer(ticket: Ticket) -> Writer:
+    assert ticket.verdict is not None
+    return writer_for(ticket.call, ticket.verdict, request_id=ticket.id, created=int(time.time()))
 
 
 def _written(writer: Writer, pieces: list[Piece]) -> bytes:

@@ -46,7 +46,7 @@ class Ingress:
     def __init__(self, system: ServedSystem) -> None:
         self._system = system
 
-    def __serve_build_asgi_app__(self) -> Any:  # noqa: PLW3201 - the name that Serve asks for
+    def __serve_build_asgi_app__(self) -> Any:
         system = self._system
         name = serve.get_replica_context().replica_tag
         owner = owner_of(system, secrets_of_models(system))
@@ -98,4 +98,6 @@ def application(system: ServedSystem) -> serve.Application:
         options["num_replicas"] = serving.ingress_replicas
     else:
         options["autoscaling_config"] = serving.autoscaling
-    return serve.deployment(Ingress).options(**options).bind(system)
+    deployment: Any = serve.deployment(Ingress)
+    app: serve.Application = deployment.options(**options).bind(system)
+    return app

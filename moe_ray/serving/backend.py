@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,7 +102,7 @@ class Backend:
 
     async def routed(self, query: str | None) -> Verdict:
         """The router's verdict on a text; what is out of domain goes to the baseline."""
-        if self._router is None or self.system.fallback is None and not self.system.experts:
+        if self._router is None:
             raise ApiError(400, "this server has no router: name a model", code="model_required", param="model")
         if query is None:
             raise ApiError(400, "auto reads text: name a model for token ids", code="model_required", param="model")
@@ -156,7 +156,8 @@ class Backend:
     async def answer(self, ticket: Ticket) -> tuple[Verdict, list[Generation]]:
         """Return the whole answer. A replica that dies meanwhile is replaced, once."""
         requests = self.requests(ticket)
-        for ticket.attempt in range(MAX_DEATHS):
+        while ticket.attempt < MAX_DEATHS:
+            ticket.attempt += 1
             lease = await self.acquire(ticket)
             try:
                 started = time.perf_counter()
@@ -173,7 +174,7 @@ class Backend:
                 self.release(ticket, lease)
         raise ApiError(500, "the model's process ended twice on this request", kind="server_error", code="engine_died")
 
-    async def stream(self, ticket: Ticket) -> AsyncIterator[list[Piece]]:
+    async def stream(self, ticket: Ticket) -> AsyncGenerator[list[Piece]]:
         """Yield the answer's pieces as they are drawn. A replica that dies ends it with `ApiError`."""
         requests = self.requests(ticket)
         lease = await self.acquire(ticket)

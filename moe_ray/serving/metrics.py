@@ -9,7 +9,7 @@ BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300
 
 @dataclass(slots=True)
 class Snapshot:
-    """What one ingress has counted since it started. `observed` holds, for each histogram, counts by bound and a sum."""
+    """What one ingress has counted since it started. `observed` holds a histogram's counts by bound, and its sum."""
 
     counts: dict[tuple[str, Labels], float] = field(default_factory=dict)
     observed: dict[tuple[str, Labels], list[float]] = field(default_factory=dict)

@@ -71,7 +71,8 @@ class ServingReplica(Replica):
                 if found := [piece for piece in ready if piece is not None]:
                     yield found
         finally:
-            self.cancel([call])
+            for stream in streams:
+                stream.cancel()
             self._close_call(call)
 
     @ray.method(concurrency_group="control")
@@ -143,8 +144,8 @@ class ServingReplica(Replica):
 def replica_class(max_running: int) -> Any:
     """Return the Ray actor class of a replica that answers so many calls at a time."""
     threads = {"answers": max_running + CONTROL_THREADS, "control": CONTROL_THREADS, "sentinel": 1}
-    remote: Any = ray.remote(concurrency_groups=threads)
-    return remote(ServingReplica)
+    remote: Any = ray.remote
+    return remote(concurrency_groups=threads)(ServingReplica)
 
 
 def _forward(choice: int, stream: Stream, pieces: "queue.SimpleQueue[Piece | None]") -> None:

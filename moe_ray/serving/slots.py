@@ -345,7 +345,8 @@ class SlotOwner:
                     await self._expire(name)
             self._note_progress(now)
             if await self._is_orphaned(now):
-                ray.actor.exit_actor()
+                leave: Any = ray.actor.exit_actor
+                leave()
 
     async def _expire(self, ingress: str) -> None:
         """Free the calls of an ingress that is gone, and stop them."""

@@ -118,6 +118,7 @@ def test_texts_are_read_by_the_tokenizer_that_lies_beside_the_weights(tmp_path: 
         torch.testing.assert_close(mixture.get_gating_probs(text, tokenizer=tokenizer)[0], found[at], atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_process_with_transformers_alone_reads_the_checkpoints(tmp_path: Path) -> None:
     directories = [tmp_path / family for family in ("llama", "gpt_neo")]

@@ -39,6 +39,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
+@pytest.mark.slow
 def test_transformers_alone_loads_the_checkpoints_with_the_code_beside_them(tmp_path: Path) -> None:
     mixtures = {
         name: mixture_of(case, case.dense(0), case.dense(1), mlp_only_layers=[1]) for name, case in CASES.items()

@@ -220,6 +220,7 @@ def await_held_file(tmp_path: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError("no file is under way")
 
 
+@pytest.mark.slow
 def test_a_killed_download_fetches_only_what_is_not_whole(hub: FakeHub, tmp_path: Path) -> None:
     """SIGKILL, in the middle of the last file; the second process asks for that one alone, from its beginning."""
     hub.put("owner/model", {**FILES, **HUGE})
@@ -242,6 +243,7 @@ def test_a_killed_download_fetches_only_what_is_not_whole(hub: FakeHub, tmp_path
     assert files_in(folder) == {**FILES, **HUGE}
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_says_how_to_go_on(hub: FakeHub, tmp_path: Path) -> None:
     hub.put("owner/model", {**FILES, **HUGE})
     file = experiment(tmp_path, m={"path": "owner/model"})
@@ -286,6 +288,7 @@ def test_a_folder_carried_from_another_machine_is_completed(hub: FakeHub, moe_ra
     assert files_in(tmp_path / "to" / "m") == FILES
 
 
+@pytest.mark.slow
 def test_a_server_that_will_not_go_on_sends_the_file_again(hub: FakeHub, moe_ray: Command, tmp_path: Path) -> None:
     hub.put("owner/model", {**FILES, **HUGE})
     hub.cut_after_bytes = HELD_BYTES

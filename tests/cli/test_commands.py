@@ -47,6 +47,7 @@ def test_a_plan_tells_what_of_the_data_gives_no_example(moe_ray: Command, tmp_pa
     assert "note: field: 1 record left out: the reference is empty" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_is_begun_in_parts_finished_scored_again_reported_and_compared(moe_ray: Command, tmp_path: Path) -> None:
     file, results = EXPERIMENTS / "custom-domain.yaml", tmp_path / "results"

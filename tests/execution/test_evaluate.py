@@ -59,6 +59,7 @@ def test_a_run_fills_its_matrix_and_tells_what_each_replica_cost(tmp_path: Path)
     assert wait_until_gone([record.pid for record in telemetry])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_two_names_is_loaded_once_and_answers_for_both(tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, {"a": scripted(), "b": scripted()}, likelihood=True)
     same = load_experiment(experiment.path, ["models.b.path=scripted/a"])
@@ -85,6 +86,7 @@ def test_one_slot_holds_one_model_at_a_time(tmp_path: Path) -> None:
     assert order == [("first-1", "starting"), ("first-1", "gone"), ("second-1", "starting"), ("second-1", "gone")]
 
 
+@pytest.mark.slow
 def test_a_crashed_replica_is_replaced_and_its_shard_is_run_again(tmp_path: Path) -> None:
     model = scripted(crash_on=["t3"], fault_dir=str(tmp_path / "faults"))
     observer = Recorder()
@@ -96,6 +98,7 @@ def test_a_crashed_replica_is_replaced_and_its_shard_is_run_again(tmp_path: Path
     assert len(content(outcome.run)) == 8
 
 
+@pytest.mark.slow
 def test_an_example_that_always_crashes_is_given_up_alone_and_tried_again_by_a_later_run(tmp_path: Path) -> None:
     model = scripted(crash_on=["t3"], crash_times=7, fault_dir=str(tmp_path / "faults"))
     experiment = write_experiment(tmp_path, {"m": model, "other": scripted()}, num_examples=12)
@@ -132,6 +135,7 @@ def test_a_model_that_cannot_load_is_given_up_at_once_with_its_reason_while_othe
     assert observer.count("failed") == 1
 
 
+@pytest.mark.slow
 def test_a_hanging_replica_is_ended_at_its_time_limit_and_its_shard_is_run_again(tmp_path: Path) -> None:
     model = scripted(hang_on=["t3"], hang_times=1, fault_dir=str(tmp_path / "faults"))
     experiment = write_experiment(tmp_path, {"m": model}, runtime={"shard_timeout_s": 4.0})
@@ -200,6 +204,7 @@ def interrupt_after(num_shards: int) -> Callable[[int], None]:
     return on_committed
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_no_process_and_resumes_where_it_was(tmp_path: Path) -> None:
     models = {"first": scripted(seconds_per_batch=0.05), "second": scripted(seconds_per_batch=0.05)}
     experiment = write_experiment(tmp_path, models, num_examples=16, runtime={"cpu_slots": 2})
@@ -219,6 +224,7 @@ def test_an_interrupted_run_leaves_no_process_and_resumes_where_it_was(tmp_path:
     assert [row for row in content(run) if row in before] == before
 
 
+@pytest.mark.slow
 def test_gpus_that_are_demanded_and_not_there_are_an_error_and_not_a_wait(tmp_path: Path) -> None:
     model = {**scripted(), "gpus": 1}
     with pytest.raises(CapacityError, match=r"takes 1 GPU\(s\) \(as configured\), and the largest node has 0"):

@@ -16,6 +16,8 @@ import json, sys
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.execution.cluster import connect
 
+pytestmark = pytest.mark.slow
+
 def look():
     import pandas
     import moe_ray

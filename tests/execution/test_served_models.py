@@ -13,7 +13,7 @@ from moe_ray.runs import evaluate as pipeline
 from tests.engines.openai_api import Api, serving
 from tests.execution.experiments import Recorder, content, write_experiment
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-test-4711"

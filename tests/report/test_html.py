@@ -195,6 +195,7 @@ def test_a_cut_prompt_says_so_in_the_payload_by_how_many_tokens(reported: Report
     assert cut == {CUT_EXAMPLE: NUM_CUT}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no such backend"])
 def test_a_report_is_drawn_whatever_backend_the_environment_names(reported: Reported, backend: str) -> None:
     """A notebook's kernel names its own; matplotlib reads it when it is first imported, so a new process is needed."""

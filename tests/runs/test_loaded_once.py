@@ -30,6 +30,8 @@ from tests.execution.experiments import content
 from tests.runs.worlds import NUM_ASKED, WORDS, write_world
 from tests.support.inline import Inline, inline
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["inline"]
 
 ONE_SLOT = Fleet((Node(id="here", name="here", num_cpus=1, cpu_slots=1, gpu_bytes=()),))

@@ -97,6 +97,7 @@ def test_a_finished_run_trains_nothing_asks_nothing_and_computes_nothing_again(
     assert planned.router.texts is None
 
 
+@pytest.mark.slow
 def test_a_router_that_lies_elsewhere_is_loaded_and_nothing_is_trained(run: RunDirectory, tmp_path: Path) -> None:
     record = run.manifest().router
     assert record is not None
@@ -123,6 +124,7 @@ def test_a_router_of_other_domains_is_refused_before_anything_is_asked(run: RunD
     assert not list((tmp_path / "results" / "routed" / "answers").glob("*"))
 
 
+@pytest.mark.slow
 def test_an_error_of_the_training_is_told_as_itself_and_the_session_as_failed(tmp_path: Path) -> None:
     experiment = write_world(
         tmp_path, kind="transformer", architecture={"model_type": "distilbert", "n_heads": 5, "dim": 32}
@@ -135,6 +137,7 @@ def test_an_error_of_the_training_is_told_as_itself_and_the_session_as_failed(tm
     assert not list((run.path / "answers").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_training_that_is_interrupted_leaves_no_router_and_the_same_command_goes_on(tmp_path: Path) -> None:
     class Impatient(Recorder):
         def training(self, step: int, num_steps: int, detail: str) -> None:
@@ -150,6 +153,7 @@ def test_a_training_that_is_interrupted_leaves_no_router_and_the_same_command_go
     assert [session.status for session in run.manifest().sessions] == ["interrupted", "complete"]
 
 
+@pytest.mark.slow
 def test_the_baseline_alone_needs_no_router(tmp_path: Path) -> None:
     outcome = pipeline.evaluate(write_world(tmp_path), Recorder(), only="baseline")
     assert outcome.run.manifest().router is None

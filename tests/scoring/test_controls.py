@@ -35,6 +35,7 @@ SUITES = {
 }
 
 
+@pytest.mark.slow
 def test_exactly_the_tests_that_assert_nothing_are_found() -> None:
     controls = Controls(Sandbox.open(SandboxConfig(allow_weak=True, timeout_s=2)).run_all)
     suites = {name: Suite(tuple(tests), "def g(x):\n    return x") for name, (tests, _) in SUITES.items()}

@@ -40,6 +40,7 @@ def tensors(folder: Path) -> Mapping[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_experts_are_trained_mixed_finetuned_verified_and_asked(moe_ray: Command, tmp_path: Path) -> None:
     file, out = write_file(tmp_path, anchor={**TRAINING, "steps": 4}), tmp_path / "out"
     code, shown = moe_ray("pretrain", file, "--out", out)

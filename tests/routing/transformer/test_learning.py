@@ -21,7 +21,10 @@ def share_right(router: TransformerClassifier) -> float:
     return float(np.mean(found == codes(TEST, DOMAINS)))
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "model_type",
+    [pytest.param(name, marks=[] if name == "distilbert" else pytest.mark.slow) for name in ARCHITECTURES],
+)
 def test_an_encoder_of_any_architecture_learns_to_tell_the_domains_apart(
     model_type: str, trained: Callable[[str], TransformerClassifier]
 ) -> None:

@@ -18,7 +18,7 @@ EVERY = {"bubblewrap": 1, "namespaces": 3, "filters": 2, "limits": 2}
 """Which attacks each box gets here, to save time; `python -m benchmarks.sandbox_attacks` gives each box all."""
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[BACKENDS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in BACKENDS[1:])])
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     try:
         return Sandbox.open(CONFIG, backend=request.param)

@@ -30,6 +30,8 @@ except SandboxError as error:
 print("opened", flush=True)
 loop = """
 import signal
+
+pytestmark = pytest.mark.slow
 for number in range(1, 65):
     try: signal.signal(number, signal.SIG_IGN)
     except (OSError, ValueError): pass

@@ -14,7 +14,7 @@ from tests.support.sandbox.ordinary import CANNOT, NOBODY, run_as_ordinary_user
 EVERY = "6"
 PATHS = "/usr/local/bin:/usr/bin:/bin"
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")]
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from moe_ray.scoring.sandbox import boxes, shared_sandbox
 from moe_ray.scoring.sandbox import sandbox as sandbox_module
 from moe_ray.scoring.sandbox.boxes import Box
 
+pytestmark = pytest.mark.slow
+
 TASK = {"task_id": 1, "text": "Add one.", "code": "def f(x): return x + 1", "test_list": ["assert f(1) == 2"]}
 
 
