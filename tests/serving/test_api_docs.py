@@ -96,7 +96,7 @@ def page() -> str:
 def others() -> str:
     lines = [
         "\n## Fields of other servers\n",
-        "vLLM, llama.cpp, Ollama and others know them. In chats, completions and responses they are:\n",
+        "vLLM, llama.cpp, Ollama and others know them. In chats, completions and responses they are:",
     ]
     return "\n".join([*lines, *rows(OTHER_SERVERS_ACCOUNTING), *rows(OTHER_SERVERS)]) + "\n"
 
@@ -108,7 +108,8 @@ def section(endpoint: Endpoint) -> str:
         if field.use == "obeyed":
             required = "; required" if field.required else ""
             lines.append(f"| `{field.name}` | {cell(described(field.schema))}{required} | {field.meaning} |")
-    own = [field for field in fields if field not in (*OTHER_SERVERS_ACCOUNTING, *OTHER_SERVERS)]
+    shared = (*OTHER_SERVERS_ACCOUNTING, *OTHER_SERVERS) if endpoint in ("chat", "completions", "responses") else ()
+    own = [field for field in fields if field not in shared]
     for use in ("no effect", "unsupported"):
         lines += rows([field for field in own if field.use == use])
     return "\n".join(lines) + "\n"
