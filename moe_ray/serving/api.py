@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from moe_ray.serving.access import Gate
 from moe_ray.serving.backend import Backend, Ticket
-from moe_ray.serving.calls import AUTO, ApiError, Call, CallLimits, Endpoint, Verdict
+from moe_ray.serving.calls import AUTO, ApiCall, ApiError, CallLimits, Endpoint, RoutingVerdict
 from moe_ray.serving.metrics import Labels, exposition
 from moe_ray.serving.openai import reading
 from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
@@ -31,7 +31,7 @@ from moe_ray.serving.replica import Piece
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 Handler = Callable[[Request], Awaitable[Response]]
-Read = Callable[[bytes], Call]
+Read = Callable[[bytes], ApiCall]
 
 MIB = 1 << 20
 # Work waits and nothing has moved for so long: something is stuck.
@@ -203,7 +203,7 @@ class Api:
     async def tokenizer_info(self, request: Request) -> Response:
         """Describe a model's tokenizer, as lm-evaluation-harness asks for it."""
         name = request.query_params.get("model") or self._backend.system.models[0].name
-        call = Call(endpoint="tokenize", model=name, prompts=(), query=None)
+        call = ApiCall(endpoint="tokenize", model=name, prompts=(), query=None)
         ticket = Ticket(id=_request_id(request), call=call)
         ticket.verdict = await self._backend.judge(ticket)
         facts = await self._backend.ask(ticket, "tokenizer_facts")
@@ -330,7 +330,7 @@ class Api:
             self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - started)
         return response
 
-    def _count_tokens(self, verdict: Verdict, num_prompt: int, num_completion: int) -> None:
+    def _count_tokens(self, verdict: RoutingVerdict, num_prompt: int, num_completion: int) -> None:
         self._backend.metrics.add("moe_ray_prompt_tokens_total", num_prompt, model=verdict.expert)
         self._backend.metrics.add("moe_ray_completion_tokens_total", num_completion, model=verdict.expert)
 

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from moe_ray.engines.base import GenerateRequest, Generation
 from moe_ray.execution.ray_calls import reason_of
 from moe_ray.fingerprint import fingerprint
-from moe_ray.serving.calls import AUTO, ApiError, Call, Verdict
+from moe_ray.serving.calls import AUTO, ApiCall, ApiError, RoutingVerdict
 from moe_ray.serving.metrics import Snapshot
 from moe_ray.serving.querying import QueryRouter
 from moe_ray.serving.replica import Piece
@@ -31,11 +31,11 @@ class Ticket:
     """A call on its way through this ingress. `pinned` and `session` come from its headers."""
 
     id: str
-    call: Call
+    call: ApiCall
     session: str | None = None
     background: bool = False
     started: float = field(default_factory=time.perf_counter)
-    verdict: Verdict | None = None
+    verdict: RoutingVerdict | None = None
     attempt: int = 0
 
     @property
@@ -78,7 +78,7 @@ class Backend:
         result: tuple[Snapshot, Status] = await self._owner.metrics.remote()
         return result
 
-    async def judge(self, ticket: Ticket) -> Verdict:
+    async def judge(self, ticket: Ticket) -> RoutingVerdict:
         """Say which model answers; raises `ApiError` for a model that is not served."""
         call = ticket.call
         if call.model != AUTO:
@@ -90,7 +90,7 @@ class Backend:
                     code="model_not_found",
                     param="model",
                 )
-            return Verdict(requested=call.model, expert=call.model)
+            return RoutingVerdict(requested=call.model, expert=call.model)
         verdict = await self.routed(call.query)
         if self.system.serving.sticky_sessions and ticket.session:
             held = await self._owner.session.remote(ticket.session, verdict.expert)
@@ -100,7 +100,7 @@ class Backend:
             return self._without_a_swap(verdict)
         return verdict
 
-    async def routed(self, query: str | None) -> Verdict:
+    async def routed(self, query: str | None) -> RoutingVerdict:
         """The router's verdict on a text; what is out of domain goes to the baseline."""
         if self._router is None:
             raise ApiError(400, "this server has no router: name a model", code="model_required", param="model")
@@ -115,7 +115,7 @@ class Backend:
         falls_back = fallback is not None and (route.is_foreign or expert is None)
         chosen = fallback if falls_back or expert is None else expert
         assert chosen is not None
-        return Verdict(
+        return RoutingVerdict(
             requested=AUTO,
             expert=chosen,
             probabilities=dict(route.probabilities),
@@ -125,7 +125,7 @@ class Backend:
             router_ms=elapsed_ms,
         )
 
-    def _without_a_swap(self, verdict: Verdict) -> Verdict:
+    def _without_a_swap(self, verdict: RoutingVerdict) -> RoutingVerdict:
         """A client's background request goes to a model that is loaded, if its own is not."""
         if self.status is None:
             return verdict
@@ -153,7 +153,7 @@ class Backend:
             for sample in range(call.n)
         ]
 
-    async def answer(self, ticket: Ticket) -> tuple[Verdict, list[Generation]]:
+    async def answer(self, ticket: Ticket) -> tuple[RoutingVerdict, list[Generation]]:
         """Return the whole answer. A replica that dies meanwhile is replaced, once."""
         requests = self.requests(ticket)
         while ticket.attempt < MAX_DEATHS:
@@ -244,7 +244,7 @@ class Backend:
         return "" if ticket.verdict is None else ticket.verdict.expert
 
 
-def _seed(call: Call, id: str, index: int) -> int:
+def _seed(call: ApiCall, id: str, index: int) -> int:
     """A seed for each choice: from the client's, else from the request's id."""
     base = int(fingerprint(id)[:8], 16) if call.seed is None else call.seed
     return (base + index) % 2**32

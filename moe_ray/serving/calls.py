@@ -16,7 +16,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class ApiCall:
     """What a client asked for. None where it left a value to the experiment.
 
     A chat has one prompt. A completion has one for each text or list of token ids, in the order of `choices`: first
@@ -49,7 +49,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class RoutingVerdict:
     """Which model answers a call and why: the object `moe_ray` of a response."""
 
     requested: str

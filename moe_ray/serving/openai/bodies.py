@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_ray.serving.calls import Call, Verdict
+from moe_ray.serving.calls import ApiCall, RoutingVerdict
 from moe_ray.serving.openai.responses import ResponseWriter
 from moe_ray.serving.openai.writing import ChatWriter, CompletionWriter, Writer, verdict_body
 
@@ -14,12 +14,12 @@ _WRITERS: Mapping[str, type[ChatWriter | CompletionWriter | ResponseWriter]] = {
 }
 
 
-def writer_for(call: Call, verdict: Verdict, *, request_id: str, created: int) -> Writer:
+def writer_for(call: ApiCall, verdict: RoutingVerdict, *, request_id: str, created: int) -> Writer:
     """Return the writer of the call's endpoint. `created` is in seconds since 1970; `request_id` enters the ids."""
     return _WRITERS[call.endpoint](call, verdict, request_id=request_id, created=created)
 
 
-def route_body(verdict: Verdict, *, request_id: str) -> dict[str, Any]:
+def route_body(verdict: RoutingVerdict, *, request_id: str) -> dict[str, Any]:
     """Return the body of /v1/route: the decision, with no answer."""
     likeliest_first = sorted(verdict.probabilities.items(), key=lambda entry: -entry[1])
     reason = "fallback" if verdict.fell_back else "router"

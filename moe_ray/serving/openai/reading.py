@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moe_ray.prompts.messages import Message, Prompt
-from moe_ray.serving.calls import AUTO, Call, CallLimits
+from moe_ray.serving.calls import AUTO, ApiCall, CallLimits
 from moe_ray.serving.openai.checking import obeyed_values, printable_names, refused
 from moe_ray.serving.openai.conversation import chat_prompt, messages_of, user_turns
 from moe_ray.serving.openai.fields import CHAT, COMPLETION, RESPONSES, ROUTE, TOKENIZE
@@ -17,7 +17,7 @@ from moe_ray.serving.openai.strict_json import read_json
 _SEEDS = 2**63
 
 
-def chat_call(body: bytes, *, limits: CallLimits) -> Call:
+def chat_call(body: bytes, *, limits: CallLimits) -> ApiCall:
     """Read a request to /v1/chat/completions."""
     ignored: list[str] = []
     values = obeyed_values(read_json(body), CHAT, ignored)
@@ -25,7 +25,7 @@ def chat_call(body: bytes, *, limits: CallLimits) -> Call:
     num_logprobs = _chat_logprobs(values)
     if values["model"] == AUTO:
         _check_routable(user_turns(messages), "messages", num_logprobs)
-    return Call(
+    return ApiCall(
         endpoint="chat",
         prompts=(chat_prompt(messages, _stops(values)),),
         query=user_turns(messages),
@@ -35,7 +35,7 @@ def chat_call(body: bytes, *, limits: CallLimits) -> Call:
     )
 
 
-def completion_call(body: bytes, *, limits: CallLimits) -> Call:
+def completion_call(body: bytes, *, limits: CallLimits) -> ApiCall:
     """Read a request to /v1/completions."""
     ignored: list[str] = []
     values = obeyed_values(read_json(body), COMPLETION, ignored)
@@ -48,7 +48,7 @@ def completion_call(body: bytes, *, limits: CallLimits) -> Call:
         _check_echo(values)
     if values.get("best_of", values.get("n", 1)) != values.get("n", 1):
         raise refused("best_of", "best_of must equal n: all answers that are drawn are sent", "unsupported_value")
-    return Call(
+    return ApiCall(
         endpoint="completions",
         prompts=prompts,
         query=query,
@@ -59,7 +59,7 @@ def completion_call(body: bytes, *, limits: CallLimits) -> Call:
     )
 
 
-def responses_call(body: bytes) -> Call:
+def responses_call(body: bytes) -> ApiCall:
     """Read a request to /v1/responses, of which only what is stateless and made of text is supported."""
     ignored: list[str] = []
     values = obeyed_values(read_json(body), RESPONSES, ignored)
@@ -69,7 +69,7 @@ def responses_call(body: bytes) -> Call:
     heard = (Message(role="system", content=instructions),) if instructions else ()
     if values["model"] == AUTO:
         _check_routable(user_turns(spoken), "input", None)
-    return Call(
+    return ApiCall(
         endpoint="responses",
         model=values["model"],
         prompts=(chat_prompt((*heard, *spoken)),),
@@ -84,7 +84,7 @@ def responses_call(body: bytes) -> Call:
     )
 
 
-def route_call(body: bytes) -> Call:
+def route_call(body: bytes) -> ApiCall:
     """Read a request to /v1/route: one of `messages`, `prompt` and `input`, whose text is the call's query."""
     ignored: list[str] = []
     values = obeyed_values(read_json(body), ROUTE, ignored)
@@ -92,14 +92,14 @@ def route_call(body: bytes) -> Call:
     query = user_turns(prompt.messages)
     if query is None:
         raise refused("messages", "messages must hold a turn of the user, which is what is routed")
-    return Call(endpoint="route", model=AUTO, prompts=(prompt,), query=query, ignored=printable_names(ignored))
+    return ApiCall(endpoint="route", model=AUTO, prompts=(prompt,), query=query, ignored=printable_names(ignored))
 
 
-def tokenize_call(body: bytes) -> Call:
+def tokenize_call(body: bytes) -> ApiCall:
     """Read a request to /tokenize: one of `prompt` and `messages`. Without `model` the call's model is `auto`."""
     ignored: list[str] = []
     values = obeyed_values(read_json(body), TOKENIZE, ignored)
-    return Call(
+    return ApiCall(
         endpoint="tokenize",
         model=values.get("model", AUTO),
         prompts=(_only_prompt(values, ("prompt", "messages"), ignored),),

@@ -8,7 +8,7 @@ from typing import Any
 
 from moe_ray.characters import whole_characters
 from moe_ray.engines.base import Delta, Generation
-from moe_ray.serving.calls import ApiError, Call, Verdict
+from moe_ray.serving.calls import ApiCall, ApiError, RoutingVerdict
 from moe_ray.serving.openai.events import event, json_string, json_text
 from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.openai.writing import finish_reason, verdict_body
@@ -52,7 +52,7 @@ class _Item:
 class ResponseWriter:
     """Writes /v1/responses; see `Writer`. A call has one choice, whose index is 0."""
 
-    def __init__(self, call: Call, verdict: Verdict, *, request_id: str, created: int) -> None:
+    def __init__(self, call: ApiCall, verdict: RoutingVerdict, *, request_id: str, created: int) -> None:
         self._call = call
         self._verdict = verdict
         self._request_id = request_id

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from moe_ray.characters import whole_characters
 from moe_ray.engines.base import Delta, Generation
-from moe_ray.serving.calls import ApiError, Call, Verdict
+from moe_ray.serving.calls import ApiCall, ApiError, RoutingVerdict
 from moe_ray.serving.openai.events import DONE, event, json_string, json_text
 from moe_ray.serving.openai.logprobs import chat_logprobs, completion_logprobs, echoed_logprobs
 from moe_ray.serving.openai.usage import TokenCounts
@@ -44,7 +44,7 @@ class Writer(Protocol):
         ...
 
 
-def verdict_body(verdict: Verdict) -> dict[str, Any]:
+def verdict_body(verdict: RoutingVerdict) -> dict[str, Any]:
     """Return the object `moe_ray`."""
     return {
         "requested": verdict.requested,
@@ -73,7 +73,7 @@ class _ChoiceWriter:
     _before_text: str
     _after_text: str
 
-    def __init__(self, call: Call, verdict: Verdict, *, request_id: str, created: int) -> None:
+    def __init__(self, call: ApiCall, verdict: RoutingVerdict, *, request_id: str, created: int) -> None:
         self._call = call
         self._verdict = verdict
         self._ends = {
@@ -205,7 +205,7 @@ class CompletionWriter(_ChoiceWriter):
     _before_text = '"text":'
     _after_text = ""
 
-    def __init__(self, call: Call, verdict: Verdict, *, request_id: str, created: int) -> None:
+    def __init__(self, call: ApiCall, verdict: RoutingVerdict, *, request_id: str, created: int) -> None:
         super().__init__(call, verdict, request_id=request_id, created=created)
         self._offsets = [0] * len(self._opened)
         self._is_first = True

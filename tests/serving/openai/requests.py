@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from moe_ray.serving.calls import Call, CallLimits, Endpoint
+from moe_ray.serving.calls import ApiCall, CallLimits, Endpoint
 from moe_ray.serving.openai.reading import (
     chat_call,
     completion_call,
@@ -24,7 +24,7 @@ PLAIN: dict[Endpoint, dict[str, Any]] = {
 }
 
 
-def read(endpoint: Endpoint, body: bytes, limits: CallLimits | None = None) -> Call:
+def read(endpoint: Endpoint, body: bytes, limits: CallLimits | None = None) -> ApiCall:
     """Read `body` as a request to `endpoint`."""
     limits = limits or CallLimits()
     if endpoint == "chat":
@@ -34,7 +34,7 @@ def read(endpoint: Endpoint, body: bytes, limits: CallLimits | None = None) -> C
     return {"responses": responses_call, "route": route_call, "tokenize": tokenize_call}[endpoint](body)
 
 
-def call(endpoint: Endpoint, **fields: Any) -> Call:
+def call(endpoint: Endpoint, **fields: Any) -> ApiCall:
     """Read the plain request with `fields`."""
     return read(endpoint, json.dumps({**PLAIN[endpoint], **fields}).encode())
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from moe_ray.engines.base import NEVER_RAN, Delta, Generation
-from moe_ray.serving.calls import Call, Verdict
+from moe_ray.serving.calls import ApiCall, RoutingVerdict
 from moe_ray.serving.openai.bodies import writer_for
 from moe_ray.serving.openai.writing import Writer
 
-VERDICT = Verdict(
+VERDICT = RoutingVerdict(
     requested="auto",
     expert="law",
     probabilities={"law": 0.75, "medicine": 0.25},
@@ -20,7 +20,7 @@ VERDICT = Verdict(
 LAST = Delta(finish_reason="stop", num_prompt_tokens=3, num_completion_tokens=5, num_reasoning_tokens=2)
 
 
-def writer(call: Call) -> Writer:
+def writer(call: ApiCall) -> Writer:
     return writer_for(call, VERDICT, request_id="r1", created=1_700_000_000)
 
 
@@ -37,7 +37,7 @@ def generation(text: str, **fields: Any) -> Generation:
     )
 
 
-def stream(call: Call, deltas: Iterable[tuple[int, Delta]]) -> bytes:
+def stream(call: ApiCall, deltas: Iterable[tuple[int, Delta]]) -> bytes:
     """The whole stream of the deltas, each with the index of its choice."""
     out = writer(call)
     return out.start() + b"".join(out.delta(index, delta) for index, delta in deltas) + out.end()

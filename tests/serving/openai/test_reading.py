@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_ray.serving.calls import ApiError, Call, CallLimits, Endpoint
+from moe_ray.serving.calls import ApiCall, ApiError, CallLimits, Endpoint
 from moe_ray.serving.openai.schema import TABLES
 from moe_ray.serving.openai.strict_json import MAX_DEPTH, read_json
 from tests.serving.openai.requests import CANARY, CLIENTS, MALFORMED, PLAIN, call, read, user
@@ -58,7 +58,7 @@ def test_what_a_chat_obeys_is_in_the_call() -> None:
         ("user", "two"),
     ]
     assert (prompt.style, prompt.stop) == ("chat", ("END",))
-    assert found == Call(
+    assert found == ApiCall(
         endpoint="chat",
         model="auto",
         prompts=(prompt,),
