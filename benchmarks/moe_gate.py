@@ -26,9 +26,11 @@ from benchmarks.machine import machine_line
 from benchmarks.router_accuracy.routers import Recipes
 from benchmarks.router_accuracy.sources import COLUMNS, DOMAINS, FILES, OWN_SOURCES
 from moe_ray import architectures
-from moe_ray.moe.merge.build import merge, plan_merge
-from moe_ray.moe.merge.gate import GateConfig, GateTextsConfig
-from moe_ray.moe.merge.gate_training import TrainedGate, read_gate_texts, train_gate
+from moe_ray.moe.merge.build import build_merge
+from moe_ray.moe.merge.gate import TrainedGate
+from moe_ray.moe.merge.gate_training import read_gate_texts, train_gate
+from moe_ray.moe.merge.plan import plan_merge
+from moe_ray.moe.merge.request import GateConfig, GateTextsConfig
 from moe_ray.progress import TrainingProgress
 
 BASES = ("embedding-stories", "embedding-random", "embedding-minilm")
@@ -92,7 +94,7 @@ def broken_claims(gate: TrainedGate, config: GateConfig, base: Path, folder: Pat
     """Merge perturbed copies of `base` behind `gate`, and yield what does not hold of the mixture."""
     models = {expert: _perturbed(base, folder / expert, seed) for seed, expert in enumerate(gate.record.experts)}
     gate.save(folder / "gate")
-    certificate = merge(plan_merge(models, folder / "gate"), folder / "mixture")
+    certificate = build_merge(plan_merge(models, folder / "gate"), folder / "mixture")
     for one in certificate.exactness:
         if one.max_logit_difference or not one.reload_equal:
             yield f"expert {one.against} alone: a logit differs by {one.max_logit_difference:.3g}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_ray.checkpoints.reading import count_parameters
+from moe_ray.checkpoints.files import count_parameters
 from moe_ray.checkpoints.shapes import parameters_of_config
 from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import ModelConfig, PromptStyle, is_local_path

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from moe_ray import architectures
+from moe_ray.checkpoints.files import REMEDY, SAVE_REMEDY
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE as CERTIFICATE_FILE
 from moe_ray.checkpoints.identity import identity_hashes
-from moe_ray.checkpoints.reading import REMEDY, SAVE_REMEDY
 from moe_ray.checkpoints.shapes import decoder_shape
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.engines.transformers.loading import read_pretrained

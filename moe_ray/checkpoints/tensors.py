@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from moe_ray.checkpoints.reading import INDEX_FILE, SINGLE_FILE, open_weights, require_indexed, weight_files
+from moe_ray.checkpoints.files import INDEX_FILE, SINGLE_FILE, open_weights, require_indexed, weight_files
 from moe_ray.errors import ModelError
 
 DEFAULT_MAX_SHARD_BYTES = 5 * 10**9

@@ -11,17 +11,19 @@ from rich.progress import BarColumn, DownloadColumn, Progress
 from moe_ray.architectures.gated_mixture import MixtureMode
 from moe_ray.characters import one_line
 from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, LineColumn, Terminal, output_console
-from moe_ray.errors import ConfigError, DataError, UserError
+from moe_ray.errors import ConfigError, UserError
 from moe_ray.files import require_free
 from moe_ray.formatting import NONE, count, listed, plural, size
-from moe_ray.moe.merge.build import MergePlan, merge, plan_merge
+from moe_ray.moe.certificate import Certificate, ExactnessRecord
+from moe_ray.moe.merge.build import build_merge
 from moe_ray.moe.merge.gate import read_gate
-from moe_ray.moe.records import Certificate, ExactnessRecord
-from moe_ray.moe.upcycle.build import upcycle_model
+from moe_ray.moe.merge.plan import MergePlan, plan_merge
+from moe_ray.moe.upcycle.build import build_upcycle
 from moe_ray.moe.upcycle.plan import UpcyclePlan
 from moe_ray.moe.upcycle.request import UpcycleRequest
 from moe_ray.moe.verify import verify
 from moe_ray.report.text_table import TextTable
+from moe_ray.runs.mixtures import write_errors
 
 NUM_NAMED = 5
 COLUMNS = (
@@ -38,11 +40,12 @@ def upcycle_checkpoint(model: Path, out: Path, values: dict[str, Any]) -> None:
     console = output_console()
     request = request_of(values)
 
-    def told(text: str) -> None:
-        console.print(text, soft_wrap=True)
-
-    certificate = upcycle_model(
-        model, out, request, told=told, planned=lambda plan: _show_plan(console, plan, request, out)
+    certificate = build_upcycle(
+        model,
+        out,
+        request,
+        on_progress=lambda text: console.print(text, soft_wrap=True),
+        on_plan=lambda plan: _show_plan(console, plan, request, out),
     )
     if request.check:
         console.print(verdicts_table(certificate))
@@ -104,14 +107,14 @@ def _numbers(layers: tuple[int, ...]) -> str:
 
 def _experts(request: UpcycleRequest) -> str:
     if request.experts == "models":
-        told = f"the networks of {listed([Path(path).name for path in request.fine_tunes])}"
+        source = f"the networks of {listed([Path(path).name for path in request.fine_tunes])}"
     elif request.experts == "noise":
-        told = (
+        source = (
             f"copies with noise of {request.noise:g} and {request.reinitialised_share:.0%} of their units drawn again"
         )
     else:
-        told = "copies"
-    return told if request.groups == 1 else f"{told}, each cut into {request.groups}"
+        source = "copies"
+    return source if request.groups == 1 else f"{source}, each cut into {request.groups}"
 
 
 def _tests(request: UpcycleRequest) -> str:
@@ -158,14 +161,9 @@ def merge_models(
     plan = plan_merge(named, gate, mode=mode, take_first=take_first)
     _tell_plan(console, plan)
     columns = (LineColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    try:
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("writing", total=plan.num_bytes)
-            certificate = merge(plan, out, check=check, told=lambda done: progress.advance(task, done))
-    except OSError as error:
-        raise DataError(
-            f"cannot be written: {error.strerror or error}", where=str(out), remedy="choose another folder"
-        ) from error
+    with write_errors(out), Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("writing", total=plan.num_bytes)
+        certificate = build_merge(plan, out, check=check, on_bytes=lambda done: progress.advance(task, done))
     if certificate.exactness:
         console.print(_table(certificate))
     console.print(f"\nMixture: {out}")

@@ -67,7 +67,7 @@ def _tell(console: Terminal, written: Written) -> None:
     if written.probabilities is None:
         console.print(written.no_gate)
     else:
-        told = ", ".join(f"{name} {number(share)}" for name, share in written.probabilities.items())
-        console.print(one_line(f"gate: {told}"))
+        shares = ", ".join(f"{name} {number(share)}" for name, share in written.probabilities.items())
+        console.print(one_line(f"gate: {shares}"))
     if written.expert is not None:
         console.print(f"Expert {written.expert} answered alone.")

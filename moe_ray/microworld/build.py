@@ -13,7 +13,7 @@ from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.loading import make_task
 from moe_ray.domains.sources import read_file
-from moe_ray.microworld.data import DOMAIN_FILES, QuestionAnswer, pair_of, write_pairs, write_world
+from moe_ray.microworld.data import DOMAIN_FILES, QuestionAnswer, build_tokenizer, pair_of, write_pairs, write_world
 from moe_ray.microworld.mixtures import build_mixtures, feed_forward_specs
 from moe_ray.microworld.spec import (
     Budget,
@@ -23,7 +23,6 @@ from moe_ray.microworld.spec import (
     TrainingSpec,
     cached_result,
 )
-from moe_ray.microworld.tokenizer import build_tokenizer
 from moe_ray.microworld.worlds import SYNTHETIC, WorldSize
 
 logger = logging.getLogger(__name__)

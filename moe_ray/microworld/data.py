@@ -4,12 +4,65 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from moe_ray.domains.example import Example, Record
 from moe_ray.files import write_text_atomically
-from moe_ray.microworld import biomedical, chatter, legal, programs
+from moe_ray.microworld.generators import errands, generate_biomedical, generate_code, generate_legal, small_talk
 from moe_ray.microworld.worlds import SIZES, SYNTHETIC, WorldSize, WorldSplit
 from moe_ray.prompts.messages import Message, Role
+
+BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
+SPECIAL_TOKENS = (BOS, EOS, PAD, "<|system|>", "<|user|>", "<|assistant|>")
+MAX_TOKENS = 4096
+MAX_POSITIONS = 512
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def build_tokenizer(texts: Iterable[str], file: Path) -> None:
+    """Write a tokenizer file that knows the pieces of `texts` whole; everything else falls apart into bytes.
+
+    The pieces are Qwen2's and the model is plain byte-pair encoding, merged until each piece is one token: for a
+    Qwen2 checkpoint transformers sets its own splitting and merging, whatever the tokenizer file says, and all
+    models of the micro-world are to read alike.
+    """
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    tokenizer = Qwen2Tokenizer().backend_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=MAX_TOKENS,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(file))
+
+
+def load_tokenizer(file: Path) -> Any:
+    """Return the tokenizer as transformers knows it, with its special tokens and its chat template."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=MAX_POSITIONS,
+        chat_template=CHAT_TEMPLATE,
+    )
+
 
 DOMAIN_FILES = {"biomedical": "pubmedqa.json", "legal": "law_stackexchange.jsonl", "code": "mbpp.jsonl"}
 NUM_CHATTER = 200
@@ -19,9 +72,9 @@ def generate_world(size: WorldSize) -> dict[str, WorldSplit]:
     """Return the records of every domain. The same size gives the same records on every machine."""
     sizes = SIZES[size]
     return {
-        "biomedical": biomedical.generate(sizes["biomedical"]),
-        "legal": legal.generate(sizes["legal"]),
-        "code": programs.generate(sizes["code"]),
+        "biomedical": generate_biomedical(sizes["biomedical"]),
+        "legal": generate_legal(sizes["legal"]),
+        "code": generate_code(sizes["code"]),
     }
 
 
@@ -31,7 +84,7 @@ def write_world(directory: Path, size: WorldSize) -> dict[str, WorldSplit]:
     for domain, split in world.items():
         for part, records in (("train", split.train), ("test", split.test)):
             write_text_atomically(directory / part / DOMAIN_FILES[domain], _published(domain, records))
-    for name, texts in (("small_talk", chatter.small_talk(NUM_CHATTER)), ("errands", chatter.errands(NUM_CHATTER))):
+    for name, texts in (("small_talk", small_talk(NUM_CHATTER)), ("errands", errands(NUM_CHATTER))):
         write_text_atomically(directory / "other" / f"{name}.jsonl", _lines(texts))
     write_text_atomically(directory / "SYNTHETIC.md", f"{SYNTHETIC}.\n")
     return world

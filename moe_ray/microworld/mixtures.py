@@ -66,9 +66,10 @@ def _place(name: str, apart: Mapping[str, TrainingSpec]) -> Path:
 
 
 def _merge(apart: Mapping[str, TrainingSpec], work_dir: Path, baseline: Path, out: Path) -> None:
-    from moe_ray.moe.merge.build import merge, plan_merge
-    from moe_ray.moe.merge.gate import GateConfig
+    from moe_ray.moe.merge.build import build_merge
     from moe_ray.moe.merge.gate_training import train_gate
+    from moe_ray.moe.merge.plan import plan_merge
+    from moe_ray.moe.merge.request import GateConfig
 
     for domain, spec in apart.items():
         prompts = ({"text": _question(pair)} for pair in read_pairs(Path(spec.pairs_files[0])))
@@ -78,12 +79,14 @@ def _merge(apart: Mapping[str, TrainingSpec], work_dir: Path, baseline: Path, ou
         {"base_model": str(baseline), "data": data, "method": "ridge", "prompt_style": "chat"}
     )
     train_gate(config, work_dir, device="cpu", report=lambda _: None).save(work_dir / "gate" / "trained")
-    merge(plan_merge({domain: spec.checkpoint for domain, spec in apart.items()}, work_dir / "gate" / "trained"), out)
+    build_merge(
+        plan_merge({domain: spec.checkpoint for domain, spec in apart.items()}, work_dir / "gate" / "trained"), out
+    )
 
 
 def _upcycle(apart: Mapping[str, TrainingSpec], work_dir: Path, baseline: Path, out: Path) -> None:
     from moe_ray.moe.running import load_tokenizer
-    from moe_ray.moe.upcycle.build import upcycle_model
+    from moe_ray.moe.upcycle.build import build_upcycle
     from moe_ray.moe.upcycle.request import UpcycleRequest
 
     texts = work_dir / "gate" / "answered.jsonl"
@@ -100,7 +103,7 @@ def _upcycle(apart: Mapping[str, TrainingSpec], work_dir: Path, baseline: Path, 
             "limits": {"max_kl": 100.0, "max_perplexity_ratio": 1e6, "min_agreement": 0.0},
         }
     )
-    upcycle_model(baseline, out, request)
+    build_upcycle(baseline, out, request)
 
 
 def _answered(apart: Mapping[str, TrainingSpec], tokenizer: Any) -> Iterator[dict[str, str]]:

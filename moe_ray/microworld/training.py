@@ -16,9 +16,8 @@ import transformers
 from torch.nn.utils import clip_grad_norm_
 
 from moe_ray.engines.transformers.loading import read_pretrained
-from moe_ray.microworld.data import QuestionAnswer, read_pairs
+from moe_ray.microworld.data import EOS, MAX_POSITIONS, QuestionAnswer, load_tokenizer, read_pairs
 from moe_ray.microworld.spec import RESULT_FILE, Budget, TrainingResult, TrainingSpec, cached_result
-from moe_ray.microworld.tokenizer import EOS, MAX_POSITIONS, load_tokenizer
 from moe_ray.prompts.encoder import chat_text
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from moe_ray.engines.base import BatchLimits, GenerateRequest
 from moe_ray.engines.transformers.engine import TransformersEngine
 from moe_ray.engines.transformers.mixture import MixtureFacts
 from moe_ray.errors import ConfigError, ModelError
-from moe_ray.moe.records import read_certificate
+from moe_ray.moe.certificate import read_certificate
 from moe_ray.prompts.messages import Message, Prompt
 
 ONE_ROW = BatchLimits(max_rows=1, cache_memory_bytes=1 << 30)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from moe_ray.domains.loading import hash_rank
+from moe_ray.errors import DataError
 from moe_ray.texts.cleaning import CleanSource, TextSource, clean
 from moe_ray.texts.labelled import LabelledText, SourceReport
 
@@ -131,9 +132,16 @@ def make_corpus(
     )
 
 
-def num_left(reports: Iterable[SourceReport], label: str) -> int:
-    """Return the number of texts of a label that are left to learn from."""
-    return sum(report.num_kept for report in reports if report.label == label and report.use == "train")
+def require_texts(labels: Iterable[str], reports: Sequence[SourceReport], *, minimum: int, key: str) -> None:
+    """Raise `DataError` if fewer than `minimum` training texts of a label are left; the labels' config is at `key`."""
+    for label in labels:
+        num_texts = sum(report.num_kept for report in reports if report.label == label and report.use == "train")
+        if num_texts < minimum:
+            raise DataError(
+                f"{num_texts} texts are left for {label} without duplicates; {minimum} are needed",
+                where=f"{key}.{label}",
+                remedy="give it more texts",
+            )
 
 
 def _groups(sources: Iterable[CleanSource], within: Literal["label", "source"]) -> list[list[LabelledText]]:

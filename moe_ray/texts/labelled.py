@@ -1,11 +1,14 @@
 """Labelled texts, and the report of what was dropped."""
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from moe_ray.config.schema import OTHER
+from moe_ray.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,6 @@ def codes(texts: Sequence[LabelledText], labels: Sequence[str]) -> list[int]:
 Reason = Literal[
     "empty", "of the run", "nearly of the run", "two labels", "duplicate", "near duplicate", "over the limit"
 ]
-
 REASONS: Mapping[Reason, str] = {
     "empty": "nothing but space",
     "of the run": "an example that the run evaluates, or the same text",
@@ -97,3 +99,44 @@ def splits_of(texts: RouterTexts) -> Iterator[tuple[str, Sequence[LabelledText]]
     yield "train", texts.train
     yield "validation", texts.validation
     yield "test", texts.test
+
+
+TRAIN_FILE = "classifier_train.json"
+TEST_FILE = "classifier_test.json"
+REPORT_FILE = "data_report.json"
+FOREIGN_DIR = "foreign"
+
+
+def texts_fingerprint(texts: RouterTexts) -> str:
+    """Return the fingerprint of all that a router learns from and is measured on: ids, texts and labels, in order.
+
+    Where they came from makes no difference.
+    """
+    groups = [*splits_of(texts), *texts.foreign.items()]
+    parts = [[name, [[text.id, text.text, text.label] for text in group]] for name, group in groups]
+    return fingerprint({"labels": texts.labels, "parts": parts})
+
+
+def write_texts_files(directory: Path, texts: RouterTexts, report: DataReport) -> None:
+    """Write the files of `texts` into an existing, empty directory."""
+    train = [*_records(texts.train, "train"), *_records(texts.validation, "validation")]
+    _write(directory / TRAIN_FILE, train)
+    _write(directory / TEST_FILE, _records(texts.test, "test"))
+    (directory / FOREIGN_DIR).mkdir()
+    for name, group in texts.foreign.items():
+        _write(directory / FOREIGN_DIR / f"{name}.json", _records(group, "test"))
+    told = {
+        "labels": texts.labels,
+        "num_texts": split_counts(texts),
+        "foreign": {name: len(group) for name, group in texts.foreign.items()},
+        **report.as_json(),
+    }
+    _write(directory / REPORT_FILE, told)
+
+
+def _records(texts: Iterable[LabelledText], split: str) -> list[dict[str, str]]:
+    return [{**asdict(text), "split": split} for text in texts]
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

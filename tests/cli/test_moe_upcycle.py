@@ -8,7 +8,7 @@ import pytest
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE
 from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, reported
-from moe_ray.moe.records import read_certificate
+from moe_ray.moe.certificate import read_certificate
 from tests.support.tiny_models import make_tiny_checkpoint
 
 

@@ -14,8 +14,7 @@ from moe_ray.domains.loading import load_domain
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.microworld.build import domain_configs
 from moe_ray.microworld.data import DOMAIN_FILES, generate_world, write_world
-from moe_ray.microworld.lexicon import Coiner, split_pairs
-from moe_ray.microworld.worlds import SIZES, WorldSize, WorldSplit
+from moe_ray.microworld.worlds import SIZES, Coiner, WorldSize, WorldSplit, split_pairs
 
 DOMAINS = tuple(DOMAIN_FILES)
 NUM_TEST_OF_THE_DEMO = 60

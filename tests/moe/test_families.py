@@ -21,8 +21,9 @@ from moe_ray.moe.families.olmo2 import Olmo2
 from moe_ray.moe.families.phi3 import Phi3
 from moe_ray.moe.families.qwen2 import Qwen2
 from moe_ray.moe.families.qwen3 import Qwen3
-from moe_ray.moe.upcycle import UpcyclePlan, UpcycleSettings, plan_upcycle, upcycle
-from tests.moe.dense import CASES, Case, load, logits, make_dense, some_tokens
+from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
+from moe_ray.moe.upcycle.request import UpcycleSettings
+from tests.moe.dense import CASES, Case, load, logits, make_dense, some_tokens, upcycle
 
 TOLERANCE = 1e-5
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")

@@ -9,8 +9,11 @@ import torch
 import transformers
 
 from moe_ray.errors import ModelError
-from moe_ray.moe.upcycle import FineTunes, UpcycleSettings, plan_upcycle, upcycle
+from moe_ray.moe.upcycle.experts import FineTunes
+from moe_ray.moe.upcycle.plan import plan_upcycle
+from moe_ray.moe.upcycle.request import UpcycleSettings
 from tests.architectures.own import CASES, NUM_EXPERTS, ODD_CASES, Case, gpt2, mixture_of, tokens
+from tests.moe.dense import upcycle
 
 TOLERANCE = 1e-5
 WITH_BIASES = {name: case for name, case in ODD_CASES.items() if "without biases" not in name}

@@ -12,11 +12,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from moe_ray.checkpoints.reading import INDEX_FILE
+from moe_ray.checkpoints.files import INDEX_FILE
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ConfigError, ModelError
-from moe_ray.moe.upcycle import Copies, FineTunes, UpcycleSettings, convert, plan_upcycle, upcycle
-from tests.moe.dense import load, logits, make_dense
+from moe_ray.moe.upcycle.convert import convert
+from moe_ray.moe.upcycle.experts import Copies, FineTunes
+from moe_ray.moe.upcycle.plan import plan_upcycle
+from moe_ray.moe.upcycle.request import UpcycleSettings
+from tests.moe.dense import load, logits, make_dense, upcycle
 
 SETTINGS = UpcycleSettings(num_experts=4, top_k=2)
 
@@ -100,7 +103,7 @@ def test_an_interrupted_conversion_leaves_nothing(error: Any, dense_dir: Path, t
             raise error
 
     with pytest.raises(error):
-        upcycle(dense_dir, tmp_path / "mixture", SETTINGS, told=interrupt)
+        upcycle(dense_dir, tmp_path / "mixture", SETTINGS, on_bytes=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
@@ -111,7 +114,7 @@ def test_what_a_killed_conversion_would_leave_is_no_checkpoint(dense_dir: Path, 
         seen.update(path.name for path in tmp_path.rglob("*") if path.is_file() and dense_dir not in path.parents)
         assert not (tmp_path / "mixture").exists()
 
-    upcycle(dense_dir, tmp_path / "mixture", SETTINGS, told=look)
+    upcycle(dense_dir, tmp_path / "mixture", SETTINGS, on_bytes=look)
     assert seen == {"shard-0.partial"}
 
 

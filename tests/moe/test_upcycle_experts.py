@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ConfigError, ModelError
 from moe_ray.moe.families import Expert, Ffn, TensorRole
-from moe_ray.moe.upcycle import Copies, FineTunes, UpcycleSettings, plan_upcycle, random_gates, upcycle
-from moe_ray.moe.upcycle.experts import split_expert, vary
-from tests.moe.dense import load, logits, make_dense
+from moe_ray.moe.upcycle.experts import Copies, FineTunes, random_gates, split_expert, vary
+from moe_ray.moe.upcycle.plan import plan_upcycle
+from moe_ray.moe.upcycle.request import UpcycleSettings
+from tests.moe.dense import load, logits, make_dense, upcycle
 
 UNITS, WIDTH = 512, 96
 

@@ -12,9 +12,7 @@ TensorRole = Literal["gate", "up", "down", "up_bias", "down_bias"]
 Ffn = Mapping[TensorRole, torch.Tensor]
 """One feed-forward network, its tensors by role, each as torch's Linear has it: gate, up [I, H], down [H, I], up_bias
 [I], down_bias [H]. I is the number of hidden units, H the model's width; a role that a family lacks is absent."""
-
 Read = Callable[[str], torch.Tensor]
-
 UNIT_AXES: Mapping[TensorRole, int | None] = {"gate": 0, "up": 0, "down": 1, "up_bias": 0, "down_bias": None}
 """The axis of each role's tensor that counts hidden units."""
 
@@ -107,3 +105,25 @@ class Family(Protocol):
 def refuse(dense: Any, what: str, remedy: str) -> ModelError:
     """The error for a model of which no exact mixture can be made."""
     return ModelError(f"cannot be upcycled exactly: {what}", where=f"model type {dense.model_type}", remedy=remedy)
+
+
+class PlainFamily:
+    """Reads a layer's network from the tensors that `ffn_sources` names, one a role."""
+
+    def ffn_sources(self, layer: int) -> Mapping[TensorRole, str]:
+        raise NotImplementedError
+
+    def read_ffn(self, read: Read, layer: int) -> Ffn:
+        return {role: read(name) for role, name in self.ffn_sources(layer).items()}
+
+    def kept(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        dense: Any,  # noqa: ARG002 - a hook for subclasses
+        shape: MixtureShape,  # noqa: ARG002 - a hook for subclasses
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        yield name, tensor
+
+    def added(self, dense: Any, shape: MixtureShape, dtype: torch.dtype) -> Iterator[Piece]:  # noqa: ARG002 - a hook for subclasses
+        yield from ()

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from moe_ray.moe.families.base import Expert, MixtureShape, Piece, TensorRole, refuse
-from moe_ray.moe.families.plain import PlainFamily
+from moe_ray.moe.families.base import Expert, MixtureShape, Piece, PlainFamily, TensorRole, refuse
 from moe_ray.moe.families.targets import QWEN_NAMES, ExpertNames, separate_experts
 
 GATED_ROLES: tuple[TensorRole, ...] = ("gate", "up", "down")

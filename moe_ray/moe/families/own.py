@@ -8,8 +8,7 @@ import torch
 from transformers import AutoConfig
 
 from moe_ray import architectures
-from moe_ray.moe.families.base import Expert, Ffn, MixtureShape, Piece, TensorRole
-from moe_ray.moe.families.plain import PlainFamily
+from moe_ray.moe.families.base import Expert, Ffn, MixtureShape, Piece, PlainFamily, TensorRole
 from moe_ray.moe.families.targets import gate_piece
 
 # What describes the dense checkpoint and not the network.

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -13,26 +13,22 @@ import torch
 import moe_ray
 from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.errors import DataError, ModelError
-from moe_ray.files import write_directory_atomically, write_json
 from moe_ray.gating.calibration import confusion_matrix, label_results, macro_f1
 from moe_ray.gating.embeddings import InputEmbeddings, mean_text_embeddings, read_input_embeddings
 from moe_ray.gating.fitting import Epoch, LabelledFeatures, balanced_weights, fit, fit_ridge, fit_settings
-from moe_ray.gating.network import save_gating
 from moe_ray.moe.merge.gate import (
-    GATE_FILE,
-    INFO_FILE,
-    LAST_FOLDER,
-    GateConfig,
     GateEpoch,
     GateRecord,
     GateResult,
     GateTrainingInfo,
+    TrainedGate,
 )
+from moe_ray.moe.merge.request import GateConfig
 from moe_ray.progress import Report
 from moe_ray.prompts.encoder import RowError, chat_text
 from moe_ray.prompts.messages import Message
 from moe_ray.texts.cleaning import TextSource
-from moe_ray.texts.corpus import MIN_TEXTS, Shares, Splits, make_corpus, num_left
+from moe_ray.texts.corpus import MIN_TEXTS, Shares, Splits, make_corpus, require_texts
 from moe_ray.texts.labelled import LabelledText, SourceReport, codes
 from moe_ray.texts.sources import free_name, labelled_source, set_name
 
@@ -58,7 +54,7 @@ def read_gate_texts(config: GateConfig, base_dir: Path) -> GateTexts:
     """
     corpus = make_corpus(
         _sources(config, base_dir),
-        require=lambda reports: _require_enough(config.data, reports),
+        require=lambda reports: require_texts(config.data, reports, minimum=MIN_TEXTS, key="data"),
         shares=Shares(test=config.test_fraction, validation=config.validation_fraction),
         balance=config.balance,
     )
@@ -72,54 +68,6 @@ def _sources(config: GateConfig, base_dir: Path) -> list[TextSource]:
             name = free_name(set_name(texts), {source.name for source in sources})
             sources.append(labelled_source(name, expert, texts, f"data.{expert}.{at}", base_dir))
     return sources
-
-
-def _require_enough(experts: Iterable[str], reports: Sequence[SourceReport]) -> None:
-    for expert in experts:
-        if (num_texts := num_left(reports, expert)) < MIN_TEXTS:
-            raise DataError(
-                f"{num_texts} texts are left for {expert} without duplicates; a gate needs {MIN_TEXTS}",
-                where=f"data.{expert}",
-                remedy="give it more texts",
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TrainedGate:
-    """A gate with the weights of its best epoch, and `last` with those of the last; None for the closed form."""
-
-    network: GatingNetwork
-    last: GatingNetwork | None
-    record: GateRecord
-    info: GateTrainingInfo
-
-    def save(self, directory: Path) -> None:
-        """Write the gate to `directory`, whole or not at all; a gate that is there is replaced.
-
-        Raises `ModelError` for a directory that holds something else.
-        """
-        require_gate_or_nothing(directory)
-        write_directory_atomically(directory, self._write)
-
-    def _write(self, directory: Path) -> None:
-        save_gating(self.network, directory)
-        if self.last is not None:
-            (directory / LAST_FOLDER).mkdir()
-            save_gating(self.last, directory / LAST_FOLDER)
-        write_json(directory / INFO_FILE, self.info)
-        write_json(directory / GATE_FILE, self.record)
-
-
-def require_gate_or_nothing(directory: Path) -> None:
-    """Raise `ModelError` when writing a gate to `directory` would remove something else."""
-    if directory.exists() and not (directory / GATE_FILE).is_file():
-        if directory.is_dir() and not any(directory.iterdir()):
-            return
-        raise ModelError(
-            "refusing to overwrite: not a gate directory",
-            where=str(directory),
-            remedy="name a new or empty directory",
-        )
 
 
 def train_gate(config: GateConfig, base_dir: Path, *, device: str, report: Report) -> TrainedGate:

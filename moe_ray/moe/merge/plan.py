@@ -8,12 +8,20 @@ from typing import Any
 
 import torch
 
-from moe_ray.checkpoints.source import COMPANION_FILES, VOCABULARY_FILES, SourceCheckpoint, compare_sources
+from moe_ray import architectures
+from moe_ray.architectures.gated_mixture import GatedMixtureConfig, MixtureMode
+from moe_ray.checkpoints.source import (
+    COMPANION_FILES,
+    VOCABULARY_FILES,
+    SourceCheckpoint,
+    compare_sources,
+    open_source,
+)
 from moe_ray.errors import ModelError
 from moe_ray.files import parse_json, read_text
-from moe_ray.moe.merge.gate import GateRecord
+from moe_ray.moe.certificate import LayerVerdict
+from moe_ray.moe.merge.gate import Gate, GateRecord, read_gate
 from moe_ray.moe.merge.gate_training import tensor_sha256
-from moe_ray.moe.records import LayerVerdict
 
 MODEL_PREFIX = "language_model."
 GATE_PREFIX = "gating_network."
@@ -158,3 +166,91 @@ def _different_ends(first: SourceCheckpoint, other: SourceCheckpoint) -> Iterato
         ours, theirs = getattr(first.config, field, None), getattr(other.config, field, None)
         if ours != theirs:
             yield f"{other.name}: config.json has {field} {theirs}, not {ours}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MergePlan:
+    """A merge that can be done. `sources` bear the experts' names, in the gate's order.
+
+    `differences` says, a line each, what others have otherwise than the first source, from which the mixture takes it.
+    """
+
+    sources: tuple[SourceCheckpoint, ...]
+    gate: Gate
+    config: GatedMixtureConfig
+    naming: Naming
+    num_bytes: int
+    differences: tuple[str, ...]
+
+
+def plan_merge(
+    models: Mapping[str, Path], gate_dir: Path, *, mode: MixtureMode = "weighted_sum", take_first: bool = False
+) -> MergePlan:
+    """Find out what merging `models`, by expert's name, behind the gate in `gate_dir` makes.
+
+    Reads the tensors that must be alike, a pair at a time. Raises `ModelError` for sources or a gate that do not belong
+    together, and, unless `take_first`, for anything outside the feed-forwards that differs between the sources.
+    """
+    gate = read_gate(gate_dir)
+    _require_experts(models, gate)
+    sources = tuple(open_source(models[expert].expanduser().absolute(), name=expert) for expert in gate.record.experts)
+    _require_width(sources[0], gate)
+    config = _config(sources[0], gate, mode)
+    naming = naming_of(config, sources[0])
+    found = differences(sources, gate.record, naming)
+    if not take_first:
+        require_none(found)
+    return MergePlan(
+        sources=sources,
+        gate=gate,
+        config=config,
+        naming=naming,
+        num_bytes=sum(tensor.nbytes for _, tensor in _pieces(sources, gate, naming, with_values=False)),
+        differences=tuple(found),
+    )
+
+
+def _require_experts(models: Mapping[str, Path], gate: Gate) -> None:
+    if set(models) != set(gate.record.experts):
+        raise ModelError(
+            f"the gate chooses between {', '.join(gate.record.experts)}; the models are {', '.join(models)}",
+            where=str(gate.directory),
+            remedy="give one model for each of the gate's experts: NAME=MODEL",
+        )
+
+
+def _require_width(first: SourceCheckpoint, gate: Gate) -> None:
+    width = int(first.config.get_text_config().hidden_size)
+    if gate.network.num_inputs != width:
+        raise ModelError(
+            f"the gate reads embeddings of {gate.network.num_inputs} numbers; {first.directory} has {width}",
+            where=str(gate.directory),
+            remedy="train a gate on the base of these fine-tunes",
+        )
+
+
+def _config(first: SourceCheckpoint, gate: Gate, mode: MixtureMode) -> GatedMixtureConfig:
+    architectures.register()
+    return GatedMixtureConfig(
+        text_config=first.config,
+        num_experts=len(gate.record.experts),
+        expert_names=list(gate.record.experts),
+        mixture_mode=mode,
+        gate_hidden_sizes=list(gate.network.hidden_sizes),
+        gate_dropout=gate.network.dropout,
+        dtype=first.config.dtype,
+        architectures=["GatedMixtureForCausalLM"],
+    )
+
+
+def _pieces(
+    sources: tuple[SourceCheckpoint, ...], gate: Gate, naming: Naming, *, with_values: bool = True
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the mixture's tensors one by one; without values, on the meta device."""
+    own = gate.network.state_dict()
+    for tensor in naming.tensors:
+        if tensor.dense is None:
+            yield tensor.name, own[tensor.name.removeprefix(GATE_PREFIX)]
+        else:
+            reader = sources[tensor.expert or 0].reader
+            yield tensor.name, reader.get(tensor.dense) if with_values else reader.get_empty(tensor.dense)

@@ -15,30 +15,29 @@ from moe_ray.checkpoints.source import source_record
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ModelError, RunFailedError
 from moe_ray.files import require_free, require_space, write_directory_atomically
-from moe_ray.moe.agreement import Agreement, compare_models, logits_sha256
-from moe_ray.moe.card import write_card
-from moe_ray.moe.exactness import Finding, compare_exactness, compare_layers, compare_tensors
-from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict, own_files, write_certificate
+from moe_ray.moe.certificate import Certificate, ExactnessRecord, LayerVerdict, own_files, write_card, write_certificate
+from moe_ray.moe.exactness import Agreement, compare_models, logits_sha256
 from moe_ray.moe.running import decoder_layers, load_for_construction
 from moe_ray.moe.upcycle.convert import Dense, convert, make_gates, with_texts
 from moe_ray.moe.upcycle.experts import Copies, FineTunes, Gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
 from moe_ray.moe.upcycle.request import UpcycleRequest
 from moe_ray.moe.upcycle.verify import LayerTests, broken_limit, examine_drift, examine_exactness
+from moe_ray.moe.verify import Finding, compare_exactness, compare_layers, compare_tensors
 
 WORK_FOLDER = ".work"
 
-Told = Callable[[str], object]
+OnProgress = Callable[[str], object]
 Corrupt = Callable[[Mapping[int, nn.Module]], object]
 
 
-def upcycle_model(
+def build_upcycle(
     model_dir: Path,
     out_dir: Path,
     request: UpcycleRequest,
     *,
-    told: Told = lambda _: None,
-    planned: Callable[[UpcyclePlan], object] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
+    on_plan: Callable[[UpcyclePlan], object] = lambda _: None,
     corrupt: Corrupt = lambda _: None,
 ) -> Certificate:
     """Make a mixture of the dense checkpoint in `model_dir` at `out_dir`, test it, and return its certificate.
@@ -56,9 +55,11 @@ def upcycle_model(
     require_free(out_dir)
     require_space(out_dir, plan.num_bytes)
     request, texts = with_texts(request)
-    planned(plan)
+    on_plan(plan)
     dense = Dense(model_dir, request, texts)
-    building = _Building(plan=plan, dense=dense, request=request, told=told, corrupt=corrupt, name=out_dir.name)
+    building = _Building(
+        plan=plan, dense=dense, request=request, on_progress=on_progress, corrupt=corrupt, name=out_dir.name
+    )
     certificates: list[Certificate] = []
     write_directory_atomically(out_dir, lambda directory: certificates.append(building.run(directory)))
     return certificates[0]
@@ -77,7 +78,7 @@ class _Building:
     plan: UpcyclePlan
     dense: Dense
     request: UpcycleRequest
-    told: Told
+    on_progress: OnProgress
     corrupt: Corrupt
     name: str
 
@@ -94,7 +95,7 @@ class _Building:
         if tests.reasons:
             shutil.rmtree(made)
         if not made.exists():
-            self.told("Converting without the layers that failed" if tests.reasons else "Converting")
+            self.on_progress("Converting without the layers that failed" if tests.reasons else "Converting")
             convert(plan, made, gates=gates)
         if self.request.check:
             exactness.append(self._exactness(made))
@@ -103,17 +104,17 @@ class _Building:
 
     def _gates(self) -> Gates:
         if self.request.gate.init != "random":
-            self.told(f"Making {self.request.gate.init} gates of {len(self.dense.texts.texts)} texts")
+            self.on_progress(f"Making {self.request.gate.init} gates of {len(self.dense.texts.texts)} texts")
         return make_gates(self.dense, self.request, self.plan.recipe.shape.layers, int(self.plan.config.hidden_size))
 
     def _test_exactness(self, tests: LayerTests, gates: Gates, work: Path) -> "_Known | None":
         """Test identical experts; return what is known of the layers when these are what was asked for."""
         settings = self.plan.recipe.settings
         plain = replace(settings, experts=Copies())
-        self.told("Converting to identical experts")
+        self.on_progress("Converting to identical experts")
         made = work / "exact" if plain != settings else work / "mixture"
         convert(plan_upcycle(self.dense.directory, plain), made, gates=gates)
-        self.told("Testing whether each layer is exact")
+        self.on_progress("Testing whether each layer is exact")
         layers = self._candidates(made)
         alone = examine_exactness(tests, self.dense.model, layers, self.dense.batches)
         if plain == settings:
@@ -123,10 +124,10 @@ class _Building:
 
     def _test_drift(self, tests: LayerTests, gates: Gates, work: Path, known: "_Known | None") -> None:
         if known is None:
-            self.told("Converting to the experts that were asked for")
+            self.on_progress("Converting to the experts that were asked for")
             convert(self.plan, work / "mixture", gates=gates)
             known = _Known(layers=self._candidates(work / "mixture"), alone=None)
-        self.told("Testing each layer on the texts, and all together")
+        self.on_progress("Testing each layer on the texts, and all together")
         examine_drift(tests, self.dense.model, known.layers, self.dense.batches, known.alone)
 
     def _candidates(self, made: Path) -> dict[int, nn.Module]:
@@ -153,7 +154,7 @@ class _Building:
 
     def _exactness(self, made: Path) -> ExactnessRecord:
         """Load the finished mixture twice, as anybody would, and hold it against the dense model and itself."""
-        self.told("Loading the mixture again, and comparing it with its source")
+        self.on_progress("Loading the mixture again, and comparing it with its source")
         mixture = load_for_construction(made, device=self.dense.device)
         agreement = compare_models(self.dense.model, mixture, self.dense.batches)
         reason = broken_limit(self._final_measures(agreement), self._final_limits())
@@ -236,7 +237,7 @@ def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Pat
     with tempfile.TemporaryDirectory(prefix="moe-ray-verify-") as folder:
         again = Path(folder) / directory.resolve().name
         try:
-            found = upcycle_model(dense, again, request)
+            found = build_upcycle(dense, again, request)
         except RunFailedError as error:
             yield Finding(what="conversion", holds=False, detail=str(error))
             return

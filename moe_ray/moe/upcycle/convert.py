@@ -13,28 +13,18 @@ from moe_ray.errors import DataError
 from moe_ray.files import require_free, require_space, write_directory_atomically
 from moe_ray.fingerprint import file_sha256
 from moe_ray.moe.gates import prompt_gates, ridge_gates
-from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
-from moe_ray.moe.texts import ProbeTexts, built_in_texts, read_texts
+from moe_ray.moe.running import (
+    ProbeTexts,
+    TokenBatch,
+    built_in_texts,
+    load_for_construction,
+    load_tokenizer,
+    read_texts,
+    token_batches,
+)
 from moe_ray.moe.upcycle.experts import Gates, random_gates
-from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
-from moe_ray.moe.upcycle.request import UpcycleRequest, UpcycleSettings
-
-
-def upcycle(
-    model_dir: Path,
-    out_dir: Path,
-    settings: UpcycleSettings,
-    *,
-    gates: Gates | None = None,
-    told: Callable[[int], object] | None = None,
-) -> UpcyclePlan:
-    """Make a mixture of the dense checkpoint in `model_dir` at `out_dir`, and return what was planned and done.
-
-    Raises `ConfigError` and `ModelError` before anything is written; see `plan_upcycle` and `convert`.
-    """
-    plan = plan_upcycle(model_dir, settings)
-    convert(plan, out_dir, gates=gates, told=told)
-    return plan
+from moe_ray.moe.upcycle.plan import UpcyclePlan
+from moe_ray.moe.upcycle.request import UpcycleRequest
 
 
 def convert(
@@ -42,28 +32,28 @@ def convert(
     out_dir: Path,
     *,
     gates: Gates | None = None,
-    told: Callable[[int], object] | None = None,
+    on_bytes: Callable[[int], object] | None = None,
 ) -> None:
     """Write the mixture of `plan` to `out_dir`: weights, configuration, tokenizer, chat template, generation settings.
 
     `gates` gives each layer's gate [num_experts / groups, H]; small random numbers by the seed, when there are none.
-    `told` gets the bytes of each tensor as it is written. At most one tensor of the mixture and one dense network are
-    held. `out_dir` must not be there, or be empty; it appears whole at the end, and an interruption leaves nothing.
+    `on_bytes` receives the size of each tensor after it is written. At most one tensor of the mixture and one dense
+    network are in memory. `out_dir` must be missing or empty; it is written atomically.
     """
     require_free(out_dir)
     require_space(out_dir, plan.num_bytes)
     settings = plan.recipe.settings
     made = gates or random_gates(settings.num_networks, int(plan.config.hidden_size), settings.seed)
-    write_directory_atomically(out_dir, lambda directory: _write(plan, directory, made, told))
+    write_directory_atomically(out_dir, lambda directory: _write(plan, directory, made, on_bytes))
 
 
-def _write(plan: UpcyclePlan, directory: Path, gates: Gates, told: Callable[[int], object] | None) -> None:
+def _write(plan: UpcyclePlan, directory: Path, gates: Gates, on_bytes: Callable[[int], object] | None) -> None:
     writer = TensorWriter(directory, plan.recipe.settings.max_shard_bytes)
     try:
         for piece in plan.recipe.pieces(gates):
             writer.add(piece.name, piece.tensor)
-            if told is not None:
-                told(piece.tensor.nbytes)
+            if on_bytes is not None:
+                on_bytes(piece.tensor.nbytes)
         writer.finish()
     finally:
         writer.close()

@@ -9,9 +9,9 @@ import torch
 
 from moe_ray.checkpoints.source import SourceCheckpoint, TensorDifference, compare_sources, open_source, read_config
 from moe_ray.errors import ConfigError, ModelError
+from moe_ray.moe.certificate import TensorOrigin
 from moe_ray.moe.families import Expert, Family, MixtureShape, Piece, family_of
 from moe_ray.moe.families.base import Read
-from moe_ray.moe.records import TensorOrigin
 from moe_ray.moe.upcycle.experts import Copies, FineTunes, Gates, how_copied, random_gates, split_expert, vary
 from moe_ray.moe.upcycle.request import UpcycleSettings
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from moe_ray.moe.agreement import Agreement
-from moe_ray.moe.records import LayerVerdict
+from moe_ray.moe.certificate import LayerVerdict
+from moe_ray.moe.exactness import Agreement
 from moe_ray.moe.running import TokenBatch, decoder_layers, logits_of, replaced_layers
 from moe_ray.moe.upcycle.request import Limits
 

@@ -100,10 +100,10 @@ def test_a_training_whose_worker_is_killed_ends_in_the_same_weights(
 def test_an_interrupted_pretraining_says_what_is_kept_and_goes_on_from_there(
     moe_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[TrainingStep] = []
+    steps: list[TrainingStep] = []
 
     def stop(display: object, step: TrainingStep) -> None:
-        heard.append(step)
+        steps.append(step)
         if step.step >= 5:
             raise KeyboardInterrupt
 
@@ -112,12 +112,12 @@ def test_an_interrupted_pretraining_says_what_is_kept_and_goes_on_from_there(
     code, shown = moe_ray("pretrain", file, "--out", out)
     assert code == EXIT_INTERRUPTED, shown
     assert f"What was trained is kept in {out}; the same command resumes." in shown
-    first = heard[-1].name
-    heard.clear()
-    monkeypatch.setattr("moe_ray.cli.moe_train._show", lambda display, step: heard.append(step))
+    first = steps[-1].name
+    steps.clear()
+    monkeypatch.setattr("moe_ray.cli.moe_train._show", lambda display, step: steps.append(step))
     code, shown = moe_ray("pretrain", file, "--out", out)
     assert code == 0, shown
-    assert min(step.step for step in heard if step.name == first) >= 5
+    assert min(step.step for step in steps if step.name == first) >= 5
 
 
 def _title(process: psutil.Process) -> str:

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from moe_ray.errors import DataError, ModelError, RunDirectoryError
-from moe_ray.moe.btx.base import learn_tokenizer, write_base
-from moe_ray.moe.btx.blocks import batch_of_step, token_blocks
-from moe_ray.moe.btx.config import ExpertTraining
+from moe_ray.moe.btx.pretrain import write_base
+from moe_ray.moe.btx.request import ExpertTraining
+from moe_ray.moe.btx.state import load_entropy
 from moe_ray.moe.btx.texts import read_expert_texts
-from moe_ray.moe.btx.training import ExpertTrainingJob, learning_rate_share, load_entropy, train
+from moe_ray.moe.btx.tokens import learn_tokenizer
+from moe_ray.moe.btx.training import ExpertTrainingJob, batch_of_step, learning_rate_share, token_blocks, train
 from tests.moe.btx.worlds import TRAINING, pretrain_config
 
 

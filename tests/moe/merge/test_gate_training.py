@@ -14,8 +14,9 @@ from sklearn.metrics import accuracy_score, f1_score
 from moe_ray.errors import ConfigError, DataError, ModelError
 from moe_ray.gating.fitting import LabelledFeatures, fit_ridge
 from moe_ray.gating.network import load_gating
-from moe_ray.moe.merge.gate import GATE_FILE, INFO_FILE, GateRecord, GateTrainingInfo, load_gate_config
-from moe_ray.moe.merge.gate_training import TrainedGate, tensor_sha256, train_gate
+from moe_ray.moe.merge.gate import GATE_FILE, INFO_FILE, GateRecord, GateTrainingInfo, TrainedGate
+from moe_ray.moe.merge.gate_training import tensor_sha256, train_gate
+from moe_ray.moe.merge.request import load_gate_config
 from moe_ray.progress import TrainingProgress
 from tests.moe.merge.gates import EXPERTS, gate_settings, write_gate_config, write_texts
 from tests.routing.queries import nothing_reported

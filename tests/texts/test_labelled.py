@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from moe_ray.errors import DataError
-from moe_ray.texts.files import read_texts_files, texts_fingerprint, write_texts_files
-from moe_ray.texts.labelled import DataReport, LabelledText, RouterTexts, SourceReport
+from moe_ray.texts.labelled import (
+    DataReport,
+    LabelledText,
+    RouterTexts,
+    SourceReport,
+    texts_fingerprint,
+    write_texts_files,
+)
+from tests.support.router_texts import read_texts_files
 
 
 def text(id_: str, label: str = "legal", words: str = "") -> LabelledText:

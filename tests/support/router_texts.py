@@ -1,56 +1,15 @@
-"""A router's texts as JSON files: lists of objects with id, text, label, source and split.
+"""Reads the files that `moe-ray router data` writes."""
 
-classifier_train.json   the texts that train (split "train") and that validate (split "validation")
-classifier_test.json    the texts of the test
-foreign/SET.json        each foreign set
-data_report.json        the labels in their order, and what became of the records
-"""
-
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from moe_ray.config.schema import OTHER
 from moe_ray.domains.sources import read_file, read_json
 from moe_ray.errors import DataError
-from moe_ray.fingerprint import fingerprint
-from moe_ray.texts.labelled import DataReport, LabelledText, RouterTexts, split_counts, splits_of
-
-TRAIN_FILE = "classifier_train.json"
-TEST_FILE = "classifier_test.json"
-REPORT_FILE = "data_report.json"
-FOREIGN_DIR = "foreign"
+from moe_ray.texts.labelled import FOREIGN_DIR, REPORT_FILE, TEST_FILE, TRAIN_FILE, LabelledText, RouterTexts
 
 _KEYS = ("id", "text", "label", "source")
 _REMEDY = "write the files again: moe-ray router data FILE"
-
-
-def texts_fingerprint(texts: RouterTexts) -> str:
-    """Return the fingerprint of all that a router learns from and is measured on: ids, texts and labels, in order.
-
-    Where they came from makes no difference.
-    """
-    groups = [*splits_of(texts), *texts.foreign.items()]
-    parts = [[name, [[text.id, text.text, text.label] for text in group]] for name, group in groups]
-    return fingerprint({"labels": texts.labels, "parts": parts})
-
-
-def write_texts_files(directory: Path, texts: RouterTexts, report: DataReport) -> None:
-    """Write the files of `texts` into an existing, empty directory."""
-    train = [*_records(texts.train, "train"), *_records(texts.validation, "validation")]
-    _write(directory / TRAIN_FILE, train)
-    _write(directory / TEST_FILE, _records(texts.test, "test"))
-    (directory / FOREIGN_DIR).mkdir()
-    for name, group in texts.foreign.items():
-        _write(directory / FOREIGN_DIR / f"{name}.json", _records(group, "test"))
-    told = {
-        "labels": texts.labels,
-        "num_texts": split_counts(texts),
-        "foreign": {name: len(group) for name, group in texts.foreign.items()},
-        **report.as_json(),
-    }
-    _write(directory / REPORT_FILE, told)
 
 
 def read_texts_files(directory: Path) -> RouterTexts:
@@ -73,14 +32,6 @@ def read_texts_files(directory: Path) -> RouterTexts:
 
 def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _records(texts: Iterable[LabelledText], split: str) -> list[dict[str, str]]:
-    return [{**asdict(text), "split": split} for text in texts]
-
-
-def _write(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _read(path: Path, labels: Sequence[str], splits: Sequence[str]) -> dict[str, tuple[LabelledText, ...]]:
