@@ -15,12 +15,12 @@ _REMEDY = "write the files again: moe-ray router data FILE"
 def read_texts_files(directory: Path) -> RouterTexts:
     """Read the texts back that `write_texts_files` wrote. Raises `DataError` naming what is missing or malformed."""
     path = directory / REPORT_FILE
-    told = read_json(path)
-    if not (isinstance(told, dict) and _are_texts(told.get("labels")) and isinstance(told.get("foreign"), dict)):
+    report = read_json(path)
+    if not (isinstance(report, dict) and _are_texts(report.get("labels")) and isinstance(report.get("foreign"), dict)):
         raise DataError("does not name labels and out-of-domain sets", where=str(path), remedy=_REMEDY)
-    labels = tuple(told["labels"])
+    labels = tuple(report["labels"])
     train = _read(directory / TRAIN_FILE, labels, ("train", "validation"))
-    foreign = {name: _read(directory / FOREIGN_DIR / f"{name}.json", (OTHER,), ("test",)) for name in told["foreign"]}
+    foreign = {name: _read(directory / FOREIGN_DIR / f"{name}.json", (OTHER,), ("test",)) for name in report["foreign"]}
     return RouterTexts(
         labels=labels,
         train=train["train"],

@@ -1,4 +1,4 @@
-"""Train a gate on the mean input embeddings of prompts, and test it on texts that it has never seen."""
+"""Train a gate on the mean input embeddings of prompts, and test it on held-out texts."""
 
 import hashlib
 import time
@@ -35,9 +35,9 @@ from moe_ray.texts.sources import free_name, labelled_source, set_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateTexts:
-    """Texts labelled with the expert that they are for. No two are the same, or nearly so.
+    """Texts labelled with their experts, without near duplicates.
 
-    `held_out` are the sources that no split of the others has texts of, by name.
+    `held_out` maps names of sources of use "test" to their texts, which are in no split.
     """
 
     experts: tuple[str, ...]
@@ -47,10 +47,10 @@ class GateTexts:
 
 
 def read_gate_texts(config: GateConfig, base_dir: Path) -> GateTexts:
-    """Read the texts that `config` names; relative paths are below `base_dir`.
+    """Read the texts that `config` names. Relative paths are resolved against `base_dir`.
 
-    Raises `DataError` for a data set that cannot be read, a missing column, and an expert that fewer than
-    `MIN_TEXTS` texts are left for.
+    Raises `DataError` for a data set that cannot be read, a missing column, and an expert with fewer than `MIN_TEXTS`
+    texts after cleaning.
     """
     corpus = make_corpus(
         _sources(config, base_dir),
@@ -58,7 +58,7 @@ def read_gate_texts(config: GateConfig, base_dir: Path) -> GateTexts:
         shares=Shares(test=config.test_fraction, validation=config.validation_fraction),
         balance=config.balance,
     )
-    return GateTexts(experts=tuple(config.data), splits=corpus.splits, held_out=corpus.apart, sources=corpus.sources)
+    return GateTexts(experts=tuple(config.data), splits=corpus.splits, held_out=corpus.held_out, sources=corpus.sources)
 
 
 def _sources(config: GateConfig, base_dir: Path) -> list[TextSource]:
@@ -71,10 +71,10 @@ def _sources(config: GateConfig, base_dir: Path) -> list[TextSource]:
 
 
 def train_gate(config: GateConfig, base_dir: Path, *, device: str, report: Report) -> TrainedGate:
-    """Train the gate that `config` describes on "cpu" or "cuda", and test it. Relative paths are below `base_dir`.
+    """Train the gate of `config` on "cpu" or "cuda", and test it. Relative paths are resolved against `base_dir`.
 
-    The same arguments give the same weights on the same machine. Raises what `read_gate_texts` raises, and
-    `ModelError` for a base model whose input embeddings or chat template cannot be had.
+    Deterministic on the same machine. Raises what `read_gate_texts` raises, and `ModelError` for a base model without
+    readable input embeddings or chat template.
     """
     texts = read_gate_texts(config, base_dir)
     embeddings = read_input_embeddings(config.base_model, config.revision, where="base_model")
@@ -102,7 +102,7 @@ def tensor_sha256(tensor: torch.Tensor) -> str:
 
 
 class _Prompts:
-    """Makes of texts what the merged model's gate will see of them: mean embeddings of whole prompts."""
+    """Converts texts to the inputs of the merged model's gate: mean embeddings of whole prompts."""
 
     def __init__(self, config: GateConfig, experts: Sequence[str], embeddings: InputEmbeddings, device: str) -> None:
         self._embeddings = replace(embeddings, matrix=embeddings.matrix.to(device))
@@ -118,9 +118,9 @@ class _Prompts:
             )
 
     def labelled(self, texts: Sequence[LabelledText]) -> LabelledFeatures:
-        """The mean embeddings of `texts`, and the places of their experts."""
+        """Return the mean embeddings of `texts`, and the indices of their experts."""
         prompts = [self._prompt(text.text) for text in texts]
-        # A template writes the special tokens itself.
+        # Chat templates include the special tokens.
         means = mean_text_embeddings(
             self._embeddings, prompts, max_tokens=self._max_tokens, with_special_tokens=not self._in_chat
         )
