@@ -19,25 +19,27 @@ SAVE_REMEDY = "load it with transformers and save it again with save_pretrained"
 
 
 def open_weights(path: Path, framework: Literal["np", "pt"] = "pt") -> Any:
-    """Open a safetensors file, for the tensors of `framework`. Never waits, whatever `path` is.
+    """Open a safetensors file for tensors of `framework`. Never blocks.
 
-    Raises `ModelError` for one that is missing, damaged, or not a regular file.
+    Headers are parsed by safetensors, which checks them against the file's size. Uses pread, because the pages of a
+    memory map count as the process's memory until the kernel reclaims them. Raises `ModelError` for a file that is
+    missing, damaged, or not regular.
     """
     try:
-        with open_regular(path):  # a pipe would be waited for
+        with open_regular(path):  # opening a pipe would block
             return safe_open(path, framework=framework, backend="pread")
     except (SafetensorError, OSError) as error:
         raise ModelError(f"damaged weights: {first_line(error)}", where=str(path), remedy=REMEDY) from error
 
 
 def count_parameters(path: Path) -> int:
-    """Count the parameters that a file's header declares, without reading any. Raises as `open_weights` does."""
+    """Count the parameters in a file's header. Raises what `open_weights` raises."""
     with open_weights(path, "np") as file:
         return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no mapping)
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those that its index names, or all. Raises `ModelError` without any."""
+    """Return a checkpoint's safetensors files: those in its index, or all. Raises `ModelError` without any."""
     index = directory / INDEX_FILE
     if index.is_file():
         return [directory / name for name in sorted(set(tensor_files(index).values()))]
@@ -48,7 +50,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def tensor_files(index: Path) -> Mapping[str, str]:
-    """The name of the file, beside the index, that holds each tensor. Raises `ModelError` for a damaged index."""
+    """Return the file name of each tensor in an index. Raises `ModelError` for a damaged index."""
     try:
         files = read_json(index)["weight_map"]
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -61,7 +63,7 @@ def tensor_files(index: Path) -> Mapping[str, str]:
 
 
 def require_indexed(directory: Path, there: Mapping[str, Path]) -> None:
-    """Raise `ModelError` unless each tensor that the index names is `there`."""
+    """Raise `ModelError` unless all tensors of the index are in `there`."""
     index = directory / INDEX_FILE
     missing = sorted(tensor_files(index).keys() - there.keys()) if index.is_file() else []
     if missing:
@@ -77,9 +79,10 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tekken.json")
 
 
 def require_tokenizer(name: str, model: ModelConfig) -> None:
-    """Raise `ModelError` when a model that moe_ray itself loads has no usable tokenizer, or no template for chat.
+    """Raise `ModelError` if a model that moe_ray loads itself has no usable tokenizer, or no template for chat.
 
-    A hub id is judged by its files in the hub cache, when its tokenizer is there.
+    A necessary check, without torch: a tokenizer that only its own code or an old file format defines passes. A hub
+    id is checked by its files in the hub cache, if it is cached.
     """
     if not settings_class(model.engine).loads_checkpoint:
         return
@@ -99,7 +102,7 @@ def require_tokenizer(name: str, model: ModelConfig) -> None:
 
 
 def _folder(model: ModelConfig) -> Path | None:
-    """Where the tokenizer's files are, None for one on the hub whose files are not all in the cache."""
+    """Return the folder of the tokenizer's files; None for a hub id whose files are not all in the cache."""
     source = model.tokenizer or model.path
     if is_local_path(source):
         return Path(source).expanduser()

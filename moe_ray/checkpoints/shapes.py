@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 GATED_MIXTURE = "gated_mixture"
-# Beyond any decoder. A config.json from elsewhere may claim a size that would take days to lay out.
+# Larger than any decoder. Guards against config.json files whose sizes would take days to process.
 MAX_LAYERS = 1_000
 MAX_SIZE = 1 << 31
 MAX_SHOWN = 60
@@ -43,7 +43,7 @@ class DecoderShape:
 
     @property
     def cache_width(self) -> int:
-        """Numbers that one token leaves in the cache of all layers."""
+        """Numbers per token in the KV cache of all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_size
 
     def feed_forward(self, inner_size: int) -> int:
@@ -58,7 +58,7 @@ def parameters_of_config(config: Mapping[str, Any]) -> int | None:
 
 
 def parameter_groups(config: Mapping[str, Any]) -> ParameterGroups | None:
-    """Estimate a decoder's parameters by what they are; None for a config without the usual keys.
+    """Estimate a decoder's parameters by kind; None for a config without the usual keys.
 
     Attention and MLP matrices, embeddings (tied or not) and experts are counted; norms, biases and gates are not
     (below 0.1 % of any model of a billion).
@@ -78,7 +78,7 @@ def parameter_groups(config: Mapping[str, Any]) -> ParameterGroups | None:
 
 
 def decoder_shape(config: Mapping[str, Any]) -> DecoderShape | None:
-    """Return the shape that a config.json tells; None for one without the usual keys.
+    """Return the shape of a config.json; None for one without the usual keys.
 
     Raises `ValueError`, naming the key, for a size that is not a whole number within reason.
     """
@@ -109,7 +109,7 @@ def decoder_shape(config: Mapping[str, Any]) -> DecoderShape | None:
 
 
 def _num_mixture_layers(text: Mapping[str, Any], num_layers: int) -> int:
-    """Every `decoder_sparse_step`-th layer is a mixture (all by default), but for those of `mlp_only_layers`."""
+    """Every `decoder_sparse_step`-th layer is a mixture (all by default), except those in `mlp_only_layers`."""
     step, dense = _first(text, "decoder_sparse_step") or 1, text.get("mlp_only_layers") or []
     if not isinstance(dense, list):
         raise ValueError(f"mlp_only_layers is {_shown(dense)}, not a list")
@@ -123,7 +123,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _first(text: Mapping[str, Any], *keys: str) -> int | None:
-    """Return the first of `keys` that is there and neither null nor 0."""
+    """Return the value of the first of `keys` that is present and neither null nor 0."""
     return next((_whole_number(key, text[key]) for key in keys if text.get(key)), None)
 
 
