@@ -1,16 +1,19 @@
 """certificate.json of a mixture, and the model card that is written from it."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
+import moe_ray
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE as CERTIFICATE_FILE
 from moe_ray.checkpoints.identity import identity_hashes
-from moe_ray.checkpoints.source import SourceRecord
+from moe_ray.checkpoints.source import SourceCheckpoint, SourceRecord, source_record
 from moe_ray.errors import ModelError
 from moe_ray.files import StoredRecord, write_text_atomically
 
@@ -19,12 +22,12 @@ LayerState = Literal["converted", "reverted", "dense"]
 
 
 class LayerVerdict(StoredRecord):
-    """One decoder layer. `measured` holds what was tested (by name) and `limits` what it had to stay within.
+    """One decoder layer. `measured` holds the test results by name, and `limits` their bounds.
 
-    "reverted": converted, tested, found wanting for `reason`, and dense again. "dense": never asked to be converted.
+    "reverted": converted, failed a test for `reason`, and made dense again. "dense": conversion was not requested.
     """
 
-    model_config = ConfigDict(ser_json_inf_nan="strings")  # a layer that gives no numbers differs infinitely
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # a layer that outputs NaN differs infinitely
 
     layer: int
     state: LayerState
@@ -34,7 +37,7 @@ class LayerVerdict(StoredRecord):
 
 
 class TensorOrigin(StoredRecord):
-    """Where one tensor of the mixture came from: the source's name and its tensor, and what was done to it."""
+    """Origin of a tensor of the mixture: the source, the tensor's name there, and the transformation."""
 
     tensor: str
     source: str | None
@@ -43,10 +46,10 @@ class TensorOrigin(StoredRecord):
 
 
 class ExactnessRecord(StoredRecord):
-    """How the mixture agrees with its source at construction, over `num_tokens` tokens.
+    """Agreement of the mixture with a source at construction, over `num_tokens` tokens.
 
-    `max_logit_difference`: largest absolute difference of a logit in float32. `greedy_agreement`: share of greedy
-    tokens that are the same. `reload_equal`: the saved checkpoint, loaded again, gives bit-equal logits.
+    `max_logit_difference`: largest absolute logit difference in float32. `greedy_agreement`: share of tokens with the
+    same most likely next token. `reload_equal`: the reloaded checkpoint gives bit-equal logits.
     """
 
     against: str
@@ -57,7 +60,7 @@ class ExactnessRecord(StoredRecord):
 
 
 class Certificate(StoredRecord):
-    """certificate.json. `settings` are the command's; `tensors_sha256` names the mixture's own files."""
+    """certificate.json. `settings` are the command's; `tensors_sha256` has the hashes of the mixture's files."""
 
     format: Literal[1] = 1
     kind: MixtureKind
@@ -74,8 +77,39 @@ class Certificate(StoredRecord):
 
 
 def own_files(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file that decides what the mixture says, by name; the certificate is none of them."""
+    """Return the SHA-256 of every file that affects the mixture's answers, by name; the certificate is excluded."""
     return identity_hashes(directory)
+
+
+def certify(
+    directory: Path,
+    *,
+    name: str,
+    kind: MixtureKind,
+    model_type: str,
+    settings: dict[str, Any],
+    sources: Sequence[SourceCheckpoint],
+    layers: list[LayerVerdict],
+    tensors: list[TensorOrigin],
+    exactness: list[ExactnessRecord],
+) -> Certificate:
+    """Write certificate and card of the finished mixture `name` in `directory`, and return the certificate."""
+    certificate = Certificate(
+        kind=kind,
+        model_type=model_type,
+        moe_ray_version=moe_ray.__version__,
+        transformers_version=version("transformers"),
+        created_at=time.time(),
+        settings=settings,
+        sources=[source_record(source) for source in sources],
+        layers=layers,
+        tensors=tensors,
+        exactness=exactness,
+        tensors_sha256=own_files(directory),
+    )
+    write_certificate(directory, certificate)
+    write_card(directory, certificate, name=name)
+    return certificate
 
 
 def write_certificate(directory: Path, certificate: Certificate) -> None:
@@ -83,7 +117,7 @@ def write_certificate(directory: Path, certificate: Certificate) -> None:
 
 
 def read_certificate(directory: Path) -> Certificate:
-    """Read the certificate of the mixture in `directory`. Raises `ModelError` when there is none, or a damaged one."""
+    """Read the certificate of the mixture in `directory`. Raises `ModelError` if it is missing or damaged."""
     path = directory / CERTIFICATE_FILE
     if not path.is_file():
         raise ModelError(
@@ -109,7 +143,7 @@ KINDS = {
 
 
 def write_card(directory: Path, certificate: Certificate, *, name: str) -> None:
-    """Write README.md of the mixture `name` into `directory`, with a licence only where a source's own card has one."""
+    """Write README.md of the mixture `name` into `directory`. The licence is taken from the sources' own cards."""
     metadata = yaml.safe_dump(_metadata(certificate), sort_keys=False, allow_unicode=True)
     body = "\n".join(_body(name, certificate))
     write_text_atomically(directory / CARD_FILE, f"{FENCE}{metadata}{FENCE}\n{body}")
@@ -137,7 +171,7 @@ def _licence(source: Path) -> str | None:
 
 
 def card_metadata(directory: Path) -> Mapping[str, Any]:
-    """Return the metadata at the head of a checkpoint's card; nothing where there is none that can be read."""
+    """Return the metadata of a checkpoint's card; empty if it has no readable metadata."""
     try:
         text = (directory / CARD_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,7 @@
-"""Compare a mixture that answers with one expert alone with that expert's own checkpoint."""
+"""Compare the logits of two models: a mixture and its dense model, or a single expert and its own checkpoint.
+
+Shapes: B texts, T tokens, V the vocabulary.
+"""
 
 import hashlib
 import math
@@ -24,10 +27,10 @@ MAX_EXPONENT = 700.0  # of e in a float
 
 
 class Agreement:
-    """What two models' logits over the same tokens have in common, added up batch by batch in float32.
+    """Agreement of two models' float32 logits over the same tokens, accumulated over batches.
 
-    KL divergence is that of the second from the first (the reference), a mean over tokens in nats. Perplexities are of
-    the texts' own next tokens.
+    KL divergence is from the first model (the reference) to the second, a mean over tokens in nats. Perplexities are
+    of the texts' own next tokens.
     """
 
     def __init__(self) -> None:
@@ -54,13 +57,13 @@ class Agreement:
 
     def _agree(self, here: torch.Tensor, there: torch.Tensor) -> None:
         difference = (here - there).abs().max().item()
-        # A difference that is no number is no agreement, and max() would pass over it.
+        # NaN counts as infinite, because max() would ignore it.
         self.max_difference = max(self.max_difference, difference) if math.isfinite(difference) else math.inf
         self._largest = max(self._largest, here.abs().max().item())
         self._num_agreed += int((here.argmax(dim=-1) == there.argmax(dim=-1)).sum())
 
     def record(self, against: str, *, reload_equal: bool) -> ExactnessRecord:
-        """What a certificate says of it. `reload_equal`: the second model, loaded again, gives bit-equal logits."""
+        """Return the record for the certificate. `reload_equal`: the reloaded second model gives bit-equal logits."""
         return ExactnessRecord(
             against=against,
             num_tokens=self.num_tokens,
@@ -71,7 +74,7 @@ class Agreement:
 
     @property
     def relative_difference(self) -> float:
-        """The largest difference, relative to the largest logit of the reference where that is above 1."""
+        """The largest difference, relative to the reference's largest logit if that is above 1."""
         return self.max_difference / max(1.0, self._largest)
 
     @property
@@ -88,12 +91,12 @@ class Agreement:
         return self._num_agreed / self.num_tokens
 
     def measured(self) -> dict[str, float]:
-        """Return the quantities that limits are set for, by name."""
+        """Return the quantities that have limits, by name."""
         return {"kl": self.kl, "perplexity_ratio": self.perplexity_ratio, "agreement": self.greedy_agreement}
 
 
 def _next_tokens(batch: TokenBatch) -> torch.Tensor:
-    """The token after each one [B, T]; -1 where there is none."""
+    """Return the next token of each token [B, T]; -1 without one."""
     after = torch.full_like(batch.input_ids, -1)
     following = batch.attention_mask[:, 1:].bool()
     after[:, :-1] = torch.where(following, batch.input_ids[:, 1:], -1)
@@ -110,7 +113,7 @@ def compare_models(reference: Any, other: Any, batches: Sequence[TokenBatch]) ->
 
 
 def logits_sha256(model: Any, batches: Sequence[TokenBatch]) -> str:
-    """Return the SHA-256 of a model's logits at every token that is no padding."""
+    """Return the SHA-256 of a model's logits at all tokens except padding."""
     digest = hashlib.sha256()
     with torch.inference_mode():
         for batch in batches:
@@ -123,21 +126,20 @@ MAX_TEXT_TOKENS = 64
 
 
 class OneExpert:
-    """A mixture of an own class that answers with the expert at `place` alone, to be called as a model."""
+    """A mixture of moe_ray's own class, restricted to the expert at `index`, with the interface of a model."""
 
-    def __init__(self, mixture: Any, place: int) -> None:
-        self._mixture, self._place = mixture, place
+    def __init__(self, mixture: Any, index: int) -> None:
+        self._mixture, self._index = mixture, index
         self.device = mixture.device
 
     def __call__(self, **inputs: Any) -> Any:
-        return self._mixture(forced_expert=self._place, **inputs)
+        return self._mixture(forced_expert=self._index, **inputs)
 
 
 def experts_exactness(directory: Path, checkpoints: Mapping[str, Path]) -> list[ExactnessRecord]:
-    """Compare the mixture in `directory`, one expert at a time, with the checkpoints by expert's name, in float32.
+    """Compare each expert of the mixture in `directory` with its checkpoint, by name, in float32 on built-in texts.
 
-    The texts are a few built-in ones. Two models are in memory at a time. Raises `ModelError` for what cannot be
-    loaded.
+    Two models are in memory at a time. Raises `ModelError` if a model cannot be loaded.
     """
     device = visible_device()
     mixture = load_for_construction(directory, device=device)
@@ -149,10 +151,10 @@ def experts_exactness(directory: Path, checkpoints: Mapping[str, Path]) -> list[
     )
     again = logits_sha256(load_for_construction(directory, device=device), batches)
     reload_equal = logits_sha256(mixture, batches) == again
-    places = {name: place for place, name in enumerate(mixture.config.expert_names)}
+    indices = {name: index for index, name in enumerate(mixture.config.expert_names)}
     records = []
     for name, path in checkpoints.items():
         dense = load_for_construction(path, device=device)
-        agreement = compare_models(dense, OneExpert(mixture, places[name]), batches)
+        agreement = compare_models(dense, OneExpert(mixture, indices[name]), batches)
         records.append(agreement.record(name, reload_equal=reload_equal))
     return records

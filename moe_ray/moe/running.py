@@ -1,6 +1,6 @@
-"""Running a causal LM of any family over texts while a mixture is made: its decoder layers, and batches of tokens.
+"""Run a causal LM of any family over texts while a mixture is built: texts, token batches, decoder layers.
 
-Shapes: B texts, T tokens.
+Shapes: B texts, T tokens, V the vocabulary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ LABEL_KEYS = ("expert", "label", "domain")
 FORMAT_REMEDY = (
     'give records with "text", and "expert" for gates (JSON, JSONL, CSV, Parquet), or a .txt with a blank line between'
 )
-# Plain prose, code, sums and a list: enough to see whether a conversion is exact, too little to judge noise by.
+# Enough to test whether a conversion is exact; too little to judge noise.
 BUILT_IN = (
     "The river rises in the hills, passes two old mills and a railway bridge, and reaches the sea after forty miles. "
     "In spring it carries so much water that the lower meadows are flooded for weeks.",
@@ -42,7 +42,7 @@ BUILT_IN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeTexts:
-    """Texts in their order. `labels` are places among `experts`, one for each text, or none at all."""
+    """Texts for gates and tests. `labels` are indices into `experts`, one for each text; empty for unlabelled texts."""
 
     texts: tuple[str, ...]
     experts: tuple[str, ...] = ()
@@ -54,9 +54,9 @@ def built_in_texts() -> ProbeTexts:
 
 
 def read_texts(path: Path) -> ProbeTexts:
-    """Read texts, and whose expert's each is where the records say so. Experts count in order of first appearance.
+    """Read texts with the experts that their records name. Experts are in order of first appearance.
 
-    Raises `DataError` when the file is missing or malformed, holds no text, or labels some of its texts only.
+    Raises `DataError` if the file is missing or malformed, holds no texts, or labels only some of them.
     """
     if path.suffix == ".txt":
         return _non_empty(
@@ -75,8 +75,8 @@ def read_texts(path: Path) -> ProbeTexts:
 
 def _labelled(texts: Sequence[str], names: Sequence[str]) -> ProbeTexts:
     experts = tuple(dict.fromkeys(names))
-    places = {name: at for at, name in enumerate(experts)}
-    return ProbeTexts(texts=tuple(texts), experts=experts, labels=tuple(places[name] for name in names))
+    indices = {name: index for index, name in enumerate(experts)}
+    return ProbeTexts(texts=tuple(texts), experts=experts, labels=tuple(indices[name] for name in names))
 
 
 def _non_empty(texts: ProbeTexts, path: Path) -> ProbeTexts:
@@ -91,7 +91,7 @@ MAX_BATCH_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenBatch:
-    """Token ids and attention mask [B, T], padded on the right. `labels` are the texts' experts, if they have any."""
+    """Token ids and attention mask [B, T], padded on the right. `labels` are the texts' experts, or empty."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
@@ -103,13 +103,13 @@ class TokenBatch:
 
 
 def load_for_construction(directory: Path, *, device: str = "cpu", experts_implementation: str | None = None) -> Any:
-    """Load a checkpoint in float32 and evaluation mode, with transformers alone. Raises `ModelError`."""
+    """Load a checkpoint with transformers, in float32 and evaluation mode. Raises `ModelError`."""
     architectures.register()
     chosen: dict[str, Any] = {"experts_implementation": experts_implementation} if experts_implementation else {}
     try:
         model = read_pretrained(transformers.AutoModelForCausalLM, directory, dtype=torch.float32, **chosen)
     except Exception as error:
-        # Configurations, safetensors and pickle raise anything; the cause is kept.
+        # Configurations, safetensors and pickle raise arbitrary errors; the cause is chained.
         raise ModelError(
             f"cannot be loaded: {first_line(error)}", where=str(directory), remedy="check that the checkpoint is whole"
         ) from error
@@ -122,14 +122,14 @@ def load_tokenizer(directory: Path) -> Any:
     try:
         return read_pretrained(transformers.AutoTokenizer, directory)
     except Exception as error:
-        # Parsers of tokenizers raise anything; the cause is kept.
+        # Tokenizer parsers raise arbitrary errors; the cause is chained.
         raise ModelError(
             f"no usable tokenizer: {first_line(error)}", where=str(directory), remedy="put its files beside the weights"
         ) from error
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """Return the list of a causal LM's decoder layers: the outermost list that is as long as its config says."""
+    """Return a causal LM's decoder layers: its outermost module list with as many layers as its config says."""
     num_layers = int(model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
@@ -141,7 +141,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def feed_forward(layer: nn.Module) -> nn.Module:
-    """Return the module of a dense decoder layer whose input a gate would see; OPT has its first matrix inline."""
+    """Return the module of a dense decoder layer whose input a gate would read; OPT has no separate mlp module."""
     for name in ("mlp", "fc1"):
         found = getattr(layer, name, None)
         if isinstance(found, nn.Module):
@@ -151,7 +151,7 @@ def feed_forward(layer: nn.Module) -> nn.Module:
 
 @contextmanager
 def replaced_layers(model: nn.Module, replacements: Mapping[int, nn.Module]) -> Iterator[None]:
-    """Let other decoder layers stand in the places of some of the model's own for a while."""
+    """Replace some of the model's decoder layers within the context."""
     layers = decoder_layers(model)
     own = {at: layers[at] for at in replacements}
     try:
@@ -172,11 +172,11 @@ def token_batches(
     max_tokens: int | None = None,
     labels: Sequence[int] = (),
 ) -> list[TokenBatch]:
-    """Return the texts' tokens in their order, in batches whose logits fit in `MAX_BATCH_NUMBERS`.
+    """Return the texts' tokens in order, in batches whose logits fit in `MAX_BATCH_NUMBERS`.
 
-    A text counts up to `max_text_tokens`, and only texts that begin within the first `max_tokens` are read. Texts of
-    fewer than two tokens predict nothing and are left out. Raises `DataError` when none is left, and `ModelError` for a
-    tokenizer with more tokens than the model knows.
+    Texts are truncated to `max_text_tokens`; only texts that start within the first `max_tokens` tokens are used. Texts
+    of fewer than two tokens are dropped. Raises `DataError` if none is left, and `ModelError` for token ids outside of
+    the model's vocabulary.
     """
     readable = [whole_characters(text, "?") for text in texts]
     encoded = tokenizer(readable, truncation=True, max_length=max_text_tokens)["input_ids"]
@@ -214,7 +214,7 @@ def _batch(rows: Sequence[tuple[list[int], int]], labels: Sequence[int]) -> Toke
 
 
 def logits_of(model: Any, batch: TokenBatch) -> torch.Tensor:
-    """Return the model's float32 logits [B, T, V]; what stands at padding means nothing."""
+    """Return the model's float32 logits [B, T, V]; undefined at padding."""
     device = model.device
     output = model(
         input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False

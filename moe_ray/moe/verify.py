@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.moe.certificate import Certificate, ExactnessRecord, LayerVerdict, TensorOrigin, read_certificate
 
 NUM_NAMED = 3
-# Other machines and numbers of threads add up in another order.
+# Sums differ between machines and numbers of threads.
 RELATIVE_TOLERANCE = 0.05
 ABSOLUTE_TOLERANCE = 1e-4
 AGREEMENT_TOLERANCE = 0.01
@@ -27,7 +27,7 @@ GATE = "gate"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that a certificate says. `holds` is None where it cannot be checked; `detail` tells the difference."""
+    """The result of a check. `holds` is None if it could not be checked; `detail` describes the difference."""
 
     what: str
     holds: bool | None
@@ -35,7 +35,7 @@ class Finding:
 
 
 def finding(what: str, wrong: Sequence[str], good: str) -> Finding:
-    """Return the finding of a check that names what is wrong; `good` is said when nothing is."""
+    """Return the finding of a check: `wrong` lists its failures, `good` is the detail without any."""
     if not wrong:
         return Finding(what=what, holds=True, detail=good)
     more = f" and {len(wrong) - NUM_NAMED} more" if len(wrong) > NUM_NAMED else ""
@@ -43,9 +43,9 @@ def finding(what: str, wrong: Sequence[str], good: str) -> Finding:
 
 
 def compare_tensors(here: TensorReader, there: TensorReader, origins: Sequence[TensorOrigin]) -> Finding:
-    """Hold a mixture's tensors against those of one that was built again, one at a time.
+    """Compare a mixture's tensors with those of a rebuilt mixture, one at a time.
 
-    Gates may differ by rounding, because those that were computed from texts do; all else is equal bit by bit.
+    Gates may differ by rounding, as they are computed from texts; all other tensors must be bit-equal.
     """
     wrong = []
     others = set(there.names())
@@ -61,7 +61,7 @@ def compare_tensors(here: TensorReader, there: TensorReader, origins: Sequence[T
 
 
 def compare_copies(here: TensorReader, sources: Mapping[str, Path], origins: Sequence[TensorOrigin]) -> Finding:
-    """Hold every tensor that is a source's own against that source, one at a time, bit by bit."""
+    """Compare copied tensors with their sources bit by bit, one at a time."""
     readers = {name: TensorReader(path) for name, path in sources.items()}
     wrong, num_held = [], 0
     for origin in origins:
@@ -87,27 +87,27 @@ def _by(first: torch.Tensor, second: torch.Tensor) -> str:
     return f" by {(first.float() - second.float()).abs().max().item():.3g}"
 
 
-def compare_layers(told: Sequence[LayerVerdict], found: Sequence[LayerVerdict]) -> Finding:
-    """Hold the verdicts against new ones: the same states, the same limits, the same figures up to rounding."""
-    wrong = (
-        [] if len(told) == len(found) else [f"{len(told)} layers in the certificate, and the mixture has {len(found)}"]
-    )
-    for one, other in zip(told, found, strict=False):
+def compare_layers(recorded: Sequence[LayerVerdict], found: Sequence[LayerVerdict]) -> Finding:
+    """Compare the recorded verdicts with new ones: equal states and limits, figures equal up to rounding."""
+    wrong = []
+    if len(recorded) != len(found):
+        wrong.append(f"{len(recorded)} layers in the certificate, and the mixture has {len(found)}")
+    for one, other in zip(recorded, found, strict=False):
         if (one.layer, one.state) != (other.layer, other.state):
             wrong.append(f"layer {one.layer} is {one.state} in the certificate, and is now {other.state}")
         elif one.limits != other.limits:
             wrong.append(f"layer {one.layer} was tested against other limits")
         else:
             wrong += [f"layer {one.layer}: {text}" for text in _figures(one.measured, other.measured)]
-    return finding("layers", wrong, f"{len(told)} verdicts reproduced")
+    return finding("layers", wrong, f"{len(recorded)} verdicts reproduced")
 
 
-def compare_exactness(told: Sequence[ExactnessRecord], found: Sequence[ExactnessRecord]) -> Iterator[Finding]:
-    """Hold each source's record against a new one."""
-    if not told:
+def compare_exactness(recorded: Sequence[ExactnessRecord], found: Sequence[ExactnessRecord]) -> Iterator[Finding]:
+    """Compare each source's record with a new one."""
+    if not recorded:
         yield Finding(what="exactness", holds=None, detail="was not measured when the mixture was made")
     by_source = {record.against: record for record in found}
-    for record in told:
+    for record in recorded:
         what, other = f"exactness against {record.against}", by_source.pop(record.against, None)
         if other is None:
             yield Finding(what=what, holds=None, detail="was not computed again")
@@ -127,37 +127,35 @@ def _measures(record: ExactnessRecord) -> dict[str, float]:
     return {"max_logit_difference": record.max_logit_difference, "agreement": record.greedy_agreement}
 
 
-def _figures(told: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
-    wrong = [f"{name} is not measured any more" for name in told if name not in found]
-    shared = [name for name in told if name in found]
+def _figures(recorded: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
+    wrong = [f"{name} is not measured any more" for name in recorded if name not in found]
+    shared = [name for name in recorded if name in found]
     return wrong + [
-        f"{name} {told[name]:.3g}, and now {found[name]:.3g}"
+        f"{name} {recorded[name]:.3g}, and now {found[name]:.3g}"
         for name in shared
-        if not _close(name, told[name], found[name])
+        if not _close(name, recorded[name], found[name])
     ]
 
 
-def _close(name: str, told: float, found: float) -> bool:
+def _close(name: str, recorded: float, found: float) -> bool:
     absolute = AGREEMENT_TOLERANCE if name == "agreement" else ABSOLUTE_TOLERANCE
-    return math.isclose(told, found, rel_tol=RELATIVE_TOLERANCE, abs_tol=absolute)
+    return math.isclose(recorded, found, rel_tol=RELATIVE_TOLERANCE, abs_tol=absolute)
 
 
-# What the file of texts is called among what has moved.
+# Name of the file of texts in `moved`.
 TEXTS = "texts"
 RECOMPUTERS = {
     "upcycled": "moe_ray.moe.upcycle.build:recompute",
     "merged": "moe_ray.moe.merge.build:recompute",
     "trained_apart": "moe_ray.moe.btx.build:recompute",
 }
-Recompute = Callable[[Path, Certificate, Mapping[str, Path]], Iterator[Finding]]
-"""Recompute what a kind of mixture's certificate says of tensors, layers and exactness, from the sources by name."""
 
 
 def verify(directory: Path, moved: Mapping[str, Path] | None = None) -> Iterator[Finding]:
-    """Check everything that the certificate of the mixture in `directory` says, one thing after the other.
+    """Check the certificate of the mixture in `directory`, and yield a finding for each statement.
 
-    Sources are looked for where they were, or where `moved` says by their names; under the name "texts" it may tell
-    where the file of texts is. Raises `ModelError` when there is no certificate, and for a name that is no source's.
+    `moved` maps names of sources to their current paths, and "texts" to that of the file of texts. Raises `ModelError`
+    without a certificate, and `UserError` for an unknown name in `moved`.
     """
     certificate = read_certificate(directory)
     moved = moved or {}
@@ -217,24 +215,24 @@ def _source(source: SourceRecord, path: Path) -> Finding:
 
 
 def _tensor_names(directory: Path, certificate: Certificate) -> Finding:
-    told = [origin.tensor for origin in certificate.tensors]
+    named = [origin.tensor for origin in certificate.tensors]
     sources = {source.name for source in certificate.sources}
     try:
         there = set(TensorReader(directory).names())
     except UserError as error:
         return Finding(what="names of tensors", holds=False, detail=error.what)
-    wrong = [f"{name} is in the checkpoint alone" for name in sorted(there - set(told))]
-    wrong += [f"{name} is in the certificate alone" for name in sorted(set(told) - there)]
+    wrong = [f"{name} is in the checkpoint alone" for name in sorted(there - set(named))]
+    wrong += [f"{name} is in the certificate alone" for name in sorted(set(named) - there)]
     wrong += [
         f"{origin.tensor} comes from {origin.source}, which is not a source"
         for origin in certificate.tensors
         if origin.source is not None and not _is_known(origin.source, sources)
     ]
-    return finding("names of tensors", wrong, f"{len(told)} tensors")
+    return finding("names of tensors", wrong, f"{len(named)} tensors")
 
 
 def _is_known(named: str, sources: set[str]) -> bool:
-    """Whether `named` is a source, or all sources of a tensor that holds several experts, with commas between."""
+    """Return whether `named` is a source, or a comma-separated list of sources (of a tensor with several experts)."""
     return named in sources or set(named.split(", ")) <= sources
 
 
@@ -247,5 +245,5 @@ def _recomputed(directory: Path, certificate: Certificate, paths: Mapping[str, P
     try:
         yield from recompute(directory, certificate, paths)
     except UserError as error:
-        # What is missing or damaged on the way is told beside what was found already.
+        # Report missing or damaged files as a finding, after those that were made already.
         yield Finding(what="recomputation", holds=None, detail=first_line(error))

@@ -132,7 +132,7 @@ def upcycle(
     out_dir: Path,
     settings: UpcycleSettings,
     *,
-    on_bytes: Callable[[int], object] | None = None,
+    on_bytes: Callable[[int], object] = lambda _: None,
     gates: Gates | None = None,
 ) -> UpcyclePlan:
     """Plan and convert, without tests and certificate."""

@@ -1,4 +1,4 @@
-"""Every native family, held to its promise: with experts alike, the mixture computes what the dense model does."""
+"""Every native family: with identical experts, the mixture computes exactly what the dense model does."""
 
 import json
 import subprocess
@@ -58,8 +58,8 @@ def test_a_mixture_of_alike_experts_gives_the_dense_models_logits_and_text(made:
     assert mixture.config.model_type == made.case.target
     assert mixture.config._experts_implementation == implementation
     assert furthest(logits(mixture), logits(made.dense)) <= TOLERANCE
-    told = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(some_tokens())}
-    assert torch.equal(mixture.generate(some_tokens(), **told), made.dense.generate(some_tokens(), **told))
+    options = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(some_tokens())}
+    assert torch.equal(mixture.generate(some_tokens(), **options), made.dense.generate(some_tokens(), **options))
 
 
 def test_every_tensor_finds_its_place_and_saving_again_writes_the_same_names(made: Made, tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def test_a_mixture_of_alike_experts_gives_the_dense_models_logits_and_text(name:
     for implementation in ("eager", "batched_mm", "grouped_mm"):
         mixture = load(tmp_path / "mixture", experts_implementation=implementation)
         assert (logits(mixture) - logits(dense)).abs().max() <= TOLERANCE
-        told = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
-        assert torch.equal(mixture.generate(ids, **told), dense.generate(ids, **told))
+        options = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
+        assert torch.equal(mixture.generate(ids, **options), dense.generate(ids, **options))
     assert mixture.config.mlp_only_layers == [1]
     assert plan.config.model_type == mixture.config.model_type == f"{dense.config.model_type}_moe"
 

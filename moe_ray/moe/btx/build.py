@@ -1,31 +1,27 @@
 """Build a mixture of separately trained experts, and compare each expert with its own dense checkpoint."""
 
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
-
-import moe_ray
-from moe_ray.checkpoints.source import read_config, source_record
+from moe_ray.checkpoints.source import read_config
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.device import visible_device
 from moe_ray.errors import RunFailedError
 from moe_ray.files import require_free, require_space, write_directory_atomically
 from moe_ray.moe.btx.state import mixture_layers
-from moe_ray.moe.certificate import Certificate, ExactnessRecord, LayerVerdict, own_files, write_card, write_certificate
+from moe_ray.moe.certificate import Certificate, ExactnessRecord, LayerVerdict, MixtureKind, certify
 from moe_ray.moe.exactness import experts_exactness
-from moe_ray.moe.gates import prompt_gates, ridge_gates
+from moe_ray.moe.gates import fitted_gates
 from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
-from moe_ray.moe.upcycle.convert import convert
+from moe_ray.moe.upcycle.convert import convert, write_mixture
 from moe_ray.moe.upcycle.experts import FineTunes, Gates, random_gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
 from moe_ray.moe.upcycle.request import GateRequest, UpcycleSettings
 from moe_ray.moe.verify import GATE, Finding, compare_exactness, compare_layers, compare_tensors
 
-KIND = "trained_apart"
+KIND: MixtureKind = "trained_apart"
 DEFAULT_SCALE = {"random": 0.02, "prompts": 1.0, "ridge": 8.0}
 MAX_LOGIT_DIFFERENCE = 1e-4  # float32 logits up to a few dozen, summed in another order
 MAX_TEXT_TOKENS = 256
@@ -58,11 +54,7 @@ def build_btx(
     certificates: list[Certificate] = []
 
     def write(directory: Path) -> None:
-        made = directory / "mixture"
-        convert(plan, made, gates=_gates(plan, gate, texts))
-        for path in list(made.iterdir()):
-            path.rename(directory / path.name)
-        made.rmdir()
+        write_mixture(plan, directory, _gates(plan, gate, texts))
         certificates.append(_certify(plan, directory, settings, name=out_dir.name))
 
     write_directory_atomically(out_dir, write)
@@ -71,25 +63,19 @@ def build_btx(
 
 def _certify(plan: UpcyclePlan, directory: Path, settings: Any, *, name: str) -> Certificate:
     recipe = plan.recipe
-    experts = {source.name: source.directory for source in recipe.fine_tunes}
-    records = experts_exactness(directory, experts)
-    require_exact(records)
-    certificate = Certificate(
+    exactness = experts_exactness(directory, {source.name: source.directory for source in recipe.fine_tunes})
+    require_exact(exactness)
+    return certify(
+        directory,
+        name=name,
         kind=KIND,
         model_type=str(plan.config.model_type),
-        moe_ray_version=moe_ray.__version__,
-        transformers_version=transformers.__version__,
-        created_at=time.time(),
         settings=settings,
-        sources=[source_record(source) for source in (recipe.source, *recipe.fine_tunes)],
+        sources=(recipe.source, *recipe.fine_tunes),
         layers=layer_verdicts(plan.config),
         tensors=list(plan.tensors),
-        exactness=records,
-        tensors_sha256=own_files(directory),
+        exactness=exactness,
     )
-    write_certificate(directory, certificate)
-    write_card(directory, certificate, name=name)
-    return certificate
 
 
 def require_exact(records: Sequence[ExactnessRecord]) -> None:
@@ -118,9 +104,8 @@ def _gates(plan: UpcyclePlan, gate: GateRequest, texts: Mapping[str, Sequence[st
     model = load_for_construction(directory, device=visible_device())
     batches = _labelled_batches(directory, model.config, list(texts.values()))
     layers, num_experts = plan.recipe.shape.layers, settings.num_networks
-    if gate.init == "prompts":
-        return prompt_gates(model, batches, layers, num_experts=num_experts, scale=scale).__getitem__
-    return ridge_gates(model, batches, layers, num_experts=num_experts, penalty=gate.penalty, scale=scale).__getitem__
+    made = fitted_gates(gate.init, model, batches, layers, num_experts=num_experts, penalty=gate.penalty, scale=scale)
+    return made.__getitem__
 
 
 def _labelled_batches(directory: Path, config: Any, texts: Sequence[Sequence[str]]) -> list[TokenBatch]:

@@ -109,7 +109,7 @@ def _certificate(directory: Path) -> Certificate:
     gone = [source.path for source in certificate.sources if not Path(source.path).is_dir()]
     if gone:
         raise ModelError(
-            f"was made of {', '.join(gone)}, not there any more",
+            f"its sources {', '.join(gone)} do not exist",
             where=str(directory),
             remedy="put the experts' checkpoints back: the new certificate says how far each expert is from its own",
         )

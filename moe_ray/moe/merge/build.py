@@ -1,24 +1,21 @@
-"""Merge fine-tunes of one model behind a gate, tensor by tensor: no model is in memory, and none half on disk."""
+"""Build a merged mixture tensor by tensor, without loading a model, and recompute its certificate."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import moe_ray
 from moe_ray import architectures
-from moe_ray.checkpoints.source import SourceCheckpoint, copy_companions, open_source, read_config, source_record
-from moe_ray.checkpoints.tensors import DEFAULT_MAX_SHARD_BYTES, TensorReader, TensorWriter
+from moe_ray.checkpoints.source import SourceCheckpoint, copy_companions, open_source, read_config
+from moe_ray.checkpoints.tensors import DEFAULT_MAX_SHARD_BYTES, TensorReader, write_tensors
 from moe_ray.errors import ModelError
 from moe_ray.files import require_free, require_space, write_directory_atomically
-from moe_ray.moe.certificate import Certificate, TensorOrigin, own_files, write_card, write_certificate
+from moe_ray.moe.certificate import Certificate, ExactnessRecord, TensorOrigin, certify
 from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.merge.gate import GateRecord
-from moe_ray.moe.merge.plan import MergedTensor, MergePlan, _pieces, differences, naming_of
+from moe_ray.moe.merge.plan import MergedTensor, MergePlan, differences, naming_of, pieces
 from moe_ray.moe.verify import Finding, compare_copies, compare_exactness, compare_layers, finding
 
-# In float32: the same products in the same order, so that nothing but a last digit could move.
+# In float32: the same operations in the same order, so that at most the last digit differs.
 MAX_LOGIT_DIFFERENCE = 1e-5
 
 
@@ -28,13 +25,13 @@ def build_merge(
     *,
     check: bool = True,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
-    on_bytes: Callable[[int], object] | None = None,
+    on_bytes: Callable[[int], object] = lambda _: None,
 ) -> Certificate:
-    """Write the mixture of `plan` to `out_dir`, with its certificate, which is returned.
+    """Write the mixture of `plan` to `out_dir` atomically, with certificate and card, and return the certificate.
 
-    At most one tensor is held while writing; `on_bytes` gets the bytes of each. With `check` the result is loaded, held
-    against each source, and not kept where an expert alone is not its source. `out_dir` must not be there, or be
-    empty; it appears whole at the end. Raises `ModelError` before any work when it cannot.
+    At most one tensor is in memory while writing; `on_bytes` receives the size of each. With `check` the result is
+    loaded and compared with each source. Raises `ModelError` if `out_dir` is not empty, the disk is too small, or an
+    expert differs from its source.
     """
     require_free(out_dir)
     require_space(out_dir, plan.num_bytes)
@@ -42,48 +39,37 @@ def build_merge(
 
     def write(directory: Path) -> None:
         _write_checkpoint(plan, directory, max_shard_bytes, on_bytes)
-        certificates.append(_certificate(plan, directory, check=check))
-        write_certificate(directory, certificates[-1])
-        write_card(directory, certificates[-1], name=out_dir.name)
+        certificates.append(_certify(plan, directory, name=out_dir.name, check=check))
 
     write_directory_atomically(out_dir, write)
-    return certificates[-1]
+    return certificates[0]
 
 
 def _write_checkpoint(
-    plan: MergePlan, directory: Path, max_shard_bytes: int, on_bytes: Callable[[int], object] | None
+    plan: MergePlan, directory: Path, max_shard_bytes: int, on_bytes: Callable[[int], object]
 ) -> None:
-    writer = TensorWriter(directory, max_shard_bytes)
-    try:
-        for name, tensor in _pieces(plan.sources, plan.gate, plan.naming):
-            writer.add(name, tensor)
-            if on_bytes is not None:
-                on_bytes(tensor.nbytes)
-        writer.finish()
-    finally:
-        writer.close()
+    tensors = pieces(plan.sources, plan.gate, plan.naming)
+    write_tensors(directory, tensors, max_shard_bytes=max_shard_bytes, on_bytes=on_bytes)
     copy_companions(plan.sources[0], directory)
     plan.config.auto_map = architectures.auto_map(plan.config.model_type)
     plan.config.save_pretrained(directory)
 
 
-def _certificate(plan: MergePlan, directory: Path, *, check: bool) -> Certificate:
+def _certify(plan: MergePlan, directory: Path, *, name: str, check: bool) -> Certificate:
     paths = {source.name: source.directory for source in plan.sources}
-    certificate = Certificate(
+    exactness = experts_exactness(directory, paths) if check else []
+    _require_exact(exactness, plan)
+    return certify(
+        directory,
+        name=name,
         kind="merged",
         model_type=plan.config.model_type,
-        moe_ray_version=moe_ray.__version__,
-        transformers_version=version("transformers"),
-        created_at=time.time(),
         settings=_settings(plan),
-        sources=[source_record(source) for source in plan.sources],
+        sources=plan.sources,
         layers=plan.naming.verdicts(),
         tensors=[_origin(tensor, plan.sources) for tensor in plan.naming.tensors],
-        exactness=experts_exactness(directory, paths) if check else [],
-        tensors_sha256=own_files(directory),
+        exactness=exactness,
     )
-    _require_exact(certificate, plan)
-    return certificate
 
 
 def _settings(plan: MergePlan) -> dict[str, Any]:
@@ -102,9 +88,9 @@ def _origin(tensor: MergedTensor, sources: tuple[SourceCheckpoint, ...]) -> Tens
     return TensorOrigin(tensor=tensor.name, source=source, source_tensor=tensor.dense, how=how)
 
 
-def _require_exact(certificate: Certificate, plan: MergePlan) -> None:
-    """Raise `ModelError` for an expert that is not its source, though all that they share is equal."""
-    for one in certificate.exactness:
+def _require_exact(exactness: Sequence[ExactnessRecord], plan: MergePlan) -> None:
+    """Raise `ModelError` if an expert differs from its source although the sources share all other tensors."""
+    for one in exactness:
         is_exact = one.max_logit_difference <= MAX_LOGIT_DIFFERENCE and one.reload_equal
         if not is_exact and not plan.differences:
             raise ModelError(
@@ -115,9 +101,9 @@ def _require_exact(certificate: Certificate, plan: MergePlan) -> None:
 
 
 def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Path]) -> Iterator[Finding]:
-    """Compare the mixture with its sources: tensors, what they have otherwise, layers, and each expert alone.
+    """Compare the mixture with its sources: tensors, recorded differences, layers, and each expert alone.
 
-    `paths` are the sources' by name. The gate comes from no source: that it has not changed, the file's hash tells.
+    `paths` maps the sources' names to folders. The gate comes from no source; the file hashes cover it.
     """
     opened = [open_source(paths[source.name], name=source.name) for source in certificate.sources]
     naming = naming_of(read_config(directory), opened[0])
@@ -130,7 +116,7 @@ def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Pat
     yield from compare_exactness(certificate.exactness, measured)
 
 
-def _compare_differences(on_bytes: list[str], found: list[str]) -> Finding:
-    wrong = [f"not in the certificate: {line}" for line in found if line not in on_bytes]
-    wrong += [f"in the certificate, but not found: {line}" for line in on_bytes if line not in found]
-    return finding("differences between the sources", wrong, f"{len(on_bytes)}, all in the certificate")
+def _compare_differences(recorded: list[str], found: list[str]) -> Finding:
+    wrong = [f"not in the certificate: {line}" for line in found if line not in recorded]
+    wrong += [f"in the certificate, but not found: {line}" for line in recorded if line not in found]
+    return finding("differences between the sources", wrong, f"{len(recorded)}, all in the certificate")

@@ -1,4 +1,4 @@
-"""The gate of a merged mixture: its configuration, its record, its directory."""
+"""The gate of a merged mixture: network, records, and directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ LAST_FOLDER = "final"
 
 
 class GateRecord(StoredRecord):
-    """gate.json. `embeddings_sha256` names the input embeddings that the gate learned to read."""
+    """gate.json. `embeddings_sha256` is the hash of the input embeddings that the gate was trained on."""
 
     format: Literal[1] = 1
     experts: list[str]
@@ -28,7 +28,7 @@ class GateRecord(StoredRecord):
 
 
 class GateResult(StoredRecord):
-    """A gate on n texts. `confusion[i][j]`: texts for expert i that it gives expert j the highest probability for."""
+    """A gate's result on n texts. `confusion[i][j]`: number of texts of expert i with expert j as the most probable."""
 
     n: int
     accuracy: float
@@ -39,7 +39,7 @@ class GateResult(StoredRecord):
 
 
 class GateEpoch(StoredRecord):
-    """Mean loss of an epoch's batches, and macro-F1 and mean loss on the validation texts after it."""
+    """Mean training loss of an epoch, and macro-F1 and mean loss on the validation texts after it."""
 
     epoch: int
     loss: float
@@ -48,10 +48,10 @@ class GateEpoch(StoredRecord):
 
 
 class GateTrainingInfo(StoredRecord):
-    """training_info.json. `num_texts` counts by split, then by expert; `sources` says what became of all records.
+    """training_info.json. `num_texts` counts by split, then by expert; `sources` are the cleaning reports.
 
-    `test` texts come from the sources that were trained on, `held_out` ones from sources that were not; None without
-    any. `temperature` is what the closed form's logits were divided by; None for a trained gate.
+    `test` texts come from training sources, `held_out` texts from sources of use "test"; None without any.
+    `temperature` divides the logits of the closed form; None for a trained gate.
     """
 
     moe_ray_version: str
@@ -70,7 +70,7 @@ class GateTrainingInfo(StoredRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Gate:
-    """A gating network in evaluation mode, and what it is for."""
+    """A gating network in evaluation mode, with its record."""
 
     network: GatingNetwork
     record: GateRecord
@@ -78,7 +78,7 @@ class Gate:
 
 
 def read_gate(directory: Path) -> Gate:
-    """Read what `TrainedGate.save` wrote. Raises `ModelError` naming what is missing or damaged."""
+    """Read a gate that `TrainedGate.save` wrote. Raises `ModelError` if files are missing or damaged."""
     path = directory / GATE_FILE
     if not path.is_file():
         what = f"not a gate directory: {GATE_FILE} is missing" if directory.exists() else "no such directory"
@@ -99,7 +99,7 @@ def read_gate(directory: Path) -> Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainedGate:
-    """A gate with the weights of its best epoch, and `last` with those of the last; None for the closed form."""
+    """A gate with the weights of its best epoch. `last` has those of the last epoch; None for the closed form."""
 
     network: GatingNetwork
     last: GatingNetwork | None
@@ -107,9 +107,9 @@ class TrainedGate:
     info: GateTrainingInfo
 
     def save(self, directory: Path) -> None:
-        """Write the gate to `directory`, whole or not at all; a gate that is there is replaced.
+        """Write the gate to `directory` atomically; an existing gate is replaced.
 
-        Raises `ModelError` for a directory that holds something else.
+        Raises `ModelError` if the directory holds anything else.
         """
         require_gate_or_nothing(directory)
         write_directory_atomically(directory, self._write)
@@ -124,7 +124,7 @@ class TrainedGate:
 
 
 def require_gate_or_nothing(directory: Path) -> None:
-    """Raise `ModelError` when writing a gate to `directory` would remove something else."""
+    """Raise `ModelError` if `directory` holds anything but a gate."""
     if directory.exists() and not (directory / GATE_FILE).is_file():
         if directory.is_dir() and not any(directory.iterdir()):
             return

@@ -1,4 +1,4 @@
-"""What a merge needs to know: the experts' names, and where they differ from their base."""
+"""Plan a merge: check that the models fit together, name the mixture's tensors, and list what differs."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,15 +25,21 @@ from moe_ray.moe.merge.gate_training import tensor_sha256
 
 MODEL_PREFIX = "language_model."
 GATE_PREFIX = "gating_network."
+# Keys that do not change what a fine-tune computes: names, versions, padding of training batches.
+FREE_KEYS = frozenset(
+    ("name_or_path", "transformers_version", "_from_model_config", "is_local", "local_files_only", "padding_side")
+)
+END_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+NUM_NAMED = 3
 # A layer's experts: language_model.model.layers.3.mlp.experts.0.up_proj.weight
 _EXPERT = re.compile(r"^(?P<layer>.*?\.(?P<number>\d+)\.mlp)\.experts\.(?P<expert>\d+)\.(?P<rest>.*)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedTensor:
-    """A tensor of the mixture: the source's `dense` one of `expert`, or the first source's where that is None.
+    """A tensor of the mixture. `dense` is its name in the sources; None for the gate's tensors.
 
-    `layer` is that of an expert's tensor. The gate's own have no `dense`.
+    `expert` and `layer` are set for tensors of an expert; all others come from the first source.
     """
 
     name: str
@@ -44,135 +50,27 @@ class MergedTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """All tensors of a mixture but those that are tied to another. `embedding` is the input embeddings' dense name."""
+    """All tensors of a mixture except tied ones. `embedding` is the input embeddings' name in the sources."""
 
     tensors: tuple[MergedTensor, ...]
     embedding: str
 
     @property
     def of_experts(self) -> frozenset[str]:
-        """The sources' tensors that go into the feed-forwards of their experts."""
+        """Return the names of the sources' feed-forward tensors."""
         return frozenset(tensor.dense for tensor in self.tensors if tensor.dense and tensor.expert is not None)
 
     def verdicts(self) -> list[LayerVerdict]:
-        """What a certificate says of the layers: all of them have experts."""
+        """Return the layers' verdicts for the certificate: all are converted."""
         layers = sorted({tensor.layer for tensor in self.tensors if tensor.layer is not None})
         return [LayerVerdict(layer=layer, state="converted") for layer in layers]
 
 
-def naming_of(config: Any, first: SourceCheckpoint) -> Naming:
-    """Build the mixture of `config` without memory and name its tensors by those of the source `first`.
-
-    Raises `ModelError` for an architecture whose feed-forwards cannot be put side by side.
-    """
-    from moe_ray.architectures.gated_layers import require_mixing_arrives
-    from moe_ray.architectures.gated_mixture import GatedMixtureForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = GatedMixtureForCausalLM(config)
-        require_mixing_arrives(model.language_model)
-    except ValueError as error:
-        raise ModelError(
-            str(error), where=str(first.directory), remedy="merge models of a family whose layers have an mlp"
-        ) from error
-    tied = set(model.all_tied_weights_keys)
-    there = set(first.reader.names())
-    tensors = [_tensor(name) for name in model.state_dict() if name not in tied or _tensor(name).dense in there]
-    weight = model.get_input_embeddings().weight
-    embedding = next(name for name, one in model.named_parameters() if one is weight)
-    return Naming(tensors=tuple(tensors), embedding=embedding.removeprefix(MODEL_PREFIX))
-
-
-def _tensor(name: str) -> MergedTensor:
-    if name.startswith(GATE_PREFIX):
-        return MergedTensor(name=name, dense=None)
-    dense = name.removeprefix(MODEL_PREFIX)
-    found = _EXPERT.match(dense)
-    if found is None:
-        return MergedTensor(name=name, dense=dense)
-    parts: Mapping[str, str] = found.groupdict()
-    return MergedTensor(
-        name=name,
-        dense=f"{parts['layer']}.{parts['rest']}",
-        expert=int(parts["expert"]),
-        layer=int(parts["number"]),
-    )
-
-
-# They differ between fine-tunes that compute the same: names, versions, and how batches were padded in training.
-FREE_KEYS = frozenset(
-    ("name_or_path", "transformers_version", "_from_model_config", "is_local", "local_files_only", "padding_side")
-)
-END_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-NUM_NAMED = 3
-
-
-def differences(sources: Sequence[SourceCheckpoint], gate: GateRecord, naming: Naming) -> list[str]:
-    """Return a line for each thing that a merge would take from the first source, though another has it otherwise.
-
-    The input embeddings that the gate was trained on are held against the first source's too. Raises `ModelError` when
-    two sources differ in shape, configuration, tokenizer, vocabulary or dtype.
-    """
-    first, found, of_experts = sources[0], list[str](), naming.of_experts
-    for other in sources[1:]:
-        found += [
-            f"{one.source}: {one.tensor} differs by up to {one.max_abs:.3g}"
-            for one in compare_sources(first, other, of_experts.__contains__)
-        ]
-        found += _different_files(first, other)
-        found += _different_ends(first, other)
-    if tensor_sha256(first.reader.get(naming.embedding)) != gate.embeddings_sha256:
-        found.append(f"{first.name}: {naming.embedding} is not what the gate was trained on ({gate.base_model})")
-    return found
-
-
-def require_none(found: Sequence[str]) -> None:
-    """Raise `ModelError` that names the first differences, if there are any."""
-    if found:
-        shown = "; ".join(found[:NUM_NAMED]) + ("; ..." if len(found) > NUM_NAMED else "")
-        raise ModelError(
-            f"the sources differ in {len(found)} things outside their feed-forwards ({shown})",
-            remedy="merge fine-tunes of the feed-forwards alone, or take all else from the first with --take-first",
-        )
-
-
-def _different_files(first: SourceCheckpoint, other: SourceCheckpoint) -> Iterator[str]:
-    for name in COMPANION_FILES:
-        if name in VOCABULARY_FILES:
-            continue
-        ours, theirs = _content(first.directory / name), _content(other.directory / name)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-            if keys := [key for key in keys if key not in FREE_KEYS]:
-                yield f"{other.name}: {name} differs in {', '.join(keys)}"
-        elif ours != theirs:
-            yield f"{other.name}: {name} differs"
-
-
-def _content(path: Path) -> Any:
-    """A file's JSON, or its text where it is none; None where there is no such file."""
-    if not path.is_file():
-        return None
-    text = read_text(path)
-    try:
-        return parse_json(text)
-    except ValueError:
-        return text
-
-
-def _different_ends(first: SourceCheckpoint, other: SourceCheckpoint) -> Iterator[str]:
-    for field in END_FIELDS:
-        ours, theirs = getattr(first.config, field, None), getattr(other.config, field, None)
-        if ours != theirs:
-            yield f"{other.name}: config.json has {field} {theirs}, not {ours}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MergePlan:
-    """A merge that can be done. `sources` bear the experts' names, in the gate's order.
+    """A valid merge. `sources` are named as the experts, in the gate's order.
 
-    `differences` says, a line each, what others have otherwise than the first source, from which the mixture takes it.
+    `differences` has a line for each difference between sources that is resolved by taking the first source's value.
     """
 
     sources: tuple[SourceCheckpoint, ...]
@@ -186,10 +84,10 @@ class MergePlan:
 def plan_merge(
     models: Mapping[str, Path], gate_dir: Path, *, mode: MixtureMode = "weighted_sum", take_first: bool = False
 ) -> MergePlan:
-    """Find out what merging `models`, by expert's name, behind the gate in `gate_dir` makes.
+    """Plan the merge of `models`, by expert name, behind the gate in `gate_dir`.
 
-    Reads the tensors that must be alike, a pair at a time. Raises `ModelError` for sources or a gate that do not belong
-    together, and, unless `take_first`, for anything outside the feed-forwards that differs between the sources.
+    Reads the tensors that must be equal, one pair at a time. Raises `ModelError` for sources or a gate that do not
+    belong together, and, unless `take_first`, for any difference between the sources outside the feed-forwards.
     """
     gate = read_gate(gate_dir)
     _require_experts(models, gate)
@@ -205,7 +103,7 @@ def plan_merge(
         gate=gate,
         config=config,
         naming=naming,
-        num_bytes=sum(tensor.nbytes for _, tensor in _pieces(sources, gate, naming, with_values=False)),
+        num_bytes=sum(tensor.nbytes for _, tensor in pieces(sources, gate, naming, with_values=False)),
         differences=tuple(found),
     )
 
@@ -243,7 +141,7 @@ def _config(first: SourceCheckpoint, gate: Gate, mode: MixtureMode) -> GatedMixt
     )
 
 
-def _pieces(
+def pieces(
     sources: tuple[SourceCheckpoint, ...], gate: Gate, naming: Naming, *, with_values: bool = True
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the mixture's tensors one by one; without values, on the meta device."""
@@ -254,3 +152,103 @@ def _pieces(
         else:
             reader = sources[tensor.expert or 0].reader
             yield tensor.name, reader.get(tensor.dense) if with_values else reader.get_empty(tensor.dense)
+
+
+def naming_of(config: Any, first: SourceCheckpoint) -> Naming:
+    """Build the mixture of `config` on the meta device, and map its tensors to those of the source `first`.
+
+    Raises `ModelError` for an architecture whose feed-forwards cannot become experts.
+    """
+    from moe_ray.architectures.gated_layers import require_mixing_arrives
+    from moe_ray.architectures.gated_mixture import GatedMixtureForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = GatedMixtureForCausalLM(config)
+        require_mixing_arrives(model.language_model)
+    except ValueError as error:
+        raise ModelError(
+            str(error), where=str(first.directory), remedy="merge models of a family whose layers have an mlp"
+        ) from error
+    tied = set(model.all_tied_weights_keys)
+    there = set(first.reader.names())
+    tensors = [_tensor(name) for name in model.state_dict() if name not in tied or _tensor(name).dense in there]
+    weight = model.get_input_embeddings().weight
+    embedding = next(name for name, one in model.named_parameters() if one is weight)
+    return Naming(tensors=tuple(tensors), embedding=embedding.removeprefix(MODEL_PREFIX))
+
+
+def _tensor(name: str) -> MergedTensor:
+    if name.startswith(GATE_PREFIX):
+        return MergedTensor(name=name, dense=None)
+    dense = name.removeprefix(MODEL_PREFIX)
+    found = _EXPERT.match(dense)
+    if found is None:
+        return MergedTensor(name=name, dense=dense)
+    parts: Mapping[str, str] = found.groupdict()
+    return MergedTensor(
+        name=name,
+        dense=f"{parts['layer']}.{parts['rest']}",
+        expert=int(parts["expert"]),
+        layer=int(parts["number"]),
+    )
+
+
+def differences(sources: Sequence[SourceCheckpoint], gate: GateRecord, naming: Naming) -> list[str]:
+    """Return a line for each tensor, file or field outside the feed-forwards in which a source differs from the first.
+
+    Also compares the first source's input embeddings with those that the gate was trained on. Raises `ModelError` if
+    two sources differ in shape, configuration, tokenizer, vocabulary or dtype.
+    """
+    first, found, of_experts = sources[0], list[str](), naming.of_experts
+    for other in sources[1:]:
+        found += [
+            f"{one.source}: {one.tensor} differs by up to {one.max_abs:.3g}"
+            for one in compare_sources(first, other, of_experts.__contains__)
+        ]
+        found += _different_files(first, other)
+        found += _different_ends(first, other)
+    if tensor_sha256(first.reader.get(naming.embedding)) != gate.embeddings_sha256:
+        found.append(f"{first.name}: {naming.embedding} is not what the gate was trained on ({gate.base_model})")
+    return found
+
+
+def require_none(found: Sequence[str]) -> None:
+    """Raise `ModelError` if there are differences; its message lists the first ones."""
+    if found:
+        shown = "; ".join(found[:NUM_NAMED]) + ("; ..." if len(found) > NUM_NAMED else "")
+        raise ModelError(
+            f"the sources differ in {len(found)} things outside their feed-forwards ({shown})",
+            remedy="merge fine-tunes of the feed-forwards alone, or take all else from the first with --take-first",
+        )
+
+
+def _different_files(first: SourceCheckpoint, other: SourceCheckpoint) -> Iterator[str]:
+    for name in COMPANION_FILES:
+        if name in VOCABULARY_FILES:
+            continue
+        ours, theirs = _content(first.directory / name), _content(other.directory / name)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+            if keys := [key for key in keys if key not in FREE_KEYS]:
+                yield f"{other.name}: {name} differs in {', '.join(keys)}"
+        elif ours != theirs:
+            yield f"{other.name}: {name} differs"
+
+
+def _content(path: Path) -> Any:
+    """Return a file's JSON value, or its text if it is not JSON; None if the file does not exist."""
+    if not path.is_file():
+        return None
+    text = read_text(path)
+    try:
+        return parse_json(text)
+    except ValueError:
+        return text
+
+
+def _different_ends(first: SourceCheckpoint, other: SourceCheckpoint) -> Iterator[str]:
+    for field in END_FIELDS:
+        ours, theirs = getattr(first.config, field, None), getattr(other.config, field, None)
+        if ours != theirs:
+            yield f"{other.name}: config.json has {field} {theirs}, not {ours}"

@@ -1,4 +1,4 @@
-"""The file of `moe-ray moe train-gate`."""
+"""The configuration file of `moe-ray moe train-gate`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,20 +11,19 @@ from moe_ray.domains.sources import read_text, resolve_path
 
 
 class GateTextsConfig(OtherTextsConfig):
-    """Texts that one expert is for. Those of use "test" are held out whole: a source that the gate never meets."""
+    """Texts of one expert. A source of use "test" is held out: no part of it is used for training."""
 
 
 class GateConfig(RouterTrainingConfig):
     """A gate: mean input embedding of a prompt -> probabilities over experts.
 
-    The keys of `RouterTrainingConfig` (hidden_sizes, dropout, learning_rate, batch_size, epochs, weight_decay, seed and
-    the others) stand beside these ones.
+    Has all keys of `RouterTrainingConfig` too: hidden_sizes, dropout, learning_rate, batch_size, epochs and others.
     """
 
     base_model: str = Field(min_length=1, description="hub id or local path: the model whose fine-tunes are merged")
     revision: str | None = None
     data: dict[Name, tuple[GateTextsConfig, ...]] = Field(
-        min_length=2, description="expert -> data sets with what it is for; their order is the experts'"
+        min_length=2, description="expert -> data sets of its texts; their order is the experts'"
     )
     method: Literal["train", "ridge"] = Field(
         "train", description="train: fit an MLP step by step; ridge: one linear layer in closed form, not trained"
@@ -33,7 +32,7 @@ class GateConfig(RouterTrainingConfig):
         0.1, description="penalty on the weights of ridge, as a share of a feature's spread"
     )
     prompt_style: PromptStyle = Field(
-        "completion", description="how the merged model will be asked: text as it is, or in the chat template"
+        "completion", description="how the merged model is prompted: plain text, or the chat template"
     )
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share of the texts kept for testing")
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(

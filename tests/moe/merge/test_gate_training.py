@@ -115,10 +115,10 @@ def test_the_same_seed_gives_the_same_gate_and_another_another(trained: TrainedG
 
 
 def test_each_epoch_is_told(folder: Path) -> None:
-    told: list[TrainingProgress] = []
+    reports: list[TrainingProgress] = []
     config = load_gate_config(folder / "gate.json")
-    gate = train_gate(config, folder, device="cpu", report=told.append)
-    assert [one.macro_f1 for one in told] == [epoch.macro_f1 for epoch in gate.info.history]
+    gate = train_gate(config, folder, device="cpu", report=reports.append)
+    assert [one.macro_f1 for one in reports] == [epoch.macro_f1 for epoch in gate.info.history]
 
 
 def test_the_chat_style_reads_the_template_too(folder: Path, base: Path) -> None:

@@ -44,8 +44,8 @@ def test_each_expert_alone_is_its_source_to_the_last_bit(architecture: str, tmp_
         with torch.inference_mode():
             alone = mixture(input_ids, attention_mask=mask, forced_expert=expert).logits
             assert torch.equal(alone, load(path)(input_ids, attention_mask=mask).logits)
-        told = next(one for one in certificate.exactness if one.against == expert)
-        assert (told.max_logit_difference, told.greedy_agreement, told.reload_equal) == (0.0, 1.0, True)
+        record = next(one for one in certificate.exactness if one.against == expert)
+        assert (record.max_logit_difference, record.greedy_agreement, record.reload_equal) == (0.0, 1.0, True)
     assert certificate.layers[1].state == "converted"
     assert [one.layer for one in certificate.layers] == [0, 1]
 
