@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def upcycle_checkpoint(model: Path, out: Path, values: dict[str, Any]) -> None:
-    """Make the mixture that `values` (of an `UpcycleRequest`; None stands for its default) ask for, and say how."""
+    """Upcycle `model` with `values` of an `UpcycleRequest` (None: default), and print plan, verdicts and exactness."""
     console = output_console()
     request = request_of(values)
 
@@ -55,7 +55,7 @@ def upcycle_checkpoint(model: Path, out: Path, values: dict[str, Any]) -> None:
 
 
 def request_of(values: dict[str, Any]) -> UpcycleRequest:
-    """Return the request; raises `ConfigError` for a value that is out of its range."""
+    """Return the request. Raises `ConfigError` for a value out of range."""
     given = {
         key: {inner: value for inner, value in one.items() if value is not None} if isinstance(one, dict) else one
         for key, one in values.items()
@@ -74,7 +74,7 @@ def request_of(values: dict[str, Any]) -> UpcycleRequest:
 
 
 def layer_numbers(text: str | None) -> list[int] | None:
-    """Return the numbers in "3,7". Raises `ConfigError` for what is none."""
+    """Return the numbers in "3,7". Raises `ConfigError` for anything else."""
     if text is None:
         return None
     try:
@@ -122,7 +122,7 @@ def _tests(request: UpcycleRequest) -> str:
 
 
 def verdicts_table(certificate: Certificate) -> TextTable:
-    """The layers that were to be converted, one a row, with what was measured of each."""
+    """Return the layers selected for conversion, one a row, with their measurements."""
     table = TextTable(title="Layers, each alone against the dense model", title_justify="left")
     table.add_column("layer", justify="right")
     for heading, _ in COLUMNS:
@@ -151,15 +151,15 @@ def _exact(record: ExactnessRecord) -> str:
 def merge_models(
     models: Sequence[str], gate: Path, out: Path, *, mode: MixtureMode, take_first: bool, check: bool
 ) -> None:
-    """Merge `models` (NAME=PATH, or paths in the order of the gate's experts) and say how exact the mixture is.
+    """Merge `models` (NAME=PATH, or paths in the order of the gate's experts), and print plan and exactness.
 
-    Raises `ConfigError` for names that no expert has, and what `plan_merge` and `merge` raise.
+    Raises `ConfigError` for unknown experts, and what `plan_merge` and `build_merge` raise.
     """
     require_free(out)
     console = output_console(soft_wrap=True)
     named = _named(models, read_gate(gate).record.experts)
     plan = plan_merge(named, gate, mode=mode, take_first=take_first)
-    _tell_plan(console, plan)
+    _show_merge_plan(console, plan)
     columns = (LineColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
     with write_errors(out), Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("writing", total=plan.num_bytes)
@@ -170,7 +170,7 @@ def merge_models(
 
 
 def _named(models: Sequence[str], experts: Sequence[str]) -> dict[str, Path]:
-    """Return the models by expert's name. A path may hold an equals sign, so only an expert's name counts as one."""
+    """Return the models by expert name. Paths may contain "=", so only the name of an expert is taken as a prefix."""
     parts = [model.partition("=") for model in models]
     pairs = [(name, path) for name, equals, path in parts if equals and name in experts]
     if pairs and len(pairs) == len(models):
@@ -198,7 +198,7 @@ def _require_once(names: Sequence[str]) -> None:
             raise ConfigError(f"two models for expert {name}", where="MODEL", remedy="give one of them")
 
 
-def _tell_plan(console: Terminal, plan: MergePlan) -> None:
+def _show_merge_plan(console: Terminal, plan: MergePlan) -> None:
     for source in plan.sources:
         console.print(one_line(f"{source.name}: {source.directory}"))
     for line in plan.differences:
@@ -208,7 +208,7 @@ def _tell_plan(console: Terminal, plan: MergePlan) -> None:
 
 
 def _table(certificate: Certificate) -> TextTable:
-    """Each expert alone against its source, one a row."""
+    """Return the comparison of each expert with its source, one a row."""
     table = TextTable(title="Each expert alone, against its source in float32", title_justify="left")
     table.add_column("expert")
     for heading in ("tokens", "largest logit difference", "same greedy token", "reload"):
@@ -225,9 +225,9 @@ WIDTH = max(map(len, SIGNS.values()))
 
 
 def verify_mixture(directory: Path, sources: Sequence[str]) -> None:
-    """Print what holds of the certificate in `directory`, and what does not.
+    """Verify the mixture in `directory` and print the findings.
 
-    Exits with 1 when something does not hold, and with 2 when all that could be checked holds but something could not.
+    Exits with 1 if a check fails, and with 2 if none fails but some could not be made.
     """
     console = output_console(soft_wrap=True)
     outcomes = set()

@@ -1,4 +1,4 @@
-"""Writes a micro-world's records as the files that the real data sets are published in."""
+"""The files of a micro-world: data sets in published formats, training pairs, and one tokenizer for all models."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -27,11 +27,10 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str], file: Path) -> None:
-    """Write a tokenizer file that knows the pieces of `texts` whole; everything else falls apart into bytes.
+    """Write a tokenizer file in which each word of `texts` is one token; all other text is encoded as bytes.
 
-    The pieces are Qwen2's and the model is plain byte-pair encoding, merged until each piece is one token: for a
-    Qwen2 checkpoint transformers sets its own splitting and merging, whatever the tokenizer file says, and all
-    models of the micro-world are to read alike.
+    Pre-tokenisation is Qwen2's, because transformers enforces it for Qwen2 checkpoints and all models of the
+    micro-world share the tokenizer.
     """
     from tokenizers import pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
@@ -115,7 +114,7 @@ class QuestionAnswer:
 
 
 def pair_of(example: Example) -> QuestionAnswer:
-    """Return what is learned of `example`: its chat prompt, and the reference that a chat answer is held against."""
+    """Return what is learned of `example`: its chat prompt, and the reference of its chat answer."""
     prompt = example.prompts["chat"]
     assert prompt.reference is not None
     messages = tuple((message.role, message.content) for message in prompt.messages)

@@ -49,7 +49,7 @@ SecondT = TypeVar("SecondT")
 
 
 class Coiner:
-    """Coins invented words, each at most once, so that no word has two meanings in one world."""
+    """Generates distinct invented words, so that no word has two meanings in a world."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(f"words:{seed}")

@@ -1,4 +1,4 @@
-"""The shared tokenizer: lossless, whole words, and read alike by every architecture's checkpoint."""
+"""The shared tokenizer: lossless, whole words, and equal in every architecture's checkpoint."""
 
 from pathlib import Path
 
