@@ -31,7 +31,6 @@ from moe_ray.moe.merge.gate import TrainedGate
 from moe_ray.moe.merge.gate_training import read_gate_texts, train_gate
 from moe_ray.moe.merge.plan import plan_merge
 from moe_ray.moe.merge.request import GateConfig, GateTextsConfig
-from moe_ray.progress import TrainingProgress
 
 BASES = ("embedding-stories", "embedding-random", "embedding-minilm")
 # No text is cut, so that the gate in a mixture, which reads whole prompts, sees the same ones.
@@ -135,15 +134,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
     for case in cases:
         base_model = str(recipes.config(case.base).base_model)
         config = gate_config(case, arguments.data, base_model, arguments)
-        gate = train_gate(config, Path.cwd(), device="cpu", report=_silent)
+        gate = train_gate(config, Path.cwd(), device="cpu")
         print(row(case, gate, arguments.domains), flush=True)
         if case.learned == 0 and case.method == next(iter(METHODS)):
             broken += broken_claims(gate, config, Path(base_model), folder / f"merged-{case.base}")
     return broken
-
-
-def _silent(progress: TrainingProgress) -> None:
-    """Take a training's progress."""
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ for what broke on the way.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +192,7 @@ def pretrain(config: AnyPath, out: AnyPath, *, observer: RunObserver | None = No
         Path(out),
         on_progress=shown.stage,
         on_notice=shown.notice,
-        on_step=lambda step: shown.training(step.step, step.num_steps, f"{step.name}: loss {step.loss:.4g}"),
+        on_step=partial(_show_step, shown),
     )
 
 
@@ -207,8 +208,12 @@ def finetune(
         Path(mixture),
         Path(out),
         on_notice=shown.notice,
-        on_step=lambda step: shown.training(step.step, step.num_steps, f"{step.name}: loss {step.loss:.4g}"),
+        on_step=partial(_show_step, shown),
     )
+
+
+def _show_step(observer: RunObserver, progress: "TrainingProgress") -> None:
+    observer.training(progress.step, progress.num_steps, f"{progress.name}: loss {progress.loss:.4g}")
 
 
 def _directory(run: RunSource) -> RunDirectory:

@@ -11,7 +11,6 @@ from moe_ray.formatting import NONE, number, plural
 from moe_ray.moe.btx.finetune import FinetuneRecord, work_folder
 from moe_ray.moe.btx.pretrain import MIXTURE, PretrainRecord
 from moe_ray.moe.btx.state import HistoryPoint
-from moe_ray.moe.btx.training import TrainingStep
 from moe_ray.moe.merge.gate import GateResult, GateTrainingInfo
 from moe_ray.progress import TrainingProgress
 from moe_ray.report.text_table import TextTable
@@ -63,7 +62,7 @@ def _resumable(console: Terminal, out: Path) -> Iterator[None]:
         ) from error
 
 
-def _show(display: ProgressDisplay, step: TrainingStep) -> None:
+def _show(display: ProgressDisplay, step: TrainingProgress) -> None:
     display.training(step.step, step.num_steps, f"loss {number(step.loss)}", step.name)
 
 

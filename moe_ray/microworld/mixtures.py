@@ -78,7 +78,7 @@ def _merge(fine_tunes: Mapping[str, TrainingSpec], work_dir: Path, baseline: Pat
     config = GateConfig.model_validate(
         {"base_model": str(baseline), "data": data, "method": "ridge", "prompt_style": "chat"}
     )
-    train_gate(config, work_dir, device="cpu", report=lambda _: None).save(work_dir / "gate" / "trained")
+    train_gate(config, work_dir, device="cpu").save(work_dir / "gate" / "trained")
     build_merge(
         plan_merge({domain: spec.checkpoint for domain, spec in fine_tunes.items()}, work_dir / "gate" / "trained"), out
     )

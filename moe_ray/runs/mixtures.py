@@ -11,7 +11,7 @@ from moe_ray.moe.btx.finetune import FinetuneRecord, finetune
 from moe_ray.moe.btx.pretrain import PretrainRecord, pretrain
 from moe_ray.moe.btx.request import PretrainConfig, load_pretrain_config
 from moe_ray.moe.btx.texts import read_expert_texts
-from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, TrainingStep, train
+from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, train
 from moe_ray.moe.merge.gate import TrainedGate, require_gate_or_nothing
 from moe_ray.moe.merge.gate_training import train_gate
 from moe_ray.moe.merge.request import load_gate_config
@@ -29,7 +29,7 @@ def train_gate_of_file(
     config = load_gate_config(file)
     require_gate_or_nothing(out)
     device = choose_device(RuntimeConfig().cpu_threads)
-    gate = train_gate(config, file.absolute().parent, device=device, report=on_epoch)
+    gate = train_gate(config, file.absolute().parent, device=device, on_progress=on_epoch)
     with write_errors(out):
         gate.save(out)
     return gate
@@ -52,7 +52,7 @@ def pretrain_on_ray(
     *,
     on_progress: Callable[[str], object],
     on_notice: Callable[[str], None],
-    on_step: Callable[[TrainingStep], object],
+    on_step: Callable[[TrainingProgress], object],
 ) -> PretrainRecord:
     """Train the experts that `file` describes, as Ray tasks, and mix them; see `pretrain`."""
     config = load_pretrain_config(file)
@@ -67,7 +67,7 @@ def finetune_on_ray(
     out: Path,
     *,
     on_notice: Callable[[str], None],
-    on_step: Callable[[TrainingStep], object],
+    on_step: Callable[[TrainingProgress], object],
 ) -> FinetuneRecord:
     """Train the gates of `mixture` on the texts of `file`, as a Ray task; see `finetune`."""
     config = load_pretrain_config(file)
@@ -93,7 +93,7 @@ def _ray_tasks(config: PretrainConfig, on_notice: Callable[[str], None]) -> Iter
     """
     with ExitStack() as until_the_end:
 
-        def run(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingStep]:
+        def run(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingProgress]:
             from moe_ray.execution.cluster import connect
             from moe_ray.execution.tasks import Retries, stream_tasks, task_size
 

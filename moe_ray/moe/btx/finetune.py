@@ -20,7 +20,7 @@ from moe_ray.moe.btx.build import KIND, TRAINED, require_exact
 from moe_ray.moe.btx.request import FinetuneSettings
 from moe_ray.moe.btx.state import HistoryPoint
 from moe_ray.moe.btx.tokens import bits_by_expert
-from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, TrainingStep, complete, in_turn
+from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, complete, in_turn
 from moe_ray.moe.certificate import (
     Certificate,
     TensorOrigin,
@@ -31,6 +31,7 @@ from moe_ray.moe.certificate import (
 )
 from moe_ray.moe.exactness import experts_exactness
 from moe_ray.moe.verify import GATE
+from moe_ray.progress import TrainingProgress
 
 RECORD_FILE = "finetune.json"
 EXPERTS_NAME = ".mlp.experts."
@@ -54,7 +55,7 @@ def finetune(
     held_out: Mapping[str, Sequence[str]],
     num_threads: int = 1,
     run: RunTrainings = in_turn,
-    on_step: Callable[[TrainingStep], object] = lambda _: None,
+    on_step: Callable[[TrainingProgress], object] = lambda _: None,
 ) -> FinetuneRecord:
     """Train the mixture in `directory` on `texts`, and write it with its own certificate to the new folder `out`.
 

@@ -20,10 +20,11 @@ from moe_ray.moe.btx.request import ExpertTraining, PretrainConfig
 from moe_ray.moe.btx.state import REMEDY
 from moe_ray.moe.btx.texts import ExpertTexts, read_expert_texts
 from moe_ray.moe.btx.tokens import DEFAULT_VOCABULARY_SIZE, bits_by_expert, learn_tokenizer
-from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, TrainingStep, complete, in_turn
+from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, complete, in_turn
 from moe_ray.moe.families import FAMILIES, family_of
 from moe_ray.moe.families.own import OwnFamily
 from moe_ray.moe.running import load_for_construction, load_tokenizer
+from moe_ray.progress import TrainingProgress
 
 BASE, ANCHOR, EXPERTS, MIXTURE = "base", "anchor", "experts", "mixture"
 IDENTITY_FILE, RECORD_FILE = "identity.txt", "pretrain.json"
@@ -47,7 +48,7 @@ def pretrain(
     *,
     run: RunTrainings = in_turn,
     on_progress: Callable[[str], object] = lambda _: None,
-    on_step: Callable[[TrainingStep], object] = lambda _: None,
+    on_step: Callable[[TrainingProgress], object] = lambda _: None,
 ) -> PretrainRecord:
     """Train the experts of `config` separately, and mix them. Relative paths are resolved against `base_dir`.
 

@@ -27,6 +27,7 @@ from moe_ray.moe.btx.state import GateWatch, HistoryPoint, TrainingRecord, Train
 from moe_ray.moe.btx.tokens import end_token, plain_ids
 from moe_ray.moe.families import family_of
 from moe_ray.moe.running import load_for_construction, load_tokenizer
+from moe_ray.progress import TrainingProgress
 
 MAX_GRADIENT_NORM = 1.0
 NUM_POINTS = 50
@@ -75,21 +76,11 @@ class ExpertTrainingJob:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingStep:
-    """Progress of the training `name`. `loss`, with gate losses, is a mean since the last report in nats per token."""
-
-    name: str
-    step: int
-    num_steps: int
-    loss: float
-
-
-RunTrainings = Callable[[Sequence[ExpertTrainingJob]], Iterator[TrainingStep]]
+RunTrainings = Callable[[Sequence[ExpertTrainingJob]], Iterator[TrainingProgress]]
 """Runs one or more trainings, concurrently or sequentially, and yields their progress."""
 
 
-def in_turn(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingStep]:
+def in_turn(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingProgress]:
     """Run the trainings sequentially in this process."""
     for job in jobs:
         yield from train(job)
@@ -100,7 +91,7 @@ def complete(
     run: RunTrainings,
     *,
     on_start: Callable[[Sequence[ExpertTrainingJob]], object] = lambda _: None,
-    on_step: Callable[[TrainingStep], object] = lambda _: None,
+    on_step: Callable[[TrainingProgress], object] = lambda _: None,
 ) -> list[TrainingRecord]:
     """Run the unfinished jobs, and return the records of all jobs. `on_start` receives the unfinished jobs.
 
@@ -126,7 +117,7 @@ def _record_of(job: ExpertTrainingJob, identity: str) -> TrainingRecord:
     return record
 
 
-def train(job: ExpertTrainingJob) -> Iterator[TrainingStep]:
+def train(job: ExpertTrainingJob) -> Iterator[TrainingProgress]:
     """Train and yield progress. Writes the checkpoint, then the record.
 
     A finished training is skipped; an interrupted one continues from its last state. Raises `RunDirectoryError` if
@@ -158,7 +149,7 @@ class _Training:
         self._state = TrainingState(job.state_file, identity, trained, self._optimizer)
         self._record = TrainingRecord(identity=identity, num_steps=self._num_steps, num_tokens=0, history=[])
 
-    def run(self) -> Iterator[TrainingStep]:
+    def run(self) -> Iterator[TrainingProgress]:
         torch.manual_seed(self._settings.seed)
         start, self._record.history = self._state.restore()
         watch, every = GateWatch(self._model.config), max(1, self._num_steps // NUM_POINTS)
@@ -171,7 +162,13 @@ class _Training:
                 self._record.history.append(point)
                 if is_saved:
                     self._state.keep(done, self._record.history)
-                yield TrainingStep(name=self._job.name, step=done, num_steps=self._num_steps, loss=point.loss)
+                yield TrainingProgress(
+                    name=self._job.name,
+                    step=done,
+                    num_steps=self._num_steps,
+                    epoch=done * self._settings.batch_size / len(self._blocks),
+                    loss=point.loss,
+                )
         self._finish()
 
     def _step(self, step: int, watch: GateWatch) -> None:

@@ -70,7 +70,7 @@ def _sources(config: GateConfig, base_dir: Path) -> list[TextSource]:
     return sources
 
 
-def train_gate(config: GateConfig, base_dir: Path, *, device: str, report: Report) -> TrainedGate:
+def train_gate(config: GateConfig, base_dir: Path, *, device: str, on_progress: Report = lambda _: None) -> TrainedGate:
     """Train the gate of `config` on "cpu" or "cuda", and test it. Relative paths are resolved against `base_dir`.
 
     Deterministic on the same machine. Raises what `read_gate_texts` raises, and `ModelError` for a base model without
@@ -81,7 +81,9 @@ def train_gate(config: GateConfig, base_dir: Path, *, device: str, report: Repor
     prompts = _Prompts(config, texts.experts, embeddings, device)
     started_s = time.monotonic()
     fit_of = _closed_form if config.method == "ridge" else _trained
-    fitted = fit_of(config, prompts.labelled(texts.splits.train), prompts.labelled(texts.splits.validation), report)
+    fitted = fit_of(
+        config, prompts.labelled(texts.splits.train), prompts.labelled(texts.splits.validation), on_progress
+    )
     train_s = time.monotonic() - started_s
     record = GateRecord(
         experts=list(texts.experts),
@@ -146,10 +148,10 @@ class _Fitted:
     temperature: float | None = None
 
 
-def _trained(config: GateConfig, train: LabelledFeatures, validation: LabelledFeatures, report: Report) -> _Fitted:
+def _trained(config: GateConfig, train: LabelledFeatures, validation: LabelledFeatures, on_progress: Report) -> _Fitted:
     num_experts = len(config.data)
     weights = balanced_weights(train.labels, num_experts) if config.balance == "weighted" else None
-    fitted = fit(train, validation, num_experts, fit_settings(config), label_weights=weights, report=report)
+    fitted = fit(train, validation, num_experts, fit_settings(config), label_weights=weights, report=on_progress)
     return _Fitted(network=fitted.network, last=fitted.last, history=fitted.epochs, best_epoch=fitted.best_epoch)
 
 
