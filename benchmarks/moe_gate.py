@@ -26,10 +26,11 @@ from benchmarks.machine import machine_line
 from benchmarks.router_accuracy.routers import Recipes
 from benchmarks.router_accuracy.sources import COLUMNS, DOMAINS, FILES, OWN_SOURCES
 from moe_ray import architectures
-from moe_ray.moe.merge.build import merge, plan_merge
-from moe_ray.moe.merge.gate import GateConfig, GateTextsConfig
-from moe_ray.moe.merge.gate_training import TrainedGate, read_gate_texts, train_gate
-from moe_ray.progress import TrainingProgress
+from moe_ray.moe.merge.build import build_merge
+from moe_ray.moe.merge.gate import TrainedGate
+from moe_ray.moe.merge.gate_training import read_gate_texts, train_gate
+from moe_ray.moe.merge.plan import plan_merge
+from moe_ray.moe.merge.request import GateConfig, GateTextsConfig
 
 BASES = ("embedding-stories", "embedding-random", "embedding-minilm")
 # No text is cut, so that the gate in a mixture, which reads whole prompts, sees the same ones.
@@ -92,7 +93,7 @@ def broken_claims(gate: TrainedGate, config: GateConfig, base: Path, folder: Pat
     """Merge perturbed copies of `base` behind `gate`, and yield what does not hold of the mixture."""
     models = {expert: _perturbed(base, folder / expert, seed) for seed, expert in enumerate(gate.record.experts)}
     gate.save(folder / "gate")
-    certificate = merge(plan_merge(models, folder / "gate"), folder / "mixture")
+    certificate = build_merge(plan_merge(models, folder / "gate"), folder / "mixture")
     for one in certificate.exactness:
         if one.max_logit_difference or not one.reload_equal:
             yield f"expert {one.against} alone: a logit differs by {one.max_logit_difference:.3g}"
@@ -133,15 +134,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
     for case in cases:
         base_model = str(recipes.config(case.base).base_model)
         config = gate_config(case, arguments.data, base_model, arguments)
-        gate = train_gate(config, Path.cwd(), device="cpu", report=_silent)
+        gate = train_gate(config, Path.cwd(), device="cpu")
         print(row(case, gate, arguments.domains), flush=True)
         if case.learned == 0 and case.method == next(iter(METHODS)):
             broken += broken_claims(gate, config, Path(base_model), folder / f"merged-{case.base}")
     return broken
-
-
-def _silent(progress: TrainingProgress) -> None:
-    """Take a training's progress."""
 
 
 def main() -> int:

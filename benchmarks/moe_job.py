@@ -21,7 +21,8 @@ import yaml
 from safetensors.torch import load_file
 
 from benchmarks.ray_job import enter_private_environment, run_job
-from moe_ray.moe.btx import load_pretrain_config, pretrain
+from moe_ray.moe.btx.pretrain import pretrain
+from moe_ray.moe.btx.request import load_pretrain_config
 from moe_ray.moe.verify import verify
 
 WORDS = {

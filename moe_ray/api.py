@@ -7,6 +7,7 @@ for what broke on the way.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from moe_ray.architectures.gated_mixture import MixtureMode
     from moe_ray.moe.btx.finetune import FinetuneRecord
     from moe_ray.moe.btx.pretrain import PretrainRecord
-    from moe_ray.moe.exactness import Finding
-    from moe_ray.moe.merge.gate_training import TrainedGate
-    from moe_ray.moe.records import Certificate
+    from moe_ray.moe.certificate import Certificate
+    from moe_ray.moe.merge.gate import TrainedGate
     from moe_ray.moe.upcycle.request import UpcycleRequest
+    from moe_ray.moe.verify import Finding
     from moe_ray.progress import TrainingProgress
 
 AnyPath = Path | str
@@ -136,26 +137,18 @@ def upcycle(
     model: AnyPath, out: AnyPath, request: "UpcycleRequest", *, on_progress: Callable[[str], object] = lambda _: None
 ) -> "Certificate":
     """Make a mixture of experts of a dense checkpoint at `out`, test it, and return its certificate."""
-    from moe_ray.moe.upcycle.build import upcycle_model
+    from moe_ray.moe.upcycle.build import build_upcycle
 
-    return upcycle_model(Path(model), Path(out), request, told=on_progress)
+    return build_upcycle(Path(model), Path(out), request, on_progress=on_progress)
 
 
 def train_gate(
     config: AnyPath, out: AnyPath, *, on_epoch: "Callable[[TrainingProgress], None]" = lambda _: None
 ) -> "TrainedGate":
     """Train the gate that the file `config` describes, save it to `out`, and return it with its test results."""
-    from moe_ray.config.schema import RuntimeConfig
-    from moe_ray.device import choose_device
-    from moe_ray.moe.merge import gate, gate_training
+    from moe_ray.runs.mixtures import train_gate_of_file
 
-    file, directory = Path(config), Path(out)
-    loaded = gate.load_gate_config(file)
-    gate_training.require_gate_or_nothing(directory)
-    device = choose_device(RuntimeConfig().cpu_threads)
-    trained = gate_training.train_gate(loaded, file.absolute().parent, device=device, report=on_epoch)
-    trained.save(directory)
-    return trained
+    return train_gate_of_file(Path(config), Path(out), on_epoch=on_epoch)
 
 
 def merge(
@@ -172,10 +165,11 @@ def merge(
     Tensors outside the feed-forward networks must be equal in all models, unless `take_first`. With `check` each
     expert alone is compared with its source.
     """
-    from moe_ray.moe.merge import build
+    from moe_ray.moe.merge.build import build_merge
+    from moe_ray.moe.merge.plan import plan_merge
 
     named = {name: Path(path) for name, path in models.items()}
-    return build.merge(build.plan_merge(named, Path(gate), mode=mode, take_first=take_first), Path(out), check=check)
+    return build_merge(plan_merge(named, Path(gate), mode=mode, take_first=take_first), Path(out), check=check)
 
 
 def verify(mixture: AnyPath, moved: Mapping[str, AnyPath] | None = None) -> "list[Finding]":
@@ -196,9 +190,9 @@ def pretrain(config: AnyPath, out: AnyPath, *, observer: RunObserver | None = No
     return pretrain_on_ray(
         Path(config),
         Path(out),
-        on_stage=shown.stage,
+        on_progress=shown.stage,
         on_notice=shown.notice,
-        on_step=lambda step: shown.training(step.step, step.num_steps, f"{step.name}: loss {step.loss:.4g}"),
+        on_step=partial(_show_step, shown),
     )
 
 
@@ -214,8 +208,12 @@ def finetune(
         Path(mixture),
         Path(out),
         on_notice=shown.notice,
-        on_step=lambda step: shown.training(step.step, step.num_steps, f"{step.name}: loss {step.loss:.4g}"),
+        on_step=partial(_show_step, shown),
     )
+
+
+def _show_step(observer: RunObserver, progress: "TrainingProgress") -> None:
+    observer.training(progress.step, progress.num_steps, f"{progress.name}: loss {progress.loss:.4g}")
 
 
 def _directory(run: RunSource) -> RunDirectory:

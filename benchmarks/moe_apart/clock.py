@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moe_ray.files import write_text_atomically
-from moe_ray.moe.btx.training import ExpertTrainingJob, TrainingStep, train
+from moe_ray.moe.btx.training import ExpertTrainingJob, train
+from moe_ray.progress import TrainingProgress
 
 
 class Clock:
@@ -32,7 +33,7 @@ class Clock:
     def seconds(self, trained: Path) -> float:
         return self._seconds[str(trained.relative_to(self._folder))]
 
-    def run(self, jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingStep]:
+    def run(self, jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingProgress]:
         """Train one after the other, and time each."""
         for job in jobs:
             self.start()

@@ -7,7 +7,7 @@ from typing import Any
 from moe_ray.device import choose_device
 from moe_ray.files import StoredRecord, write_json
 from moe_ray.fingerprint import fingerprint
-from moe_ray.moe.btx.blocks import nats_by_text
+from moe_ray.moe.btx.tokens import nats_by_text
 from moe_ray.moe.running import load_for_construction, load_tokenizer
 
 EXPERTS_NAME = ".mlp.experts."

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe_ray.moe.btx.config import ExpertTraining
+from moe_ray.moe.btx.request import ExpertTraining
 
 PARTS = ("experts", "gates", "gates and experts", "dense, from the anchor", "dense, from nothing")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from moe_ray.moe.btx.config import TextsConfig
+from moe_ray.moe.btx.request import TextsConfig
 from moe_ray.moe.btx.texts import read_expert_texts
 
 FILES = {

@@ -7,11 +7,10 @@ from benchmarks.moe_apart.clock import Clock
 from benchmarks.moe_apart.sizes import Size
 from benchmarks.moe_apart.texts import HELD_OUT_FRACTION, Texts
 from moe_ray.config.schema import RuntimeConfig
-from moe_ray.moe.btx.base import write_base
-from moe_ray.moe.btx.build import assemble, plan_mixture
-from moe_ray.moe.btx.config import FinetuneSettings, PretrainConfig, TextsConfig
+from moe_ray.moe.btx.build import build_btx, plan_btx
 from moe_ray.moe.btx.finetune import finetune
-from moe_ray.moe.btx.pretrain import ANCHOR, BASE, EXPERTS, MIXTURE, RECORD_FILE, pretrain
+from moe_ray.moe.btx.pretrain import ANCHOR, BASE, EXPERTS, MIXTURE, RECORD_FILE, pretrain, write_base
+from moe_ray.moe.btx.request import FinetuneSettings, PretrainConfig, TextsConfig
 from moe_ray.moe.btx.training import ExpertTrainingJob
 
 TOP_K = 2
@@ -50,7 +49,7 @@ class Trainings:
         # A pretraining that is given again trains nothing, but measures all its models anew.
         if not (out / RECORD_FILE).is_file():
             base_model = None if self.anchor.parent == out else str(self.anchor)
-            pretrain(self._config(rate, base_model), self._folder, out, run=self._clock.run, told=self._told)
+            pretrain(self._config(rate, base_model), self._folder, out, run=self._clock.run, on_progress=self._told)
         return out
 
     def _config(self, rate: float, base_model: str | None = None) -> PretrainConfig:
@@ -73,9 +72,9 @@ class Trainings:
         out = pretrained.with_name(f"{pretrained.name}, top-{top_k}")
         if not out.exists():
             experts = [pretrained / EXPERTS / name for name in self._texts.train]
-            plan = plan_mixture(self.anchor, experts, top_k=top_k, seed=self._size.seed)
+            plan = plan_btx(self.anchor, experts, top_k=top_k, seed=self._size.seed)
             gate = self._config(self._size.rates["experts"][0]).gate
-            assemble(plan, out, gate=gate, texts=self._texts.train, settings={"top_k": top_k})
+            build_btx(plan, out, gate=gate, texts=self._texts.train, settings={"top_k": top_k})
         return out
 
     def finetuned(self, mixture: Path, part: str, top_k: int, rate: float) -> Path:
@@ -94,7 +93,7 @@ class Trainings:
             settings,
             held_out={},
             num_threads=self._num_threads,
-            heard=lambda _: self._clock.lap(out),
+            on_step=lambda _: self._clock.lap(out),
         )
         return out
 

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from moe_ray.checkpoints.tensors import TensorWriter
 from moe_ray.files import write_directory_atomically
-from moe_ray.microworld.tokenizer import build_tokenizer, load_tokenizer
-from moe_ray.moe.texts import built_in_texts
+from moe_ray.microworld.data import build_tokenizer, load_tokenizer
+from moe_ray.moe.running import built_in_texts
 
 FAMILIES = ("llama", "qwen2")
 DTYPE = torch.bfloat16

@@ -14,11 +14,10 @@ from typing import Any
 
 from benchmarks.peers.lengths import choose, reference_lengths
 from moe_ray.domains.example import Record
-from moe_ray.microworld import programs
 from moe_ray.microworld.build import BASELINE, training_specs
-from moe_ray.microworld.data import write_world
+from moe_ray.microworld.data import BOS, EOS, load_tokenizer, write_world
+from moe_ray.microworld.generators import generate_code
 from moe_ray.microworld.spec import Shape
-from moe_ray.microworld.tokenizer import BOS, EOS, load_tokenizer
 from moe_ray.microworld.worlds import DomainSize, WorldSize
 
 STOPPING, RUNNING_ON, GENERALIST = "stopping", "running-on", "generalist"
@@ -96,7 +95,7 @@ def make_materials(folder: Path, scale: Scale) -> Materials:
 
 def candidate_prompts(num: int) -> list[dict[str, str]]:
     """Return prompts of MBPP's kind, with none, one or two solved tasks in front, and a reference solution each."""
-    records = programs.generate(DomainSize(num_facts=160, num_train=1, num_test=num)).test
+    records = generate_code(DomainSize(num_facts=160, num_train=1, num_test=num)).test
     prompts = []
     for index, record in enumerate(records):
         shots = [records[(index + step) % num] for step in range(1, index % 3 + 1)]

@@ -62,7 +62,7 @@ def write_data(data: Path, out: Path) -> tuple[dict[str, Path], Path]:
 
 def make_tokenizer(out: Path, text_files: dict[str, Path]) -> Path:
     """Learn one byte-pair vocabulary from equal parts of all domains, for all trained models; keep it."""
-    from moe_ray.microworld.tokenizer import build_tokenizer
+    from moe_ray.microworld.data import build_tokenizer
 
     file = out / "models" / "tokenizer.json"
     if not file.is_file():

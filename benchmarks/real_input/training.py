@@ -76,7 +76,7 @@ def train(recipe: Recipe) -> Trained:
     import torch
     import transformers
 
-    from moe_ray.microworld.tokenizer import load_tokenizer
+    from moe_ray.microworld.data import load_tokenizer
 
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)

@@ -25,7 +25,7 @@ from benchmarks.moe_apart.verdict import (
     sentence,
     table,
 )
-from moe_ray.moe.exactness import Finding
+from moe_ray.moe.verify import Finding
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not (DATA / "ood").is_dir(), reason="needs ../shared/data")

@@ -35,7 +35,7 @@ def test_records_are_held_out_in_whole_blocks_of_neighbours() -> None:
 
 
 def test_the_same_training_is_done_once(tmp_path: Path) -> None:
-    from moe_ray.microworld.tokenizer import build_tokenizer
+    from moe_ray.microworld.data import build_tokenizer
 
     documents = [f"Question: what is {n} and {n}?\n\nAnswer: it is {2 * n}." for n in range(400)]
     write_json_lines(tmp_path / "texts.jsonl", documents)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from moe_ray.config.schema import dtype_bytes
 
 GATED_MIXTURE = "gated_mixture"
-# Beyond any decoder. A config.json from elsewhere may claim a size that would take days to lay out.
+# Larger than any decoder. Guards against config.json files whose sizes would take days to process.
 MAX_LAYERS = 1_000
 MAX_SIZE = 1 << 31
 MAX_SHOWN = 60
@@ -55,7 +55,7 @@ def parameters_of_config(config: Mapping[str, Any]) -> int | None:
 
 
 def parameter_groups(config: Mapping[str, Any]) -> ParameterGroups | None:
-    """Estimate a decoder's parameters by what they are; None for a config without the usual keys.
+    """Estimate a decoder's parameters by kind; None for a config without the usual keys.
 
     Attention and MLP matrices, embeddings (tied or not) and experts are counted; norms, biases and gates are not
     (below 0.1 % of any model of a billion).
@@ -75,7 +75,7 @@ def parameter_groups(config: Mapping[str, Any]) -> ParameterGroups | None:
 
 
 def decoder_shape(config: Mapping[str, Any]) -> DecoderShape | None:
-    """Return the shape that a config.json tells; None for one without the usual keys.
+    """Return the shape of a config.json; None for one without the usual keys.
 
     Raises `ValueError`, naming the key, for a size that is not a whole number within reason.
     """
@@ -123,7 +123,7 @@ def cache_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
 
 
 def _num_mixture_layers(text: Mapping[str, Any], num_layers: int) -> int:
-    """Every `decoder_sparse_step`-th layer is a mixture (all by default), but for those of `mlp_only_layers`."""
+    """Every `decoder_sparse_step`-th layer is a mixture (all by default), except those in `mlp_only_layers`."""
     step, dense = _first(text, "decoder_sparse_step") or 1, text.get("mlp_only_layers") or []
     if not isinstance(dense, list):
         raise ValueError(f"mlp_only_layers is {_shown(dense)}, not a list")
@@ -137,7 +137,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _first(text: Mapping[str, Any], *keys: str) -> int | None:
-    """Return the first of `keys` that is there and neither null nor 0."""
+    """Return the value of the first of `keys` that is present and neither null nor 0."""
     return next((_whole_number(key, text[key]) for key in keys if text.get(key)), None)
 
 

@@ -1,8 +1,7 @@
-"""Snapshots into the hub cache, or into a folder, by huggingface_hub. The disk is asked before anything comes.
+"""Download snapshots to the hub cache or a folder with huggingface_hub, after a check of the disk space.
 
-A file that came is kept, whatever ends the download; one that was under way begins again. Files come one after the
-other: the hub's own protocol (Xet) reads the parts of a file side by side, and only in the main thread can Ctrl-C end
-it.
+Finished files are kept when a download ends early; a partial file starts over. Files are downloaded sequentially: the
+hub's protocol (Xet) fetches the parts of a file concurrently, and Ctrl-C works in the main thread only.
 """
 
 import errno
@@ -25,7 +24,7 @@ AGAIN = "remedy: run the same command again; the files that came are kept"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadJob:
-    """A snapshot, the folder that it goes to (None: the hub cache), and its files that are not there."""
+    """A snapshot, its target folder (None: the hub cache), and the files that are missing there."""
 
     snapshot: Snapshot
     folder: Path | None
@@ -37,14 +36,14 @@ class DownloadJob:
 
     @property
     def place(self) -> Path:
-        """Where its bytes are written."""
+        """The folder that is written to."""
         from huggingface_hub import constants
 
         return Path(constants.HF_HUB_CACHE) if self.folder is None else self.folder
 
 
 def make_job(snapshot: Snapshot, folder: Path | None) -> DownloadJob:
-    """Find out what is missing of `snapshot` in the hub cache, or in `folder`. Raises `ModelError`."""
+    """Find the files of `snapshot` that are missing in `folder` or the hub cache. Raises `ModelError`."""
     from huggingface_hub import hf_hub_download
 
     def is_missing(file: RemoteFile) -> bool:
@@ -63,7 +62,7 @@ def make_job(snapshot: Snapshot, folder: Path | None) -> DownloadJob:
 
 
 def require_space(jobs: Sequence[DownloadJob]) -> None:
-    """Raise `ModelError` unless each disk has room for what will come onto it."""
+    """Raise `ModelError` unless each disk has space for its downloads."""
     needed: dict[int, int] = {}
     for job in jobs:
         device = _existing(job.place).stat().st_dev
@@ -84,10 +83,9 @@ def _existing(folder: Path) -> Path:
 
 
 def run_job(job: DownloadJob, on_bytes: Callable[[int], object]) -> Path:
-    """Fetch what is missing and return the folder of the snapshot. `on_bytes` gets the numbers of bytes that came.
+    """Download the missing files and return the folder of the snapshot. `on_bytes` receives numbers of bytes.
 
-    Raises `ModelError` when the hub or the disk refuses, `RunFailedError` when the connection breaks or a file comes
-    damaged.
+    Raises `ModelError` for errors of the hub or the disk, `RunFailedError` for a broken connection or a damaged file.
     """
     from huggingface_hub import hf_hub_download
 
@@ -102,7 +100,7 @@ def run_job(job: DownloadJob, on_bytes: Callable[[int], object]) -> Path:
                 _require_whole(path, file)
         if job.folder is not None:
             return job.folder
-        # The cache now learns which commit the revision is, for use without a network.
+        # Record the revision's commit in the cache, for offline use.
         named = Path(hf_hub_download(repo, snapshot.files[0].name, revision=snapshot.repository.revision))
     except hub_errors() as error:
         raise _failure(job, error) from error
@@ -112,15 +110,15 @@ def run_job(job: DownloadJob, on_bytes: Callable[[int], object]) -> Path:
 
 
 def _require_whole(path: Path, file: RemoteFile) -> None:
-    """huggingface_hub compares sizes; the weights' hashes are compared here."""
+    """Raise `RunFailedError` and delete the file if its hash is wrong; huggingface_hub compares sizes only."""
     if file.sha256 is not None and file_sha256(path) != file.sha256:
         path.resolve().unlink()
-        path.unlink(missing_ok=True)  # in the cache, a link to what is gone now
+        path.unlink(missing_ok=True)  # in the cache, a dangling link
         raise RunFailedError(f"{file.name} came damaged: its checksum is wrong\n  remedy: run the same command again")
 
 
 def _progress_bar(on_bytes: Callable[[int], object]) -> type[Any]:
-    """A class with the part of tqdm's methods that huggingface_hub calls for one file of many."""
+    """Return a class with the tqdm methods that huggingface_hub calls."""
 
     class Bar:
         def __init__(self, **_: object) -> None: ...

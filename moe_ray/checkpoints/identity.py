@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.architectures.shapes import parameters_of_config
-from moe_ray.checkpoints.reading import count_parameters
+from moe_ray.checkpoints.files import count_parameters
 from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import ModelConfig, PromptStyle, is_local_path
 from moe_ray.engines.registry import settings_class, text_settings
@@ -19,7 +19,7 @@ from moe_ray.hub import hub_answers, hub_errors
 
 
 class FileHashes:
-    """Hashes of files, remembered in `path` between commands by `save`. A lost or damaged memory costs time only."""
+    """A persistent cache of file hashes in `path`. A lost or damaged cache only costs time."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or cache_directory() / "file-hashes.json"
@@ -41,7 +41,7 @@ class FileHashes:
         return str(entry[2])
 
     def save(self) -> None:
-        """Write the memory down, if it grew. Where the cache cannot be written, hashes are computed again next time."""
+        """Write the cache if it has changed; write errors are ignored."""
         if self._changed:
             try:
                 write_text_atomically(self._path, json.dumps(self._known))
@@ -51,7 +51,8 @@ class FileHashes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """What decides a model's text. `fingerprint` covers weights or hub revision, dtype, quantisation, engine."""
+    """Everything that determines a model's text. `fingerprint` covers weights or hub revision, dtype, quantisation and
+    engine."""
 
     name: str
     fingerprint: str
@@ -59,22 +60,22 @@ class ModelIdentity:
 
     @property
     def key(self) -> str:
-        """What two names of one model have in common: their cells have the same keys."""
+        """The part of a cell's key that identifies the model, independent of its name."""
         return fingerprint({"model": self.fingerprint, "style": self.prompt_style})
 
 
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py")
-# What moe_ray writes beside a mixture: it says when and how the mixture was made, and decides nothing of its answers.
+# Written beside a mixture by moe_ray: describes how it was made, and does not affect its answers.
 CERTIFICATE_FILE = "certificate.json"
 _SIZE_IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)[bB](?![A-Za-z])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What is known of a model before it is loaded.
+    """Facts on a model that are known before it is loaded.
 
-    `config` is its config.json, None when it cannot be had here; `num_parameters` None when nothing tells its size.
-    `size_source` says where the size came from. `files_sha256` is empty for a hub id.
+    `config` is its config.json, None if unavailable; `num_parameters` is None if unknown, and `size_source` is its
+    origin. `files_sha256` is empty for a hub id.
     """
 
     name: str
@@ -87,11 +88,10 @@ class Checkpoint:
 
 
 def inspect_checkpoint(name: str, model: ModelConfig, hashes: FileHashes) -> Checkpoint:
-    """Return what the files of `model` say; raises `ModelError` when a local checkpoint is none.
+    """Inspect the files of `model`. Raises `ModelError` if a local path is not a checkpoint.
 
-    A model of an engine without files is known by its name, and nothing of it is looked for here. A hub id
-    is known by its id and revision. Its config is read from the local hub cache, or fetched; where
-    neither can be had the size is taken from its name ("7B"), and `size_source` says so.
+    A model of an engine without files is identified by its name, a hub id by id and revision. A hub id's config is read
+    from the local hub cache or fetched; if unavailable, the size is parsed from the id ("7B").
     """
     engine = settings_class(model.engine)
     files: dict[str, str] = {}
@@ -137,7 +137,7 @@ def _model_fingerprint(
     if model.tokenizer is not None and is_local_path(model.tokenizer):
         directory = Path(model.tokenizer).expanduser()
         tokenizer = identity_hashes(directory, hashes.sha256) if directory.is_dir() else None
-    # Only where it is set: models without it keep the keys that they had.
+    # Only if set, so that the keys of other models do not change.
     switches = {"chat_template_kwargs": model.chat_template_kwargs} if model.chat_template_kwargs else {}
     return fingerprint(
         {
@@ -203,7 +203,7 @@ def identity_files(directory: Path) -> list[Path]:
 
 
 def _count_parameters(directory: Path) -> int | None:
-    """Count the parameters that the safetensors headers declare; None when there are no such files."""
+    """Count the parameters in the safetensors headers; None without such files."""
     files = sorted(directory.glob("*.safetensors"))
     return sum(count_parameters(path) for path in files) if files else None
 

@@ -24,7 +24,7 @@ CODE_SUFFIX = ".py"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """A file of a repository. `sha256` is known of large files."""
+    """A file of a repository. `sha256` is None for small files."""
 
     name: str
     num_bytes: int
@@ -68,13 +68,13 @@ class Repository:
 
     @property
     def key(self) -> str:
-        """The key of the experiment that names it."""
+        """The experiment's config key of the repository."""
         return f"models.{self.model}.{self.role}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A repository at one commit, with the files that are wanted of it."""
+    """A repository at one commit, with the files to download."""
 
     repository: Repository
     commit: str
@@ -82,7 +82,7 @@ class Snapshot:
 
 
 def repositories_of(config: ExperimentConfig, only: str | None) -> list[Repository]:
-    """The repositories that the models name, or the model `only`."""
+    """Return the repositories of all models, or of the model `only`."""
     return [
         repository
         for name, model in config.models.items()
@@ -92,7 +92,7 @@ def repositories_of(config: ExperimentConfig, only: str | None) -> list[Reposito
 
 
 def _of_model(name: str, model: ModelConfig) -> Iterator[Repository]:
-    """A tokenizer of its own has no revision: it is loaded at its default branch."""
+    """A separate tokenizer has no revision: it is loaded from its default branch."""
     code = model.trust_remote_code
     if not is_local_path(model.path):
         yield Repository(model=name, role="path", repo=model.path, revision=model.revision, code=code)
@@ -101,7 +101,7 @@ def _of_model(name: str, model: ModelConfig) -> Iterator[Repository]:
 
 
 def look_up(repository: Repository) -> Snapshot:
-    """Ask the hub for the commit and the files. Raises `ModelError` with the nearest cause when it has them not."""
+    """Request the commit and the list of files from the hub. Raises `ModelError` if they are unavailable."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
@@ -134,7 +134,7 @@ def look_up(repository: Repository) -> Snapshot:
 
 
 def refused(repository: Repository, error: Exception) -> ModelError:
-    """The hub's `error` in the words of the experiment."""
+    """Translate the hub's `error` to the experiment's terms."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,

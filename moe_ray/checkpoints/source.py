@@ -1,4 +1,4 @@
-"""The dense checkpoints of mixtures: opened with every tensor accounted for, and compared with each other."""
+"""Open the source checkpoints of mixtures with checks of every tensor, and compare them with each other."""
 
 import shutil
 from collections.abc import Callable, Iterable
@@ -10,9 +10,9 @@ import torch
 
 from moe_ray import architectures
 from moe_ray.architectures.shapes import decoder_shape
+from moe_ray.checkpoints.files import REMEDY, SAVE_REMEDY
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE as CERTIFICATE_FILE
 from moe_ray.checkpoints.identity import identity_hashes
-from moe_ray.checkpoints.reading import REMEDY, SAVE_REMEDY
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.engines.transformers.loading import read_pretrained
 from moe_ray.errors import ModelError, first_line
@@ -21,7 +21,7 @@ from moe_ray.fingerprint import file_sha256, fingerprint
 
 
 class SourceRecord(StoredRecord):
-    """A checkpoint that a mixture was made of. `files_sha256` names the files that decide it."""
+    """A source checkpoint of a mixture. `files_sha256` has the hashes of the files that determine its answers."""
 
     name: str
     path: str
@@ -41,7 +41,7 @@ COMPANION_FILES = (
     "generation_config.json",
 )
 COMPANION_FOLDERS = ("additional_chat_templates",)
-# What a fine-tune may say otherwise without computing anything else.
+# Fields that may differ between fine-tunes without a change of what they compute.
 FREE_CONFIG_FIELDS = {
     "_name_or_path",
     "transformers_version",
@@ -72,7 +72,7 @@ class SourceCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorDifference:
-    """A tensor that `source` has otherwise than the base: the largest absolute difference of a value."""
+    """A tensor in which `source` differs from the base, with the largest absolute difference of a value."""
 
     source: str
     tensor: str
@@ -80,10 +80,10 @@ class TensorDifference:
 
 
 def open_source(directory: Path, name: str | None = None) -> SourceCheckpoint:
-    """Open the checkpoint in `directory`; nothing but headers is read.
+    """Open the checkpoint in `directory`, reading headers only.
 
-    Raises `ModelError` when it is no checkpoint, is quantised, brings its own code, or when its tensors are not exactly
-    those of its class: a name that is missing would be made up silently by transformers when the mixture is loaded.
+    Raises `ModelError` if it is not a checkpoint, is quantised, has its own code, or if its tensors are not exactly
+    those of its class: transformers would silently initialise missing tensors when the mixture is loaded.
     """
     config, directory = read_config(directory), directory.expanduser()
     source = SourceCheckpoint(
@@ -95,9 +95,9 @@ def open_source(directory: Path, name: str | None = None) -> SourceCheckpoint:
 
 
 def read_config(directory: Path) -> Any:
-    """The transformers configuration of the checkpoint in `directory`. Raises `ModelError` when there is none.
+    """Return the transformers configuration of the checkpoint in `directory`. Raises `ModelError` without one.
 
-    One whose sizes are beyond reason is refused before transformers sees it.
+    Configurations with unreasonable sizes are refused before transformers parses them.
     """
     from transformers import AutoConfig
 
@@ -110,12 +110,12 @@ def read_config(directory: Path) -> Any:
         decoder_shape(described if isinstance(described, dict) else {})
         return read_pretrained(AutoConfig, directory)
     except Exception as error:
-        # Each configuration class has its own checks; the cause is kept.
+        # Configuration classes raise arbitrary errors; the cause is chained.
         raise ModelError(f"unreadable config.json: {first_line(error)}", where=str(directory), remedy=REMEDY) from error
 
 
 def source_record(source: SourceCheckpoint) -> SourceRecord:
-    """What a certificate says of the source: the files that decide it and their fingerprint. Reads them all."""
+    """Return the source's record for a certificate. Hashes all of its files."""
     files = identity_hashes(source.directory)
     return SourceRecord(
         name=source.name,
@@ -127,7 +127,7 @@ def source_record(source: SourceCheckpoint) -> SourceRecord:
 
 
 def copy_companions(source: SourceCheckpoint, directory: Path) -> None:
-    """Copy what makes a checkpoint usable beside its weights: tokenizer, chat template, generation configuration."""
+    """Copy the files beside the weights: tokenizer, chat template, generation configuration."""
     for name in COMPANION_FILES:
         if (source.directory / name).is_file():
             shutil.copyfile(source.directory / name, directory / name)
@@ -139,10 +139,9 @@ def copy_companions(source: SourceCheckpoint, directory: Path) -> None:
 def compare_sources(
     base: SourceCheckpoint, other: SourceCheckpoint, may_differ: Callable[[str], bool]
 ) -> tuple[TensorDifference, ...]:
-    """The tensors that `other` has otherwise than `base`, those left out that `may_differ`.
+    """Return the tensors in which `other` differs from `base`, except those that `may_differ`.
 
-    Raises `ModelError` when the two are not of one shape, tokenizer and vocabulary, so that no tensor of one could
-    stand in for the other's.
+    Raises `ModelError` if the two differ in shape, configuration, tokenizer, vocabulary or dtype.
     """
     _require_same_config(base, other)
     _require_same_tokenizer(base, other)
@@ -178,9 +177,9 @@ def _require_tensors(source: SourceCheckpoint) -> None:
 
 
 def _expected_tensors(config: Any, where: str) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Shapes of all tensors that the model's class has, and the tied ones that a file may leave out.
+    """Return the shapes of all tensors of the model's class, and the tied ones that files may omit.
 
-    The class is built without memory, on the meta device.
+    The model is built on the meta device.
     """
     from transformers import AutoModelForCausalLM
 
@@ -188,7 +187,7 @@ def _expected_tensors(config: Any, where: str) -> tuple[dict[str, tuple[int, ...
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
-        # Each architecture has its own checks; the cause is kept.
+        # Model classes raise arbitrary errors; the cause is chained.
         what = f"no model can be made of its config.json: {first_line(error)}"
         raise ModelError(what, where=where, remedy=REMEDY) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

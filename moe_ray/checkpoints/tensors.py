@@ -1,22 +1,22 @@
-"""Checkpoints' tensors, one at a time: read over all safetensors files, written into files of a bounded size.
+"""Read and write the tensors of a checkpoint one at a time, across sharded safetensors files.
 
-Neither side ever holds more than the tensor at hand.
+At most one tensor is in memory.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from moe_ray.checkpoints.reading import INDEX_FILE, SINGLE_FILE, open_weights, require_indexed, weight_files
+from moe_ray.checkpoints.files import INDEX_FILE, SINGLE_FILE, open_weights, require_indexed, weight_files
 from moe_ray.errors import ModelError
 
 DEFAULT_MAX_SHARD_BYTES = 5 * 10**9
-# The header stands before the data and is known only at the end: room for some two thousand names is kept, and what
-# is left of it is filled with blanks, as the format allows.
+# The header precedes the data but is known only at the end: space for about two thousand names is reserved, and padded
+# with blanks, as the format allows.
 HEADER_BYTES = (1 << 18) - 8
 WRITE_CHUNK_BYTES = 1 << 26
 
@@ -46,26 +46,26 @@ class TensorReader:
         require_indexed(directory, self._file_of)
 
     def names(self) -> tuple[str, ...]:
-        """All tensors' names, sorted as people count: layers.2 before layers.10."""
+        """Return all tensor names in natural order: layers.2 before layers.10."""
         return tuple(sorted(self._file_of, key=natural_key))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
 
     def dtype(self, name: str) -> torch.dtype:
-        """Its type; raises `ModelError` for one that is not handled here."""
+        """Return the tensor's dtype. Raises `ModelError` for an unsupported one."""
         given = self._slice(name).get_dtype()
         if given not in DTYPES:
             raise ModelError(f"{name} is {given}, which is not handled", where=str(self._file_of[name]))
         return DTYPES[given]
 
     def get(self, name: str) -> torch.Tensor:
-        """Its values, on the CPU, in memory of their own."""
+        """Return the tensor, copied to CPU memory."""
         tensor: torch.Tensor = self._file(name).get_tensor(name)
         return tensor
 
     def get_empty(self, name: str) -> torch.Tensor:
-        """A tensor on the meta device of the same shape and type: no values, no memory."""
+        """Return a tensor of the same shape and dtype on the meta device."""
         return torch.empty(self.shape(name), dtype=self.dtype(name), device="meta")
 
     def _slice(self, name: str) -> Any:
@@ -76,15 +76,15 @@ class TensorReader:
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key by which numbers inside names count as numbers."""
+    """Sort key that compares numbers inside names as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 class TensorWriter:
-    """Writes tensors into `directory` as they come, in files of up to `max_shard_bytes` (one tensor may be larger).
+    """Streams tensors into `directory`, in files of up to `max_shard_bytes` (a single tensor may be larger).
 
-    The directory is no checkpoint before `finish`: until then its files have other names. Who must never leave half of
-    one calls this inside `write_directory_atomically`.
+    Files get their final names only in `finish`. To never leave a partial checkpoint, use inside
+    `write_directory_atomically`.
     """
 
     def __init__(self, directory: Path, max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES) -> None:
@@ -103,7 +103,7 @@ class TensorWriter:
         self._shards[-1].add(name, tensor)
 
     def finish(self) -> tuple[Path, ...]:
-        """Name the files as transformers expects them, and write the index when there are several."""
+        """Rename the files as transformers expects, and write the index if there are several."""
         self._close_last()
         count = len(self._shards)
         files = [SINGLE_FILE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
@@ -114,7 +114,7 @@ class TensorWriter:
         return tuple(self._directory / file for file in files)
 
     def close(self) -> None:
-        """Let go of the file at hand, finished or not."""
+        """Close the current file, finished or not."""
         if self._shards:
             self._shards[-1].file.close()
 
@@ -131,8 +131,26 @@ class TensorWriter:
         (self._directory / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
+def write_tensors(
+    directory: Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    on_bytes: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Write all `tensors` with a `TensorWriter`. `on_bytes` receives the size of each tensor after it is written."""
+    writer = TensorWriter(directory, max_shard_bytes)
+    try:
+        for name, tensor in tensors:
+            writer.add(name, tensor)
+            on_bytes(tensor.nbytes)
+        writer.finish()
+    finally:
+        writer.close()
+
+
 class _Shard:
-    """One safetensors file in the making."""
+    """A safetensors file that is being written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -143,7 +161,7 @@ class _Shard:
         self._header_bytes = len(_encode({}))
 
     def has_room(self, name: str, tensor: torch.Tensor, max_bytes: int) -> bool:
-        """Say whether the tensor may come next: in size, in its name's place in the header, and aligned to its type."""
+        """Return whether the tensor fits: file size, header size, and alignment to its dtype."""
         fits = self.num_bytes == 0 or self.num_bytes + tensor.nbytes <= max_bytes
         named = self._header_bytes + len(_encode({name: self._entry(tensor)})) <= HEADER_BYTES
         return fits and named and self.num_bytes % tensor.itemsize == 0
@@ -173,7 +191,7 @@ def _encode(header: Mapping[str, Any]) -> bytes:
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[Any]:
-    """The values' bytes in order, as buffers; row by row where they are not contiguous, so as not to copy all."""
+    """Yield the tensor's bytes as buffers; row by row if it is not contiguous, to avoid a full copy."""
     if tensor.dim() > 1 and not tensor.is_contiguous():
         for row in tensor:
             yield from _parts(row)

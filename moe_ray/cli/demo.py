@@ -15,9 +15,9 @@ Train = Callable[[TrainingSpec], TrainingResult]
 
 
 def run_demo(results_dir: Path, size: WorldSize = "demo", *, mixtures: bool = False) -> None:
-    """Make the micro-world, train what the cache lacks as Ray tasks, and evaluate the models like any others.
+    """Build the micro-world, train models that are not cached as Ray tasks, and evaluate all models.
 
-    With `mixtures` two more models are made and evaluated beside them: a merged and an upcycled mixture.
+    `mixtures` adds two more models: a merged and an upcycled mixture.
     """
     console = output_console(soft_wrap=True)
     console.print("Demo: a synthetic micro-world, and four models of under a million parameters trained on it.")

@@ -17,9 +17,9 @@ from moe_ray.formatting import plural, size
 
 
 def download_models(experiment: LoadedExperiment, to: Path | None, only: str | None) -> None:
-    """Fetch the models of `experiment` that are on the hub, to the hub cache or to folders below `to`.
+    """Download the hub models of `experiment` to the hub cache, or to folders in `to`.
 
-    Raises `UserError` before anything is fetched when a model cannot be had or a disk is too small.
+    Raises `UserError` before any download if a model is unavailable or a disk is too small.
     """
     models = experiment.config.models
     if only is not None and only not in models:
@@ -27,7 +27,7 @@ def download_models(experiment: LoadedExperiment, to: Path | None, only: str | N
     console = output_console(soft_wrap=True)
     for name, model in models.items():
         if only in (None, name):
-            _tell_what_is_not_fetched(console, name, model)
+            _show_skipped(console, name, model)
     try:
         jobs = [_job(repository, to) for repository in repositories_of(experiment.config, only)]
         require_space(jobs)
@@ -38,7 +38,7 @@ def download_models(experiment: LoadedExperiment, to: Path | None, only: str | N
         raise
 
 
-def _tell_what_is_not_fetched(console: Terminal, name: str, model: ModelConfig) -> None:
+def _show_skipped(console: Terminal, name: str, model: ModelConfig) -> None:
     if not settings_class(model.engine).has_files:
         console.print(f"{name}: engine {model.engine}, nothing to fetch")
     elif is_local_path(model.path):
@@ -64,13 +64,13 @@ def _run(console: Terminal, jobs: Sequence[DownloadJob], to: Path | None) -> Non
                 )
                 fetched = job.num_bytes_missing
                 folder = run_job(job, partial(progress.advance, task))
-                _tell(console, job, folder, fetched, to)
+                _show(console, job, folder, fetched, to)
     except KeyboardInterrupt:
         console.print("\nInterrupted. Downloaded files are kept; the same command continues.")
         raise
 
 
-def _tell(console: Terminal, job: DownloadJob, folder: Path, fetched: int, to: Path | None) -> None:
+def _show(console: Terminal, job: DownloadJob, folder: Path, fetched: int, to: Path | None) -> None:
     repository, files = job.snapshot.repository, job.snapshot.files
     total = size(sum(file.num_bytes for file in files))
     news = f"{size(fetched)} fetched" if fetched else "already downloaded"

@@ -11,17 +11,19 @@ from rich.progress import BarColumn, DownloadColumn, Progress
 from moe_ray.architectures.gated_mixture import MixtureMode
 from moe_ray.characters import one_line
 from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, LineColumn, Terminal, output_console
-from moe_ray.errors import ConfigError, DataError, UserError
+from moe_ray.errors import ConfigError, UserError
 from moe_ray.files import require_free
 from moe_ray.formatting import NONE, count, listed, plural, size
-from moe_ray.moe.merge.build import MergePlan, merge, plan_merge
+from moe_ray.moe.certificate import Certificate, ExactnessRecord
+from moe_ray.moe.merge.build import build_merge
 from moe_ray.moe.merge.gate import read_gate
-from moe_ray.moe.records import Certificate, ExactnessRecord
-from moe_ray.moe.upcycle.build import upcycle_model
+from moe_ray.moe.merge.plan import MergePlan, plan_merge
+from moe_ray.moe.upcycle.build import build_upcycle
 from moe_ray.moe.upcycle.plan import UpcyclePlan
 from moe_ray.moe.upcycle.request import UpcycleRequest
 from moe_ray.moe.verify import verify
 from moe_ray.report.text_table import TextTable
+from moe_ray.runs.mixtures import write_errors
 
 NUM_NAMED = 5
 COLUMNS = (
@@ -34,15 +36,16 @@ COLUMNS = (
 
 
 def upcycle_checkpoint(model: Path, out: Path, values: dict[str, Any]) -> None:
-    """Make the mixture that `values` (of an `UpcycleRequest`; None stands for its default) ask for, and say how."""
+    """Upcycle `model` with `values` of an `UpcycleRequest` (None: default), and print plan, verdicts and exactness."""
     console = output_console()
     request = request_of(values)
 
-    def told(text: str) -> None:
-        console.print(text, soft_wrap=True)
-
-    certificate = upcycle_model(
-        model, out, request, told=told, planned=lambda plan: _show_plan(console, plan, request, out)
+    certificate = build_upcycle(
+        model,
+        out,
+        request,
+        on_progress=lambda text: console.print(text, soft_wrap=True),
+        on_plan=lambda plan: _show_plan(console, plan, request, out),
     )
     if request.check:
         console.print(verdicts_table(certificate))
@@ -52,7 +55,7 @@ def upcycle_checkpoint(model: Path, out: Path, values: dict[str, Any]) -> None:
 
 
 def request_of(values: dict[str, Any]) -> UpcycleRequest:
-    """Return the request; raises `ConfigError` for a value that is out of its range."""
+    """Return the request. Raises `ConfigError` for a value out of range."""
     given = {
         key: {inner: value for inner, value in one.items() if value is not None} if isinstance(one, dict) else one
         for key, one in values.items()
@@ -71,7 +74,7 @@ def request_of(values: dict[str, Any]) -> UpcycleRequest:
 
 
 def layer_numbers(text: str | None) -> list[int] | None:
-    """Return the numbers in "3,7". Raises `ConfigError` for what is none."""
+    """Return the numbers in "3,7". Raises `ConfigError` for anything else."""
     if text is None:
         return None
     try:
@@ -104,14 +107,14 @@ def _numbers(layers: tuple[int, ...]) -> str:
 
 def _experts(request: UpcycleRequest) -> str:
     if request.experts == "models":
-        told = f"the networks of {listed([Path(path).name for path in request.fine_tunes])}"
+        source = f"the networks of {listed([Path(path).name for path in request.fine_tunes])}"
     elif request.experts == "noise":
-        told = (
+        source = (
             f"copies with noise of {request.noise:g} and {request.reinitialised_share:.0%} of their units drawn again"
         )
     else:
-        told = "copies"
-    return told if request.groups == 1 else f"{told}, each cut into {request.groups}"
+        source = "copies"
+    return source if request.groups == 1 else f"{source}, each cut into {request.groups}"
 
 
 def _tests(request: UpcycleRequest) -> str:
@@ -119,7 +122,7 @@ def _tests(request: UpcycleRequest) -> str:
 
 
 def verdicts_table(certificate: Certificate) -> TextTable:
-    """The layers that were to be converted, one a row, with what was measured of each."""
+    """Return the layers selected for conversion, one a row, with their measurements."""
     table = TextTable(title="Layers, each alone against the dense model", title_justify="left")
     table.add_column("layer", justify="right")
     for heading, _ in COLUMNS:
@@ -148,31 +151,26 @@ def _exact(record: ExactnessRecord) -> str:
 def merge_models(
     models: Sequence[str], gate: Path, out: Path, *, mode: MixtureMode, take_first: bool, check: bool
 ) -> None:
-    """Merge `models` (NAME=PATH, or paths in the order of the gate's experts) and say how exact the mixture is.
+    """Merge `models` (NAME=PATH, or paths in the order of the gate's experts), and print plan and exactness.
 
-    Raises `ConfigError` for names that no expert has, and what `plan_merge` and `merge` raise.
+    Raises `ConfigError` for unknown experts, and what `plan_merge` and `build_merge` raise.
     """
     require_free(out)
     console = output_console(soft_wrap=True)
     named = _named(models, read_gate(gate).record.experts)
     plan = plan_merge(named, gate, mode=mode, take_first=take_first)
-    _tell_plan(console, plan)
+    _show_merge_plan(console, plan)
     columns = (LineColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    try:
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("writing", total=plan.num_bytes)
-            certificate = merge(plan, out, check=check, told=lambda done: progress.advance(task, done))
-    except OSError as error:
-        raise DataError(
-            f"cannot be written: {error.strerror or error}", where=str(out), remedy="choose another folder"
-        ) from error
+    with write_errors(out), Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("writing", total=plan.num_bytes)
+        certificate = build_merge(plan, out, check=check, on_bytes=lambda done: progress.advance(task, done))
     if certificate.exactness:
         console.print(_table(certificate))
     console.print(f"\nMixture: {out}")
 
 
 def _named(models: Sequence[str], experts: Sequence[str]) -> dict[str, Path]:
-    """Return the models by expert's name. A path may hold an equals sign, so only an expert's name counts as one."""
+    """Return the models by expert name. Paths may contain "=", so only the name of an expert is taken as a prefix."""
     parts = [model.partition("=") for model in models]
     pairs = [(name, path) for name, equals, path in parts if equals and name in experts]
     if pairs and len(pairs) == len(models):
@@ -200,7 +198,7 @@ def _require_once(names: Sequence[str]) -> None:
             raise ConfigError(f"two models for expert {name}", where="MODEL", remedy="give one of them")
 
 
-def _tell_plan(console: Terminal, plan: MergePlan) -> None:
+def _show_merge_plan(console: Terminal, plan: MergePlan) -> None:
     for source in plan.sources:
         console.print(one_line(f"{source.name}: {source.directory}"))
     for line in plan.differences:
@@ -210,7 +208,7 @@ def _tell_plan(console: Terminal, plan: MergePlan) -> None:
 
 
 def _table(certificate: Certificate) -> TextTable:
-    """Each expert alone against its source, one a row."""
+    """Return the comparison of each expert with its source, one a row."""
     table = TextTable(title="Each expert alone, against its source in float32", title_justify="left")
     table.add_column("expert")
     for heading in ("tokens", "largest logit difference", "same greedy token", "reload"):
@@ -227,9 +225,9 @@ WIDTH = max(map(len, SIGNS.values()))
 
 
 def verify_mixture(directory: Path, sources: Sequence[str]) -> None:
-    """Print what holds of the certificate in `directory`, and what does not.
+    """Verify the mixture in `directory` and print the findings.
 
-    Exits with 1 when something does not hold, and with 2 when all that could be checked holds but something could not.
+    Exits with 1 if a check fails, and with 2 if none fails but some could not be made.
     """
     console = output_console(soft_wrap=True)
     outcomes = set()

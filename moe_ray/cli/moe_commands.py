@@ -64,9 +64,9 @@ def train_gate(
     out: Annotated[Path, typer.Option(help="Folder for the gate; an existing gate is replaced.", show_default=False)],
 ) -> None:
     """Train the gate of a mixture of fine-tunes, on the prompts' input embeddings, and test it."""
-    from moe_ray.cli.moe_train import train_gate_of_file
+    from moe_ray.cli.moe_train import train_mixture_gate
 
-    train_gate_of_file(file, out)
+    train_mixture_gate(file, out)
 
 
 @moe_app.command()

@@ -17,14 +17,14 @@ from moe_ray.formatting import number
 from moe_ray.moe.generation import GenerateSettings, Written, write
 from moe_ray.routing.router import readable
 
-# What makes text greedy, and what makes it drawn: an option of one kind overrules the other kind in the file.
-GREEDY, DRAWN = ("greedy",), ("temperature", "top_p")
+# Options for greedy and sampled text: an option of one kind overrides the other kind in the file.
+GREEDY, SAMPLED = ("greedy",), ("temperature", "top_p")
 
 
 def generate_text(directory: Path, config: Path | None, options: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print what the mixture in `directory` answers, and what its gate says of the prompt.
+    """Print the answer of the mixture in `directory`, and the gate's probabilities for the prompt.
 
-    `options` that are not None come before what the file `config` says.
+    `options` that are not None override the file `config`.
     """
     settings = _settings(config, {name: value for name, value in options.items() if value is not None})
     if settings.prompt is None:
@@ -39,14 +39,14 @@ def generate_text(directory: Path, config: Path | None, options: Mapping[str, An
     if as_json:
         console.print(json.dumps({"prompt": settings.prompt, **asdict(written)}))
     else:
-        _tell(console, written)
+        _show(console, written)
 
 
 def _settings(config: Path | None, options: Mapping[str, Any]) -> GenerateSettings:
     given: dict[str, Any] = {}
     if config is not None:
         given = parse_section(read_text(config), str(config), GenerateSettings).model_dump(exclude_unset=True)
-    for ours, theirs in ((GREEDY, DRAWN), (DRAWN, GREEDY)):
+    for ours, theirs in ((GREEDY, SAMPLED), (SAMPLED, GREEDY)):
         if options.keys() & set(ours):
             given = {name: value for name, value in given.items() if name not in theirs}
     try:
@@ -58,7 +58,7 @@ def _settings(config: Path | None, options: Mapping[str, Any]) -> GenerateSettin
         raise ConfigError(what, where=f"--{name.replace('_', '-')}", remedy="change that option") from error
 
 
-def _tell(console: Terminal, written: Written) -> None:
+def _show(console: Terminal, written: Written) -> None:
     if written.reasoning is not None:
         console.print(readable(written.reasoning))
         console.print()
@@ -67,7 +67,7 @@ def _tell(console: Terminal, written: Written) -> None:
     if written.probabilities is None:
         console.print(written.no_gate)
     else:
-        told = ", ".join(f"{name} {number(share)}" for name, share in written.probabilities.items())
-        console.print(one_line(f"gate: {told}"))
+        shares = ", ".join(f"{name} {number(share)}" for name, share in written.probabilities.items())
+        console.print(one_line(f"gate: {shares}"))
     if written.expert is not None:
         console.print(f"Expert {written.expert} answered alone.")

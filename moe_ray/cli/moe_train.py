@@ -6,28 +6,25 @@ from pathlib import Path
 
 from moe_ray.cli.progress import ProgressDisplay
 from moe_ray.cli.terminal import Terminal, output_console
-from moe_ray.config.schema import RuntimeConfig
-from moe_ray.device import choose_device
 from moe_ray.errors import DataError
 from moe_ray.formatting import NONE, number, plural
 from moe_ray.moe.btx.finetune import FinetuneRecord, work_folder
 from moe_ray.moe.btx.pretrain import MIXTURE, PretrainRecord
 from moe_ray.moe.btx.state import HistoryPoint
-from moe_ray.moe.btx.training import TrainingStep
-from moe_ray.moe.merge.gate import GateResult, GateTrainingInfo, load_gate_config
+from moe_ray.moe.merge.gate import GateResult, GateTrainingInfo
 from moe_ray.progress import TrainingProgress
 from moe_ray.report.text_table import TextTable
-from moe_ray.runs.mixtures import finetune_on_ray, pretrain_on_ray
+from moe_ray.runs.mixtures import finetune_on_ray, pretrain_on_ray, train_gate_of_file
 
 
 def pretrain_experts(file: Path, out: Path) -> None:
-    """Train the experts of `file` apart, mix them, and say how well each foretells what it never saw."""
+    """Train the experts of `file` separately, mix them, and print bits per byte on held-out texts."""
     console = output_console(soft_wrap=True)
     with _resumable(console, out), ProgressDisplay(console) as display:
         record = pretrain_on_ray(
             file,
             out,
-            on_stage=display.stage,
+            on_progress=display.stage,
             on_notice=display.notice,
             on_step=lambda step: _show(display, step),
         )
@@ -37,7 +34,7 @@ def pretrain_experts(file: Path, out: Path) -> None:
 
 
 def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
-    """Train the gates of `mixture` on the texts of `file`, and say what that changed."""
+    """Train the gates of `mixture` on the texts of `file`, and print bits per byte before and after."""
     console = output_console(soft_wrap=True)
     with _resumable(console, work_folder(out)), ProgressDisplay(console) as display:
         record = finetune_on_ray(
@@ -51,7 +48,7 @@ def finetune_mixture(file: Path, mixture: Path, out: Path) -> None:
 
 @contextmanager
 def _resumable(console: Terminal, out: Path) -> Iterator[None]:
-    """Tell what is kept when somebody stops it, and what can be done about a disk that takes no more."""
+    """Explain how to continue after Ctrl-C or an `OSError`."""
     try:
         yield
     except KeyboardInterrupt:
@@ -65,7 +62,7 @@ def _resumable(console: Terminal, out: Path) -> Iterator[None]:
         ) from error
 
 
-def _show(display: ProgressDisplay, step: TrainingStep) -> None:
+def _show(display: ProgressDisplay, step: TrainingProgress) -> None:
     display.training(step.step, step.num_steps, f"loss {number(step.loss)}", step.name)
 
 
@@ -80,7 +77,7 @@ def _texts_table(record: PretrainRecord) -> TextTable:
 
 
 def _bits_table(bits_per_byte: Mapping[str, Mapping[str, float]]) -> TextTable:
-    """Models, one a row, by what they need for a byte of each expert's held-out texts."""
+    """Return bits per byte, a row for each model and a column for each expert's held-out texts."""
     table = TextTable(title="Bits per byte of held-out texts (less is better)", title_justify="left")
     table.add_column("model")
     for expert in next(iter(bits_per_byte.values())):
@@ -92,7 +89,7 @@ def _bits_table(bits_per_byte: Mapping[str, Mapping[str, float]]) -> TextTable:
 
 
 def _gates(record: FinetuneRecord) -> Iterator[str]:
-    """What each layer's gate did at the end."""
+    """Yield lines on the load entropy of each layer's gate after the last step."""
     yield f"{plural(record.history[-1].step, 'step')}. Load entropy of each layer at the end (1 is an even load):"
     yield f"  {_load(record.history[-1])}"
 
@@ -102,44 +99,24 @@ def _load(point: HistoryPoint) -> str:
     return ", ".join(f"layer {layer} {number(share)}" for layer, share in shares.items()) or NONE
 
 
-def train_gate_of_file(file: Path, out: Path) -> None:
-    """Train the gate that `file` describes, write it to `out`, and say how good it is.
-
-    Raises what `train_gate` raises, and `ModelError` when `out` holds something else than a gate.
-    """
-    config = load_gate_config(file)
-    from moe_ray.moe.merge.gate_training import require_gate_or_nothing, train_gate
-
-    require_gate_or_nothing(out)
+def train_mixture_gate(file: Path, out: Path) -> None:
+    """Train the gate that `file` describes, write it to `out`, and print its test results."""
     console = output_console()
-    device = choose_device(RuntimeConfig().cpu_threads)
-    gate = train_gate(config, file.absolute().parent, device=device, report=_Teller(console))
-    try:
-        gate.save(out)
-    except OSError as error:
-        raise DataError(
-            f"cannot be written: {error.strerror or error}", where=str(out), remedy="choose another folder"
-        ) from error
+    gate = train_gate_of_file(file, out, on_epoch=lambda progress: _show_epoch(console, progress))
     console.print(_table(gate.info))
     if gate.info.best_epoch is not None:
         console.print(f"Best epoch {gate.info.best_epoch} of {len(gate.info.history)}, by validation macro-F1.")
     console.print(f"\nGate: {out}", soft_wrap=True)
 
 
-class _Teller:
-    """Prints a line for each epoch."""
-
-    def __init__(self, console: Terminal) -> None:
-        self._console = console
-
-    def __call__(self, progress: TrainingProgress) -> None:
-        self._console.print(
-            f"epoch {progress.epoch:.0f}: loss {number(progress.loss)}, validation macro-F1 {number(progress.macro_f1)}"
-        )
+def _show_epoch(console: Terminal, progress: TrainingProgress) -> None:
+    console.print(
+        f"epoch {progress.epoch:.0f}: loss {number(progress.loss)}, validation macro-F1 {number(progress.macro_f1)}"
+    )
 
 
 def _table(info: GateTrainingInfo) -> TextTable:
-    """How good the gate is on each part, one a row."""
+    """Return the gate's results, a row for each part of the texts."""
     table = TextTable(title="The gate on texts that it did not learn from", title_justify="left")
     table.add_column("texts")
     for heading in ("number", "accuracy", "macro-F1", "mean confidence"):

@@ -25,8 +25,18 @@ from moe_ray.routing.router import BLANK_SCORE, Route, Router, readable
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs.inputs import DataSets
 from moe_ray.runs.router_texts import RouterData, read_texts
-from moe_ray.texts.files import FOREIGN_DIR, REPORT_FILE, TEST_FILE, TRAIN_FILE, write_texts_files
-from moe_ray.texts.labelled import REASONS, DataReport, RouterTexts, split_counts, splits_of
+from moe_ray.texts.labelled import (
+    FOREIGN_DIR,
+    REASONS,
+    REPORT_FILE,
+    TEST_FILE,
+    TRAIN_FILE,
+    DataReport,
+    RouterTexts,
+    split_counts,
+    splits_of,
+    write_texts_files,
+)
 
 STDIN = "-"
 FOREIGN = "out-of-domain (the baseline answers)"

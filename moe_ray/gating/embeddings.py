@@ -12,7 +12,7 @@ from transformers.utils.hub import cached_file
 
 from moe_ray.architectures.gating_network import mean_embeddings
 from moe_ray.characters import whole_characters
-from moe_ray.checkpoints.reading import SINGLE_FILE, open_weights, tensor_files
+from moe_ray.checkpoints.files import SINGLE_FILE, open_weights, tensor_files
 from moe_ray.config.schema import is_local_path
 from moe_ray.engines.transformers.loading import CHECK_REMEDY, HUB_REMEDY, read_pretrained
 from moe_ray.errors import ModelError, first_line

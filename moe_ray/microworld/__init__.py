@@ -1,1 +1,1 @@
-"""The embedded default: a small synthetic world that four small models learn from scratch, in the real formats."""
+"""The micro-world: synthetic data sets in real formats, and small models that are trained on them from scratch."""

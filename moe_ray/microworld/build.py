@@ -13,7 +13,7 @@ from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.loading import make_task
 from moe_ray.domains.sources import read_file
-from moe_ray.microworld.data import DOMAIN_FILES, QuestionAnswer, pair_of, write_pairs, write_world
+from moe_ray.microworld.data import DOMAIN_FILES, QuestionAnswer, build_tokenizer, pair_of, write_pairs, write_world
 from moe_ray.microworld.mixtures import build_mixtures, feed_forward_specs
 from moe_ray.microworld.spec import (
     Budget,
@@ -23,7 +23,6 @@ from moe_ray.microworld.spec import (
     TrainingSpec,
     cached_result,
 )
-from moe_ray.microworld.tokenizer import build_tokenizer
 from moe_ray.microworld.worlds import SYNTHETIC, WorldSize
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ MapTasks = Callable[[Callable[[TrainingSpec], TrainingResult], Sequence[Training
 
 BASELINE = "baseline"
 
-# In the order of their cost, so that two at a time end together.
+# Ordered by cost, so that two concurrent trainings end together.
 ARCHITECTURES: Mapping[str, ModelShape] = {
     "code": "qwen2",
     BASELINE: "mistral",
@@ -50,10 +49,10 @@ BUDGETS: Mapping[WorldSize, Budget] = {
 
 
 def build_microworld(directory: Path, size: WorldSize, map_tasks: MapTasks, *, mixtures: bool = False) -> Path:
-    """Write data and experiment file into `directory`, train what the cache lacks, and return the experiment file.
+    """Write data and experiment file to `directory`, train models that are not cached, and return the experiment file.
 
     `map_tasks(train_model, specs)` runs the trainings, in this process or elsewhere on this machine, and yields their
-    results in any order. With `mixtures` the experiment has two more models, each one checkpoint for all domains.
+    results in any order. `mixtures` adds two models, each one checkpoint for all domains.
     """
     directory = directory.absolute()
     write_world(directory / "data", size)
@@ -61,9 +60,9 @@ def build_microworld(directory: Path, size: WorldSize, map_tasks: MapTasks, *, m
     _train(specs.values(), map_tasks)
     checkpoints = {name: spec.checkpoint for name, spec in specs.items()}
     if mixtures:
-        apart = feed_forward_specs(specs[BASELINE], {name: specs[name] for name in DOMAIN_FILES})
-        _train(apart.values(), map_tasks)
-        checkpoints |= build_mixtures(apart, directory / "training", specs[BASELINE].checkpoint)
+        fine_tunes = feed_forward_specs(specs[BASELINE], {name: specs[name] for name in DOMAIN_FILES})
+        _train(fine_tunes.values(), map_tasks)
+        checkpoints |= build_mixtures(fine_tunes, directory / "training", specs[BASELINE].checkpoint)
     file = directory / ("mixtures.yaml" if mixtures else "experiment.yaml")
     file.write_text(_experiment_text(size, {name: str(path) for name, path in checkpoints.items()}), "utf-8")
     return file

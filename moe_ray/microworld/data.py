@@ -1,15 +1,67 @@
-"""Writes a micro-world's records as the files that the real data sets are published in."""
+"""The files of a micro-world: data sets in published formats, training pairs, and one tokenizer for all models."""
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from moe_ray.domains.example import Example, Record
 from moe_ray.files import write_text_atomically
-from moe_ray.microworld import biomedical, chatter, legal, programs
+from moe_ray.microworld.generators import errands, generate_biomedical, generate_code, generate_legal, small_talk
 from moe_ray.microworld.worlds import SIZES, SYNTHETIC, WorldSize, WorldSplit
 from moe_ray.prompts.messages import Message, Role
+
+BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
+SPECIAL_TOKENS = (BOS, EOS, PAD, "<|system|>", "<|user|>", "<|assistant|>")
+MAX_TOKENS = 4096
+MAX_POSITIONS = 512
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def build_tokenizer(texts: Iterable[str], file: Path) -> None:
+    """Write a tokenizer file in which each word of `texts` is one token; all other text is encoded as bytes.
+
+    Pre-tokenisation is Qwen2's, because transformers enforces it for Qwen2 checkpoints and all models of the
+    micro-world share the tokenizer.
+    """
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    tokenizer = Qwen2Tokenizer().backend_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=MAX_TOKENS,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(file))
+
+
+def load_tokenizer(file: Path) -> Any:
+    """Return the tokenizer as transformers knows it, with its special tokens and its chat template."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=MAX_POSITIONS,
+        chat_template=CHAT_TEMPLATE,
+    )
+
 
 DOMAIN_FILES = {"biomedical": "pubmedqa.json", "legal": "law_stackexchange.jsonl", "code": "mbpp.jsonl"}
 NUM_CHATTER = 200
@@ -19,9 +71,9 @@ def generate_world(size: WorldSize) -> dict[str, WorldSplit]:
     """Return the records of every domain. The same size gives the same records on every machine."""
     sizes = SIZES[size]
     return {
-        "biomedical": biomedical.generate(sizes["biomedical"]),
-        "legal": legal.generate(sizes["legal"]),
-        "code": programs.generate(sizes["code"]),
+        "biomedical": generate_biomedical(sizes["biomedical"]),
+        "legal": generate_legal(sizes["legal"]),
+        "code": generate_code(sizes["code"]),
     }
 
 
@@ -31,7 +83,7 @@ def write_world(directory: Path, size: WorldSize) -> dict[str, WorldSplit]:
     for domain, split in world.items():
         for part, records in (("train", split.train), ("test", split.test)):
             write_text_atomically(directory / part / DOMAIN_FILES[domain], _published(domain, records))
-    for name, texts in (("small_talk", chatter.small_talk(NUM_CHATTER)), ("errands", chatter.errands(NUM_CHATTER))):
+    for name, texts in (("small_talk", small_talk(NUM_CHATTER)), ("errands", errands(NUM_CHATTER))):
         write_text_atomically(directory / "other" / f"{name}.jsonl", _lines(texts))
     write_text_atomically(directory / "SYNTHETIC.md", f"{SYNTHETIC}.\n")
     return world
@@ -62,7 +114,7 @@ class QuestionAnswer:
 
 
 def pair_of(example: Example) -> QuestionAnswer:
-    """Return what is learned of `example`: its chat prompt, and the reference that a chat answer is held against."""
+    """Return what is learned of `example`: its chat prompt, and the reference of its chat answer."""
     prompt = example.prompts["chat"]
     assert prompt.reference is not None
     messages = tuple((message.role, message.content) for message in prompt.messages)

@@ -1,4 +1,4 @@
-"""What to train, what came of it, and where trained models are kept."""
+"""Specifications and results of trainings, and the cache of trained models."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What a training may spend. Experts and baseline get the same."""
+    """The budget of a training, the same for experts and baseline."""
 
     num_steps: int
     batch_rows: int
@@ -38,9 +38,9 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSpec:
-    """One training. `pairs_files` are mixed evenly; see `pairs.py` for their format.
+    """One training. `pairs_files`, in the format of `write_pairs`, are mixed evenly.
 
-    From scratch, or with `start_from`, another training's checkpoint, of whose model the feed-forwards alone learn.
+    From scratch, or from the checkpoint `start_from`, of which only the feed-forwards are trained.
     """
 
     name: str
@@ -55,7 +55,7 @@ class TrainingSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Name of what is learned: the content of the files counts, their place does not."""
+        """Fingerprint of everything that determines the weights; paths are excluded."""
         return fingerprint(
             {
                 "code_version": CODE_VERSION,
@@ -71,13 +71,13 @@ class TrainingSpec:
 
     @property
     def checkpoint(self) -> Path:
-        """The directory of the trained model; that it exists means that it is complete."""
+        """The directory of the trained model; if it exists, it is complete."""
         return Path(self.cache_dir) / "microworld" / f"{self.name}-{self.fingerprint[:16]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """A trained model. `losses` are (step, mean loss in nats since the step before), `cached` says it was there."""
+    """A trained model. `losses` are (step, mean loss in nats since the previous one); `cached`: trained earlier."""
 
     name: str
     checkpoint: Path

@@ -1,4 +1,4 @@
-"""Trains one small model: a plain loop over transformers' own architectures."""
+"""Train one small model of a transformers architecture with a plain loop."""
 
 import json
 import logging
@@ -16,9 +16,8 @@ import transformers
 from torch.nn.utils import clip_grad_norm_
 
 from moe_ray.engines.transformers.loading import read_pretrained
-from moe_ray.microworld.data import QuestionAnswer, read_pairs
+from moe_ray.microworld.data import EOS, MAX_POSITIONS, QuestionAnswer, load_tokenizer, read_pairs
 from moe_ray.microworld.spec import RESULT_FILE, Budget, TrainingResult, TrainingSpec, cached_result
-from moe_ray.microworld.tokenizer import EOS, MAX_POSITIONS, load_tokenizer
 from moe_ray.prompts.encoder import chat_text
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ TrainingRow = tuple[list[int], int]
 
 
 def train_model(spec: TrainingSpec) -> TrainingResult:
-    """Train `spec`, keep the checkpoint in its cache and return it; return what is there if it was trained before.
+    """Train `spec` and save the checkpoint in its cache, or return the cached result.
 
     Uses one thread, so that several trainings share a machine and the weights do not depend on its cores. The
     checkpoint is an ordinary transformers one, with tokenizer and chat template.
@@ -87,7 +86,7 @@ def new_model(spec: TrainingSpec, tokenizer: Any) -> Any:
 
 
 def _frozen_but_feed_forwards(checkpoint: str) -> Any:
-    """Return a trained model in which nothing but the feed-forwards learns."""
+    """Return a trained model in which only the feed-forwards are trainable."""
     model = read_pretrained(transformers.AutoModelForCausalLM, checkpoint).requires_grad_(False)
     for layer in model.model.layers:
         layer.mlp.requires_grad_(True)
@@ -147,7 +146,7 @@ def _rate(step: int, budget: Budget) -> float:
 
 
 def _batches(rows: Sequence[list[TrainingRow]], spec: TrainingSpec) -> Iterator[list[TrainingRow]]:
-    """Yield the budget's batches: each row's file is drawn evenly, and each file is gone through in shuffled epochs."""
+    """Yield the budget's batches: each row's file is drawn uniformly, and each file is iterated in shuffled epochs."""
     rng = random.Random(spec.seed)
     streams = [_epochs(file, random.Random(f"{spec.seed}:{index}")) for index, file in enumerate(rows)]
     for _ in range(spec.budget.num_steps):
@@ -162,7 +161,7 @@ def _epochs(rows: list[TrainingRow], rng: random.Random) -> Iterator[TrainingRow
 def _padded(batch: Sequence[TrainingRow], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and labels, both (rows, tokens), padded on the right; only the target's tokens have labels.
 
-    No attention mask is needed: under causal attention nothing looks at padding on its right.
+    No attention mask is needed: causal attention never sees padding on the right.
     """
     width = max(len(ids) for ids, _ in batch)
     ids = torch.full((len(batch), width), pad_id)
@@ -174,7 +173,7 @@ def _padded(batch: Sequence[TrainingRow], pad_id: int) -> tuple[torch.Tensor, to
 
 
 def _save(model: Any, tokenizer: Any, result: TrainingResult) -> None:
-    """Write the checkpoint beside its place and rename it, so that it is there whole or not at all."""
+    """Write the checkpoint atomically."""
     temporary = result.checkpoint.with_name(f".{result.checkpoint.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -186,7 +185,7 @@ def _save(model: Any, tokenizer: Any, result: TrainingResult) -> None:
         try:
             temporary.rename(result.checkpoint)
         except OSError:
-            # Another process may have finished the same training first: its checkpoint is as good as ours.
+            # Another process may have finished the same training first; its checkpoint is equivalent.
             if not (result.checkpoint / RESULT_FILE).is_file():
                 raise
     finally:

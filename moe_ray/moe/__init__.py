@@ -1,1 +1,1 @@
-"""Mixtures inside one checkpoint: dense models upcycled, fine-tunes merged behind a gate, branch-train-mix."""
+"""Mixtures inside one checkpoint: upcycled dense models, merged fine-tunes, branch-train-mix."""

@@ -1,40 +1,145 @@
-"""Compare a mixture that answers with one expert alone with that expert's own checkpoint."""
+"""Compare the logits of two models: a mixture and its dense model, or a single expert and its own checkpoint.
 
+Shapes: B texts, T tokens, V the vocabulary.
+"""
+
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.device import visible_device
 from moe_ray.engines.transformers.loading import context_length
-from moe_ray.moe.agreement import compare_models, logits_sha256
-from moe_ray.moe.records import ExactnessRecord, LayerVerdict, TensorOrigin
-from moe_ray.moe.running import load_for_construction, load_tokenizer, token_batches
-from moe_ray.moe.texts import built_in_texts
+from moe_ray.moe.certificate import ExactnessRecord
+from moe_ray.moe.running import (
+    TokenBatch,
+    built_in_texts,
+    load_for_construction,
+    load_tokenizer,
+    logits_of,
+    token_batches,
+)
+
+MAX_EXPONENT = 700.0  # of e in a float
+
+
+class Agreement:
+    """Agreement of two models' float32 logits over the same tokens, accumulated over batches.
+
+    KL divergence is from the first model (the reference) to the second, a mean over tokens in nats. Perplexities are
+    of the texts' own next tokens.
+    """
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        self.max_difference = 0.0
+        self._largest = 0.0
+        self._num_predicted = 0
+        self._num_agreed = 0
+        self._kl = 0.0
+        self._extra_nll = 0.0
+
+    def add(self, reference: torch.Tensor, other: torch.Tensor, batch: TokenBatch) -> None:
+        """Add logits [B, T, V] of both models."""
+        counted = batch.attention_mask.bool().to(reference.device)
+        here, there = reference[counted], other[counted]
+        self.num_tokens += len(here)
+        self._agree(here, there)
+        first, second = here.log_softmax(dim=-1), there.log_softmax(dim=-1)
+        self._kl += (first.exp() * (first - second)).sum().item()
+        targets = _next_tokens(batch).to(reference.device)[counted]
+        known = (targets >= 0).nonzero().squeeze(1)
+        self._num_predicted += len(known)
+        self._extra_nll += (first[known, targets[known]] - second[known, targets[known]]).sum().item()
+
+    def _agree(self, here: torch.Tensor, there: torch.Tensor) -> None:
+        difference = (here - there).abs().max().item()
+        # NaN counts as infinite, because max() would ignore it.
+        self.max_difference = max(self.max_difference, difference) if math.isfinite(difference) else math.inf
+        self._largest = max(self._largest, here.abs().max().item())
+        self._num_agreed += int((here.argmax(dim=-1) == there.argmax(dim=-1)).sum())
+
+    def record(self, against: str, *, reload_equal: bool) -> ExactnessRecord:
+        """Return the record for the certificate. `reload_equal`: the reloaded second model gives bit-equal logits."""
+        return ExactnessRecord(
+            against=against,
+            num_tokens=self.num_tokens,
+            max_logit_difference=self.max_difference,
+            greedy_agreement=self.greedy_agreement,
+            reload_equal=reload_equal,
+        )
+
+    @property
+    def relative_difference(self) -> float:
+        """The largest difference, relative to the reference's largest logit if that is above 1."""
+        return self.max_difference / max(1.0, self._largest)
+
+    @property
+    def kl(self) -> float:
+        return self._kl / self.num_tokens
+
+    @property
+    def perplexity_ratio(self) -> float:
+        extra = self._extra_nll / self._num_predicted
+        return math.exp(min(extra, MAX_EXPONENT)) if math.isfinite(extra) else math.inf
+
+    @property
+    def greedy_agreement(self) -> float:
+        return self._num_agreed / self.num_tokens
+
+    def measured(self) -> dict[str, float]:
+        """Return the quantities that have limits, by name."""
+        return {"kl": self.kl, "perplexity_ratio": self.perplexity_ratio, "agreement": self.greedy_agreement}
+
+
+def _next_tokens(batch: TokenBatch) -> torch.Tensor:
+    """Return the next token of each token [B, T]; -1 without one."""
+    after = torch.full_like(batch.input_ids, -1)
+    following = batch.attention_mask[:, 1:].bool()
+    after[:, :-1] = torch.where(following, batch.input_ids[:, 1:], -1)
+    return after
+
+
+def compare_models(reference: Any, other: Any, batches: Sequence[TokenBatch]) -> Agreement:
+    """Run both models over the batches."""
+    agreement = Agreement()
+    with torch.inference_mode():
+        for batch in batches:
+            agreement.add(logits_of(reference, batch), logits_of(other, batch).to(reference.device), batch)
+    return agreement
+
+
+def logits_sha256(model: Any, batches: Sequence[TokenBatch]) -> str:
+    """Return the SHA-256 of a model's logits at all tokens except padding."""
+    digest = hashlib.sha256()
+    with torch.inference_mode():
+        for batch in batches:
+            logits = logits_of(model, batch).cpu()
+            digest.update(logits[batch.attention_mask.bool()].numpy().tobytes())
+    return digest.hexdigest()
+
 
 MAX_TEXT_TOKENS = 64
 
 
 class OneExpert:
-    """A mixture of an own class that answers with the expert at `place` alone, to be called as a model."""
+    """A mixture of moe_ray's own class, restricted to the expert at `index`, with the interface of a model."""
 
-    def __init__(self, mixture: Any, place: int) -> None:
-        self._mixture, self._place = mixture, place
+    def __init__(self, mixture: Any, index: int) -> None:
+        self._mixture, self._index = mixture, index
         self.device = mixture.device
 
     def __call__(self, **inputs: Any) -> Any:
-        return self._mixture(forced_expert=self._place, **inputs)
+        return self._mixture(forced_expert=self._index, **inputs)
 
 
 def experts_exactness(directory: Path, checkpoints: Mapping[str, Path]) -> list[ExactnessRecord]:
-    """Compare the mixture in `directory`, one expert at a time, with the checkpoints by expert's name, in float32.
+    """Compare each expert of the mixture in `directory` with its checkpoint, by name, in float32 on built-in texts.
 
-    The texts are a few built-in ones. Two models are in memory at a time. Raises `ModelError` for what cannot be
-    loaded.
+    Two models are in memory at a time. Raises `ModelError` if a model cannot be loaded.
     """
     device = visible_device()
     mixture = load_for_construction(directory, device=device)
@@ -46,136 +151,10 @@ def experts_exactness(directory: Path, checkpoints: Mapping[str, Path]) -> list[
     )
     again = logits_sha256(load_for_construction(directory, device=device), batches)
     reload_equal = logits_sha256(mixture, batches) == again
-    places = {name: place for place, name in enumerate(mixture.config.expert_names)}
+    indices = {name: index for index, name in enumerate(mixture.config.expert_names)}
     records = []
     for name, path in checkpoints.items():
         dense = load_for_construction(path, device=device)
-        agreement = compare_models(dense, OneExpert(mixture, places[name]), batches)
+        agreement = compare_models(dense, OneExpert(mixture, indices[name]), batches)
         records.append(agreement.record(name, reload_equal=reload_equal))
     return records
-
-
-NUM_NAMED = 3
-# Other machines and numbers of threads add up in another order.
-RELATIVE_TOLERANCE = 0.05
-ABSOLUTE_TOLERANCE = 1e-4
-AGREEMENT_TOLERANCE = 0.01
-GATE_TOLERANCE = 1e-3
-GATE = "gate"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that a certificate says. `holds` is None where it cannot be checked; `detail` tells the difference."""
-
-    what: str
-    holds: bool | None
-    detail: str = ""
-
-
-def finding(what: str, wrong: Sequence[str], good: str) -> Finding:
-    """Return the finding of a check that names what is wrong; `good` is said when nothing is."""
-    if not wrong:
-        return Finding(what=what, holds=True, detail=good)
-    more = f" and {len(wrong) - NUM_NAMED} more" if len(wrong) > NUM_NAMED else ""
-    return Finding(what=what, holds=False, detail="; ".join(wrong[:NUM_NAMED]) + more)
-
-
-def compare_tensors(here: TensorReader, there: TensorReader, origins: Sequence[TensorOrigin]) -> Finding:
-    """Hold a mixture's tensors against those of one that was built again, one at a time.
-
-    Gates may differ by rounding, because those that were computed from texts do; all else is equal bit by bit.
-    """
-    wrong = []
-    others = set(there.names())
-    for origin in origins:
-        if origin.tensor not in others:
-            wrong.append(f"{origin.tensor} is not made any more")
-            continue
-        first, second = here.get(origin.tensor), there.get(origin.tensor)
-        equal = _nearly_equal(first, second) if origin.how == GATE else torch.equal(first, second)
-        if not equal or first.dtype != second.dtype:
-            wrong.append(f"{origin.tensor} differs{_by(first, second)}")
-    return finding("tensors", wrong, f"all {len(origins)} come out again")
-
-
-def compare_copies(here: TensorReader, sources: Mapping[str, Path], origins: Sequence[TensorOrigin]) -> Finding:
-    """Hold every tensor that is a source's own against that source, one at a time, bit by bit."""
-    readers = {name: TensorReader(path) for name, path in sources.items()}
-    wrong, num_held = [], 0
-    for origin in origins:
-        if origin.source is None or origin.source_tensor is None:
-            continue
-        num_held += 1
-        first, second = here.get(origin.tensor), readers[origin.source].get(origin.source_tensor)
-        if not torch.equal(first, second) or first.dtype != second.dtype:
-            wrong.append(f"{origin.tensor} differs from {origin.source}'s {origin.source_tensor}{_by(first, second)}")
-    return finding("tensors", wrong, f"{num_held} of {len(origins)} are their sources' own")
-
-
-def _nearly_equal(first: torch.Tensor, second: torch.Tensor) -> bool:
-    if first.shape != second.shape:
-        return False
-    here, there = first.float(), second.float()
-    return bool((here - there).abs().max() <= GATE_TOLERANCE * there.abs().max())
-
-
-def _by(first: torch.Tensor, second: torch.Tensor) -> str:
-    if first.shape != second.shape:
-        return f": {tuple(first.shape)} and {tuple(second.shape)}"
-    return f" by {(first.float() - second.float()).abs().max().item():.3g}"
-
-
-def compare_layers(told: Sequence[LayerVerdict], found: Sequence[LayerVerdict]) -> Finding:
-    """Hold the verdicts against new ones: the same states, the same limits, the same figures up to rounding."""
-    wrong = (
-        [] if len(told) == len(found) else [f"{len(told)} layers in the certificate, and the mixture has {len(found)}"]
-    )
-    for one, other in zip(told, found, strict=False):
-        if (one.layer, one.state) != (other.layer, other.state):
-            wrong.append(f"layer {one.layer} is {one.state} in the certificate, and is now {other.state}")
-        elif one.limits != other.limits:
-            wrong.append(f"layer {one.layer} was tested against other limits")
-        else:
-            wrong += [f"layer {one.layer}: {text}" for text in _figures(one.measured, other.measured)]
-    return finding("layers", wrong, f"{len(told)} verdicts reproduced")
-
-
-def compare_exactness(told: Sequence[ExactnessRecord], found: Sequence[ExactnessRecord]) -> Iterator[Finding]:
-    """Hold each source's record against a new one."""
-    if not told:
-        yield Finding(what="exactness", holds=None, detail="was not measured when the mixture was made")
-    by_source = {record.against: record for record in found}
-    for record in told:
-        what, other = f"exactness against {record.against}", by_source.pop(record.against, None)
-        if other is None:
-            yield Finding(what=what, holds=None, detail="was not computed again")
-            continue
-        wrong = _figures(_measures(record), _measures(other))
-        if record.num_tokens != other.num_tokens:
-            wrong.append(f"over {record.num_tokens} tokens, and now {other.num_tokens}")
-        if record.reload_equal != other.reload_equal:
-            wrong.append("loaded again it gives " + ("the same logits" if other.reload_equal else "other logits"))
-        good = (
-            f"largest logit difference {other.max_logit_difference:.3g}, {other.greedy_agreement:.2%} of greedy tokens"
-        )
-        yield finding(what, wrong, good)
-
-
-def _measures(record: ExactnessRecord) -> dict[str, float]:
-    return {"max_logit_difference": record.max_logit_difference, "agreement": record.greedy_agreement}
-
-
-def _figures(told: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
-    wrong = [f"{name} is not measured any more" for name in told if name not in found]
-    shared = [name for name in told if name in found]
-    return wrong + [
-        f"{name} {told[name]:.3g}, and now {found[name]:.3g}"
-        for name in shared
-        if not _close(name, told[name], found[name])
-    ]
-
-
-def _close(name: str, told: float, found: float) -> bool:
-    absolute = AGREEMENT_TOLERANCE if name == "agreement" else ABSOLUTE_TOLERANCE
-    return math.isclose(told, found, rel_tol=RELATIVE_TOLERANCE, abs_tol=absolute)

@@ -1,11 +1,11 @@
-"""Gate weights before any training: from prompts of each expert, or by ridge regression on real gate inputs.
+"""Gate weights without training: mean gate inputs of each expert's prompts, or ridge regression on gate inputs.
 
 Shapes: E experts, H the hidden size, n tokens.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,20 +15,36 @@ from moe_ray.moe.running import TokenBatch, decoder_layers, feed_forward
 RIDGE_PENALTY = 1e-2
 MAX_STATISTICS_BYTES = 1 << 30
 
-# Takes gate inputs [n, H] and the place of each one's expert [n].
+# Receives gate inputs [n, H] and their experts' indices [n].
 Add = Callable[[torch.Tensor, torch.Tensor], None]
+
+
+def fitted_gates(
+    init: Literal["prompts", "ridge"],
+    model: Any,
+    batches: Sequence[TokenBatch],
+    layers: Sequence[int],
+    *,
+    num_experts: int,
+    penalty: float,
+    scale: float,
+) -> dict[int, torch.Tensor]:
+    """Return each layer's gate by `prompt_gates` or `ridge_gates`; `penalty` is used by the latter only."""
+    if init == "prompts":
+        return prompt_gates(model, batches, layers, num_experts=num_experts, scale=scale)
+    return ridge_gates(model, batches, layers, num_experts=num_experts, penalty=penalty, scale=scale)
 
 
 def prompt_gates(
     model: Any, batches: Sequence[TokenBatch], layers: Sequence[int], *, num_experts: int, scale: float = 1.0
 ) -> dict[int, torch.Tensor]:
-    """Return, for each layer, the mean gate input of each expert's tokens, brought to length `scale`.
+    """Return, for each layer, the mean gate input of each expert's tokens, normalised to length `scale`.
 
-    `model` is the dense model and `batches` are labelled; every expert has a text. Takes memory for E means a layer.
+    `model` is the dense model. `batches` are labelled, with at least one text for each expert.
     """
     sums = {layer: _Sum(num_experts, int(model.config.hidden_size)) for layer in layers}
-    _see_gate_inputs(model, batches, {layer: one.add for layer, one in sums.items()})
-    # A sum points where the mean points, and only the direction is kept.
+    _collect_gate_inputs(model, batches, {layer: one.add for layer, one in sums.items()})
+    # Sums suffice: only the direction is kept.
     return {layer: (nn.functional.normalize(one.total, dim=1) * scale).float() for layer, one in sums.items()}
 
 
@@ -42,11 +58,11 @@ def ridge_gates(
     scale: float = 1.0,
     max_statistics_bytes: int = MAX_STATISTICS_BYTES,
 ) -> dict[int, torch.Tensor]:
-    """Return, for each layer, `scale` times the weights W [E, H] that bring gate inputs X nearest to one-hot labels Y.
+    """Return, for each layer, `scale` times the ridge regression weights W [E, H] of one-hot labels y on gate inputs x.
 
-    W minimises the mean of |x W' - y|^2 over tokens, each expert's tokens counting the same in all, plus
-    penalty * mean(x^2) * |W|^2: so `penalty` means the same for inputs of any size. Statistics take 8 H^2 bytes a
-    layer; layers that do not fit in `max_statistics_bytes` together are done in several passes over the texts.
+    W minimises the mean of |x W' - y|^2 over tokens, weighted so that experts count equally, plus
+    penalty * mean(x^2) * |W|^2. Statistics take 8 H^2 bytes per layer; layers that exceed `max_statistics_bytes` are
+    processed in several passes over the texts.
     """
     hidden_size = int(model.config.hidden_size)
     at_once = max(1, max_statistics_bytes // (8 * hidden_size * (hidden_size + num_experts)))
@@ -55,7 +71,7 @@ def ridge_gates(
     for start in range(0, len(layers), at_once):
         some = layers[start : start + at_once]
         moments = {layer: _Moments(hidden_size, weights) for layer in some}
-        _see_gate_inputs(model, batches, {layer: moment.add for layer, moment in moments.items()})
+        _collect_gate_inputs(model, batches, {layer: moment.add for layer, moment in moments.items()})
         gates |= {layer: (moment.solve(penalty) * scale).float() for layer, moment in moments.items()}
     return gates
 
@@ -71,7 +87,7 @@ class _Sum:
 
 
 class _Moments:
-    """Weighted sums of x x' [H, H] and of x y' [H, E], where a token's weight depends on its expert."""
+    """Weighted sums of x x' [H, H] and of x y' [H, E]; a token's weight depends on its expert."""
 
     def __init__(self, hidden_size: int, weights: torch.Tensor) -> None:
         self._weights = weights
@@ -98,17 +114,17 @@ def _balance(batches: Sequence[TokenBatch], num_experts: int) -> torch.Tensor:
     return 1 / (num_experts * counts)
 
 
-def _see_gate_inputs(model: Any, batches: Sequence[TokenBatch], seen_by: Mapping[int, Add]) -> None:
-    """Run the model over all batches; each layer's `Add` gets its gate inputs and their experts, on the CPU."""
+def _collect_gate_inputs(model: Any, batches: Sequence[TokenBatch], adders: Mapping[int, Add]) -> None:
+    """Run the model over all batches; each layer's `Add` receives its gate inputs and their experts, on the CPU."""
     for batch in batches:
         counted = batch.attention_mask.bool()
         experts = torch.tensor(batch.labels)[:, None].expand_as(counted)[counted]
 
         def seen(layer: int, inputs: torch.Tensor, counted: torch.Tensor = counted, of: torch.Tensor = experts) -> None:
-            seen_by[layer](inputs.reshape(*counted.shape, -1).cpu()[counted], of)
+            adders[layer](inputs.reshape(*counted.shape, -1).cpu()[counted], of)
 
-        with torch.inference_mode(), _watched(model, seen_by, seen):
-            # The base model alone: logits would be thrown away.
+        with torch.inference_mode(), _watched(model, adders, seen):
+            # The base model only: logits are not needed.
             model.base_model(
                 input_ids=batch.input_ids.to(model.device),
                 attention_mask=batch.attention_mask.to(model.device),

@@ -1,6 +1,6 @@
-"""Text from any mixture that moe_ray makes, what its gate says of the prompt, and one expert alone.
+"""Generate text from a mixture or one of its experts, with the gate's probabilities for the prompt.
 
-A client of the transformers engine: prompts, decoding and the choice of experts are those of an evaluation.
+A client of the transformers engine: prompts, decoding and expert selection are the same as in an evaluation.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from moe_ray.engines.base import BatchLimits, GenerateRequest
 from moe_ray.engines.transformers.engine import TransformersEngine
 from moe_ray.engines.transformers.mixture import MixtureFacts
 from moe_ray.errors import ConfigError, ModelError
-from moe_ray.moe.records import read_certificate
+from moe_ray.moe.certificate import read_certificate
 from moe_ray.prompts.messages import Message, Prompt
 
 ONE_ROW = BatchLimits(max_rows=1, cache_memory_bytes=1 << 30)
 
 
 class GenerateSettings(Section):
-    """How text is made. Greedy unless `temperature` or `top_p` is given."""
+    """Generation settings. Greedy unless `temperature` or `top_p` is given."""
 
     prompt: str | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
@@ -31,8 +31,8 @@ class GenerateSettings(Section):
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0: greedy")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    expert: str | int | None = Field(None, description="name or place of the one that answers alone")
-    chat: bool | None = Field(None, description="ask in the chat template; default: as the gate was trained, or not")
+    expert: str | int | None = Field(None, description="name or index of a single expert that answers")
+    chat: bool | None = Field(None, description="use the chat template; default: as the gate was trained")
     mode: Literal["weighted_sum", "select_one"] | None = Field(None, description="default: the checkpoint's")
 
     @model_validator(mode="after")
@@ -48,9 +48,9 @@ class GenerateSettings(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A text, and what the gate says of its prompt: each expert's probability, or in `no_gate` why there is none.
+    """A text, and the gate's probability of each expert for the prompt; `no_gate` is the reason without a gate.
 
-    `reasoning` is the trace before the text, None where there is none; `num_tokens` counts both.
+    `reasoning` is the trace before the text, if any; `num_tokens` counts both.
     """
 
     text: str
@@ -62,14 +62,14 @@ class Written:
 
 
 def write(directory: Path, text: str, settings: GenerateSettings) -> Written:
-    """Let the mixture in `directory` answer `text`.
+    """Answer `text` with the mixture in `directory`.
 
-    Raises `ModelError` when there is no mixture, or one that cannot be loaded, and `ConfigError` for an expert that is
-    not there or cannot answer alone, and for a prompt that does not fit.
+    Raises `ModelError` if it is not a mixture or cannot be loaded, and `ConfigError` for an unknown expert, an expert
+    that cannot answer alone, and a prompt that does not fit.
     """
-    # Spelled so that a folder of the current one is not taken for a hub id.
+    # Absolute, so that a relative folder is not taken for a hub id.
     directory = directory.expanduser().absolute()
-    in_chat = _usually_chat(directory) if settings.chat is None else settings.chat
+    in_chat = _is_chat_gate(directory) if settings.chat is None else settings.chat
     model = ModelConfig(
         path=str(directory),
         prompt_style="chat" if in_chat else "completion",
@@ -97,7 +97,7 @@ def write(directory: Path, text: str, settings: GenerateSettings) -> Written:
 
 
 def _choice(settings: GenerateSettings) -> dict[str, Any]:
-    """Return the engine's settings that say what of the mixture answers."""
+    """Return the engine settings that select an expert or a mode."""
     if settings.expert is not None:
         return {"expert": settings.expert}
     return {} if settings.mode is None else {"mode": settings.mode}
@@ -115,8 +115,8 @@ def _request(text: str, settings: GenerateSettings) -> GenerateRequest:
     )
 
 
-def _usually_chat(directory: Path) -> bool:
-    """Say whether the gate was trained on prompts in the chat template."""
+def _is_chat_gate(directory: Path) -> bool:
+    """Return whether the gate was trained on prompts in the chat template."""
     if not (directory / CERTIFICATE_FILE).is_file():
         return False
     gate = read_certificate(directory).settings.get("gate")

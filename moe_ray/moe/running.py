@@ -1,6 +1,6 @@
-"""Running a causal LM of any family over texts while a mixture is made: its decoder layers, and batches of tokens.
+"""Run a causal LM of any family over texts while a mixture is built: texts, token batches, decoder layers.
 
-Shapes: B texts, T tokens.
+Shapes: B texts, T tokens, V the vocabulary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +15,75 @@ from torch import nn
 
 from moe_ray import architectures
 from moe_ray.characters import whole_characters
+from moe_ray.domains.sources import read_file, read_text
 from moe_ray.engines.transformers.loading import read_pretrained
 from moe_ray.errors import DataError, ModelError, first_line
 from moe_ray.gating.embeddings import padded
+
+TEXT_KEY = "text"
+LABEL_KEYS = ("expert", "label", "domain")
+FORMAT_REMEDY = (
+    'give records with "text", and "expert" for gates (JSON, JSONL, CSV, Parquet), or a .txt with a blank line between'
+)
+# Enough to test whether a conversion is exact; too little to judge noise.
+BUILT_IN = (
+    "The river rises in the hills, passes two old mills and a railway bridge, and reaches the sea after forty miles. "
+    "In spring it carries so much water that the lower meadows are flooded for weeks.",
+    "def mean(values):\n    if not values:\n        raise ValueError('none')\n    return sum(values) / len(values)\n",
+    "A train leaves at 9:40 and travels 150 km at 60 km/h. The journey takes 150 / 60 = 2.5 hours, so it arrives at "
+    "12:10.",
+    "Patients were assigned at random to the new drug or to a placebo. After twelve weeks the mean blood pressure had "
+    "fallen by 8 mmHg in the first group and by 3 mmHg in the second.",
+    "The seller must deliver the goods within thirty days. If delivery is late by more than ten days, the buyer may "
+    "withdraw from the contract and claim back what was paid.",
+    "Shopping list:\n- two loaves of bread\n- a dozen eggs\n- olive oil\n- something nice for Anna's birthday\n",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTexts:
+    """Texts for gates and tests. `labels` are indices into `experts`, one for each text; empty for unlabelled texts."""
+
+    texts: tuple[str, ...]
+    experts: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+
+
+def built_in_texts() -> ProbeTexts:
+    return ProbeTexts(texts=BUILT_IN)
+
+
+def read_texts(path: Path) -> ProbeTexts:
+    """Read texts with the experts that their records name. Experts are in order of first appearance.
+
+    Raises `DataError` if the file is missing or malformed, holds no texts, or labels only some of them.
+    """
+    if path.suffix == ".txt":
+        return _non_empty(
+            ProbeTexts(texts=tuple(part.strip() for part in read_text(path).split("\n\n") if part.strip())), path
+        )
+    records = read_file(path)
+    texts = [record.get(TEXT_KEY) for record in records]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"some records have no {TEXT_KEY!r}", where=str(path), remedy=FORMAT_REMEDY)
+    key = next((key for key in LABEL_KEYS if any(record.get(key) is not None for record in records)), None)
+    named = [str(record[key]) if record.get(key) is not None else None for record in records] if key else []
+    if None in named:
+        raise DataError(f"some records have {key!r}, and some have not", where=str(path), remedy=FORMAT_REMEDY)
+    return _non_empty(_labelled([str(text) for text in texts], [str(name) for name in named]), path)
+
+
+def _labelled(texts: Sequence[str], names: Sequence[str]) -> ProbeTexts:
+    experts = tuple(dict.fromkeys(names))
+    indices = {name: index for index, name in enumerate(experts)}
+    return ProbeTexts(texts=tuple(texts), experts=experts, labels=tuple(indices[name] for name in names))
+
+
+def _non_empty(texts: ProbeTexts, path: Path) -> ProbeTexts:
+    if not texts.texts:
+        raise DataError("holds no texts", where=str(path), remedy=FORMAT_REMEDY)
+    return texts
+
 
 MAX_BATCH_NUMBERS = 1 << 26  # logits at once: 256 MiB in float32
 MAX_BATCH_TOKENS = 2048
@@ -25,7 +91,7 @@ MAX_BATCH_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenBatch:
-    """Token ids and attention mask [B, T], padded on the right. `labels` are the texts' experts, if they have any."""
+    """Token ids and attention mask [B, T], padded on the right. `labels` are the texts' experts, or empty."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
@@ -37,13 +103,13 @@ class TokenBatch:
 
 
 def load_for_construction(directory: Path, *, device: str = "cpu", experts_implementation: str | None = None) -> Any:
-    """Load a checkpoint in float32 and evaluation mode, with transformers alone. Raises `ModelError`."""
+    """Load a checkpoint with transformers, in float32 and evaluation mode. Raises `ModelError`."""
     architectures.register()
     chosen: dict[str, Any] = {"experts_implementation": experts_implementation} if experts_implementation else {}
     try:
         model = read_pretrained(transformers.AutoModelForCausalLM, directory, dtype=torch.float32, **chosen)
     except Exception as error:
-        # Configurations, safetensors and pickle raise anything; the cause is kept.
+        # Configurations, safetensors and pickle raise arbitrary errors; the cause is chained.
         raise ModelError(
             f"cannot be loaded: {first_line(error)}", where=str(directory), remedy="check that the checkpoint is whole"
         ) from error
@@ -56,14 +122,14 @@ def load_tokenizer(directory: Path) -> Any:
     try:
         return read_pretrained(transformers.AutoTokenizer, directory)
     except Exception as error:
-        # Parsers of tokenizers raise anything; the cause is kept.
+        # Tokenizer parsers raise arbitrary errors; the cause is chained.
         raise ModelError(
             f"no usable tokenizer: {first_line(error)}", where=str(directory), remedy="put its files beside the weights"
         ) from error
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """Return the list of a causal LM's decoder layers: the outermost list that is as long as its config says."""
+    """Return a causal LM's decoder layers: its outermost module list with as many layers as its config says."""
     num_layers = int(model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
@@ -75,7 +141,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def feed_forward(layer: nn.Module) -> nn.Module:
-    """Return the module of a dense decoder layer whose input a gate would see; OPT has its first matrix inline."""
+    """Return the module of a dense decoder layer whose input a gate would read; OPT has no separate mlp module."""
     for name in ("mlp", "fc1"):
         found = getattr(layer, name, None)
         if isinstance(found, nn.Module):
@@ -85,7 +151,7 @@ def feed_forward(layer: nn.Module) -> nn.Module:
 
 @contextmanager
 def replaced_layers(model: nn.Module, replacements: Mapping[int, nn.Module]) -> Iterator[None]:
-    """Let other decoder layers stand in the places of some of the model's own for a while."""
+    """Replace some of the model's decoder layers within the context."""
     layers = decoder_layers(model)
     own = {at: layers[at] for at in replacements}
     try:
@@ -106,11 +172,11 @@ def token_batches(
     max_tokens: int | None = None,
     labels: Sequence[int] = (),
 ) -> list[TokenBatch]:
-    """Return the texts' tokens in their order, in batches whose logits fit in `MAX_BATCH_NUMBERS`.
+    """Return the texts' tokens in order, in batches whose logits fit in `MAX_BATCH_NUMBERS`.
 
-    A text counts up to `max_text_tokens`, and only texts that begin within the first `max_tokens` are read. Texts of
-    fewer than two tokens predict nothing and are left out. Raises `DataError` when none is left, and `ModelError` for a
-    tokenizer with more tokens than the model knows.
+    Texts are truncated to `max_text_tokens`; only texts that start within the first `max_tokens` tokens are used. Texts
+    of fewer than two tokens are dropped. Raises `DataError` if none is left, and `ModelError` for token ids outside of
+    the model's vocabulary.
     """
     readable = [whole_characters(text, "?") for text in texts]
     encoded = tokenizer(readable, truncation=True, max_length=max_text_tokens)["input_ids"]
@@ -148,7 +214,7 @@ def _batch(rows: Sequence[tuple[list[int], int]], labels: Sequence[int]) -> Toke
 
 
 def logits_of(model: Any, batch: TokenBatch) -> torch.Tensor:
-    """Return the model's float32 logits [B, T, V]; what stands at padding means nothing."""
+    """Return the model's float32 logits [B, T, V]; undefined at padding."""
     device = model.device
     output = model(
         input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False

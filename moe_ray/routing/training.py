@@ -21,8 +21,7 @@ from moe_ray.routing.files import RouterRecord
 from moe_ray.routing.out_of_domain import ForeignScorer, Mahalanobis, ScoreName, auroc, threshold_keeping
 from moe_ray.routing.results import ForeignResult, RouterTestResults
 from moe_ray.routing.router import Router, readable
-from moe_ray.texts.files import texts_fingerprint
-from moe_ray.texts.labelled import LabelledText, RouterTexts, codes
+from moe_ray.texts.labelled import LabelledText, RouterTexts, codes, texts_fingerprint
 
 # Of each domain, for the means and the spread that Mahalanobis distances are measured in: enough for a shrunk
 # covariance, and it spares a second pass of a large encoder over all training texts.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import moe_ray.scoring.registry as grading
+from moe_ray.checkpoints.files import require_tokenizer
 from moe_ray.checkpoints.identity import Checkpoint, FileHashes, ModelIdentity, inspect_checkpoint
-from moe_ray.checkpoints.tokenizer_files import require_tokenizer
 from moe_ray.config.checks import chats, unused_template
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import DataConfig, ExperimentConfig, is_local_path

@@ -22,8 +22,7 @@ from moe_ray.runs.inputs import Inputs, code_of_task
 from moe_ray.runs.router_texts import required_router
 from moe_ray.store.run_directory import RunDirectory
 from moe_ray.texts.cleaning import TEXTS_VERSION
-from moe_ray.texts.files import texts_fingerprint
-from moe_ray.texts.labelled import RouterTexts
+from moe_ray.texts.labelled import RouterTexts, texts_fingerprint
 from moe_ray.texts.sources import data_of
 
 Query = Literal["question", "prompt"]

@@ -53,7 +53,7 @@ def read_texts(
         )
     train, validation, test = corpus.splits
     return RouterData(
-        RouterTexts(labels=corpus.labels, train=train, validation=validation, test=test, foreign=corpus.apart),
+        RouterTexts(labels=corpus.labels, train=train, validation=validation, test=test, foreign=corpus.held_out),
         DataReport(sources=corpus.sources, num_unbalanced=corpus.num_unbalanced),
     )
 

@@ -1,8 +1,8 @@
-"""Deduplicate texts: no example of the run, no duplicates, no text with two labels.
+"""Deduplicate texts: remove the run's examples, near duplicates, and texts with two labels.
 
-What is kept depends on the texts alone, never on the order of the records: they are taken in the order of the hash of
-their ids, foreign sets last, and a text is kept unless it is (nearly) one that was kept before. So of texts that are
-nearly the same one stays, and no two splits can share them however they are drawn afterwards.
+The result does not depend on the order of the records: texts are processed in the order of the hash of their ids,
+out-of-domain sets last, and a text is dropped if it is a near duplicate of one that was kept before. Splits that are
+drawn afterwards therefore share no near duplicates.
 """
 
 from collections import Counter, defaultdict
@@ -14,15 +14,15 @@ from moe_ray.domains.loading import hash_rank
 from moe_ray.texts.labelled import LabelledText, Reason, SourceReport
 from moe_ray.texts.similarity import NearIndex, shingles
 
-# A part of what names a router's texts before they are made. Raise it with every change that makes other texts of the
-# same records: to the shipped tasks, their normal form, near duplicates, the order or the split.
+# Part of the fingerprint of a router's texts. Raise it with every change that yields other texts from the same records:
+# to the shipped tasks, the normal form, near duplicates, the order or the split.
 TEXTS_VERSION = 1
 _NUM_SAMPLED = 5000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A text that may be kept. `form` is its normal form without a template around it: what is compared."""
+    """A text before cleaning. `form`, its normal form without a surrounding template, is compared."""
 
     text: LabelledText
     form: str
@@ -31,9 +31,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSource:
-    """The texts of one data set, which bear one label. `limit`: how many may be kept.
+    """The texts of one data set, with one label. `limit` is the maximum number of kept texts.
 
-    A source of use "test" is a foreign set: it is compared with all others, and changes nothing about them.
+    A source of use "test" is compared with all others, and does not affect them.
     """
 
     name: str
@@ -45,7 +45,7 @@ class TextSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanSource:
-    """What is left of a source, in the order of the hash of the ids."""
+    """The kept texts of a source, in the order of the hash of their ids."""
 
     texts: tuple[LabelledText, ...]
     report: SourceReport
@@ -54,10 +54,10 @@ class CleanSource:
 def clean(
     sources: Sequence[TextSource], run_forms: Iterable[str], *, near_duplicates: bool = True
 ) -> list[CleanSource]:
-    """Remove duplicates within and across `sources`, and all that is (nearly) one of `run_forms`.
+    """Remove duplicates within and across `sources`, and near duplicates of `run_forms`.
 
-    The result is in the order of `sources`. Of equal texts with two labels none is kept. Without `near_duplicates` only
-    equal texts are removed, which takes no search: no fewer texts are kept than with it.
+    The result is in the order of `sources`. Equal texts with two labels are all dropped. Without `near_duplicates` only
+    equal texts are removed, which is faster and keeps at least as many texts.
     """
     ordered = sorted(
         ((source.use == "test", hash_rank(candidate.text.id), at, candidate) for at, source in enumerate(sources)
@@ -91,7 +91,7 @@ def _clean_source(source: TextSource, texts: Sequence[LabelledText], dropped: Co
 
 
 class _Sieve:
-    """Keeps what it let pass, and lets nothing pass that is like it."""
+    """Decides for one text after the other whether it is kept, and remembers the kept ones."""
 
     def __init__(self, sources: Sequence[TextSource], run_forms: Iterable[str], near: NearIndex | None) -> None:
         self._run_forms = frozenset(run_forms)
@@ -103,7 +103,7 @@ class _Sieve:
                 near.add(form, shingles(form))
 
     def reason_to_drop(self, candidate: Candidate, *, is_full: bool) -> Reason | None:
-        """Say why a text is not kept; None, and it is kept. Cheap reasons go before dear ones."""
+        """Return why a text is dropped; None for a kept text. Cheap checks come first."""
         reason = self._plain_reason(candidate)
         if reason is None and is_full:
             return "over the limit"

@@ -1,7 +1,6 @@
-"""From sources of labelled texts to the parts that train, validate and test: shared by routers, gates and experts.
+"""Clean sources of labelled texts and split them into train, validation and test: for routers, gates and experts.
 
-Sources are cleaned together, enough must be left of them, and each text's part follows from a hash of its id. Where a
-text stands, in its file or among the sources, decides nothing.
+The split of a text follows from a hash of its id, never from its position.
 """
 
 from collections import Counter
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from moe_ray.domains.loading import hash_rank
+from moe_ray.errors import DataError
 from moe_ray.texts.cleaning import CleanSource, TextSource, clean
 from moe_ray.texts.labelled import LabelledText, SourceReport
 
@@ -18,7 +18,7 @@ _NUM_HEX = 13  # 52 bits, which a float holds exactly
 
 
 class Splits(NamedTuple):
-    """The texts of a router in three parts, each in the order of a hash of the ids."""
+    """Texts in three parts, each in the order of a hash of the ids."""
 
     train: tuple[LabelledText, ...]
     validation: tuple[LabelledText, ...]
@@ -28,10 +28,10 @@ class Splits(NamedTuple):
 def split_texts(
     groups: Iterable[Sequence[LabelledText]], *, test_fraction: float, validation_fraction: float | None
 ) -> Splits:
-    """Split each group's texts: `test_fraction` of all for the test, `validation_fraction` of the rest to validate.
+    """Split each group's texts: `test_fraction` of all for testing, `validation_fraction` of the rest for validation.
 
-    Each text is drawn by itself, so that the shares are met on average; every part gets one text of every group at
-    least, if it has as many as there are parts. Without a `validation_fraction` there are two.
+    Each text is drawn independently, so that the fractions are met on average. Every part gets at least one text of
+    every group with enough texts. Without `validation_fraction` the validation part is empty.
     """
     parts: tuple[list[LabelledText], ...] = ([], [], [])
     for texts in groups:
@@ -45,7 +45,7 @@ def split_texts(
 
 
 def downsampled(texts: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
-    """Return as many texts of each label as the rarest of them has: those that come first."""
+    """Return the first texts of each label, as many as the rarest label has."""
     by_label: dict[str, list[LabelledText]] = {}
     for text in texts:
         by_label.setdefault(text.label, []).append(text)
@@ -57,7 +57,7 @@ def downsampled(texts: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
 def _drawn(
     texts: Sequence[LabelledText], part: str, fraction: float, *, num_left: int
 ) -> tuple[Sequence[LabelledText], Sequence[LabelledText]]:
-    """Draw about `fraction` of the texts; one at least, and so that `num_left` are left, if there are as many."""
+    """Draw about `fraction` of the texts, at least one; leave at least `num_left` if there are as many."""
     ordered = sorted(texts, key=lambda text: _place(text, part))
     num_drawn = sum(_place(text, part) < fraction for text in ordered)
     num_drawn = max(1, min(num_drawn, len(ordered) - num_left))
@@ -65,7 +65,7 @@ def _drawn(
 
 
 def _place(text: LabelledText, part: str) -> float:
-    """Return where in [0, 1) the hash of a text's id falls; each part has a hash of its own."""
+    """Return the hash of a text's id as a number in [0, 1); each part has its own hash."""
     return int(hash_rank(f"{part}:{text.id}")[:_NUM_HEX], 16) / float(1 << 4 * _NUM_HEX)
 
 
@@ -75,7 +75,7 @@ def _rank(text: LabelledText) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """The shares of the texts that test and, of the rest, that validate; None: no text validates."""
+    """The share of texts for testing and, of the rest, for validation (None: no validation texts)."""
 
     test: float
     validation: float | None = None
@@ -83,15 +83,15 @@ class Shares:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Texts of which no two are (nearly) the same. `labels` are in the order of the sources.
+    """Texts without near duplicates. `labels` are in the order of the sources.
 
-    `apart` are the sources of use "test", by name: no split has texts of them. `num_unbalanced` counts, by label, the
-    texts that "downsample" left out.
+    `held_out` are the sources of use "test", by name; they are in no split. `num_unbalanced` counts, by label, the
+    texts that "downsample" dropped.
     """
 
     labels: tuple[str, ...]
     splits: Splits
-    apart: Mapping[str, tuple[LabelledText, ...]]
+    held_out: Mapping[str, tuple[LabelledText, ...]]
     sources: tuple[SourceReport, ...]
     num_unbalanced: Mapping[str, int]
 
@@ -106,11 +106,11 @@ def make_corpus(
     within: Literal["label", "source"] = "label",
     near_duplicates: bool = True,
 ) -> Corpus:
-    """Clean `sources`, let `require` refuse what is left of them, and split it.
+    """Clean `sources`, check the reports with `require`, and split the texts.
 
-    The shares are met `within` each label, or within each source of a label too. "downsample" as `balance` leaves every
-    label as many texts to train and to validate with as the rarest has. Without `near_duplicates` those stay in: enough
-    to count texts, not to learn from them.
+    The shares are met `within` each label, or within each source of a label. With `balance` "downsample" every label
+    has as many training and validation texts as the rarest. Without `near_duplicates` those are kept, which suffices
+    to count texts, not to train on them.
     """
     cleaned = clean(sources, run_forms, near_duplicates=near_duplicates)
     reports = tuple(source.report for source in cleaned)
@@ -125,19 +125,26 @@ def make_corpus(
     return Corpus(
         labels=labels,
         splits=splits,
-        apart={source.report.name: source.texts for source in cleaned if source.report.use == "test"},
+        held_out={source.report.name: source.texts for source in cleaned if source.report.use == "test"},
         sources=reports,
         num_unbalanced={label: left_out[label] for label in labels},
     )
 
 
-def num_left(reports: Iterable[SourceReport], label: str) -> int:
-    """Return the number of texts of a label that are left to learn from."""
-    return sum(report.num_kept for report in reports if report.label == label and report.use == "train")
+def require_texts(labels: Iterable[str], reports: Sequence[SourceReport], *, minimum: int, key: str) -> None:
+    """Raise `DataError` if fewer than `minimum` training texts of a label are left; the labels' config is at `key`."""
+    for label in labels:
+        num_texts = sum(report.num_kept for report in reports if report.label == label and report.use == "train")
+        if num_texts < minimum:
+            raise DataError(
+                f"{num_texts} texts are left for {label} without duplicates; {minimum} are needed",
+                where=f"{key}.{label}",
+                remedy="give it more texts",
+            )
 
 
 def _groups(sources: Iterable[CleanSource], within: Literal["label", "source"]) -> list[list[LabelledText]]:
-    """The texts that are split together. A source with one text alone, which cannot be split, joins another's."""
+    """Return the texts that are split together. A source with a single text joins another source of its label."""
     groups: dict[tuple[str, str], list[LabelledText]] = {}
     ordered = sorted((one for one in sources if one.texts), key=lambda source: len(source.texts) == 1)
     for source in ordered:

@@ -1,16 +1,27 @@
-"""Labelled texts, and the report of what was dropped."""
+"""Labelled texts, the report of dropped texts, and a router's texts as JSON files.
 
+The files hold lists of objects with id, text, label, source and split:
+
+classifier_train.json   training and validation texts (split "train" and "validation")
+classifier_test.json    test texts
+foreign/SET.json        each out-of-domain set
+data_report.json        the labels in order, and the report
+"""
+
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from moe_ray.config.schema import OTHER
+from moe_ray.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledText:
-    """A query and where it belongs: a domain, or `OTHER`. `source` names the data set that it came from."""
+    """A query and its label: a domain, or `OTHER`. `source` is the name of its data set."""
 
     id: str
     text: str
@@ -20,11 +31,11 @@ class LabelledText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterTexts:
-    """All texts of a router. No two parts hold the same text, or nearly the same.
+    """All texts of a router, without near duplicates across parts.
 
     `labels` are the domains in the order of the experiment, then `OTHER` if the router learns it. `train` fits the
-    weights; `validation` ends training and sets temperatures and threshold; `test` is looked at once, afterwards.
-    `foreign` are queries of no domain, by set, that the router is tested against and never sees before.
+    weights; `validation` stops training and sets temperatures and threshold; `test` is used once, afterwards.
+    `foreign` are out-of-domain queries, by set, that are used for testing only.
     """
 
     labels: tuple[str, ...]
@@ -39,15 +50,14 @@ class RouterTexts:
 
 
 def codes(texts: Sequence[LabelledText], labels: Sequence[str]) -> list[int]:
-    """The place of each text's label among `labels`."""
-    places = {label: at for at, label in enumerate(labels)}
-    return [places[text.label] for text in texts]
+    """Return the index of each text's label in `labels`."""
+    indices = {label: index for index, label in enumerate(labels)}
+    return [indices[text.label] for text in texts]
 
 
 Reason = Literal[
     "empty", "of the run", "nearly of the run", "two labels", "duplicate", "near duplicate", "over the limit"
 ]
-
 REASONS: Mapping[Reason, str] = {
     "empty": "nothing but space",
     "of the run": "an example that the run evaluates, or the same text",
@@ -61,9 +71,9 @@ REASONS: Mapping[Reason, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReport:
-    """One source of texts: a domain, or a set of queries of no domain.
+    """The report on one source of texts: a domain, or an out-of-domain set.
 
-    `num_records` are those that the domain's task takes; each is in `num_kept` or, by its reason, in `dropped`.
+    `num_records` counts the records that the task accepts; each is in `num_kept` or, by its reason, in `dropped`.
     """
 
     name: str
@@ -76,7 +86,7 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataReport:
-    """All sources of a router's texts. `num_unbalanced`: texts that balance "downsample" left out, by label."""
+    """All sources of a router's texts. `num_unbalanced`: texts that balance "downsample" dropped, by label."""
 
     sources: tuple[SourceReport, ...]
     num_unbalanced: Mapping[str, int]
@@ -97,3 +107,44 @@ def splits_of(texts: RouterTexts) -> Iterator[tuple[str, Sequence[LabelledText]]
     yield "train", texts.train
     yield "validation", texts.validation
     yield "test", texts.test
+
+
+TRAIN_FILE = "classifier_train.json"
+TEST_FILE = "classifier_test.json"
+REPORT_FILE = "data_report.json"
+FOREIGN_DIR = "foreign"
+
+
+def texts_fingerprint(texts: RouterTexts) -> str:
+    """Return the fingerprint of a router's training and test data: ids, texts and labels, in order.
+
+    Sources are excluded.
+    """
+    groups = [*splits_of(texts), *texts.foreign.items()]
+    parts = [[name, [[text.id, text.text, text.label] for text in group]] for name, group in groups]
+    return fingerprint({"labels": texts.labels, "parts": parts})
+
+
+def write_texts_files(directory: Path, texts: RouterTexts, report: DataReport) -> None:
+    """Write the files of `texts` into an existing, empty directory."""
+    train = [*_records(texts.train, "train"), *_records(texts.validation, "validation")]
+    _write(directory / TRAIN_FILE, train)
+    _write(directory / TEST_FILE, _records(texts.test, "test"))
+    (directory / FOREIGN_DIR).mkdir()
+    for name, group in texts.foreign.items():
+        _write(directory / FOREIGN_DIR / f"{name}.json", _records(group, "test"))
+    content = {
+        "labels": texts.labels,
+        "num_texts": split_counts(texts),
+        "foreign": {name: len(group) for name, group in texts.foreign.items()},
+        **report.as_json(),
+    }
+    _write(directory / REPORT_FILE, content)
+
+
+def _records(texts: Iterable[LabelledText], split: str) -> list[dict[str, str]]:
+    return [{**asdict(text), "split": split} for text in texts]
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

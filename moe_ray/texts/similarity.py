@@ -1,7 +1,7 @@
 """Duplicates and near duplicates of texts.
 
-The same: equal after Unicode NFKC, case folding, and with every run of white space as one space. Nearly the same: of
-the word 3-shingles that either has, both have `NEAR_PERCENT` or more (their Jaccard similarity).
+Duplicates are equal after Unicode NFKC, case folding and white space normalisation. Near duplicates have a Jaccard
+similarity of word 3-shingles of at least `NEAR_PERCENT`.
 """
 
 import re
@@ -27,15 +27,15 @@ Shingles = npt.NDArray[np.uint64]
 
 
 def normal_form(text: str) -> str:
-    """Return what is equal for texts that count as the same; empty when nothing but space is in it."""
+    """Return the normal form of a text, which is equal for duplicates; empty for white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def shingles(form: str) -> Shingles:
-    """Return the sorted hashes of the word 3-shingles of a normal form. Punctuation does not count.
+    """Return the sorted hashes of the word 3-shingles of a normal form. Punctuation is ignored.
 
-    A text of one or two words has itself as its only shingle, and a text without words its characters: so short texts
-    are near only when they are equal.
+    A text of one or two words is a single shingle, as is a text without words; short texts are near duplicates only
+    if they are equal.
     """
     words = _WORD.findall(form) or [form]
     starts = range(max(1, len(words) - SHINGLE_WORDS + 1))
@@ -43,7 +43,7 @@ def shingles(form: str) -> Shingles:
 
 
 def are_near(first: Shingles, second: Shingles) -> bool:
-    """Say whether both have `NEAR_PERCENT` of the shingles that either has: a Jaccard similarity of 0.7."""
+    """Return whether the Jaccard similarity is at least `NEAR_PERCENT`."""
     smaller, larger = sorted((first.size, second.size))
     if smaller < _num_needed(larger):
         return False
@@ -52,9 +52,9 @@ def are_near(first: Shingles, second: Shingles) -> bool:
 
 
 def without_affixes(forms: Sequence[str]) -> list[str]:
-    """Cut off the words that all `forms` begin with, and those that all end with: a template around what differs.
+    """Remove the common leading and trailing words of all `forms`, such as those of a template.
 
-    Forms that are all equal stay as they are, and so does a form that is nothing but template.
+    Forms that are all equal are unchanged, as is a form that consists of the template only.
     """
     if len(set(forms)) < 2:
         return list(forms)
@@ -68,11 +68,11 @@ def without_affixes(forms: Sequence[str]) -> list[str]:
 
 
 class NearIndex:
-    """Texts that were added, found again by texts that are nearly the same: all such, and no others.
+    """An exact index of near duplicates.
 
-    Two sets that have `NEAR_PERCENT` of their elements in common share one of the few that come first in either, in
-    whatever order all elements stand (prefix filtering: Bayardo, Ma and Srikant 2007). Rarest first, almost no others
-    share one; how common a shingle is, `sample` says.
+    Two sets with a similarity of `NEAR_PERCENT` share an element among the first few of each, in any common order
+    of all elements (prefix filtering: Bayardo, Ma and Srikant 2007). Rarest elements first, few other sets share one;
+    frequencies come from `sample`.
     """
 
     def __init__(self, sample: Iterable[Shingles]) -> None:
@@ -82,12 +82,12 @@ class NearIndex:
         self._shingles: dict[Hashable, Shingles] = {}
 
     def near(self, own: Shingles) -> list[Hashable]:
-        """Return the keys of the added texts that are nearly the same, in the order in which they were added."""
+        """Return the keys of added near duplicates, in the order in which they were added."""
         keys = dict.fromkeys(key for each in self._rarest(own) for key in self._keys_by_shingle.get(each, ()))
         return [key for key in keys if are_near(own, self._shingles[key])]
 
     def add(self, key: Hashable, own: Shingles) -> None:
-        """Take a text in, under a key that is new."""
+        """Add a text under a new key."""
         self._shingles[key] = own
         for each in self._rarest(own):
             self._keys_by_shingle[each].append(key)
@@ -101,12 +101,12 @@ class NearIndex:
 
 
 def _num_needed(num_in_all: int) -> int:
-    """Return the least number that is `NEAR_PERCENT` of `num_in_all`."""
+    """Return the smallest integer that is at least `NEAR_PERCENT` of `num_in_all`."""
     return -(-NEAR_PERCENT * num_in_all // 100)
 
 
 def _num_common(words: list[list[str]]) -> int:
-    """Return how many words all begin with: as many as the first and the last of them in sorted order."""
+    """Return the length of the common prefix, which is that of the smallest and the largest element."""
     pairs = zip(min(words), max(words), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 

@@ -28,10 +28,10 @@ def domain_source(
     base_dir: Path,
     read: ReadSource = read_source,
 ) -> tuple[TextSource, list[str]]:
-    """Return the texts of a domain, and the forms of the queries that the run asks of it.
+    """Return the texts of a domain, and the forms of the run's queries of the domain.
 
-    Under `query: prompt` what all prompts of the domain share, its template, is left out of the forms: otherwise all of
-    them would be alike. Raises what `load_domain` raises.
+    With `query: prompt` the domain's template is removed from the forms; otherwise all of them would be similar. Raises
+    what `load_domain` raises.
     """
     data = router.data.get(name)
     examples = _all_examples(name, domain, data, base_dir, read)
@@ -56,7 +56,7 @@ def domain_source(
 def _all_examples(
     name: str, domain: DomainConfig, data: DataConfig | None, base_dir: Path, read: ReadSource
 ) -> tuple[Example, ...]:
-    """Return every example of the router's own data of a domain, or of the domain's whole data."""
+    """Return all examples of the router's data for a domain, or else of the domain's full data."""
     whole = domain.data.model_copy(update={"ids_file": None})
     config = domain.model_copy(update={"max_examples": None, "data": data or whole})
     try:
@@ -68,7 +68,7 @@ def _all_examples(
 
 
 def other_sources(router: RouterConfig, base_dir: Path, read: ReadSource = read_source) -> Iterator[TextSource]:
-    """Yield the sets of queries that belong to no domain. Raises `DataError` for a set without its column."""
+    """Yield the out-of-domain sets. Raises `DataError` for a set without its column."""
     taken: set[str] = set()
     for at, texts in enumerate(router.other):
         name = free_name(set_name(texts), taken)
@@ -79,9 +79,9 @@ def other_sources(router: RouterConfig, base_dir: Path, read: ReadSource = read_
 def labelled_source(
     name: str, label: str, texts: OtherTextsConfig, where: str, base_dir: Path, read: ReadSource = read_source
 ) -> TextSource:
-    """Return the texts of a set, all of which bear `label`. Raises `DataError` for a set without its column.
+    """Return the texts of a set, all with `label`. Raises `DataError` for a set without its column.
 
-    `where` is the key that names the set.
+    `where` is the set's config key.
     """
     candidates = []
     for record in read(data_of(texts), base_dir).records:
@@ -117,13 +117,13 @@ def _query_in(record: Record, column: str, where: str) -> str:
 
 
 def set_name(data: DataConfig | OtherTextsConfig) -> str:
-    """Return a short name of a data set, fit for a file's name: a local file's without its ending, or the hub's."""
+    """Return a short name of a data set that is a valid file name: a local file's stem, or the hub id's name."""
     path = PurePosixPath(data.source)
     name = path.stem if is_local_path(data.source) else "-".join(filter(None, (path.name, data.subset)))
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:_MAX_NAME] or "set"
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    """Return `name`, or with the first number from 2 on that makes it new."""
+    """Return `name`, with the first number from 2 on that makes it unique if it is taken."""
     names = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
     return next(free for free in names if free not in taken)

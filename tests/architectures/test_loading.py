@@ -1,4 +1,4 @@
-"""How checkpoints of the own architectures are told apart, saved and loaded: here, elsewhere, and by the engine."""
+"""Identify, save and load checkpoints of moe_ray's own architectures: here, elsewhere, and by the engine."""
 
 import json
 import os

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moe_ray.checkpoints.reading import INDEX_FILE, SINGLE_FILE
+from moe_ray.checkpoints.files import INDEX_FILE, SINGLE_FILE
 from moe_ray.checkpoints.tensors import HEADER_BYTES, TensorReader, TensorWriter
 from moe_ray.errors import ModelError
 

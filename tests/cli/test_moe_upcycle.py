@@ -8,7 +8,7 @@ import pytest
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE
 from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_RUN_FAILED, EXIT_USAGE, reported
-from moe_ray.moe.records import read_certificate
+from moe_ray.moe.certificate import read_certificate
 from tests.support.tiny_models import make_tiny_checkpoint
 
 
@@ -55,14 +55,14 @@ def test_every_option_reaches_the_certificate(dense: Path, tmp_path: Path) -> No
     }  # fmt: skip
     flat = [part for name, value in options.items() for part in (f"--{name}", value)]
     assert moe("upcycle", dense, "--out", tmp_path / "out", *flat) == 0
-    told = read_certificate(tmp_path / "out").settings
-    assert (told["num_experts"], told["top_k"], told["groups"], told["layers"]) == (4, 4, 2, [0, 1])
-    assert (told["experts"], told["noise"], told["reinitialised_share"]) == ("noise", 0.001, 0.01)
-    assert told["gate"] == {"init": "prompts", "scale": 3.0, "penalty": 0.01}
-    assert told["limits"] == {
+    settings = read_certificate(tmp_path / "out").settings
+    assert (settings["num_experts"], settings["top_k"], settings["groups"], settings["layers"]) == (4, 4, 2, [0, 1])
+    assert (settings["experts"], settings["noise"], settings["reinitialised_share"]) == ("noise", 0.001, 0.01)
+    assert settings["gate"] == {"init": "prompts", "scale": 3.0, "penalty": 0.01}
+    assert settings["limits"] == {
         "max_difference": 1e-5, "max_kl": 100.0, "max_perplexity_ratio": 100.0, "min_agreement": 0.0,
     }  # fmt: skip
-    assert (told["texts"], told["max_tokens"], told["seed"]) == (str(texts), 50, 5)
+    assert (settings["texts"], settings["max_tokens"], settings["seed"]) == (str(texts), 50, 5)
 
 
 def test_layers_that_all_fail_end_with_1_and_leave_nothing(

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from moe_ray.config.dump import starter_text
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import ExperimentConfig, is_local_path
-from moe_ray.moe.btx.config import load_pretrain_config
+from moe_ray.moe.btx.request import load_pretrain_config
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))

@@ -14,8 +14,7 @@ from moe_ray.domains.loading import load_domain
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.microworld.build import domain_configs
 from moe_ray.microworld.data import DOMAIN_FILES, generate_world, write_world
-from moe_ray.microworld.lexicon import Coiner, split_pairs
-from moe_ray.microworld.worlds import SIZES, WorldSize, WorldSplit
+from moe_ray.microworld.worlds import SIZES, Coiner, WorldSize, WorldSplit, split_pairs
 
 DOMAINS = tuple(DOMAIN_FILES)
 NUM_TEST_OF_THE_DEMO = 60
@@ -68,9 +67,9 @@ def test_every_word_of_the_test_part_can_be_learned_from_training(world: World, 
 
 def test_sizes_are_as_told(world: World, size: WorldSize) -> None:
     for domain, split in world.items():
-        told = SIZES[size][domain]
-        assert (len(split.train), len(split.test)) == (told.num_train, told.num_test)
-        assert size != "demo" or told.num_test >= NUM_TEST_OF_THE_DEMO
+        asked = SIZES[size][domain]
+        assert (len(split.train), len(split.test)) == (asked.num_train, asked.num_test)
+        assert size != "demo" or asked.num_test >= NUM_TEST_OF_THE_DEMO
 
 
 def test_every_program_passes_its_own_tests_and_fails_them_with_another_return_value(world: World) -> None:
@@ -110,8 +109,8 @@ def test_the_best_legal_answer_is_the_right_one_and_the_only_one_with_the_highes
         best = max(record["answers"], key=lambda answer: answer["score"])["body"]
         court, code, remedy, term = re.findall(r"<p>(\w+) under <b>(\w+)</b> grants (\w+) for (\w+)\.</p>", best)[0]
         matter, place = record["question_title"].split(" in ")
-        for name, told in ((place, f"{court} {code}"), (matter, f"{remedy} {term}")):
-            assert facts.setdefault((len(told.split()), name), told) == told
+        for name, values in ((place, f"{court} {code}"), (matter, f"{remedy} {term}")):
+            assert facts.setdefault((len(values.split()), name), values) == values
 
 
 def loaded(size: WorldSize, directory: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from moe_ray.microworld import build
 from moe_ray.microworld.data import DOMAIN_FILES
 from moe_ray.microworld.spec import Budget, TrainingResult, TrainingSpec
 from moe_ray.microworld.worlds import SYNTHETIC
-from moe_ray.moe.records import read_certificate
+from moe_ray.moe.certificate import read_certificate
 from moe_ray.planning.fleet import simulated_fleet
 from moe_ray.prompts.encoder import chat_text
 from moe_ray.runs.evaluate import plan

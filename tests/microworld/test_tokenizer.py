@@ -1,11 +1,10 @@
-"""The shared tokenizer: lossless, whole words, and read alike by every architecture's checkpoint."""
+"""The shared tokenizer: lossless, whole words, and equal in every architecture's checkpoint."""
 
 from pathlib import Path
 
 import pytest
 
-from moe_ray.microworld.data import generate_world
-from moe_ray.microworld.tokenizer import EOS, build_tokenizer, load_tokenizer
+from moe_ray.microworld.data import EOS, build_tokenizer, generate_world, load_tokenizer
 
 PROGRAM = (
     "```python\ndef solve(x):\n    x = abs(x - 3)\n\n    if x:\n\treturn x // 2  # twice\n    return {'a': [x]}\n```"

@@ -123,8 +123,7 @@ def test_experts_and_baseline_are_of_the_real_architectures_and_of_one_size(buil
 
 
 def test_the_models_of_the_demo_have_equal_budgets_and_at_most_a_million_parameters(tmp_path: Path) -> None:
-    from moe_ray.microworld.data import write_world
-    from moe_ray.microworld.tokenizer import load_tokenizer
+    from moe_ray.microworld.data import load_tokenizer, write_world
     from moe_ray.microworld.training import new_model
 
     write_world(tmp_path / "data", "demo")

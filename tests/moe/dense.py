@@ -1,12 +1,17 @@
 """Tiny random dense checkpoints of every family, with the odd cases that mixtures have got wrong before."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from moe_ray.moe.upcycle.convert import convert
+from moe_ray.moe.upcycle.experts import Gates
+from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
+from moe_ray.moe.upcycle.request import UpcycleSettings
 
 VOCABULARY_SIZE = 97
 SIZES: Mapping[str, Any] = {
@@ -120,3 +125,17 @@ def logits(model: Any) -> torch.Tensor:
     with torch.inference_mode():
         found: torch.Tensor = model(some_tokens()).logits
     return found
+
+
+def upcycle(
+    model_dir: Path,
+    out_dir: Path,
+    settings: UpcycleSettings,
+    *,
+    on_bytes: Callable[[int], object] = lambda _: None,
+    gates: Gates | None = None,
+) -> UpcyclePlan:
+    """Plan and convert, without tests and certificate."""
+    plan = plan_upcycle(model_dir, settings)
+    convert(plan, out_dir, gates=gates, on_bytes=on_bytes)
+    return plan

@@ -12,9 +12,8 @@ import transformers
 from torch import nn
 
 from moe_ray.errors import ConfigError, DataError, ModelError, RunFailedError
-from moe_ray.moe.card import card_metadata
-from moe_ray.moe.records import read_certificate
-from moe_ray.moe.upcycle.build import upcycle_model
+from moe_ray.moe.certificate import card_metadata, read_certificate
+from moe_ray.moe.upcycle.build import build_upcycle
 from moe_ray.moe.upcycle.request import GateRequest, Limits, UpcycleRequest
 from tests.moe.dense import make_dense
 from tests.support.tiny_models import make_tiny_checkpoint, make_tokenizer
@@ -66,7 +65,7 @@ def states(directory: Path) -> list[str]:
 
 def test_a_mixture_of_copies_is_exact_and_says_so(dense: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    certificate = upcycle_model(dense, out, UpcycleRequest(num_experts=4))
+    certificate = build_upcycle(dense, out, UpcycleRequest(num_experts=4))
     assert read_certificate(out) == certificate
     assert states(out) == ["converted", "converted"]
     (record,) = certificate.exactness
@@ -78,7 +77,7 @@ def test_a_mixture_of_copies_is_exact_and_says_so(dense: Path, tmp_path: Path) -
 
 def test_a_bad_layer_is_found_and_dense_again(dense: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    certificate = upcycle_model(dense, out, UpcycleRequest(num_experts=2), corrupt=spoil(1))
+    certificate = build_upcycle(dense, out, UpcycleRequest(num_experts=2), corrupt=spoil(1))
     assert states(out) == ["converted", "reverted"]
     assert "exact_layer_difference" in (certificate.layers[1].reason or "")
     config = transformers.AutoConfig.from_pretrained(out)
@@ -89,11 +88,11 @@ def test_a_bad_layer_is_found_and_dense_again(dense: Path, tmp_path: Path) -> No
 def test_a_layer_that_noise_moved_too_far_is_dense_again(dense: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     noisy = UpcycleRequest(num_experts=2, experts="noise", noise=0.05, limits=LOOSE)
-    figures = [verdict.measured for verdict in upcycle_model(dense, out, noisy).layers]
+    figures = [verdict.measured for verdict in build_upcycle(dense, out, noisy).layers]
     worse = max((0, 1), key=lambda layer: figures[layer]["kl"])
     limits = LOOSE.model_copy(update={"max_kl": (figures[0]["kl"] + figures[1]["kl"]) / 2})
     held = noisy.model_copy(update={"limits": limits})
-    certificate = upcycle_model(dense, tmp_path / "held", held)
+    certificate = build_upcycle(dense, tmp_path / "held", held)
     assert certificate.layers[worse].state == "reverted"
     assert certificate.layers[1 - worse].state == "converted"
     assert certificate.layers[worse].measured == figures[worse]
@@ -103,7 +102,7 @@ def test_a_layer_that_noise_moved_too_far_is_dense_again(dense: Path, tmp_path: 
 def test_a_class_without_dense_layers_keeps_copies_in_the_layers_that_failed(tmp_path: Path) -> None:
     dense, out = granite(tmp_path / "granite"), tmp_path / "out"
     request = UpcycleRequest(num_experts=2, experts="noise", noise=0.01, limits=LOOSE)
-    certificate = upcycle_model(dense, out, request, corrupt=spoil(1))
+    certificate = build_upcycle(dense, out, request, corrupt=spoil(1))
     assert states(out) == ["converted", "reverted", "converted"]
     assert "granitemoe has no dense layers" in (certificate.layers[1].reason or "")
     hows = {origin.how for origin in certificate.tensors if ".layers.1." in origin.tensor}
@@ -114,7 +113,7 @@ def test_a_class_without_dense_layers_keeps_copies_in_the_layers_that_failed(tmp
 @pytest.mark.parametrize("architecture", ["mistral", "qwen2", "phi3", "gpt2"])
 def test_half_of_a_model_of_any_family_is_converted_exactly(tmp_path: Path, architecture: Any) -> None:
     dense = make_tiny_checkpoint(tmp_path / "dense", architecture)
-    certificate = upcycle_model(dense, tmp_path / "out", UpcycleRequest(num_experts=2, every=2))
+    certificate = build_upcycle(dense, tmp_path / "out", UpcycleRequest(num_experts=2, every=2))
     assert [verdict.state for verdict in certificate.layers] == ["dense", "converted"]
     assert certificate.exactness[0].max_logit_difference < 1e-4
     load = f"from_pretrained(DIR{', trust_remote_code=True' if architecture == 'gpt2' else ''})"
@@ -127,7 +126,7 @@ def test_without_checks_no_model_is_loaded_and_nothing_is_claimed(
     for name in ("moe_ray.moe.upcycle.convert", "moe_ray.moe.upcycle.build"):
         monkeypatch.setattr(importlib.import_module(name), "load_for_construction", None)
     out = tmp_path / "out"
-    certificate = upcycle_model(dense, out, UpcycleRequest(num_experts=2, layers=[0], check=False))
+    certificate = build_upcycle(dense, out, UpcycleRequest(num_experts=2, layers=[0], check=False))
     assert certificate.exactness == []
     assert [(one.state, one.measured) for one in certificate.layers] == [("converted", {}), ("dense", {})]
     assert "This was not measured." in (out / "README.md").read_text()
@@ -137,7 +136,7 @@ def test_without_checks_no_model_is_loaded_and_nothing_is_claimed(
 def test_nothing_is_left_when_no_layer_passes(dense: Path, tmp_path: Path) -> None:
     request = UpcycleRequest(num_experts=2, experts="noise", noise=1.0)
     with pytest.raises(RunFailedError, match="no layer could stay converted: layer 0: "):
-        upcycle_model(dense, tmp_path / "out", request)
+        build_upcycle(dense, tmp_path / "out", request)
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
@@ -147,7 +146,7 @@ def test_gates_of_texts_stand_in_the_checkpoint(dense: Path, tmp_path: Path, tex
     request = UpcycleRequest(
         num_experts=4, groups=2, experts="groups", texts=texts, gate=GateRequest(init=init, scale=2)
     )
-    certificate = upcycle_model(dense, out, request)
+    certificate = build_upcycle(dense, out, request)
     model = transformers.AutoModelForCausalLM.from_pretrained(out)
     weight = model.model.layers[0].mlp.gate.weight
     assert torch.equal(weight[0], weight[1])
@@ -169,7 +168,7 @@ def test_experts_of_fine_tunes_are_named_as_sources(tmp_path: Path) -> None:
         make_tokenizer().save_pretrained(tmp_path / f"tune{number}")
         tunes.append(str(tmp_path / f"tune{number}"))
     request = UpcycleRequest(num_experts=2, experts="models", fine_tunes=tunes, limits=LOOSE)
-    certificate = upcycle_model(base, tmp_path / "out", request)
+    certificate = build_upcycle(base, tmp_path / "out", request)
     assert [source.name for source in certificate.sources] == ["base", "tune0", "tune1"]
     assert {origin.source for origin in certificate.tensors} == {"base", "tune0", "tune1", None}
     assert card_metadata(tmp_path / "out")["base_model"] == ["base", "tune0", "tune1"]
@@ -177,7 +176,7 @@ def test_experts_of_fine_tunes_are_named_as_sources(tmp_path: Path) -> None:
 
 def test_the_card_tells_bases_and_the_licence_that_a_source_tells(dense: Path, tmp_path: Path) -> None:
     (dense / "README.md").write_text("---\nlicense: apache-2.0\n---\nA model.\n")
-    upcycle_model(dense, tmp_path / "mix", UpcycleRequest(num_experts=2))
+    build_upcycle(dense, tmp_path / "mix", UpcycleRequest(num_experts=2))
     metadata = card_metadata(tmp_path / "mix")
     assert metadata["base_model"] == ["dense"]
     assert metadata["license"] == "apache-2.0"
@@ -187,7 +186,7 @@ def test_the_card_tells_bases_and_the_licence_that_a_source_tells(dense: Path, t
 
 
 def test_a_card_without_a_licence_tells_none(dense: Path, tmp_path: Path) -> None:
-    upcycle_model(dense, tmp_path / "mix", UpcycleRequest(num_experts=2, layers=[0]))
+    build_upcycle(dense, tmp_path / "mix", UpcycleRequest(num_experts=2, layers=[0]))
     assert "license" not in card_metadata(tmp_path / "mix")
 
 
@@ -195,7 +194,7 @@ def test_what_is_at_the_target_is_never_replaced(dense: Path, tmp_path: Path) ->
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("kept")
     with pytest.raises(ModelError):
-        upcycle_model(dense, tmp_path / "out", UpcycleRequest(num_experts=2))
+        build_upcycle(dense, tmp_path / "out", UpcycleRequest(num_experts=2))
     assert (tmp_path / "out" / "mine").read_text() == "kept"
 
 
@@ -212,10 +211,10 @@ def test_what_is_at_the_target_is_never_replaced(dense: Path, tmp_path: Path) ->
 )
 def test_settings_that_contradict_each_other_are_refused(dense: Path, request_of: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        upcycle_model(dense, dense.parent / "out", UpcycleRequest.model_validate({"num_experts": 2, **request_of}))
+        build_upcycle(dense, dense.parent / "out", UpcycleRequest.model_validate({"num_experts": 2, **request_of}))
 
 
 def test_gates_need_texts_of_each_expert(dense: Path, texts: str, tmp_path: Path) -> None:
     request = UpcycleRequest(num_experts=4, texts=texts, gate=GateRequest(init="ridge"))
     with pytest.raises(DataError, match="texts of 2 experts, where gates need 4"):
-        upcycle_model(dense, tmp_path / "out", request)
+        build_upcycle(dense, tmp_path / "out", request)

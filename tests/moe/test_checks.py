@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from moe_ray.moe.agreement import compare_models
+from moe_ray.moe.exactness import compare_models
 from moe_ray.moe.running import TokenBatch, decoder_layers, load_for_construction, load_tokenizer, token_batches
 from moe_ray.moe.upcycle.request import Limits
 from moe_ray.moe.upcycle.verify import (

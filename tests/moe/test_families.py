@@ -1,4 +1,4 @@
-"""Every native family, held to its promise: with experts alike, the mixture computes what the dense model does."""
+"""Every native family: with identical experts, the mixture computes exactly what the dense model does."""
 
 import json
 import subprocess
@@ -21,8 +21,9 @@ from moe_ray.moe.families.olmo2 import Olmo2
 from moe_ray.moe.families.phi3 import Phi3
 from moe_ray.moe.families.qwen2 import Qwen2
 from moe_ray.moe.families.qwen3 import Qwen3
-from moe_ray.moe.upcycle import UpcyclePlan, UpcycleSettings, plan_upcycle, upcycle
-from tests.moe.dense import CASES, Case, load, logits, make_dense, some_tokens
+from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
+from moe_ray.moe.upcycle.request import UpcycleSettings
+from tests.moe.dense import CASES, Case, load, logits, make_dense, some_tokens, upcycle
 
 TOLERANCE = 1e-5
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
@@ -57,8 +58,8 @@ def test_a_mixture_of_alike_experts_gives_the_dense_models_logits_and_text(made:
     assert mixture.config.model_type == made.case.target
     assert mixture.config._experts_implementation == implementation
     assert furthest(logits(mixture), logits(made.dense)) <= TOLERANCE
-    told = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(some_tokens())}
-    assert torch.equal(mixture.generate(some_tokens(), **told), made.dense.generate(some_tokens(), **told))
+    options = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(some_tokens())}
+    assert torch.equal(mixture.generate(some_tokens(), **options), made.dense.generate(some_tokens(), **options))
 
 
 def test_every_tensor_finds_its_place_and_saving_again_writes_the_same_names(made: Made, tmp_path: Path) -> None:

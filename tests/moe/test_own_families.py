@@ -9,8 +9,11 @@ import torch
 import transformers
 
 from moe_ray.errors import ModelError
-from moe_ray.moe.upcycle import FineTunes, UpcycleSettings, plan_upcycle, upcycle
+from moe_ray.moe.upcycle.experts import FineTunes
+from moe_ray.moe.upcycle.plan import plan_upcycle
+from moe_ray.moe.upcycle.request import UpcycleSettings
 from tests.architectures.own import CASES, NUM_EXPERTS, ODD_CASES, Case, gpt2, mixture_of, tokens
+from tests.moe.dense import upcycle
 
 TOLERANCE = 1e-5
 WITH_BIASES = {name: case for name, case in ODD_CASES.items() if "without biases" not in name}
@@ -52,8 +55,8 @@ def test_a_mixture_of_alike_experts_gives_the_dense_models_logits_and_text(name:
     for implementation in ("eager", "batched_mm", "grouped_mm"):
         mixture = load(tmp_path / "mixture", experts_implementation=implementation)
         assert (logits(mixture) - logits(dense)).abs().max() <= TOLERANCE
-        told = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
-        assert torch.equal(mixture.generate(ids, **told), dense.generate(ids, **told))
+        options = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
+        assert torch.equal(mixture.generate(ids, **options), dense.generate(ids, **options))
     assert mixture.config.mlp_only_layers == [1]
     assert plan.config.model_type == mixture.config.model_type == f"{dense.config.model_type}_moe"
 

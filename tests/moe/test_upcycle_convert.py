@@ -12,11 +12,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from moe_ray.checkpoints.reading import INDEX_FILE
+from moe_ray.checkpoints.files import INDEX_FILE
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ConfigError, ModelError
-from moe_ray.moe.upcycle import Copies, FineTunes, UpcycleSettings, convert, plan_upcycle, upcycle
-from tests.moe.dense import load, logits, make_dense
+from moe_ray.moe.upcycle.convert import convert
+from moe_ray.moe.upcycle.experts import Copies, FineTunes
+from moe_ray.moe.upcycle.plan import plan_upcycle
+from moe_ray.moe.upcycle.request import UpcycleSettings
+from tests.moe.dense import load, logits, make_dense, upcycle
 
 SETTINGS = UpcycleSettings(num_experts=4, top_k=2)
 
@@ -100,7 +103,7 @@ def test_an_interrupted_conversion_leaves_nothing(error: Any, dense_dir: Path, t
             raise error
 
     with pytest.raises(error):
-        upcycle(dense_dir, tmp_path / "mixture", SETTINGS, told=interrupt)
+        upcycle(dense_dir, tmp_path / "mixture", SETTINGS, on_bytes=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
@@ -111,7 +114,7 @@ def test_what_a_killed_conversion_would_leave_is_no_checkpoint(dense_dir: Path, 
         seen.update(path.name for path in tmp_path.rglob("*") if path.is_file() and dense_dir not in path.parents)
         assert not (tmp_path / "mixture").exists()
 
-    upcycle(dense_dir, tmp_path / "mixture", SETTINGS, told=look)
+    upcycle(dense_dir, tmp_path / "mixture", SETTINGS, on_bytes=look)
     assert seen == {"shard-0.partial"}
 
 
@@ -150,12 +153,12 @@ def test_a_gate_of_another_shape_is_refused(dense_dir: Path, tmp_path: Path) -> 
 def test_gates_that_cannot_tell_two_networks_apart_are_refused_where_parts_would_mix(
     dense_dir: Path, tmp_path: Path
 ) -> None:
-    alike = torch.ones(2, 48)
-    upcycle(dense_dir, tmp_path / "whole", UpcycleSettings(num_experts=2, top_k=1), gates=lambda layer: alike)
+    equal_rows = torch.ones(2, 48)
+    upcycle(dense_dir, tmp_path / "whole", UpcycleSettings(num_experts=2, top_k=1), gates=lambda layer: equal_rows)
     torch.testing.assert_close(logits(load(tmp_path / "whole")), logits(load(dense_dir)), rtol=0, atol=1e-5)
     cut = UpcycleSettings(num_experts=4, top_k=2, groups=2)
     with pytest.raises(ConfigError, match="equal rows"):
-        upcycle(dense_dir, tmp_path / "parts", cut, gates=lambda layer: alike)
+        upcycle(dense_dir, tmp_path / "parts", cut, gates=lambda layer: equal_rows)
 
 
 def test_that_parts_may_mix_in_half_precision_is_said(tmp_path: Path) -> None:
@@ -185,8 +188,8 @@ def test_tokenizer_chat_template_and_generation_settings_come_along(dense_dir: P
     found = AutoTokenizer.from_pretrained(tmp_path / "mixture")
     assert found("the law binds us").input_ids == [1, 2, 3, 0]
     assert found.apply_chat_template([{"role": "user", "content": "law"}], tokenize=False) == "<law>"
-    told = load(tmp_path / "mixture").generation_config
-    assert (told.temperature, told.eos_token_id) == (0.3, [2, 3])
+    generation = load(tmp_path / "mixture").generation_config
+    assert (generation.temperature, generation.eos_token_id) == (0.3, [2, 3])
 
 
 @pytest.mark.parametrize("model_type", ["llama", "granite"])

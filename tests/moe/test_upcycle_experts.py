@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ConfigError, ModelError
 from moe_ray.moe.families import Expert, Ffn, TensorRole
-from moe_ray.moe.upcycle import Copies, FineTunes, UpcycleSettings, plan_upcycle, random_gates, upcycle
-from moe_ray.moe.upcycle.experts import split_expert, vary
-from tests.moe.dense import load, logits, make_dense
+from moe_ray.moe.upcycle.experts import Copies, FineTunes, random_gates, split_expert, vary
+from moe_ray.moe.upcycle.plan import plan_upcycle
+from moe_ray.moe.upcycle.request import UpcycleSettings
+from tests.moe.dense import load, logits, make_dense, upcycle
 
 UNITS, WIDTH = 512, 96
 
@@ -152,8 +153,8 @@ def test_the_plan_says_which_fine_tune_each_expert_is(dirs: tuple[Path, Path, Pa
     experts = FineTunes(model_dirs=(law, code))
     plan = plan_upcycle(base, UpcycleSettings(num_experts=2, top_k=1, experts=experts))
     origin = {tensor.tensor: tensor for tensor in plan.tensors}
-    told = origin["model.layers.2.block_sparse_moe.experts.1.w1.weight"]
-    assert (told.source, told.source_tensor) == ("code", "model.layers.2.mlp.gate_proj.weight")
+    tensor = origin["model.layers.2.block_sparse_moe.experts.1.w1.weight"]
+    assert (tensor.source, tensor.source_tensor) == ("code", "model.layers.2.mlp.gate_proj.weight")
     assert origin["model.norm.weight"].source == "base"
     assert origin["model.layers.0.block_sparse_moe.gate.weight"].source is None
 

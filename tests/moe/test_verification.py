@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE
 from moe_ray.errors import ModelError, UserError
-from moe_ray.moe.records import own_files
-from moe_ray.moe.upcycle.build import upcycle_model
+from moe_ray.moe.certificate import own_files
+from moe_ray.moe.upcycle.build import build_upcycle
 from moe_ray.moe.upcycle.request import GateRequest, Limits, UpcycleRequest
 from moe_ray.moe.verify import verify
 from tests.support.tiny_models import make_tiny_checkpoint
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     request = UpcycleRequest(
         num_experts=2, layers=[1], experts="noise", noise=0.01, texts=str(texts), gate=gate, limits=LOOSE
     )
-    upcycle_model(folder / "dense", folder / "out", request)
+    build_upcycle(folder / "dense", folder / "out", request)
     return folder
 
 
@@ -131,7 +131,7 @@ def test_texts_that_are_others_cannot_tell_anything(folder: Path) -> None:
 
 def test_a_mixture_that_was_never_tested_is_compared_but_not_vouched_for(folder: Path) -> None:
     request = UpcycleRequest(num_experts=2, check=False)
-    upcycle_model(folder / "dense", folder / "unchecked", request)
+    build_upcycle(folder / "dense", folder / "unchecked", request)
     found = outcomes(folder / "unchecked")
     assert found["tensors"] is True
     assert found["exactness"] is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
-from moe_ray.microworld.tokenizer import build_tokenizer, load_tokenizer
+from moe_ray.microworld.data import build_tokenizer, load_tokenizer
 from moe_ray.prompts.encoder import RowError, chat_text
 from moe_ray.prompts.messages import Message, Prompt
 from tests.engines.asking import ask, completion, engine

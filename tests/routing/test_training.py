@@ -12,8 +12,7 @@ from moe_ray.gating.calibration import calibration, fit_temperatures
 from moe_ray.routing.out_of_domain import auroc
 from moe_ray.routing.router import Router
 from moe_ray.routing.training import fit_router
-from moe_ray.texts.files import texts_fingerprint
-from moe_ray.texts.labelled import RouterTexts, codes
+from moe_ray.texts.labelled import RouterTexts, codes, texts_fingerprint
 from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts
 
 FOUR = (*DOMAINS, OTHER)

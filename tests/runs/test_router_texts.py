@@ -14,8 +14,7 @@ from moe_ray.domains.loading import load_domain
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.runs.router_texts import RouterData, read_texts
 from moe_ray.texts.corpus import MIN_TEXTS
-from moe_ray.texts.files import texts_fingerprint
-from moe_ray.texts.labelled import LabelledText
+from moe_ray.texts.labelled import LabelledText, texts_fingerprint
 from tests.domains.records import shared, write_jsonl
 
 ANIMALS = ("cow", "hen", "goat", "duck", "pig", "dog", "cat", "emu", "fox", "owl", "yak", "bee")

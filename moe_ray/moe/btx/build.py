@@ -1,41 +1,37 @@
-"""Build one mixture from separately trained experts, and compare each with its own dense checkpoint."""
+"""Build a mixture of separately trained experts, and compare each expert with its own dense checkpoint."""
 
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
-
-import moe_ray
-from moe_ray.checkpoints.source import read_config, source_record
+from moe_ray.checkpoints.source import read_config
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.device import visible_device
 from moe_ray.errors import RunFailedError
 from moe_ray.files import require_free, require_space, write_directory_atomically
-from moe_ray.moe.btx.training import mixture_layers
-from moe_ray.moe.card import write_card
-from moe_ray.moe.exactness import GATE, Finding, compare_exactness, compare_layers, compare_tensors, experts_exactness
-from moe_ray.moe.gates import prompt_gates, ridge_gates
-from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict, own_files, write_certificate
+from moe_ray.moe.btx.state import mixture_layers
+from moe_ray.moe.certificate import Certificate, ExactnessRecord, LayerVerdict, MixtureKind, certify
+from moe_ray.moe.exactness import experts_exactness
+from moe_ray.moe.gates import fitted_gates
 from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
-from moe_ray.moe.upcycle.convert import convert
+from moe_ray.moe.upcycle.convert import convert, write_mixture
 from moe_ray.moe.upcycle.experts import FineTunes, Gates, random_gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
 from moe_ray.moe.upcycle.request import GateRequest, UpcycleSettings
+from moe_ray.moe.verify import GATE, Finding, compare_exactness, compare_layers, compare_tensors
 
-KIND = "trained_apart"
+KIND: MixtureKind = "trained_apart"
 DEFAULT_SCALE = {"random": 0.02, "prompts": 1.0, "ridge": 8.0}
-MAX_LOGIT_DIFFERENCE = 1e-4  # float32 logits of a few dozens, added up in another order
+MAX_LOGIT_DIFFERENCE = 1e-4  # float32 logits up to a few dozen, summed in another order
 MAX_TEXT_TOKENS = 256
 MAX_GATE_TOKENS = 50_000
 
 
-def plan_mixture(anchor: Path, experts: Sequence[Path], *, top_k: int, seed: int) -> UpcyclePlan:
-    """Find out what mixture the experts make, in their order; nothing is written.
+def plan_btx(anchor: Path, experts: Sequence[Path], *, top_k: int, seed: int) -> UpcyclePlan:
+    """Plan the mixture of the experts, in their order; nothing is written.
 
-    Raises `ModelError` for experts that differ from the anchor outside their networks.
+    Raises `ModelError` for experts that differ from the anchor outside their feed-forwards.
     """
     settings = UpcycleSettings(
         num_experts=len(experts), top_k=top_k, experts=FineTunes(model_dirs=tuple(experts)), seed=seed
@@ -45,24 +41,20 @@ def plan_mixture(anchor: Path, experts: Sequence[Path], *, top_k: int, seed: int
     return plan
 
 
-def assemble(
+def build_btx(
     plan: UpcyclePlan, out_dir: Path, *, gate: GateRequest, texts: Mapping[str, Sequence[str]], settings: Any
 ) -> Certificate:
     """Write the mixture of `plan` to `out_dir`, with certificate and card, and return the certificate.
 
-    Gates are made of each expert's `texts`. `settings` is for the certificate. Raises `ModelError` when something is at
-    `out_dir`, and `RunFailedError` when an expert alone does not say what its dense checkpoint says.
+    Gates are computed from each expert's `texts`; `settings` is stored in the certificate. Raises `ModelError` if
+    `out_dir` is not empty, and `RunFailedError` if an expert alone differs from its dense checkpoint.
     """
     require_free(out_dir)
     require_space(out_dir, plan.num_bytes)
     certificates: list[Certificate] = []
 
     def write(directory: Path) -> None:
-        made = directory / "mixture"
-        convert(plan, made, gates=_gates(plan, gate, texts))
-        for path in list(made.iterdir()):
-            path.rename(directory / path.name)
-        made.rmdir()
+        write_mixture(plan, directory, _gates(plan, gate, texts))
         certificates.append(_certify(plan, directory, settings, name=out_dir.name))
 
     write_directory_atomically(out_dir, write)
@@ -71,46 +63,40 @@ def assemble(
 
 def _certify(plan: UpcyclePlan, directory: Path, settings: Any, *, name: str) -> Certificate:
     recipe = plan.recipe
-    experts = {source.name: source.directory for source in recipe.fine_tunes}
-    records = experts_exactness(directory, experts)
-    require_exact(records)
-    certificate = Certificate(
+    exactness = experts_exactness(directory, {source.name: source.directory for source in recipe.fine_tunes})
+    require_exact(exactness)
+    return certify(
+        directory,
+        name=name,
         kind=KIND,
         model_type=str(plan.config.model_type),
-        moe_ray_version=moe_ray.__version__,
-        transformers_version=transformers.__version__,
-        created_at=time.time(),
         settings=settings,
-        sources=[source_record(source) for source in (recipe.source, *recipe.fine_tunes)],
+        sources=(recipe.source, *recipe.fine_tunes),
         layers=layer_verdicts(plan.config),
         tensors=list(plan.tensors),
-        exactness=records,
-        tensors_sha256=own_files(directory),
+        exactness=exactness,
     )
-    write_certificate(directory, certificate)
-    write_card(directory, certificate, name=name)
-    return certificate
 
 
 def require_exact(records: Sequence[ExactnessRecord]) -> None:
-    """Raise `RunFailedError` when an expert alone, or the mixture loaded again, does not say the same."""
+    """Raise `RunFailedError` if an expert alone, or the reloaded mixture, has other logits."""
     differing = [one for one in records if not one.max_logit_difference <= MAX_LOGIT_DIFFERENCE]
     if differing:
-        told = ", ".join(f"{one.against} by {one.max_logit_difference:.3g}" for one in differing)
-        raise RunFailedError(f"single experts differ from their own checkpoints: {told}")
+        named = ", ".join(f"{one.against} by {one.max_logit_difference:.3g}" for one in differing)
+        raise RunFailedError(f"single experts differ from their own checkpoints: {named}")
     if not all(one.reload_equal for one in records):
         raise RunFailedError("the mixture, loaded again, gives other logits")
 
 
 def layer_verdicts(config: Any) -> list[LayerVerdict]:
-    """Every layer of a mixture of whole networks has experts, or was never to have any."""
+    """Return a verdict for each decoder layer: converted if it has experts, else dense."""
     converted = mixture_layers(config)
     layers = range(config.num_hidden_layers)
     return [LayerVerdict(layer=layer, state="converted" if layer in converted else "dense") for layer in layers]
 
 
 def _gates(plan: UpcyclePlan, gate: GateRequest, texts: Mapping[str, Sequence[str]]) -> Gates:
-    """Gates of the anchor's own hidden states on each expert's texts, or random ones."""
+    """Return gates from the anchor's hidden states on each expert's texts, or random gates."""
     settings, scale = plan.recipe.settings, gate.scale or DEFAULT_SCALE[gate.init]
     if gate.init == "random":
         return random_gates(settings.num_networks, int(plan.config.hidden_size), settings.seed, scale)
@@ -118,13 +104,12 @@ def _gates(plan: UpcyclePlan, gate: GateRequest, texts: Mapping[str, Sequence[st
     model = load_for_construction(directory, device=visible_device())
     batches = _labelled_batches(directory, model.config, list(texts.values()))
     layers, num_experts = plan.recipe.shape.layers, settings.num_networks
-    if gate.init == "prompts":
-        return prompt_gates(model, batches, layers, num_experts=num_experts, scale=scale).__getitem__
-    return ridge_gates(model, batches, layers, num_experts=num_experts, penalty=gate.penalty, scale=scale).__getitem__
+    made = fitted_gates(gate.init, model, batches, layers, num_experts=num_experts, penalty=gate.penalty, scale=scale)
+    return made.__getitem__
 
 
 def _labelled_batches(directory: Path, config: Any, texts: Sequence[Sequence[str]]) -> list[TokenBatch]:
-    """The first tokens of each expert's texts, as many of each."""
+    """Return the first tokens of each expert's texts, the same number for each expert."""
     tokenizer = load_tokenizer(directory)
     batches: list[TokenBatch] = []
     for expert, own in enumerate(texts):
@@ -143,14 +128,14 @@ TRAINED = ", then trained in the mixture"
 
 
 def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Path]) -> Iterator[Finding]:
-    """Put the experts together again and compare all that was not trained; then each expert alone with its own.
+    """Mix the experts again and compare all untrained tensors, then each expert alone with its own checkpoint.
 
-    `paths` are the sources' by name. Gates, and experts that finetune trained, come from texts: that they have not
-    changed, the files' hashes tell. Needs room for one more mixture.
+    `paths` maps the sources' names to folders. Gates and finetuned experts depend on texts; the file hashes cover
+    them. Needs disk space for one more mixture.
     """
     config = read_config(directory)
     anchor, *experts = [source.name for source in certificate.sources]
-    plan = plan_mixture(paths[anchor], [paths[name] for name in experts], top_k=config.num_experts_per_tok, seed=0)
+    plan = plan_btx(paths[anchor], [paths[name] for name in experts], top_k=config.num_experts_per_tok, seed=0)
     kept = [origin for origin in certificate.tensors if origin.how != GATE and not origin.how.endswith(TRAINED)]
     with tempfile.TemporaryDirectory(prefix="moe-ray-verify-") as folder:
         again = Path(folder) / "again"

@@ -1,4 +1,4 @@
-"""Train what mixes the experts: gates, and the experts too if asked, with the backbone as it is."""
+"""Train the gates of a mixture, and optionally its experts, with a frozen backbone."""
 
 import shutil
 import time
@@ -16,21 +16,29 @@ from moe_ray.files import (
     write_json,
 )
 from moe_ray.fingerprint import fingerprint
-from moe_ray.moe.btx.blocks import bits_by_expert
 from moe_ray.moe.btx.build import KIND, TRAINED, require_exact
-from moe_ray.moe.btx.config import FinetuneSettings
+from moe_ray.moe.btx.request import FinetuneSettings
 from moe_ray.moe.btx.state import HistoryPoint
-from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, TrainingStep, complete, in_turn
-from moe_ray.moe.card import write_card
-from moe_ray.moe.exactness import GATE, experts_exactness
-from moe_ray.moe.records import Certificate, TensorOrigin, own_files, read_certificate, write_certificate
+from moe_ray.moe.btx.tokens import bits_by_expert
+from moe_ray.moe.btx.training import ExpertTrainingJob, RunTrainings, complete, in_turn
+from moe_ray.moe.certificate import (
+    Certificate,
+    TensorOrigin,
+    own_files,
+    read_certificate,
+    write_card,
+    write_certificate,
+)
+from moe_ray.moe.exactness import experts_exactness
+from moe_ray.moe.verify import GATE
+from moe_ray.progress import TrainingProgress
 
 RECORD_FILE = "finetune.json"
 EXPERTS_NAME = ".mlp.experts."
 
 
 class FinetuneRecord(StoredRecord):
-    """finetune.json beside the weights: what was asked, how it went, bits per held-out byte before and after."""
+    """finetune.json beside the weights: settings, history, and bits per held-out byte before and after."""
 
     settings: dict[str, Any]
     num_texts: dict[str, int]
@@ -47,17 +55,17 @@ def finetune(
     held_out: Mapping[str, Sequence[str]],
     num_threads: int = 1,
     run: RunTrainings = in_turn,
-    heard: Callable[[TrainingStep], object] = lambda _: None,
+    on_step: Callable[[TrainingProgress], object] = lambda _: None,
 ) -> FinetuneRecord:
-    """Train the mixture in `directory` on `texts`, and write it to the new folder `out` with a certificate of its own.
+    """Train the mixture in `directory` on `texts`, and write it with its own certificate to the new folder `out`.
 
-    `held_out` are texts to measure on, by what they are called. The `work_folder` of `out` keeps what a stopped
-    training goes on from, and is removed at the end. Raises `ModelError` for what is no mixture of experts trained
-    apart, or when its experts' own checkpoints are gone.
+    `held_out` maps names to texts for bits per byte. The `work_folder` of `out` holds the resumable state, and is
+    removed at the end. Raises `ModelError` if `directory` is not a branch-train-mix mixture, or if checkpoints of its
+    experts are missing.
     """
     certificate = _certificate(directory)
     require_free(out)
-    # The trained mixture and its copy in `out`, and what a training of the experts goes on from.
+    # The trained mixture, its copy in `out`, and the state of a training of the experts.
     require_space(out, safetensors_bytes(directory) * (5 if settings.with_experts else 2))
     work = work_folder(out)
     job = ExpertTrainingJob(
@@ -69,7 +77,7 @@ def finetune(
         losses={"router_aux_loss_coef": settings.balancing, "router_z_loss_coef": settings.z},
         num_threads=num_threads,
     )
-    (finished,) = complete([job], run, heard=heard)
+    (finished,) = complete([job], run, on_step=on_step)
     record = FinetuneRecord(
         settings=settings.model_dump(mode="json"),
         num_texts={"train": len(texts), **{f"held out, {name}": len(own) for name, own in held_out.items()}},
@@ -78,16 +86,16 @@ def finetune(
             name: bits_by_expert(path, held_out) for name, path in (("before", directory), ("after", job.out_dir))
         },
     )
-    asked = {**record.settings, "texts": fingerprint(list(texts))}
+    request = {**record.settings, "texts": fingerprint(list(texts))}
     write_directory_atomically(
-        out, lambda folder: _write(folder, job.out_dir, record, _trained(certificate, asked, settings), name=out.name)
+        out, lambda folder: _write(folder, job.out_dir, record, _trained(certificate, request, settings), name=out.name)
     )
     shutil.rmtree(work)
     return record
 
 
 def work_folder(out: Path) -> Path:
-    """Where a finetuning to `out` keeps what it has not finished: OUT.training, beside it."""
+    """Return the folder of an unfinished finetuning: OUT.training, beside `out`."""
     return out.with_name(f"{out.name}.training")
 
 
@@ -102,20 +110,20 @@ def _certificate(directory: Path) -> Certificate:
     gone = [source.path for source in certificate.sources if not Path(source.path).is_dir()]
     if gone:
         raise ModelError(
-            f"was made of {', '.join(gone)}, not there any more",
+            f"its sources {', '.join(gone)} do not exist",
             where=str(directory),
             remedy="put the experts' checkpoints back: the new certificate says how far each expert is from its own",
         )
     return certificate
 
 
-def _trained(certificate: Certificate, asked: dict[str, Any], settings: FinetuneSettings) -> Certificate:
-    """The certificate before its files and exactness are known again."""
-    told = [*certificate.settings.get("finetuned", []), asked]
+def _trained(certificate: Certificate, request: dict[str, Any], settings: FinetuneSettings) -> Certificate:
+    """Return the certificate of the trained mixture, before its files and exactness are known."""
+    finetuned = [*certificate.settings.get("finetuned", []), request]
     tensors = [_origin(origin) if settings.with_experts else origin for origin in certificate.tensors]
     return certificate.model_copy(
         update={
-            "settings": {**certificate.settings, "finetuned": told},
+            "settings": {**certificate.settings, "finetuned": finetuned},
             "tensors": tensors,
             "created_at": time.time(),
         }

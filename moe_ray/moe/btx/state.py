@@ -1,5 +1,6 @@
-"""Files of a training: a state to resume from, and at the end a record."""
+"""Progress of a training: means over steps, a state to resume from, and the final record."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ REMEDY = "name another folder, remove this one, or ask for the same training aga
 
 
 class HistoryPoint(StoredRecord):
-    """Means over the steps since the point before. `balancing`, `z` and the layers' load entropy are a mixture's.
+    """Means over the steps since the previous point. `balancing`, `z` and `load_entropy` are None for dense models.
 
-    `loss` is what was minimised, in nats a token. `load_entropy`, by the decoder layer's number, is the entropy of the
-    experts' shares of the tokens as a part of its maximum: 1 is an even load.
+    `loss` is the training loss in nats per token. `load_entropy` maps a decoder layer to the entropy of its experts'
+    token shares, divided by the maximum: 1 is an even load.
     """
 
     step: int
@@ -30,7 +31,7 @@ class HistoryPoint(StoredRecord):
 
 
 class TrainingRecord(StoredRecord):
-    """A finished training. `identity` names what decided its weights."""
+    """A finished training. `identity` is the fingerprint of everything that determines its weights."""
 
     identity: str
     num_steps: int
@@ -39,7 +40,7 @@ class TrainingRecord(StoredRecord):
 
 
 def read_record(path: Path, identity: str) -> TrainingRecord | None:
-    """Read the record of a finished training; None when there is none. Raises `RunDirectoryError` for another's."""
+    """Read the record of a finished training; None without one. Raises `RunDirectoryError` if it is another's."""
     if not path.is_file():
         return None
     try:
@@ -52,7 +53,7 @@ def read_record(path: Path, identity: str) -> TrainingRecord | None:
 
 
 class TrainingState:
-    """Parameters, optimizer, random numbers and history of one training, kept in one file."""
+    """Parameters, optimizer, random number generators and history of one training, in one file."""
 
     def __init__(
         self, path: Path, identity: str, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
@@ -60,7 +61,7 @@ class TrainingState:
         self._path, self._identity, self._trained, self._optimizer = path, identity, trained, optimizer
 
     def keep(self, step: int, history: list[HistoryPoint]) -> None:
-        """Write the state after `step` steps, whole or not at all."""
+        """Write the state after `step` steps atomically."""
         state = {
             "identity": self._identity,
             "step": step,
@@ -73,7 +74,7 @@ class TrainingState:
         write_atomically(self._path, lambda path: torch.save(state, path))
 
     def restore(self) -> tuple[int, list[HistoryPoint]]:
-        """Take up the state that is there: the steps done, and their history; 0 and none when nothing is there.
+        """Load the saved state, and return the number of finished steps and their history; (0, []) without a state.
 
         Raises `RunDirectoryError` for the state of another training.
         """
@@ -97,6 +98,57 @@ class TrainingState:
         try:
             state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
         except Exception as error:
-            # What is no pickle of tensors makes its reader raise anything; the cause is kept.
+            # torch.load raises arbitrary errors for a damaged file; the cause is chained.
             raise RunDirectoryError("is a damaged state of a training", where=str(self._path), remedy=REMEDY) from error
         return state
+
+
+def mixture_layers(config: Any) -> tuple[int, ...]:
+    """Return the decoder layers with experts in a configuration of moe_ray's own architectures; () for dense models."""
+    if not hasattr(config, "is_mixture"):
+        return ()
+    return tuple(layer for layer in range(config.num_hidden_layers) if config.is_mixture(layer))
+
+
+def load_entropy(counts: torch.Tensor) -> float:
+    """Return the entropy of the shares in `counts` [E], divided by its maximum: 1 for equal shares."""
+    shares = counts.double() / counts.sum()
+    return float(-(shares * shares.clamp(min=1e-300).log()).sum() / math.log(len(counts)))
+
+
+class GateWatch:
+    """Accumulates means over training steps: the loss and, for a mixture, gate losses and load entropy by layer."""
+
+    def __init__(self, config: Any) -> None:
+        self._layers = mixture_layers(config)
+        self._top_k = getattr(config, "num_experts_per_tok", 1)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._num_steps = 0.0
+        self._sums: dict[str, float] = {}
+        self._counts: dict[int, torch.Tensor] = {}
+
+    def add(self, output: Any, share: float) -> None:
+        """Add the model output of a part of a step; `share` is the part's weight."""
+        self._num_steps += share
+        found = {"loss": output.loss, "balancing": output.get("aux_loss"), "z": output.get("z_loss")}
+        for name, value in found.items():
+            if value is not None:
+                self._sums[name] = self._sums.get(name, 0.0) + share * float(value.detach())
+        for layer, logits in zip(self._layers, output.get("router_logits") or (), strict=False):
+            self._count(layer, logits.detach())
+
+    def _count(self, layer: int, logits: torch.Tensor) -> None:
+        """Count the experts that the tokens of `logits` [T, E] are routed to."""
+        chosen = logits.topk(self._top_k, dim=-1).indices.flatten()
+        counts = torch.bincount(chosen, minlength=logits.shape[-1]).cpu()
+        self._counts[layer] = self._counts[layer] + counts if layer in self._counts else counts
+
+    def means(self) -> dict[str, Any]:
+        """Return the fields of a `HistoryPoint` for the steps since the last call, and reset."""
+        means: dict[str, Any] = {name: total / self._num_steps for name, total in self._sums.items()}
+        if self._counts:
+            means["load_entropy"] = {layer: load_entropy(counts) for layer, counts in self._counts.items()}
+        self._reset()
+        return means

@@ -1,6 +1,6 @@
-"""The texts of each expert, without duplicates, and those that are held out."""
+"""Read the texts of each expert, without duplicates, and hold some of them out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
 from moe_ray.domains.registry import importable, task_class
 from moe_ray.domains.sources import resolve_path
-from moe_ray.errors import ConfigError, DataError
-from moe_ray.moe.btx.config import TextsConfig
+from moe_ray.errors import ConfigError
+from moe_ray.moe.btx.request import TextsConfig
 from moe_ray.texts.cleaning import Candidate, TextSource
-from moe_ray.texts.corpus import Shares, make_corpus, num_left
-from moe_ray.texts.labelled import LabelledText, SourceReport
+from moe_ray.texts.corpus import Shares, make_corpus, require_texts
+from moe_ray.texts.labelled import LabelledText
 from moe_ray.texts.similarity import normal_form, without_affixes
 from moe_ray.texts.sources import free_name, labelled_source, set_name
 
@@ -23,9 +23,9 @@ MIN_TEXTS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertTexts:
-    """One expert's texts, in the order of a hash. No text of `held_out` is, even nearly, one of `train`.
+    """One expert's texts, ordered by a hash. `train` and `held_out` share no duplicates or near duplicates.
 
-    Of each of the expert's sources the same share is held out.
+    The same share of each source is held out.
     """
 
     train: tuple[str, ...]
@@ -35,10 +35,10 @@ class ExpertTexts:
 def read_expert_texts(
     experts: Mapping[str, Sequence[TextsConfig]], base_dir: Path, *, held_out_fraction: float
 ) -> dict[str, ExpertTexts]:
-    """Read each expert's texts; relative paths are below `base_dir`.
+    """Read each expert's texts. Relative paths are resolved against `base_dir`.
 
-    No two texts are (nearly) the same, and a text that two experts share is left out. Raises `DataError` for a data set
-    that cannot be read or that leaves an expert fewer than `MIN_TEXTS` texts, `ConfigError` for an unknown domain.
+    Near duplicates and texts shared by two experts are dropped. Raises `DataError` for a data set that cannot be read
+    or that leaves an expert fewer than `MIN_TEXTS` texts, and `ConfigError` for an unknown domain.
     """
     sources: list[TextSource] = []
     for expert, sets in experts.items():
@@ -47,7 +47,7 @@ def read_expert_texts(
             sources.append(_source(expert, texts, f"experts.{expert}.{at}", base_dir, taken))
     corpus = make_corpus(
         sources,
-        require=lambda reports: _require_enough(experts, reports),
+        require=lambda reports: require_texts(experts, reports, minimum=MIN_TEXTS, key="experts"),
         shares=Shares(test=held_out_fraction),
         within="source",
     )
@@ -56,16 +56,6 @@ def read_expert_texts(
         for part in (corpus.splits.train, corpus.splits.test)
     )
     return {expert: ExpertTexts(train=train[expert], held_out=held_out[expert]) for expert in experts}
-
-
-def _require_enough(experts: Iterable[str], reports: Sequence[SourceReport]) -> None:
-    for expert in experts:
-        if (num_texts := num_left(reports, expert)) < MIN_TEXTS:
-            raise DataError(
-                f"{num_texts} texts are left for {expert} without duplicates; {MIN_TEXTS} are needed",
-                where=f"experts.{expert}",
-                remedy="give it more texts",
-            )
 
 
 def _source(expert: str, texts: TextsConfig, where: str, base_dir: Path, taken: set[str]) -> TextSource:
@@ -96,7 +86,7 @@ def _experiment_source(expert: str, texts: TextsConfig, where: str, base_dir: Pa
 
 
 def _examples_source(name: str, expert: str, texts: TextsConfig, domain: DomainConfig, base_dir: Path) -> TextSource:
-    """The examples of a domain. What all their texts share, the domain's template, does not make them alike."""
+    """Return a domain's examples as texts. Their common template is ignored when duplicates are detected."""
     examples = load_domain(name, domain, base_dir).examples
     written = [example_text(example) for example in examples]
     forms = without_affixes([normal_form(text) for text in written])
@@ -110,7 +100,7 @@ def _examples_source(name: str, expert: str, texts: TextsConfig, domain: DomainC
 
 
 def example_text(example: Example) -> str:
-    """What a model learns of an example: its completion prompt, and its reference spelled as it would go on."""
+    """Return the training text of an example: its completion prompt, followed by its reference."""
     prompt = example.prompts["completion"]
     continuation = f" {example.reference}" if prompt.reference is None else prompt.reference
     return "".join(message.content for message in prompt.messages) + continuation

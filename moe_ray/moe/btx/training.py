@@ -1,9 +1,10 @@
-"""Train a part of a model on text, from where an earlier attempt was stopped: on a CPU to bit-equal weights.
+"""Train parts of a model on text, resumably. On a CPU a resumed training yields bit-equal weights.
 
-Nothing here knows Ray. A job is all that a worker needs; folders in it are on a disk that driver and workers share.
+Independent of Ray: a job is picklable, and its folders are on a disk that driver and workers share.
 """
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,79 +19,28 @@ from moe_ray.checkpoints.identity import identity_hashes
 from moe_ray.checkpoints.source import SourceCheckpoint, copy_companions
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.device import choose_device
-from moe_ray.errors import RunDirectoryError
+from moe_ray.errors import DataError, RunDirectoryError
 from moe_ray.files import write_directory_atomically, write_json
 from moe_ray.fingerprint import fingerprint
-from moe_ray.moe.btx.blocks import batch_of_step, token_blocks
-from moe_ray.moe.btx.config import ExpertTraining, TrainedPart
-from moe_ray.moe.btx.state import HistoryPoint, TrainingRecord, TrainingState, read_record
+from moe_ray.moe.btx.request import ExpertTraining, TrainedPart
+from moe_ray.moe.btx.state import GateWatch, HistoryPoint, TrainingRecord, TrainingState, read_record
+from moe_ray.moe.btx.tokens import end_token, plain_ids
 from moe_ray.moe.families import family_of
 from moe_ray.moe.running import load_for_construction, load_tokenizer
-
-
-def mixture_layers(config: Any) -> tuple[int, ...]:
-    """The decoder layers that have experts, of an own architecture's configuration; none of a dense model's."""
-    if not hasattr(config, "is_mixture"):
-        return ()
-    return tuple(layer for layer in range(config.num_hidden_layers) if config.is_mixture(layer))
-
-
-def load_entropy(counts: torch.Tensor) -> float:
-    """The entropy of the shares in `counts` [E] as a part of its maximum: 1 when all are alike, 0 when one has all."""
-    shares = counts.double() / counts.sum()
-    return float(-(shares * shares.clamp(min=1e-300).log()).sum() / math.log(len(counts)))
-
-
-class GateWatch:
-    """Means over training steps: the loss and, of a mixture, its gates' losses and each layer's load entropy."""
-
-    def __init__(self, config: Any) -> None:
-        self._layers = mixture_layers(config)
-        self._top_k = getattr(config, "num_experts_per_tok", 1)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._num_steps = 0.0
-        self._sums: dict[str, float] = {}
-        self._counts: dict[int, torch.Tensor] = {}
-
-    def add(self, output: Any, share: float) -> None:
-        """Take in the output of a part of a step, which is `share` of it."""
-        self._num_steps += share
-        found = {"loss": output.loss, "balancing": output.get("aux_loss"), "z": output.get("z_loss")}
-        for name, value in found.items():
-            if value is not None:
-                self._sums[name] = self._sums.get(name, 0.0) + share * float(value.detach())
-        for layer, logits in zip(self._layers, output.get("router_logits") or (), strict=False):
-            self._count(layer, logits.detach())
-
-    def _count(self, layer: int, logits: torch.Tensor) -> None:
-        """Count the experts that each token of logits [T, E] asks."""
-        asked = logits.topk(self._top_k, dim=-1).indices.flatten()
-        counts = torch.bincount(asked, minlength=logits.shape[-1]).cpu()
-        self._counts[layer] = self._counts[layer] + counts if layer in self._counts else counts
-
-    def means(self) -> dict[str, Any]:
-        """Return what `HistoryPoint` says of the steps since the last call, and begin anew."""
-        means: dict[str, Any] = {name: total / self._num_steps for name, total in self._sums.items()}
-        if self._counts:
-            means["load_entropy"] = {layer: load_entropy(counts) for layer, counts in self._counts.items()}
-        self._reset()
-        return means
-
+from moe_ray.progress import TrainingProgress
 
 MAX_GRADIENT_NORM = 1.0
 NUM_POINTS = 50
 PRECISIONS = {"float32": "no", "bfloat16": "bf16"}  # as accelerate names them
-RECORDS_FOLDER = ".trainings"  # no name of an expert begins so
+RECORDS_FOLDER = ".trainings"  # not a valid expert name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertTrainingJob:
     """Train `part` of the checkpoint in `model_dir` on `texts`, and write the result to `out_dir`.
 
-    "networks" are the feed-forwards of every layer. `losses` are coefficients of the configuration of a mixture.
-    Record and resumable state lie in the folder `.trainings` beside `out_dir`, under its name.
+    "networks" are the feed-forwards of every layer. `losses` are loss coefficients of a mixture's configuration.
+    The record and the resumable state are in the folder `.trainings` beside `out_dir`, under its name.
     """
 
     model_dir: Path
@@ -114,7 +64,7 @@ class ExpertTrainingJob:
         return self.record_file.with_suffix(".state")
 
     def identity(self) -> str:
-        """What decides the trained weights; where they lie does not, nor how often a state is kept."""
+        """Return the fingerprint of everything that determines the trained weights; paths are excluded."""
         return fingerprint(
             {
                 "model": identity_hashes(self.model_dir),
@@ -126,22 +76,12 @@ class ExpertTrainingJob:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingStep:
-    """How far the training `name` is; `loss` is the mean since it was told last, in nats a token with the gates'."""
-
-    name: str
-    step: int
-    num_steps: int
-    loss: float
+RunTrainings = Callable[[Sequence[ExpertTrainingJob]], Iterator[TrainingProgress]]
+"""Runs one or more trainings, concurrently or sequentially, and yields their progress."""
 
 
-RunTrainings = Callable[[Sequence[ExpertTrainingJob]], Iterator[TrainingStep]]
-"""Runs trainings, of which there is at least one, at once or one after the other, and yields how far each is."""
-
-
-def in_turn(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingStep]:
-    """Train one after the other, in this process."""
+def in_turn(jobs: Sequence[ExpertTrainingJob]) -> Iterator[TrainingProgress]:
+    """Run the trainings sequentially in this process."""
     for job in jobs:
         yield from train(job)
 
@@ -150,19 +90,19 @@ def complete(
     jobs: Sequence[ExpertTrainingJob],
     run: RunTrainings,
     *,
-    begun: Callable[[Sequence[ExpertTrainingJob]], object] = lambda _: None,
-    heard: Callable[[TrainingStep], object] = lambda _: None,
+    on_start: Callable[[Sequence[ExpertTrainingJob]], object] = lambda _: None,
+    on_step: Callable[[TrainingProgress], object] = lambda _: None,
 ) -> list[TrainingRecord]:
-    """Run the jobs that are not done, and return the records of all. `begun` hears of those that are run.
+    """Run the unfinished jobs, and return the records of all jobs. `on_start` receives the unfinished jobs.
 
-    Raises `RunDirectoryError` when a record is another training's, or did not come to this machine's disk.
+    Raises `RunDirectoryError` if a record belongs to another training, or is missing after the job has run.
     """
     identities = [job.identity() for job in jobs]
     pairs = list(zip(jobs, identities, strict=True))
     if waiting := [job for job, identity in pairs if read_record(job.record_file, identity) is None]:
-        begun(waiting)
+        on_start(waiting)
         for step in run(waiting):
-            heard(step)
+            on_step(step)
     return [_record_of(job, identity) for job, identity in pairs]
 
 
@@ -177,11 +117,11 @@ def _record_of(job: ExpertTrainingJob, identity: str) -> TrainingRecord:
     return record
 
 
-def train(job: ExpertTrainingJob) -> Iterator[TrainingStep]:
-    """Train, and yield how far it is; the checkpoint and, last, its record are written before the end.
+def train(job: ExpertTrainingJob) -> Iterator[TrainingProgress]:
+    """Train and yield progress. Writes the checkpoint, then the record.
 
-    What is finished already is not done again, and what was stopped goes on from its last state. Raises
-    `RunDirectoryError` when state or record are of another training, `DataError` when the texts fill no block.
+    A finished training is skipped; an interrupted one continues from its last state. Raises `RunDirectoryError` if
+    state or record belong to another training, and `DataError` if the texts do not fill a block.
     """
     identity = job.identity()
     if read_record(job.record_file, identity) is None:
@@ -189,7 +129,7 @@ def train(job: ExpertTrainingJob) -> Iterator[TrainingStep]:
 
 
 class _Training:
-    """A model in memory with its optimizer, at `step` of `num_steps`."""
+    """A running training: model, optimizer and state."""
 
     def __init__(self, job: ExpertTrainingJob, identity: str) -> None:
         self._job, self._settings = job, job.settings
@@ -209,20 +149,26 @@ class _Training:
         self._state = TrainingState(job.state_file, identity, trained, self._optimizer)
         self._record = TrainingRecord(identity=identity, num_steps=self._num_steps, num_tokens=0, history=[])
 
-    def run(self) -> Iterator[TrainingStep]:
+    def run(self) -> Iterator[TrainingProgress]:
         torch.manual_seed(self._settings.seed)
         start, self._record.history = self._state.restore()
         watch, every = GateWatch(self._model.config), max(1, self._num_steps // NUM_POINTS)
         for step in range(start, self._num_steps):
             self._step(step, watch)
             done = step + 1
-            is_kept = done % self._settings.checkpoint_every == 0 and done < self._num_steps
-            if done % every == 0 or done == self._num_steps or is_kept:
+            is_saved = done % self._settings.checkpoint_every == 0 and done < self._num_steps
+            if done % every == 0 or done == self._num_steps or is_saved:
                 point = HistoryPoint(step=done, **watch.means())
                 self._record.history.append(point)
-                if is_kept:
+                if is_saved:
                     self._state.keep(done, self._record.history)
-                yield TrainingStep(name=self._job.name, step=done, num_steps=self._num_steps, loss=point.loss)
+                yield TrainingProgress(
+                    name=self._job.name,
+                    step=done,
+                    num_steps=self._num_steps,
+                    epoch=done * self._settings.batch_size / len(self._blocks),
+                    loss=point.loss,
+                )
         self._finish()
 
     def _step(self, step: int, watch: GateWatch) -> None:
@@ -258,7 +204,7 @@ class _Training:
 
 
 def unfreeze(model: Any, part: TrainedPart) -> dict[str, nn.Parameter]:
-    """Let only `part` of the model learn, and return its parameters by name."""
+    """Freeze all parameters except those of `part`, and return the trainable ones by name."""
     wanted = _is_of(model, part)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(wanted(name))
@@ -277,7 +223,7 @@ def _is_of(model: Any, part: TrainedPart) -> Any:
 
 
 def learning_rate_share(step: int, num_steps: int, warmup_fraction: float) -> float:
-    """The share of the peak rate: linear warm-up, then a cosine to zero."""
+    """Return the learning rate relative to its peak: linear warm-up, then cosine decay to zero."""
     warmup = warmup_fraction * num_steps
     if step < warmup:
         return (step + 1) / math.ceil(warmup)
@@ -285,6 +231,33 @@ def learning_rate_share(step: int, num_steps: int, warmup_fraction: float) -> fl
 
 
 def _accelerator(settings: ExpertTraining, device: str) -> Accelerator:
-    """Mixed precision on one device. accelerate would keep a process's first precision for all that it trains."""
+    """Return an accelerator with its own precision; accelerate would reuse the first one of the process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(mixed_precision=PRECISIONS[settings.precision], cpu=device == "cpu")
+
+
+def token_blocks(tokenizer: Any, texts: Sequence[str], *, block_tokens: int) -> torch.Tensor:
+    """Return the texts' tokens in blocks [num_blocks, block_tokens], with an end token after each text.
+
+    Tokens after the last full block are dropped. Raises `DataError` without a full block.
+    """
+    end = end_token(tokenizer)
+    stream = [token for text in texts for token in (*plain_ids(tokenizer, text), end)]
+    num_blocks = len(stream) // block_tokens
+    if not num_blocks:
+        raise DataError(
+            f"{len(stream)} tokens of text do not fill one block of {block_tokens}",
+            remedy="give more text, or lower block_tokens",
+        )
+    return torch.tensor(stream[: num_blocks * block_tokens]).view(num_blocks, block_tokens)
+
+
+def batch_of_step(step: int, *, num_blocks: int, batch_size: int, seed: int) -> list[int]:
+    """Return the block indices of a step. Each epoch has its own random order; batches may span two epochs."""
+    places = range(step * batch_size, (step + 1) * batch_size)
+    orders = {epoch: _order(epoch, num_blocks, seed) for epoch in {place // num_blocks for place in places}}
+    return [orders[place // num_blocks][place % num_blocks] for place in places]
+
+
+def _order(epoch: int, num_blocks: int, seed: int) -> list[int]:
+    return random.Random(f"{seed}:{epoch}").sample(range(num_blocks), num_blocks)

@@ -1,4 +1,4 @@
-"""The dense families that can be upcycled, one file each, by their model type. Imported only when one is asked for."""
+"""Dense model families that can be upcycled, one file each, by model type. Imported on first use."""
 
 import importlib
 from typing import Any
@@ -21,7 +21,7 @@ FAMILIES = {
 
 
 def family_of(model_type: str, *, where: str | None = None) -> Family:
-    """The family of a dense model type. Raises `ModelError` for one of which no exact mixture is known."""
+    """Return the family of a dense model type. Raises `ModelError` if no exact mixture is known for it."""
     if model_type not in FAMILIES:
         raise ModelError(
             f"no mixture is known that computes exactly what a dense {model_type!r} does",

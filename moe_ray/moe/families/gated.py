@@ -1,19 +1,18 @@
-"""What the families share whose layers hold gate_proj, up_proj and down_proj under Llama's names."""
+"""Shared by families whose layers have gate_proj, up_proj and down_proj under Llama's names."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
-from moe_ray.moe.families.base import Expert, MixtureShape, Piece, TensorRole, refuse
-from moe_ray.moe.families.plain import PlainFamily
+from moe_ray.moe.families.base import Expert, MixtureShape, Piece, PlainFamily, TensorRole, refuse
 from moe_ray.moe.families.targets import QWEN_NAMES, ExpertNames, separate_experts
 
 GATED_ROLES: tuple[TensorRole, ...] = ("gate", "up", "down")
 
 
 class GatedFamily(PlainFamily):
-    """Reads such networks. Experts lie apart, named as Qwen's."""
+    """Separate tensors for each expert, with Qwen's names."""
 
     def ffn_size(self, dense: Any) -> int:
         return int(dense.intermediate_size)
@@ -35,10 +34,10 @@ class GatedFamily(PlainFamily):
 
 
 def vllm_cautions(dense: Any) -> tuple[str, ...]:
-    """What the configuration can say that vLLM's classes of these mixtures (as of 2026) do otherwise, without a word.
+    """Return warnings about configurations that vLLM's classes of these mixtures (as of 2026) silently ignore.
 
-    Their expert kernels and Qwen2Moe's networks know silu alone. GraniteMoe and FlexOlmo have no attention biases there
-    and Qwen3Moe none on the output projection; tensors of biases without a place are skipped.
+    Their expert kernels and Qwen2Moe's networks support silu only. GraniteMoe and FlexOlmo have no attention biases
+    there, and Qwen3Moe none on the output projection; bias tensors without a parameter are skipped.
     """
     cautions = []
     if dense.hidden_act != "silu":
@@ -51,7 +50,7 @@ def vllm_cautions(dense: Any) -> tuple[str, ...]:
 
 
 def refuse_biases(dense: Any, *names: str) -> None:
-    """Raise `ModelError` when one of the switches for biases is on for which the mixture has no place."""
+    """Raise `ModelError` if the model has biases that the mixture's class lacks."""
     for name in names:
         if getattr(dense, name, False):
             raise refuse(dense, f"it has {name}, and the mixture's class has no such biases", "choose a model without")

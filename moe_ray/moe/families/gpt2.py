@@ -1,23 +1,15 @@
-"""GPT-2: to this package's GPT2Moe. Its matrices lie the other way round than torch's Linear has them."""
+"""GPT-2 -> moe_ray's GPT2Moe. Named as GPT-Neo; matrices are transposed relative to torch's Linear."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-from moe_ray.moe.families.base import Ffn, MixtureShape, Read, TensorRole, refuse
-from moe_ray.moe.families.own import OwnFamily
+from moe_ray.moe.families.base import Ffn, MixtureShape, Read, refuse
+from moe_ray.moe.families.gpt_neo import GptNeo
 
 
-class Gpt2(OwnFamily):
+class Gpt2(GptNeo):
     """Refused: cross-attention."""
 
     model_type = "gpt2"
-    layer_prefix = "transformer.h"
-    ffn_names: ClassVar[Mapping[TensorRole, str]] = {
-        "up": "mlp.c_fc.weight",
-        "up_bias": "mlp.c_fc.bias",
-        "down": "mlp.c_proj.weight",
-        "down_bias": "mlp.c_proj.bias",
-    }
 
     def mixture_config(self, dense: Any, shape: MixtureShape) -> Any:
         if dense.add_cross_attention:

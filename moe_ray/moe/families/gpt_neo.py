@@ -1,4 +1,4 @@
-"""GPT-Neo: to this package's GPTNeoMoe, with its local and global attention as they are."""
+"""GPT-Neo -> moe_ray's GPTNeoMoe, with local and global attention unchanged."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -8,7 +8,7 @@ from moe_ray.moe.families.own import OwnFamily
 
 
 class GptNeo(OwnFamily):
-    """Nothing of it is refused."""
+    """Refused: nothing."""
 
     model_type = "gpt_neo"
     layer_prefix = "transformer.h"

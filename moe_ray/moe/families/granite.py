@@ -1,4 +1,4 @@
-"""Granite: to GraniteMoe, with its multipliers. Its experts lie in one tensor, as vLLM's granitemoe.py reads them."""
+"""Granite -> GraniteMoe, with its multipliers. All experts are in one tensor, as vLLM's granitemoe.py reads them."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -33,7 +33,7 @@ class Granite(GatedFamily):
     def experts(
         self, layer: int, experts: Iterable[Expert], gate: torch.Tensor, shape: MixtureShape
     ) -> Iterator[Piece]:
-        """The gate, then all experts: input_linear [E, 2I, H] holds gate and up, output_linear [E, H, I] down."""
+        """Yield the gate, input_linear [E, 2I, H] with gate and up, and output_linear [E, H, I] with down."""
         prefix, sources = f"model.layers.{layer}.block_sparse_moe", self.ffn_sources(layer)
         yield targets.gate_piece(f"{prefix}.router.layer.weight", gate)
         rest = iter(experts)

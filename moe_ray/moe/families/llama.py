@@ -1,4 +1,4 @@
-"""Llama: to Mixtral when every layer is converted, to Qwen2Moe, which can keep dense layers, when some are."""
+"""Llama -> Mixtral if every layer is converted, else Qwen2Moe, which supports dense layers."""
 
 from collections.abc import Iterator
 from typing import Any

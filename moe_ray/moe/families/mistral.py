@@ -1,9 +1,9 @@
-"""Mistral: as Llama, with its sliding window, which both classes of mixtures take over."""
+"""Mistral -> as Llama; both mixture classes support its sliding window."""
 
 from moe_ray.moe.families.llama import Llama
 
 
 class Mistral(Llama):
-    """Mistral has no biases, so that nothing of it is refused."""
+    """Refused: nothing; Mistral has no biases."""
 
     model_type = "mistral"

@@ -1,4 +1,4 @@
-"""OLMo 2: to FlexOlmo, which normalises after its networks as OLMo 2 does."""
+"""OLMo 2 -> FlexOlmo, which has the same post-normalisation."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class Olmo2(GatedFamily):
         )
 
     def cautions(self, dense: Any, shape: MixtureShape) -> tuple[str, ...]:
-        """vLLM's FlexOlmo has renormalize=False, a last norm of eps 1e-5 and an output embedding of its own."""
+        """vLLM's FlexOlmo has renormalize=False, a final norm with eps 1e-5 and untied embeddings."""
         cautions = []
         if shape.top_k < shape.num_experts:
             cautions.append(

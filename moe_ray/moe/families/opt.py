@@ -1,4 +1,4 @@
-"""OPT: to this package's OPTMoe. Its two matrices stand in the layer itself, without a module around them."""
+"""OPT -> moe_ray's OPTMoe. Its two matrices are attributes of the layer itself, not of an mlp module."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

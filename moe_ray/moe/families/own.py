@@ -1,4 +1,4 @@
-"""What the families share that go into this package's own classes: plain networks of two matrices with biases."""
+"""Shared by families of moe_ray's own mixture classes, whose networks are two matrices with biases."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
@@ -8,11 +8,10 @@ import torch
 from transformers import AutoConfig
 
 from moe_ray import architectures
-from moe_ray.moe.families.base import Expert, Ffn, MixtureShape, Piece, TensorRole
-from moe_ray.moe.families.plain import PlainFamily
+from moe_ray.moe.families.base import Expert, Ffn, MixtureShape, Piece, PlainFamily, TensorRole
 from moe_ray.moe.families.targets import gate_piece
 
-# What describes the dense checkpoint and not the network.
+# Fields that describe the dense checkpoint, not the network.
 DESCRIPTIVE_FIELDS = frozenset({"model_type", "architectures", "transformers_version", "_name_or_path"})
 STACKED_NAMES: Mapping[TensorRole, str] = {
     "up": "up_proj",
@@ -23,7 +22,7 @@ STACKED_NAMES: Mapping[TensorRole, str] = {
 
 
 class OwnFamily(PlainFamily):
-    """Layers that are not converted stay dense. A layer's experts lie in one tensor a role."""
+    """Layers that are not converted stay dense. A layer has one tensor for each role of all experts."""
 
     model_type: ClassVar[str]
     layer_prefix: ClassVar[str]
@@ -57,7 +56,7 @@ class OwnFamily(PlainFamily):
     def experts(
         self, layer: int, experts: Iterable[Expert], gate: torch.Tensor, shape: MixtureShape
     ) -> Iterator[Piece]:
-        """The gate, and one tensor a role for all experts: up_proj [E, I, H], down_proj [E, H, I], and their biases."""
+        """Yield the gate and, for all experts, up_proj [E, I, H], down_proj [E, H, I] and their biases."""
         prefix, sources = f"{self.layer_prefix}.{layer}.mlp", self.ffn_sources(layer)
         yield gate_piece(f"{prefix}.gate.weight", gate)
         stacked, origins = _stack(experts, shape.num_experts)
@@ -74,7 +73,7 @@ class OwnFamily(PlainFamily):
 
 
 def _stack(experts: Iterable[Expert], num_experts: int) -> tuple[Ffn, list[tuple[str, str]]]:
-    """All experts' tensors by role, [E, ...], filled one expert at a time, and each expert's source and how."""
+    """Stack the experts' tensors by role, [E, ...], one expert at a time; also return each expert's source and how."""
     rest = iter(experts)
     first = next(rest)
     stacked = {role: tensor.new_empty(num_experts, *tensor.shape) for role, tensor in first.ffn.items()}

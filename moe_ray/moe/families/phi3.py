@@ -1,5 +1,5 @@
-"""Phi-3: as Llama, once its fused query-key-value and gate-up projections are split. Not PhiMoE: that one normalises
-and picks its experts otherwise."""
+"""Phi-3 -> as Llama, after its fused query-key-value and gate-up projections are split. PhiMoE differs in normalisation
+and expert selection."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ GATE_UP = "mlp.gate_up_proj.weight"
 
 
 class Phi3(Llama):
-    """Refused: longrope (its tables depend on the length of the text) and rotations of a part of each head."""
+    """Refused: longrope (its tables depend on the text length) and partial rotation of heads."""
 
     model_type = "phi3"
 

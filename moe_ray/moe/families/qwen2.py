@@ -1,4 +1,4 @@
-"""Qwen2 (and 2.5): to Qwen2Moe, dense layers or not."""
+"""Qwen2 (and 2.5) -> Qwen2Moe, with or without dense layers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from moe_ray.moe.families.gated import GatedFamily
 
 
 class Qwen2(GatedFamily):
-    """Its query, key and value biases are the mixture's own; sliding layers keep their places."""
+    """The mixture has the same query, key and value biases and sliding layers."""
 
     model_type = "qwen2"
 

@@ -1,4 +1,4 @@
-"""Qwen3: to Qwen3Moe, dense layers or not."""
+"""Qwen3 -> Qwen3Moe, with or without dense layers."""
 
 from typing import Any
 

@@ -1,10 +1,10 @@
-"""The mixture classes that several families go into: their configurations and the names in their checkpoints.
+"""Mixture classes that several families are converted to: their configurations and tensor names.
 
 The names are those that transformers' save_pretrained writes for these classes, and that vLLM's loaders map
 (vllm/model_executor/models/mixtral.py: experts.E.w1/w3/w2; qwen2_moe.py and qwen3_moe.py: experts.E.gate_proj/up_proj/
-down_proj). What vLLM's Qwen2Moe asks for beyond transformers: its query, key and value projections always have biases;
-it makes no shared expert when shared_expert_intermediate_size is 0, and then fails on the tensors of one. So biases of
-zero are written, and a shared expert of zeros: it adds exactly nothing, and no gradient ever moves it.
+down_proj). vLLM's Qwen2Moe has further requirements: its query, key and value projections always have biases, and it
+fails on a shared expert's tensors if shared_expert_intermediate_size is 0. Therefore zero biases are written, and a
+shared expert of zeros, which adds exactly zero and gets no gradient.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,14 +35,14 @@ COMMON_FIELDS = (
     "rope_parameters",
     "dtype",
 )
-# Divisible by every usual number of GPUs that one expert is spread over.
+# Divisible by all usual tensor-parallel sizes.
 SHARED_EXPERT_SIZE = 16
 ZEROS = "zeros, which change nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertNames:
-    """Names inside a layer, for classes that keep each expert apart: of the gate, and of each role of expert {e}."""
+    """Names inside a layer, for classes with separate experts: of the gate, and of each role of expert {e}."""
 
     gate: str
     expert: Mapping[TensorRole, str]
@@ -69,7 +69,7 @@ QWEN_NAMES = ExpertNames(
 def separate_experts(
     names: ExpertNames, prefix: str, sources: Mapping[TensorRole, str], experts: Iterable[Expert], gate: torch.Tensor
 ) -> Iterator[Piece]:
-    """The gate and each expert's tensors under `names`, inside the layer whose name is `prefix`."""
+    """Yield the gate and each expert's tensors under `names`, inside the layer `prefix`."""
     yield gate_piece(f"{prefix}.{names.gate}", gate)
     for e, expert in enumerate(experts):
         for role, tensor in expert.ffn.items():
@@ -87,7 +87,7 @@ def gate_piece(name: str, gate: torch.Tensor) -> Piece:
 
 
 def mixture_config(model_type: str, dense: Any, fields: Sequence[str] = (), **more: Any) -> Any:
-    """The configuration of a class of transformers: the fields that mean the same in both, `fields`, and `more`."""
+    """Return a configuration of a transformers class: the common fields, `fields` of `dense`, and `more`."""
     taken = {field: getattr(dense, field) for field in (*COMMON_FIELDS, *fields)}
     made = AutoConfig.for_model(model_type, **taken, **more)
     made.architectures = [_causal_class(model_type)]
@@ -105,7 +105,7 @@ def head_size(dense: Any) -> int:
 
 
 def mixtral_config(dense: Any, shape: MixtureShape) -> Any:
-    """Mixtral, with experts in every layer, and the dense model's one sliding window, if it has one."""
+    """Return a Mixtral configuration: experts in every layer, and the dense model's sliding window, if any."""
     return mixture_config(
         "mixtral",
         dense,
@@ -118,7 +118,7 @@ def mixtral_config(dense: Any, shape: MixtureShape) -> Any:
 
 
 def qwen2_moe_config(dense: Any, shape: MixtureShape) -> Any:
-    """Qwen2Moe, which can keep layers dense. The kinds of layers are passed on: its default pattern is another one."""
+    """Return a Qwen2Moe configuration, with explicit layer types, as its default pattern differs."""
     window = getattr(dense, "sliding_window", None)
     given = getattr(dense, "layer_types", None)
     kinds = given or ["full_attention" if window is None else "sliding_attention"] * shape.num_layers
@@ -136,7 +136,7 @@ def qwen2_moe_config(dense: Any, shape: MixtureShape) -> Any:
 
 
 def qwen_moe_fields(dense: Any, shape: MixtureShape) -> dict[str, Any]:
-    """What Qwen2Moe and Qwen3Moe say alike of their experts."""
+    """Return the fields on experts that Qwen2Moe and Qwen3Moe share."""
     return {
         "intermediate_size": dense.intermediate_size,
         "moe_intermediate_size": shape.expert_size,
@@ -149,7 +149,7 @@ def qwen_moe_fields(dense: Any, shape: MixtureShape) -> dict[str, Any]:
 
 
 def qwen2_moe_cautions(dense: Any) -> tuple[str, ...]:
-    """vLLM's Qwen2Moe takes hidden_size / heads for the heads' size, and does not read layer_types."""
+    """vLLM's Qwen2Moe assumes heads of size hidden_size / heads, and ignores layer_types."""
     cautions = []
     if head_size(dense) * dense.num_attention_heads != dense.hidden_size:
         cautions.append("vLLM's Qwen2Moe takes heads of hidden_size / num_attention_heads, which these are not")
@@ -159,7 +159,7 @@ def qwen2_moe_cautions(dense: Any) -> tuple[str, ...]:
 
 
 def zero_biases(dense: Any, shape: MixtureShape, dtype: torch.dtype) -> Iterator[Piece]:
-    """Biases of zero for every layer's query, key and value."""
+    """Yield zero biases for every layer's query, key and value projections."""
     head = head_size(dense)
     heads = {"q": dense.num_attention_heads, "k": dense.num_key_value_heads, "v": dense.num_key_value_heads}
     for layer in range(shape.num_layers):
@@ -168,7 +168,7 @@ def zero_biases(dense: Any, shape: MixtureShape, dtype: torch.dtype) -> Iterator
 
 
 def zero_shared_experts(dense: Any, shape: MixtureShape, dtype: torch.dtype) -> Iterator[Piece]:
-    """A shared expert of zeros, and its gate, for every converted layer."""
+    """Yield a shared expert of zeros and its gate for every converted layer."""
     width, size = dense.hidden_size, SHARED_EXPERT_SIZE
     for layer in shape.layers:
         prefix = f"model.layers.{layer}.mlp.shared_expert"

@@ -1,181 +1,75 @@
-"""Merge fine-tunes of one model behind a gate, tensor by tensor: no model is in memory, and none half on disk."""
+"""Build a merged mixture tensor by tensor, without loading a model, and recompute its certificate."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import moe_ray
 from moe_ray import architectures
-from moe_ray.architectures.gated_mixture import GatedMixtureConfig, MixtureMode
-from moe_ray.checkpoints.source import SourceCheckpoint, copy_companions, open_source, read_config, source_record
-from moe_ray.checkpoints.tensors import DEFAULT_MAX_SHARD_BYTES, TensorReader, TensorWriter
+from moe_ray.checkpoints.source import SourceCheckpoint, copy_companions, open_source, read_config
+from moe_ray.checkpoints.tensors import DEFAULT_MAX_SHARD_BYTES, TensorReader, write_tensors
 from moe_ray.errors import ModelError
 from moe_ray.files import require_free, require_space, write_directory_atomically
-from moe_ray.moe.card import write_card
-from moe_ray.moe.exactness import Finding, compare_copies, compare_exactness, compare_layers, experts_exactness, finding
-from moe_ray.moe.merge.gate import Gate, GateRecord, read_gate
-from moe_ray.moe.merge.plan import GATE_PREFIX, MergedTensor, Naming, differences, naming_of, require_none
-from moe_ray.moe.records import Certificate, TensorOrigin, own_files, write_certificate
+from moe_ray.moe.certificate import Certificate, ExactnessRecord, TensorOrigin, certify
+from moe_ray.moe.exactness import experts_exactness
+from moe_ray.moe.merge.gate import GateRecord
+from moe_ray.moe.merge.plan import MergedTensor, MergePlan, differences, naming_of, pieces
+from moe_ray.moe.verify import Finding, compare_copies, compare_exactness, compare_layers, finding
 
-# In float32: the same products in the same order, so that nothing but a last digit could move.
+# In float32: the same operations in the same order, so that at most the last digit differs.
 MAX_LOGIT_DIFFERENCE = 1e-5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MergePlan:
-    """A merge that can be done. `sources` bear the experts' names, in the gate's order.
-
-    `differences` says, a line each, what others have otherwise than the first source, from which the mixture takes it.
-    """
-
-    sources: tuple[SourceCheckpoint, ...]
-    gate: Gate
-    config: GatedMixtureConfig
-    naming: Naming
-    num_bytes: int
-    differences: tuple[str, ...]
-
-
-def plan_merge(
-    models: Mapping[str, Path], gate_dir: Path, *, mode: MixtureMode = "weighted_sum", take_first: bool = False
-) -> MergePlan:
-    """Find out what merging `models`, by expert's name, behind the gate in `gate_dir` makes.
-
-    Reads the tensors that must be alike, a pair at a time. Raises `ModelError` for sources or a gate that do not belong
-    together, and, unless `take_first`, for anything outside the feed-forwards that differs between the sources.
-    """
-    gate = read_gate(gate_dir)
-    _require_experts(models, gate)
-    sources = tuple(open_source(models[expert].expanduser().absolute(), name=expert) for expert in gate.record.experts)
-    _require_width(sources[0], gate)
-    config = _config(sources[0], gate, mode)
-    naming = naming_of(config, sources[0])
-    found = differences(sources, gate.record, naming)
-    if not take_first:
-        require_none(found)
-    return MergePlan(
-        sources=sources,
-        gate=gate,
-        config=config,
-        naming=naming,
-        num_bytes=sum(tensor.nbytes for _, tensor in _pieces(sources, gate, naming, with_values=False)),
-        differences=tuple(found),
-    )
-
-
-def merge(
+def build_merge(
     plan: MergePlan,
     out_dir: Path,
     *,
     check: bool = True,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
-    told: Callable[[int], object] | None = None,
+    on_bytes: Callable[[int], object] = lambda _: None,
 ) -> Certificate:
-    """Write the mixture of `plan` to `out_dir`, with its certificate, which is returned.
+    """Write the mixture of `plan` to `out_dir` atomically, with certificate and card, and return the certificate.
 
-    At most one tensor is held while writing; `told` gets the bytes of each. With `check` the result is loaded, held
-    against each source, and not kept where an expert alone is not its source. `out_dir` must not be there, or be
-    empty; it appears whole at the end. Raises `ModelError` before any work when it cannot.
+    At most one tensor is in memory while writing; `on_bytes` receives the size of each. With `check` the result is
+    loaded and compared with each source. Raises `ModelError` if `out_dir` is not empty, the disk is too small, or an
+    expert differs from its source.
     """
     require_free(out_dir)
     require_space(out_dir, plan.num_bytes)
     certificates: list[Certificate] = []
 
     def write(directory: Path) -> None:
-        _write_checkpoint(plan, directory, max_shard_bytes, told)
-        certificates.append(_certificate(plan, directory, check=check))
-        write_certificate(directory, certificates[-1])
-        write_card(directory, certificates[-1], name=out_dir.name)
+        _write_checkpoint(plan, directory, max_shard_bytes, on_bytes)
+        certificates.append(_certify(plan, directory, name=out_dir.name, check=check))
 
     write_directory_atomically(out_dir, write)
-    return certificates[-1]
-
-
-def _require_experts(models: Mapping[str, Path], gate: Gate) -> None:
-    if set(models) != set(gate.record.experts):
-        raise ModelError(
-            f"the gate chooses between {', '.join(gate.record.experts)}; the models are {', '.join(models)}",
-            where=str(gate.directory),
-            remedy="give one model for each of the gate's experts: NAME=MODEL",
-        )
-
-
-def _require_width(first: SourceCheckpoint, gate: Gate) -> None:
-    width = int(first.config.get_text_config().hidden_size)
-    if gate.network.num_inputs != width:
-        raise ModelError(
-            f"the gate reads embeddings of {gate.network.num_inputs} numbers; {first.directory} has {width}",
-            where=str(gate.directory),
-            remedy="train a gate on the base of these fine-tunes",
-        )
-
-
-def _config(first: SourceCheckpoint, gate: Gate, mode: MixtureMode) -> GatedMixtureConfig:
-    architectures.register()
-    return GatedMixtureConfig(
-        text_config=first.config,
-        num_experts=len(gate.record.experts),
-        expert_names=list(gate.record.experts),
-        mixture_mode=mode,
-        gate_hidden_sizes=list(gate.network.hidden_sizes),
-        gate_dropout=gate.network.dropout,
-        dtype=first.config.dtype,
-        architectures=["GatedMixtureForCausalLM"],
-    )
-
-
-def _pieces(
-    sources: tuple[SourceCheckpoint, ...], gate: Gate, naming: Naming, *, with_values: bool = True
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the mixture's tensors one by one; without values, on the meta device."""
-    own = gate.network.state_dict()
-    for tensor in naming.tensors:
-        if tensor.dense is None:
-            yield tensor.name, own[tensor.name.removeprefix(GATE_PREFIX)]
-        else:
-            reader = sources[tensor.expert or 0].reader
-            yield tensor.name, reader.get(tensor.dense) if with_values else reader.get_empty(tensor.dense)
+    return certificates[0]
 
 
 def _write_checkpoint(
-    plan: MergePlan, directory: Path, max_shard_bytes: int, told: Callable[[int], object] | None
+    plan: MergePlan, directory: Path, max_shard_bytes: int, on_bytes: Callable[[int], object]
 ) -> None:
-    writer = TensorWriter(directory, max_shard_bytes)
-    try:
-        for name, tensor in _pieces(plan.sources, plan.gate, plan.naming):
-            writer.add(name, tensor)
-            if told is not None:
-                told(tensor.nbytes)
-        writer.finish()
-    finally:
-        writer.close()
+    tensors = pieces(plan.sources, plan.gate, plan.naming)
+    write_tensors(directory, tensors, max_shard_bytes=max_shard_bytes, on_bytes=on_bytes)
     copy_companions(plan.sources[0], directory)
     plan.config.auto_map = architectures.auto_map(plan.config.model_type)
     plan.config.save_pretrained(directory)
 
 
-def _certificate(plan: MergePlan, directory: Path, *, check: bool) -> Certificate:
+def _certify(plan: MergePlan, directory: Path, *, name: str, check: bool) -> Certificate:
     paths = {source.name: source.directory for source in plan.sources}
-    certificate = Certificate(
+    exactness = experts_exactness(directory, paths) if check else []
+    _require_exact(exactness, plan)
+    return certify(
+        directory,
+        name=name,
         kind="merged",
         model_type=plan.config.model_type,
-        moe_ray_version=moe_ray.__version__,
-        transformers_version=version("transformers"),
-        created_at=time.time(),
         settings=_settings(plan),
-        sources=[source_record(source) for source in plan.sources],
+        sources=plan.sources,
         layers=plan.naming.verdicts(),
         tensors=[_origin(tensor, plan.sources) for tensor in plan.naming.tensors],
-        exactness=experts_exactness(directory, paths) if check else [],
-        tensors_sha256=own_files(directory),
+        exactness=exactness,
     )
-    _require_exact(certificate, plan)
-    return certificate
 
 
 def _settings(plan: MergePlan) -> dict[str, Any]:
@@ -194,9 +88,9 @@ def _origin(tensor: MergedTensor, sources: tuple[SourceCheckpoint, ...]) -> Tens
     return TensorOrigin(tensor=tensor.name, source=source, source_tensor=tensor.dense, how=how)
 
 
-def _require_exact(certificate: Certificate, plan: MergePlan) -> None:
-    """Raise `ModelError` for an expert that is not its source, though all that they share is equal."""
-    for one in certificate.exactness:
+def _require_exact(exactness: Sequence[ExactnessRecord], plan: MergePlan) -> None:
+    """Raise `ModelError` if an expert differs from its source although the sources share all other tensors."""
+    for one in exactness:
         is_exact = one.max_logit_difference <= MAX_LOGIT_DIFFERENCE and one.reload_equal
         if not is_exact and not plan.differences:
             raise ModelError(
@@ -207,9 +101,9 @@ def _require_exact(certificate: Certificate, plan: MergePlan) -> None:
 
 
 def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Path]) -> Iterator[Finding]:
-    """Compare the mixture with its sources: tensors, what they have otherwise, layers, and each expert alone.
+    """Compare the mixture with its sources: tensors, recorded differences, layers, and each expert alone.
 
-    `paths` are the sources' by name. The gate comes from no source: that it has not changed, the file's hash tells.
+    `paths` maps the sources' names to folders. The gate comes from no source; the file hashes cover it.
     """
     opened = [open_source(paths[source.name], name=source.name) for source in certificate.sources]
     naming = naming_of(read_config(directory), opened[0])
@@ -222,7 +116,7 @@ def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Pat
     yield from compare_exactness(certificate.exactness, measured)
 
 
-def _compare_differences(told: list[str], found: list[str]) -> Finding:
-    wrong = [f"not in the certificate: {line}" for line in found if line not in told]
-    wrong += [f"in the certificate, but not found: {line}" for line in told if line not in found]
-    return finding("differences between the sources", wrong, f"{len(told)}, all in the certificate")
+def _compare_differences(recorded: list[str], found: list[str]) -> Finding:
+    wrong = [f"not in the certificate: {line}" for line in found if line not in recorded]
+    wrong += [f"in the certificate, but not found: {line}" for line in recorded if line not in found]
+    return finding("differences between the sources", wrong, f"{len(recorded)}, all in the certificate")

@@ -1,19 +1,15 @@
-"""The gate of a merged mixture: its configuration, its record, its directory."""
+"""The gate of a merged mixture: network, records, and directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, model_validator
+from typing import Any, Literal
 
 from moe_ray.architectures.gating_network import GatingNetwork
-from moe_ray.config.load import parse_section
-from moe_ray.config.schema import Name, OtherTextsConfig, PromptStyle, RouterTrainingConfig, is_local_path
-from moe_ray.domains.sources import read_text, resolve_path
+from moe_ray.config.schema import PromptStyle
 from moe_ray.errors import ModelError
-from moe_ray.files import StoredRecord
+from moe_ray.files import StoredRecord, write_directory_atomically, write_json
 from moe_ray.gating.calibration import LabelResult
-from moe_ray.gating.network import damaged, load_gating
+from moe_ray.gating.network import damaged, load_gating, save_gating
 
 GATE_FILE = "gate.json"
 INFO_FILE = "training_info.json"
@@ -21,7 +17,7 @@ LAST_FOLDER = "final"
 
 
 class GateRecord(StoredRecord):
-    """gate.json. `embeddings_sha256` names the input embeddings that the gate learned to read."""
+    """gate.json. `embeddings_sha256` is the hash of the input embeddings that the gate was trained on."""
 
     format: Literal[1] = 1
     experts: list[str]
@@ -32,7 +28,7 @@ class GateRecord(StoredRecord):
 
 
 class GateResult(StoredRecord):
-    """A gate on n texts. `confusion[i][j]`: texts for expert i that it gives expert j the highest probability for."""
+    """A gate's result on n texts. `confusion[i][j]`: number of texts of expert i with expert j as the most probable."""
 
     n: int
     accuracy: float
@@ -43,7 +39,7 @@ class GateResult(StoredRecord):
 
 
 class GateEpoch(StoredRecord):
-    """Mean loss of an epoch's batches, and macro-F1 and mean loss on the validation texts after it."""
+    """Mean training loss of an epoch, and macro-F1 and mean loss on the validation texts after it."""
 
     epoch: int
     loss: float
@@ -52,10 +48,10 @@ class GateEpoch(StoredRecord):
 
 
 class GateTrainingInfo(StoredRecord):
-    """training_info.json. `num_texts` counts by split, then by expert; `sources` says what became of all records.
+    """training_info.json. `num_texts` counts by split, then by expert; `sources` are the cleaning reports.
 
-    `test` texts come from the sources that were trained on, `held_out` ones from sources that were not; None without
-    any. `temperature` is what the closed form's logits were divided by; None for a trained gate.
+    `test` texts come from training sources, `held_out` texts from sources of use "test"; None without any.
+    `temperature` divides the logits of the closed form; None for a trained gate.
     """
 
     moe_ray_version: str
@@ -74,7 +70,7 @@ class GateTrainingInfo(StoredRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Gate:
-    """A gating network in evaluation mode, and what it is for."""
+    """A gating network in evaluation mode, with its record."""
 
     network: GatingNetwork
     record: GateRecord
@@ -82,7 +78,7 @@ class Gate:
 
 
 def read_gate(directory: Path) -> Gate:
-    """Read what `TrainedGate.save` wrote. Raises `ModelError` naming what is missing or damaged."""
+    """Read a gate that `TrainedGate.save` wrote. Raises `ModelError` if files are missing or damaged."""
     path = directory / GATE_FILE
     if not path.is_file():
         what = f"not a gate directory: {GATE_FILE} is missing" if directory.exists() else "no such directory"
@@ -101,60 +97,39 @@ def read_gate(directory: Path) -> Gate:
     return Gate(network=network, record=record, directory=directory)
 
 
-class GateTextsConfig(OtherTextsConfig):
-    """Texts that one expert is for. Those of use "test" are held out whole: a source that the gate never meets."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainedGate:
+    """A gate with the weights of its best epoch. `last` has those of the last epoch; None for the closed form."""
+
+    network: GatingNetwork
+    last: GatingNetwork | None
+    record: GateRecord
+    info: GateTrainingInfo
+
+    def save(self, directory: Path) -> None:
+        """Write the gate to `directory` atomically; an existing gate is replaced.
+
+        Raises `ModelError` if the directory holds anything else.
+        """
+        require_gate_or_nothing(directory)
+        write_directory_atomically(directory, self._write)
+
+    def _write(self, directory: Path) -> None:
+        save_gating(self.network, directory)
+        if self.last is not None:
+            (directory / LAST_FOLDER).mkdir()
+            save_gating(self.last, directory / LAST_FOLDER)
+        write_json(directory / INFO_FILE, self.info)
+        write_json(directory / GATE_FILE, self.record)
 
 
-class GateConfig(RouterTrainingConfig):
-    """A gate: mean input embedding of a prompt -> probabilities over experts.
-
-    The keys of `RouterTrainingConfig` (hidden_sizes, dropout, learning_rate, batch_size, epochs, weight_decay, seed and
-    the others) stand beside these ones.
-    """
-
-    base_model: str = Field(min_length=1, description="hub id or local path: the model whose fine-tunes are merged")
-    revision: str | None = None
-    data: dict[Name, tuple[GateTextsConfig, ...]] = Field(
-        min_length=2, description="expert -> data sets with what it is for; their order is the experts'"
-    )
-    method: Literal["train", "ridge"] = Field(
-        "train", description="train: fit an MLP step by step; ridge: one linear layer in closed form, not trained"
-    )
-    ridge_strength: Annotated[float, Field(gt=0)] = Field(
-        0.1, description="penalty on the weights of ridge, as a share of a feature's spread"
-    )
-    prompt_style: PromptStyle = Field(
-        "completion", description="how the merged model will be asked: text as it is, or in the chat template"
-    )
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share of the texts kept for testing")
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="share of the training texts that choose the best epoch"
-    )
-    balance: Literal["none", "weighted", "downsample"] = Field(
-        "weighted", description="weighted: the loss weighs experts evenly; downsample: as many texts as the rarest has"
-    )
-
-    @model_validator(mode="after")
-    def _ridge_is_one_layer(self) -> "GateConfig":
-        if self.method == "ridge" and self.hidden_sizes and "hidden_sizes" in self.model_fields_set:
-            raise ValueError("hidden_sizes must be [] or left out with method ridge, which is one linear layer")
-        return self
-
-    @model_validator(mode="after")
-    def _something_to_learn_from(self) -> "GateConfig":
-        for expert, sources in self.data.items():
-            if not any(texts.use == "train" for texts in sources):
-                raise ValueError(f"data gives {expert} nothing to learn from: no data set of use train")
-        return self
-
-
-def load_gate_config(path: Path) -> GateConfig:
-    """Read a YAML or JSON file. Local paths in it are relative to its folder.
-
-    Raises `ConfigError` with every mistake and its line, and `DataError` when there is no such file.
-    """
-    config = parse_section(read_text(path), str(path), GateConfig)
-    if is_local_path(config.base_model):
-        base_model = str(resolve_path(config.base_model, path.absolute().parent))
-        return config.model_copy(update={"base_model": base_model})
-    return config
+def require_gate_or_nothing(directory: Path) -> None:
+    """Raise `ModelError` if `directory` holds anything but a gate."""
+    if directory.exists() and not (directory / GATE_FILE).is_file():
+        if directory.is_dir() and not any(directory.iterdir()):
+            return
+        raise ModelError(
+            "refusing to overwrite: not a gate directory",
+            where=str(directory),
+            remedy="name a new or empty directory",
+        )

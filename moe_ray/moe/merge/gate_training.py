@@ -1,9 +1,9 @@
-"""Train a gate on the mean input embeddings of prompts, and test it on texts that it has never seen."""
+"""Train a gate on the mean input embeddings of prompts, and test it on held-out texts."""
 
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -13,35 +13,31 @@ import torch
 import moe_ray
 from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.errors import DataError, ModelError
-from moe_ray.files import write_directory_atomically, write_json
 from moe_ray.gating.calibration import confusion_matrix, label_results, macro_f1
 from moe_ray.gating.embeddings import InputEmbeddings, mean_text_embeddings, read_input_embeddings
 from moe_ray.gating.fitting import Epoch, LabelledFeatures, balanced_weights, fit, fit_ridge, fit_settings
-from moe_ray.gating.network import save_gating
 from moe_ray.moe.merge.gate import (
-    GATE_FILE,
-    INFO_FILE,
-    LAST_FOLDER,
-    GateConfig,
     GateEpoch,
     GateRecord,
     GateResult,
     GateTrainingInfo,
+    TrainedGate,
 )
+from moe_ray.moe.merge.request import GateConfig
 from moe_ray.progress import Report
 from moe_ray.prompts.encoder import RowError, chat_text
 from moe_ray.prompts.messages import Message
 from moe_ray.texts.cleaning import TextSource
-from moe_ray.texts.corpus import MIN_TEXTS, Shares, Splits, make_corpus, num_left
+from moe_ray.texts.corpus import MIN_TEXTS, Shares, Splits, make_corpus, require_texts
 from moe_ray.texts.labelled import LabelledText, SourceReport, codes
 from moe_ray.texts.sources import free_name, labelled_source, set_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateTexts:
-    """Texts labelled with the expert that they are for. No two are the same, or nearly so.
+    """Texts labelled with their experts, without near duplicates.
 
-    `held_out` are the sources that no split of the others has texts of, by name.
+    `held_out` maps names of sources of use "test" to their texts, which are in no split.
     """
 
     experts: tuple[str, ...]
@@ -51,18 +47,18 @@ class GateTexts:
 
 
 def read_gate_texts(config: GateConfig, base_dir: Path) -> GateTexts:
-    """Read the texts that `config` names; relative paths are below `base_dir`.
+    """Read the texts that `config` names. Relative paths are resolved against `base_dir`.
 
-    Raises `DataError` for a data set that cannot be read, a missing column, and an expert that fewer than
-    `MIN_TEXTS` texts are left for.
+    Raises `DataError` for a data set that cannot be read, a missing column, and an expert with fewer than `MIN_TEXTS`
+    texts after cleaning.
     """
     corpus = make_corpus(
         _sources(config, base_dir),
-        require=lambda reports: _require_enough(config.data, reports),
+        require=lambda reports: require_texts(config.data, reports, minimum=MIN_TEXTS, key="data"),
         shares=Shares(test=config.test_fraction, validation=config.validation_fraction),
         balance=config.balance,
     )
-    return GateTexts(experts=tuple(config.data), splits=corpus.splits, held_out=corpus.apart, sources=corpus.sources)
+    return GateTexts(experts=tuple(config.data), splits=corpus.splits, held_out=corpus.held_out, sources=corpus.sources)
 
 
 def _sources(config: GateConfig, base_dir: Path) -> list[TextSource]:
@@ -74,66 +70,20 @@ def _sources(config: GateConfig, base_dir: Path) -> list[TextSource]:
     return sources
 
 
-def _require_enough(experts: Iterable[str], reports: Sequence[SourceReport]) -> None:
-    for expert in experts:
-        if (num_texts := num_left(reports, expert)) < MIN_TEXTS:
-            raise DataError(
-                f"{num_texts} texts are left for {expert} without duplicates; a gate needs {MIN_TEXTS}",
-                where=f"data.{expert}",
-                remedy="give it more texts",
-            )
+def train_gate(config: GateConfig, base_dir: Path, *, device: str, on_progress: Report = lambda _: None) -> TrainedGate:
+    """Train the gate of `config` on "cpu" or "cuda", and test it. Relative paths are resolved against `base_dir`.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TrainedGate:
-    """A gate with the weights of its best epoch, and `last` with those of the last; None for the closed form."""
-
-    network: GatingNetwork
-    last: GatingNetwork | None
-    record: GateRecord
-    info: GateTrainingInfo
-
-    def save(self, directory: Path) -> None:
-        """Write the gate to `directory`, whole or not at all; a gate that is there is replaced.
-
-        Raises `ModelError` for a directory that holds something else.
-        """
-        require_gate_or_nothing(directory)
-        write_directory_atomically(directory, self._write)
-
-    def _write(self, directory: Path) -> None:
-        save_gating(self.network, directory)
-        if self.last is not None:
-            (directory / LAST_FOLDER).mkdir()
-            save_gating(self.last, directory / LAST_FOLDER)
-        write_json(directory / INFO_FILE, self.info)
-        write_json(directory / GATE_FILE, self.record)
-
-
-def require_gate_or_nothing(directory: Path) -> None:
-    """Raise `ModelError` when writing a gate to `directory` would remove something else."""
-    if directory.exists() and not (directory / GATE_FILE).is_file():
-        if directory.is_dir() and not any(directory.iterdir()):
-            return
-        raise ModelError(
-            "refusing to overwrite: not a gate directory",
-            where=str(directory),
-            remedy="name a new or empty directory",
-        )
-
-
-def train_gate(config: GateConfig, base_dir: Path, *, device: str, report: Report) -> TrainedGate:
-    """Train the gate that `config` describes on "cpu" or "cuda", and test it. Relative paths are below `base_dir`.
-
-    The same arguments give the same weights on the same machine. Raises what `read_gate_texts` raises, and
-    `ModelError` for a base model whose input embeddings or chat template cannot be had.
+    Deterministic on the same machine. Raises what `read_gate_texts` raises, and `ModelError` for a base model without
+    readable input embeddings or chat template.
     """
     texts = read_gate_texts(config, base_dir)
     embeddings = read_input_embeddings(config.base_model, config.revision, where="base_model")
     prompts = _Prompts(config, texts.experts, embeddings, device)
     started_s = time.monotonic()
     fit_of = _closed_form if config.method == "ridge" else _trained
-    fitted = fit_of(config, prompts.labelled(texts.splits.train), prompts.labelled(texts.splits.validation), report)
+    fitted = fit_of(
+        config, prompts.labelled(texts.splits.train), prompts.labelled(texts.splits.validation), on_progress
+    )
     train_s = time.monotonic() - started_s
     record = GateRecord(
         experts=list(texts.experts),
@@ -154,7 +104,7 @@ def tensor_sha256(tensor: torch.Tensor) -> str:
 
 
 class _Prompts:
-    """Makes of texts what the merged model's gate will see of them: mean embeddings of whole prompts."""
+    """Converts texts to the inputs of the merged model's gate: mean embeddings of whole prompts."""
 
     def __init__(self, config: GateConfig, experts: Sequence[str], embeddings: InputEmbeddings, device: str) -> None:
         self._embeddings = replace(embeddings, matrix=embeddings.matrix.to(device))
@@ -170,9 +120,9 @@ class _Prompts:
             )
 
     def labelled(self, texts: Sequence[LabelledText]) -> LabelledFeatures:
-        """The mean embeddings of `texts`, and the places of their experts."""
+        """Return the mean embeddings of `texts`, and the indices of their experts."""
         prompts = [self._prompt(text.text) for text in texts]
-        # A template writes the special tokens itself.
+        # Chat templates include the special tokens.
         means = mean_text_embeddings(
             self._embeddings, prompts, max_tokens=self._max_tokens, with_special_tokens=not self._in_chat
         )
@@ -198,10 +148,10 @@ class _Fitted:
     temperature: float | None = None
 
 
-def _trained(config: GateConfig, train: LabelledFeatures, validation: LabelledFeatures, report: Report) -> _Fitted:
+def _trained(config: GateConfig, train: LabelledFeatures, validation: LabelledFeatures, on_progress: Report) -> _Fitted:
     num_experts = len(config.data)
     weights = balanced_weights(train.labels, num_experts) if config.balance == "weighted" else None
-    fitted = fit(train, validation, num_experts, fit_settings(config), label_weights=weights, report=report)
+    fitted = fit(train, validation, num_experts, fit_settings(config), label_weights=weights, report=on_progress)
     return _Fitted(network=fitted.network, last=fitted.last, history=fitted.epochs, best_epoch=fitted.best_epoch)
 
 

@@ -1,64 +1,61 @@
-"""One upcycling from end to end: gates, conversion, tests, reverting failed layers, the certificate."""
+"""Upcycle a model end to end: gates, conversion, layer tests, reverting failed layers, certificate."""
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import transformers
 from torch import nn
 
-import moe_ray
-from moe_ray.checkpoints.source import source_record
 from moe_ray.checkpoints.tensors import TensorReader
 from moe_ray.errors import ModelError, RunFailedError
 from moe_ray.files import require_free, require_space, write_directory_atomically
-from moe_ray.moe.agreement import Agreement, compare_models, logits_sha256
-from moe_ray.moe.card import write_card
-from moe_ray.moe.exactness import Finding, compare_exactness, compare_layers, compare_tensors
-from moe_ray.moe.records import Certificate, ExactnessRecord, LayerVerdict, own_files, write_certificate
+from moe_ray.moe.certificate import Certificate, ExactnessRecord, LayerVerdict, certify
+from moe_ray.moe.exactness import Agreement, compare_models, logits_sha256
 from moe_ray.moe.running import decoder_layers, load_for_construction
 from moe_ray.moe.upcycle.convert import Dense, convert, make_gates, with_texts
 from moe_ray.moe.upcycle.experts import Copies, FineTunes, Gates
 from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
 from moe_ray.moe.upcycle.request import UpcycleRequest
 from moe_ray.moe.upcycle.verify import LayerTests, broken_limit, examine_drift, examine_exactness
+from moe_ray.moe.verify import Finding, compare_exactness, compare_layers, compare_tensors
 
 WORK_FOLDER = ".work"
 
-Told = Callable[[str], object]
+OnProgress = Callable[[str], object]
 Corrupt = Callable[[Mapping[int, nn.Module]], object]
 
 
-def upcycle_model(
+def build_upcycle(
     model_dir: Path,
     out_dir: Path,
     request: UpcycleRequest,
     *,
-    told: Told = lambda _: None,
-    planned: Callable[[UpcyclePlan], object] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
+    on_plan: Callable[[UpcyclePlan], object] = lambda _: None,
     corrupt: Corrupt = lambda _: None,
 ) -> Certificate:
     """Make a mixture of the dense checkpoint in `model_dir` at `out_dir`, test it, and return its certificate.
 
-    Each layer is converted to identical experts and held against the dense one, then converted as asked and held
-    against the limits; what fails is dense again (or plain copies, in a class that has no dense layers). `out_dir`
-    appears whole at the end, with certificate.json and a model card. Conversion streams; the tests, which a request
-    may leave out, load the dense model and the mixture in float32. `planned` gets the plan before any work, `told`
-    hears of each step, and `corrupt` may spoil the layers that are tested.
+    Each layer is first converted to identical experts and compared with the dense layer, then converted as requested
+    and tested against the limits. A layer that fails becomes dense again (or plain copies, in a class without dense
+    layers). `out_dir` is written atomically, with certificate.json and a model card. Conversion streams; the optional
+    tests load the dense model and the mixture in float32. `on_plan` receives the plan before any work, `on_progress` a
+    line for each step; `corrupt` lets tests damage the layers before they are tested.
 
-    Raises `UserError` before work for what cannot be made, and `RunFailedError` when no layer passes.
+    Raises `UserError` before any work for an invalid request, and `RunFailedError` if no layer passes.
     """
     model_dir = model_dir.expanduser().absolute()
     plan = plan_upcycle(model_dir, request.settings())
     require_free(out_dir)
     require_space(out_dir, plan.num_bytes)
     request, texts = with_texts(request)
-    planned(plan)
+    on_plan(plan)
     dense = Dense(model_dir, request, texts)
-    building = _Building(plan=plan, dense=dense, request=request, told=told, corrupt=corrupt, name=out_dir.name)
+    building = _Building(
+        plan=plan, dense=dense, request=request, on_progress=on_progress, corrupt=corrupt, name=out_dir.name
+    )
     certificates: list[Certificate] = []
     write_directory_atomically(out_dir, lambda directory: certificates.append(building.run(directory)))
     return certificates[0]
@@ -66,7 +63,7 @@ def upcycle_model(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Known:
-    """Layers that are tested, and what is known of each alone already, if anything is."""
+    """Layers under test, and their agreements when each alone is replaced, if measured already."""
 
     layers: Mapping[int, nn.Module]
     alone: Mapping[int, Agreement] | None
@@ -77,7 +74,7 @@ class _Building:
     plan: UpcyclePlan
     dense: Dense
     request: UpcycleRequest
-    told: Told
+    on_progress: OnProgress
     corrupt: Corrupt
     name: str
 
@@ -94,7 +91,7 @@ class _Building:
         if tests.reasons:
             shutil.rmtree(made)
         if not made.exists():
-            self.told("Converting without the layers that failed" if tests.reasons else "Converting")
+            self.on_progress("Converting without the layers that failed" if tests.reasons else "Converting")
             convert(plan, made, gates=gates)
         if self.request.check:
             exactness.append(self._exactness(made))
@@ -103,17 +100,17 @@ class _Building:
 
     def _gates(self) -> Gates:
         if self.request.gate.init != "random":
-            self.told(f"Making {self.request.gate.init} gates of {len(self.dense.texts.texts)} texts")
+            self.on_progress(f"Making {self.request.gate.init} gates of {len(self.dense.texts.texts)} texts")
         return make_gates(self.dense, self.request, self.plan.recipe.shape.layers, int(self.plan.config.hidden_size))
 
     def _test_exactness(self, tests: LayerTests, gates: Gates, work: Path) -> "_Known | None":
-        """Test identical experts; return what is known of the layers when these are what was asked for."""
+        """Test identical experts; return the layers with their results if identical experts were requested."""
         settings = self.plan.recipe.settings
         plain = replace(settings, experts=Copies())
-        self.told("Converting to identical experts")
+        self.on_progress("Converting to identical experts")
         made = work / "exact" if plain != settings else work / "mixture"
         convert(plan_upcycle(self.dense.directory, plain), made, gates=gates)
-        self.told("Testing whether each layer is exact")
+        self.on_progress("Testing whether each layer is exact")
         layers = self._candidates(made)
         alone = examine_exactness(tests, self.dense.model, layers, self.dense.batches)
         if plain == settings:
@@ -123,10 +120,10 @@ class _Building:
 
     def _test_drift(self, tests: LayerTests, gates: Gates, work: Path, known: "_Known | None") -> None:
         if known is None:
-            self.told("Converting to the experts that were asked for")
+            self.on_progress("Converting to the requested experts")
             convert(self.plan, work / "mixture", gates=gates)
             known = _Known(layers=self._candidates(work / "mixture"), alone=None)
-        self.told("Testing each layer on the texts, and all together")
+        self.on_progress("Testing each layer on the texts, and all together")
         examine_drift(tests, self.dense.model, known.layers, self.dense.batches, known.alone)
 
     def _candidates(self, made: Path) -> dict[int, nn.Module]:
@@ -137,7 +134,7 @@ class _Building:
         return found
 
     def _without_failed(self, tests: LayerTests) -> tuple[UpcyclePlan, bool]:
-        """The plan that leaves out the layers that failed, and whether it keeps them as copies."""
+        """Return the plan without the failed layers, and whether it keeps them as copies."""
         if not tests.passed:
             raise RunFailedError("no layer could stay converted: " + _reasons(tests))
         if not tests.reasons:
@@ -147,20 +144,20 @@ class _Building:
             left = replace(settings, every=None, layers=tuple(tests.passed))
             return plan_upcycle(self.dense.directory, left), False
         except ModelError:
-            # The family has no class that mixes both kinds of layers.
+            # The family's mixture class has no dense layers.
             kept = replace(settings, copied_layers=tuple(sorted(tests.reasons)))
             return plan_upcycle(self.dense.directory, kept), True
 
     def _exactness(self, made: Path) -> ExactnessRecord:
-        """Load the finished mixture twice, as anybody would, and hold it against the dense model and itself."""
-        self.told("Loading the mixture again, and comparing it with its source")
+        """Load the finished mixture twice, and compare it with the dense model and with itself."""
+        self.on_progress("Loading the mixture again, and comparing it with its source")
         mixture = load_for_construction(made, device=self.dense.device)
         agreement = compare_models(self.dense.model, mixture, self.dense.batches)
         reason = broken_limit(self._final_measures(agreement), self._final_limits())
         if reason is not None:
             raise RunFailedError(f"the layers passed, but the mixture did not: {reason}")
         first = logits_sha256(mixture, self.dense.batches)
-        del mixture  # so that one is in memory at a time
+        del mixture  # to hold one mixture in memory at a time
         again = load_for_construction(made, device=self.dense.device)
         reload_equal = logits_sha256(again, self.dense.batches) == first
         return agreement.record(self.plan.recipe.source.name, reload_equal=reload_equal)
@@ -182,34 +179,28 @@ class _Building:
                 for layer in range(shape.num_layers)
             ]
         verdicts = tests.verdicts(shape.num_layers)
-        return _told_as_copies(verdicts, str(plan.config.model_type)) if copied else verdicts
+        return _as_copies(verdicts, str(plan.config.model_type)) if copied else verdicts
 
     def _certify(
         self, plan: UpcyclePlan, directory: Path, layers: list[LayerVerdict], exactness: list[ExactnessRecord]
     ) -> Certificate:
-        recipe = plan.recipe
-        certificate = Certificate(
+        return certify(
+            directory,
+            name=self.name,
             kind="upcycled",
             model_type=str(plan.config.model_type),
-            moe_ray_version=moe_ray.__version__,
-            transformers_version=transformers.__version__,
-            created_at=time.time(),
             settings=self.request.model_dump(mode="json"),
-            sources=[source_record(source) for source in (recipe.source, *recipe.fine_tunes)],
+            sources=(plan.recipe.source, *plan.recipe.fine_tunes),
             layers=layers,
             tensors=list(plan.tensors),
             exactness=exactness,
-            tensors_sha256=own_files(directory),
         )
-        write_certificate(directory, certificate)
-        write_card(directory, certificate, name=self.name)
-        return certificate
 
 
-def _told_as_copies(verdicts: list[LayerVerdict], model_type: str) -> list[LayerVerdict]:
-    told = f"; {model_type} has no dense layers, so that it is made of copies of the dense network"
+def _as_copies(verdicts: list[LayerVerdict], model_type: str) -> list[LayerVerdict]:
+    note = f"; {model_type} has no dense layers, so that it is made of copies of the dense network"
     return [
-        verdict if verdict.reason is None else verdict.model_copy(update={"reason": verdict.reason + told})
+        verdict if verdict.reason is None else verdict.model_copy(update={"reason": verdict.reason + note})
         for verdict in verdicts
     ]
 
@@ -227,7 +218,8 @@ def _move_into(made: Path, directory: Path) -> None:
 def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Path]) -> Iterator[Finding]:
     """Build the mixture of `certificate` again in a temporary folder, and compare tensors, verdicts and exactness.
 
-    `paths` are the sources' by name, and that of "texts" when they have moved. Needs room for one more mixture.
+    `paths` maps the sources' names to folders, and "texts" to a moved file of texts. Needs disk space for one more
+    mixture.
     """
     dense, *fine_tunes = [paths[source.name] for source in certificate.sources]
     request = UpcycleRequest.model_validate(certificate.settings)
@@ -236,16 +228,16 @@ def recompute(directory: Path, certificate: Certificate, paths: Mapping[str, Pat
     with tempfile.TemporaryDirectory(prefix="moe-ray-verify-") as folder:
         again = Path(folder) / directory.resolve().name
         try:
-            found = upcycle_model(dense, again, request)
+            found = build_upcycle(dense, again, request)
         except RunFailedError as error:
             yield Finding(what="conversion", holds=False, detail=str(error))
             return
         yield compare_tensors(TensorReader(directory), TensorReader(again), certificate.tensors)
         yield compare_layers(certificate.layers, found.layers)
-        yield from compare_exactness(certificate.exactness, _named_as_told(certificate, found))
+        yield from compare_exactness(certificate.exactness, _renamed(certificate, found))
 
 
-def _named_as_told(certificate: Certificate, found: Certificate) -> list[ExactnessRecord]:
-    """The new records under the sources' old names: a folder that has moved may be called otherwise."""
-    old = {new.name: told.name for new, told in zip(found.sources, certificate.sources, strict=True)}
-    return [record.model_copy(update={"against": old[record.against]}) for record in found.exactness]
+def _renamed(certificate: Certificate, found: Certificate) -> list[ExactnessRecord]:
+    """Return the new records under the sources' old names, which may differ for moved folders."""
+    names = {new.name: old.name for new, old in zip(found.sources, certificate.sources, strict=True)}
+    return [record.model_copy(update={"against": names[record.against]}) for record in found.exactness]

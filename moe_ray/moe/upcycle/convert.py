@@ -1,4 +1,4 @@
-"""Turns a dense checkpoint into a mixture, tensor by tensor: the model is never in memory, and never half on disk."""
+"""Convert a dense checkpoint to a mixture tensor by tensor, without loading the model; texts and gates of a request."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -6,35 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.checkpoints.source import copy_companions
-from moe_ray.checkpoints.tensors import TensorWriter
+from moe_ray.checkpoints.tensors import write_tensors
 from moe_ray.device import visible_device
 from moe_ray.engines.transformers.loading import context_length
 from moe_ray.errors import DataError
 from moe_ray.files import require_free, require_space, write_directory_atomically
 from moe_ray.fingerprint import file_sha256
-from moe_ray.moe.gates import prompt_gates, ridge_gates
-from moe_ray.moe.running import TokenBatch, load_for_construction, load_tokenizer, token_batches
-from moe_ray.moe.texts import ProbeTexts, built_in_texts, read_texts
+from moe_ray.moe.gates import fitted_gates
+from moe_ray.moe.running import (
+    ProbeTexts,
+    TokenBatch,
+    built_in_texts,
+    load_for_construction,
+    load_tokenizer,
+    read_texts,
+    token_batches,
+)
 from moe_ray.moe.upcycle.experts import Gates, random_gates
-from moe_ray.moe.upcycle.plan import UpcyclePlan, plan_upcycle
-from moe_ray.moe.upcycle.request import UpcycleRequest, UpcycleSettings
-
-
-def upcycle(
-    model_dir: Path,
-    out_dir: Path,
-    settings: UpcycleSettings,
-    *,
-    gates: Gates | None = None,
-    told: Callable[[int], object] | None = None,
-) -> UpcyclePlan:
-    """Make a mixture of the dense checkpoint in `model_dir` at `out_dir`, and return what was planned and done.
-
-    Raises `ConfigError` and `ModelError` before anything is written; see `plan_upcycle` and `convert`.
-    """
-    plan = plan_upcycle(model_dir, settings)
-    convert(plan, out_dir, gates=gates, told=told)
-    return plan
+from moe_ray.moe.upcycle.plan import UpcyclePlan
+from moe_ray.moe.upcycle.request import UpcycleRequest
 
 
 def convert(
@@ -42,31 +32,27 @@ def convert(
     out_dir: Path,
     *,
     gates: Gates | None = None,
-    told: Callable[[int], object] | None = None,
+    on_bytes: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Write the mixture of `plan` to `out_dir`: weights, configuration, tokenizer, chat template, generation settings.
 
-    `gates` gives each layer's gate [num_experts / groups, H]; small random numbers by the seed, when there are none.
-    `told` gets the bytes of each tensor as it is written. At most one tensor of the mixture and one dense network are
-    held. `out_dir` must not be there, or be empty; it appears whole at the end, and an interruption leaves nothing.
+    `gates` returns a layer's gate [num_experts / groups, H]; by default small random numbers from the seed.
+    `on_bytes` receives the size of each tensor after it is written. At most one tensor of the mixture and one dense
+    network are in memory. `out_dir` must be missing or empty; it is written atomically.
     """
     require_free(out_dir)
     require_space(out_dir, plan.num_bytes)
     settings = plan.recipe.settings
     made = gates or random_gates(settings.num_networks, int(plan.config.hidden_size), settings.seed)
-    write_directory_atomically(out_dir, lambda directory: _write(plan, directory, made, told))
+    write_directory_atomically(out_dir, lambda directory: write_mixture(plan, directory, made, on_bytes))
 
 
-def _write(plan: UpcyclePlan, directory: Path, gates: Gates, told: Callable[[int], object] | None) -> None:
-    writer = TensorWriter(directory, plan.recipe.settings.max_shard_bytes)
-    try:
-        for piece in plan.recipe.pieces(gates):
-            writer.add(piece.name, piece.tensor)
-            if told is not None:
-                told(piece.tensor.nbytes)
-        writer.finish()
-    finally:
-        writer.close()
+def write_mixture(
+    plan: UpcyclePlan, directory: Path, gates: Gates, on_bytes: Callable[[int], object] = lambda _: None
+) -> None:
+    """Write the mixture of `plan` with `gates` into an empty `directory`; not atomic."""
+    tensors = ((piece.name, piece.tensor) for piece in plan.recipe.pieces(gates))
+    write_tensors(directory, tensors, max_shard_bytes=plan.recipe.settings.max_shard_bytes, on_bytes=on_bytes)
     copy_companions(plan.recipe.source, directory)
     plan.config.save_pretrained(directory)
 
@@ -75,7 +61,7 @@ RANDOM_SCALE = 0.02
 
 
 class Dense:
-    """The model that is upcycled, loaded in float32 when it is first asked for, and the texts of `request`."""
+    """The dense model, loaded in float32 at first use, and the texts of `request`."""
 
     def __init__(self, directory: Path, request: UpcycleRequest, texts: ProbeTexts) -> None:
         self.directory, self.texts = directory, texts
@@ -91,29 +77,29 @@ class Dense:
 
     @cached_property
     def batches(self) -> list[TokenBatch]:
-        """What the mixture is tested on: the first tokens of the texts."""
+        """The first tokens of the texts, for the tests."""
         return self._batches(max_tokens=self._request.max_tokens)
 
     def labelled_batches(self) -> list[TokenBatch]:
-        """All texts, with the experts that they are of."""
+        """Return all texts with their experts as labels."""
         return self._batches(labels=self.texts.labels)
 
     def _batches(self, **chosen: Any) -> list[TokenBatch]:
         positions = context_length(self.model.config)
-        asked = self._request.max_text_tokens
+        limit = self._request.max_text_tokens
         return token_batches(
             load_tokenizer(self.directory),
             self.texts.texts,
             vocabulary_size=int(self.model.config.vocab_size),
-            max_text_tokens=asked if positions is None else min(asked, positions),
+            max_text_tokens=limit if positions is None else min(limit, positions),
             **chosen,
         )
 
 
 def with_texts(request: UpcycleRequest) -> tuple[UpcycleRequest, ProbeTexts]:
-    """Read the texts, and note in the request which file it was.
+    """Read the texts, and return them with a request that has the file's absolute path and hash.
 
-    Raises `DataError` when it is another file than the request says, or has not as many experts as gates need.
+    Raises `DataError` if the file's hash differs from the request's, or if it lacks experts that gates need.
     """
     if request.texts is None:
         return request, built_in_texts()
@@ -132,12 +118,12 @@ def with_texts(request: UpcycleRequest) -> tuple[UpcycleRequest, ProbeTexts]:
 
 
 def make_gates(dense: Dense, request: UpcycleRequest, layers: tuple[int, ...], width: int) -> Gates:
-    """Return the gates that `request` asks for, [number of networks, width] for each of the layers."""
+    """Return the gates of `request`, [number of networks, width] for each of the layers."""
     wanted, num_experts = request.gate, request.settings().num_networks
     if wanted.init == "random":
         return random_gates(num_experts, width, request.seed, wanted.scale or RANDOM_SCALE)
     batches, scale = dense.labelled_batches(), wanted.scale or 1.0
-    if wanted.init == "prompts":
-        return prompt_gates(dense.model, batches, layers, num_experts=num_experts, scale=scale).__getitem__
-    found = ridge_gates(dense.model, batches, layers, num_experts=num_experts, penalty=wanted.penalty, scale=scale)
-    return found.__getitem__
+    made = fitted_gates(
+        wanted.init, dense.model, batches, layers, num_experts=num_experts, penalty=wanted.penalty, scale=scale
+    )
+    return made.__getitem__

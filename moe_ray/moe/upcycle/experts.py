@@ -1,4 +1,4 @@
-"""Where a layer's experts come from: copies of the dense network, varied or not, or the networks of fine-tunes."""
+"""Sources of a layer's experts: exact or varied copies of the dense network, or the networks of fine-tunes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ from moe_ray.moe.families import Expert, Ffn, TensorRole
 from moe_ray.moe.families.base import UNIT_AXES
 
 Gates = Callable[[int], torch.Tensor]
-"""The gate's weights of a decoder layer: [num_experts / groups, H], a row for each whole network, any floating type."""
+"""Returns a decoder layer's gate [num_experts / groups, H], a row for each whole network, of any floating dtype."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copies:
-    """Every expert is the dense network.
+    """Every expert is a copy of the dense network.
 
-    `noise` adds to each weight a normal number of that many times its tensor's standard deviation. Of
-    `reinitialised_share` of the hidden units, chosen for each expert anew, all weights are drawn again, normal with
-    their tensor's mean and standard deviation. Alike experts give the gate no gradient: one of the two is for training.
+    `noise` is the standard deviation of Gaussian noise on each weight, relative to that of its tensor.
+    `reinitialised_share` is the share of hidden units, drawn independently for each expert, whose weights are redrawn
+    from a normal distribution with their tensor's mean and standard deviation. Identical experts give the gate no
+    gradient; use one of the two before training.
     """
 
     noise: float = 0.0
@@ -42,10 +43,10 @@ class Copies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTunes:
-    """Expert e is the network of the e-th of `model_dirs`, all fine-tunes of the model that is upcycled.
+    """Expert e is the network of the e-th of `model_dirs`, fine-tunes of the model that is upcycled.
 
-    What they have otherwise outside their networks is lost: "refuse" allows none of it, "report" names it in the plan
-    and keeps the base's.
+    Differences outside their networks are lost: "refuse" raises an error for them, "report" lists them in the plan and
+    keeps the base's tensors.
     """
 
     model_dirs: tuple[Path, ...]
@@ -53,8 +54,7 @@ class FineTunes:
 
 
 def vary(ffn: Ffn, copies: Copies, *, seed: int, layer: int, expert: int) -> Ffn:
-    """The network of one expert of `copies`. The numbers depend on seed, layer and expert alone, not on what else is
-    converted."""
+    """Return the network of an expert of `copies`. Random numbers depend on seed, layer and expert only."""
     varied: dict[TensorRole, torch.Tensor] = {}
     drawn = _units_drawn_again(ffn, copies, _generator(seed, layer, expert, "units"))
     for role, tensor in ffn.items():
@@ -64,13 +64,13 @@ def vary(ffn: Ffn, copies: Copies, *, seed: int, layer: int, expert: int) -> Ffn
 
 
 def split(ffn: Ffn, groups: int) -> Iterator[Ffn]:
-    """Cut a network's hidden units into `groups` networks, whose mean is the whole: down is multiplied by `groups`."""
+    """Split a network's hidden units into `groups` networks whose mean is the whole; down is multiplied by `groups`."""
     for group in range(groups):
         yield {role: _part(tensor, role, group, groups) for role, tensor in ffn.items()}
 
 
 def split_expert(expert: Expert, groups: int) -> Iterator[Expert]:
-    """`expert` itself, or its parts as experts."""
+    """Yield `expert` itself, or its parts as experts."""
     if groups == 1:
         yield expert
         return
@@ -80,7 +80,7 @@ def split_expert(expert: Expert, groups: int) -> Iterator[Expert]:
 
 
 def how_copied(copies: Copies) -> str:
-    """What `copies` does, for the record of a tensor."""
+    """Describe `copies`, for the record of a tensor."""
     parts = ["copy"]
     if copies.noise:
         parts.append(f"noise of {copies.noise:g} standard deviations")
@@ -90,7 +90,7 @@ def how_copied(copies: Copies) -> str:
 
 
 def random_gates(num_rows: int, width: int, seed: int, std: float = 0.02) -> Gates:
-    """Small normal gate weights [num_rows, width], from the seed and the layer alone."""
+    """Return small normal gate weights [num_rows, width] that depend on the seed and the layer only."""
     return lambda layer: torch.randn(num_rows, width, generator=_generator(seed, layer, 0, "gate")) * std
 
 

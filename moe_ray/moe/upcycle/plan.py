@@ -1,4 +1,4 @@
-"""The plan of an upcycling, before anything is written: layers, tensors, bytes, refusals."""
+"""Plan an upcycling without writing anything: layers, tensors, size, checks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import torch
 
 from moe_ray.checkpoints.source import SourceCheckpoint, TensorDifference, compare_sources, open_source, read_config
 from moe_ray.errors import ConfigError, ModelError
+from moe_ray.moe.certificate import TensorOrigin
 from moe_ray.moe.families import Expert, Family, MixtureShape, Piece, family_of
 from moe_ray.moe.families.base import Read
-from moe_ray.moe.records import TensorOrigin
 from moe_ray.moe.upcycle.experts import Copies, FineTunes, Gates, how_copied, random_gates, split_expert, vary
 from moe_ray.moe.upcycle.request import UpcycleSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """The dense `source`, the `fine_tunes` whose networks become experts (none for copies), and the mixture's shape."""
+    """The dense `source`, `fine_tunes` whose networks become experts (none for copies), and the mixture's shape."""
 
     source: SourceCheckpoint
     fine_tunes: tuple[SourceCheckpoint, ...]
@@ -28,11 +28,11 @@ class Recipe:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The networks' type, and so that of the tensors that no source gave."""
+        """The dtype of the networks, also used for tensors that come from no source."""
         return self.source.reader.dtype(self.family.ffn_sources(self.shape.layers[0])["up"])
 
     def pieces(self, gates: Gates, *, with_values: bool = True) -> Iterator[Piece]:
-        """All tensors of the mixture, one after the other. Without values most of them lie on the meta device."""
+        """Yield all tensors of the mixture; without values, most of them on the meta device."""
         dense = self.source.config
         layer_of = {name: layer for layer in self.shape.layers for name in self.family.ffn_sources(layer).values()}
         done: set[int] = set()
@@ -47,13 +47,13 @@ class Recipe:
         yield from self.family.added(dense, self.shape, self.dtype)
 
     def experts(self, layer: int, *, with_values: bool = True) -> Iterator[Expert]:
-        """The experts of a converted layer, one after the other."""
+        """Yield the experts of a converted layer."""
         networks = self._fine_tuned(layer, with_values) if self._takes_fine_tunes(layer) else None
         for network in networks or self._copied(layer, with_values):
             yield from split_expert(network, self.settings.groups)
 
     def gate(self, gates: Gates, layer: int) -> torch.Tensor:
-        """The gate of a layer as the mixture holds it: [num_experts, H], each row repeated for its network's parts."""
+        """Return a layer's gate in the mixture: [num_experts, H], each row repeated for its network's parts."""
         given, wanted = gates(layer), (self.settings.num_networks, int(self.source.config.hidden_size))
         if tuple(given.shape) != wanted:
             raise ConfigError(
@@ -108,10 +108,10 @@ MIXED_PARTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpcyclePlan:
-    """A conversion that can be done. `config` is the mixture's transformers configuration.
+    """A valid conversion. `config` is the mixture's transformers configuration.
 
-    `tensors` says what it will hold and from where; `num_bytes` is the size of its weights. `cautions` are for who
-    serves it elsewhere. `differences` are what fine-tunes have otherwise outside their networks, and lose.
+    `tensors` are the mixture's tensors with their origins; `num_bytes` is the size of its weights. `cautions` are
+    warnings about serving it elsewhere. `differences` are changes of fine-tunes outside their networks, which are lost.
     """
 
     recipe: Recipe
@@ -124,10 +124,10 @@ class UpcyclePlan:
 
 
 def plan_upcycle(model_dir: Path, settings: UpcycleSettings) -> UpcyclePlan:
-    """Find out what `settings` make of the dense checkpoint in `model_dir`.
+    """Plan the upcycling of the dense checkpoint in `model_dir` with `settings`.
 
-    Reads headers alone; of fine-tunes also the tensors that must be alike. Raises `ModelError` for a model of which no
-    exact mixture can be made so, and for fine-tunes that are not of one base; `ConfigError` for layers that it has not.
+    Reads headers only and, of fine-tunes, the tensors that must be equal. Raises `ModelError` for a model that cannot
+    be upcycled exactly and for fine-tunes of different bases, and `ConfigError` for layers that do not exist.
     """
     family = family_of(read_config(model_dir).model_type, where=str(model_dir))
     source = open_source(model_dir)
@@ -167,7 +167,7 @@ def _shape(source: SourceCheckpoint, family: Family, settings: UpcycleSettings) 
 def _fine_tunes(
     source: SourceCheckpoint, family: Family, settings: UpcycleSettings, shape: MixtureShape
 ) -> tuple[tuple[SourceCheckpoint, ...], tuple[TensorDifference, ...]]:
-    """The fine-tunes, opened and held against the source outside the networks that they give."""
+    """Open the fine-tunes, and compare them with the source outside their converted networks."""
     if not isinstance(settings.experts, FineTunes):
         return (), ()
     dirs = settings.experts.model_dirs
@@ -190,9 +190,9 @@ def _group_cautions(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _name(path: Path, number: int, dirs: tuple[Path, ...]) -> str:
-    """The folder's name, numbered where two fine-tunes are called alike."""
-    alike = sum(other.name == path.name for other in dirs) > 1
-    return f"{path.name}-{number}" if alike else path.name
+    """Return the folder's name, with a number if several fine-tunes have it."""
+    is_shared = sum(other.name == path.name for other in dirs) > 1
+    return f"{path.name}-{number}" if is_shared else path.name
 
 
 def _origin(piece: Piece) -> TensorOrigin:

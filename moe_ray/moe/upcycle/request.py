@@ -1,4 +1,4 @@
-"""The settings of an upcycling, as stored in its certificate: enough to repeat it."""
+"""The request of an upcycling, as stored in its certificate: sufficient to repeat it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +14,13 @@ from moe_ray.moe.upcycle.experts import Copies, FineTunes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpcycleSettings:
-    """What mixture is asked for.
+    """Settings of a conversion.
 
-    `num_experts` networks per converted layer, `top_k` of which answer a token. Converted are the layers N-1, 2N-1, ...
-    for `every` N, or `layers` by their numbers from 0, or else all. With `groups` G each network is cut into G experts
-    of a G-th of its hidden units, so that `num_experts` and `top_k` count the cut ones and are multiples of G.
-    `copied_layers` are converted to plain copies of the dense network whatever `experts` says: they compute what the
-    dense layer does, in classes that have no dense layers. The seed decides noise and the default gates.
+    Each converted layer has `num_experts` experts, `top_k` of which are used for a token. Converted are the layers N-1,
+    2N-1, ... for `every` N, or `layers` (from 0), or else all. With `groups` G each network is split into G experts;
+    `num_experts` and `top_k` count the parts and are multiples of G. `copied_layers` are converted to plain copies of
+    the dense network regardless of `experts`, for classes without dense layers. The seed determines noise and the
+    default gates.
     """
 
     num_experts: int
@@ -63,7 +63,7 @@ class UpcycleSettings:
         return self.num_experts // self.groups
 
     def chosen_layers(self, num_layers: int) -> tuple[int, ...]:
-        """The layers to convert, of `num_layers`, in order; raises `ConfigError` for layers that are not there."""
+        """Return the layers to convert, in order. Raises `ConfigError` for layers that do not exist."""
         if self.every is not None:
             chosen = list(range(self.every - 1, num_layers, self.every))
         else:
@@ -77,7 +77,7 @@ class UpcycleSettings:
         return tuple(chosen)
 
 
-# Ten times what any mixture has. More would be planned for hours.
+# Ten times the largest published mixtures; planning more would take hours.
 MAX_EXPERTS = 4096
 
 ExpertsKind = Literal["copies", "noise", "groups", "models"]
@@ -85,12 +85,12 @@ GateInit = Literal["random", "prompts", "ridge"]
 
 
 class Limits(StoredRecord):
-    """What a converted layer, and the mixture altogether, has to stay within.
+    """Limits for each converted layer and for the whole mixture.
 
     `max_difference` bounds layers of identical experts: the largest difference of hidden states and logits in
-    float32, relative to the largest of them where that is above 1. The others bound the mixture as it is: KL
-    divergence from the dense model in nats a token, perplexity on the text over the dense model's, and the share of
-    tokens after which both find the same next token likeliest.
+    float32, relative to the largest value if that is above 1. The others bound the actual mixture: KL divergence from
+    the dense model in nats per token, perplexity relative to the dense model's, and the share of tokens with the same
+    most likely next token.
     """
 
     max_difference: float = Field(default=1e-5, ge=0)
@@ -106,8 +106,8 @@ class Limits(StoredRecord):
 
 
 class GateRequest(StoredRecord):
-    """How gates are made. `scale`: the standard deviation of random weights, the length of a prompt gate's rows, what
-    ridge weights are multiplied by; `penalty`: of ridge regression, relative to the inputs' mean square."""
+    """How gates are initialised. `scale` is the standard deviation of random weights, the length of a prompt gate's
+    rows, or the factor of ridge weights; `penalty` is that of ridge regression, relative to the inputs' mean square."""
 
     init: GateInit = "random"
     scale: float | None = Field(default=None, gt=0)
@@ -115,11 +115,11 @@ class GateRequest(StoredRecord):
 
 
 class UpcycleRequest(StoredRecord):
-    """What mixture is asked for; see `UpcycleSettings`, `Copies` and `FineTunes` for what the words mean.
+    """The request for a mixture; see `UpcycleSettings`, `Copies` and `FineTunes` for its fields.
 
-    `fine_tunes` are the models whose networks become experts. `texts` is the file that gates are made from and that
-    the mixture is tested on (built-in texts when None): its first `max_tokens` tokens, `max_text_tokens` of a text at
-    most. With `texts_sha256` the file must be that one. Without `check` nothing is tested.
+    `fine_tunes` are the models whose networks become experts. `texts` is the file for gates and tests (None: built-in
+    texts); tests use its first `max_tokens` tokens, at most `max_text_tokens` of each text. `texts_sha256` is the
+    file's expected hash. Without `check` nothing is tested.
     """
 
     num_experts: int = Field(le=MAX_EXPERTS)
@@ -143,7 +143,7 @@ class UpcycleRequest(StoredRecord):
     max_shard_bytes: int = Field(default=DEFAULT_MAX_SHARD_BYTES, ge=1)
 
     def settings(self) -> UpcycleSettings:
-        """Return it as the conversion's settings. Raises `ConfigError` for what goes not together."""
+        """Return the settings of the conversion. Raises `ConfigError` for inconsistent fields."""
         _require_consistent(self)
         return UpcycleSettings(
             num_experts=self.num_experts,

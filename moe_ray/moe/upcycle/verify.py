@@ -1,4 +1,4 @@
-"""Compare a mixture with its dense model, per layer and as a whole.
+"""Test a mixture against its dense model, layer by layer and as a whole.
 
 Shapes: B texts, T tokens, V the vocabulary.
 """
@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from moe_ray.moe.agreement import Agreement
-from moe_ray.moe.records import LayerVerdict
+from moe_ray.moe.certificate import LayerVerdict
+from moe_ray.moe.exactness import Agreement
 from moe_ray.moe.running import TokenBatch, decoder_layers, logits_of, replaced_layers
 from moe_ray.moe.upcycle.request import Limits
 
 
 def output_differences(dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]) -> dict[int, float]:
-    """Return the largest difference of each layer's output from the dense layer's whose place it takes.
+    """Return the largest difference between the outputs of each layer and the dense layer that it replaces.
 
-    Both see the dense model's own hidden states. Relative to the largest value where that is above 1.
+    Both get the dense model's hidden states. Relative to the largest value if that is above 1.
     """
     outputs = {layer: _OutputDifference(module) for layer, module in layers.items()}
     with torch.inference_mode(), ExitStack() as stack:
@@ -65,9 +65,9 @@ def _hidden(output: Any) -> torch.Tensor:
 def replaced_agreements(
     dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]
 ) -> dict[int, Agreement]:
-    """Return how the dense model agrees with itself when one of its layers is replaced, for each layer alone.
+    """Return the agreement of the dense model with itself when a single layer is replaced, for each layer.
 
-    What stands before the replaced layer is computed once: its outputs [B, T, H] are kept for the batch at hand.
+    Layers before the replaced one are computed once per batch; their outputs [B, T, H] are reused.
     """
     agreements = {layer: Agreement() for layer in layers}
     with torch.inference_mode():
@@ -84,7 +84,7 @@ def replaced_agreements(
 
 @contextmanager
 def _recorded_outputs(model: nn.Module, outputs: dict[int, Any]) -> Iterator[None]:
-    """Keep what each decoder layer gives."""
+    """Record the output of each decoder layer."""
     with ExitStack() as stack:
         for at, layer in enumerate(decoder_layers(model)):
             handle = layer.register_forward_hook(lambda _, __, output, at=at: outputs.update({at: output}))
@@ -94,7 +94,7 @@ def _recorded_outputs(model: nn.Module, outputs: dict[int, Any]) -> Iterator[Non
 
 @contextmanager
 def _replayed_outputs(model: nn.Module, outputs: Mapping[int, Any]) -> Iterator[None]:
-    """Let decoder layers give `outputs` again, whatever they are given, without computing anything."""
+    """Let decoder layers return `outputs` without computing anything."""
     replayed: list[Any] = [layer for at, layer in enumerate(decoder_layers(model)) if at in outputs]
     for layer, output in zip(replayed, outputs.values(), strict=True):
         layer.forward = lambda *_, output=output, **__: output
@@ -106,7 +106,7 @@ def _replayed_outputs(model: nn.Module, outputs: Mapping[int, Any]) -> Iterator[
 
 
 def whole_agreement(dense: Any, layers: Mapping[int, nn.Module], batches: Sequence[TokenBatch]) -> Agreement:
-    """Return how the dense model agrees with itself when all these layers are replaced at once."""
+    """Return the agreement of the dense model with itself when all `layers` are replaced."""
     agreement = Agreement()
     with torch.inference_mode():
         for batch in batches:
@@ -121,7 +121,7 @@ MIN_NAMED = ("agreement",)
 
 @dataclass(slots=True)
 class LayerTests:
-    """The tests of all layers while they run: what was measured, and why a layer fell."""
+    """Results of the layer tests: measurements, and reasons for failed layers."""
 
     limits: Limits
     measured: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class LayerTests:
         return [layer for layer in sorted(self.measured) if layer not in self.reasons]
 
     def note(self, layer: int, measured: Mapping[str, float], limits: Mapping[str, float]) -> None:
-        """Add what was measured of a layer; the first limit that it breaks is its reason."""
+        """Add measurements of a layer; the first broken limit becomes its reason."""
         self.measured.setdefault(layer, {}).update(measured)
         reason = broken_limit(measured, limits)
         if reason is not None:
@@ -175,7 +175,7 @@ def examine_exactness(
 ) -> dict[int, Agreement]:
     """Test layers of identical experts, each alone, against the dense model.
 
-    Returns how the dense model agrees with itself when a layer is replaced, for each layer alone.
+    Returns the agreement of the dense model with itself when a single layer is replaced, for each layer.
     """
     differences = output_differences(dense, layers, batches)
     alone = replaced_agreements(dense, layers, batches)
@@ -195,11 +195,11 @@ def examine_drift(
     batches: Sequence[TokenBatch],
     alone: Mapping[int, Agreement] | None = None,
 ) -> Agreement | None:
-    """Test the layers as they are, each alone, then those that passed together.
+    """Test the actual layers, each alone, then together those that passed.
 
-    `alone` is what is known of each alone already. As long as they break a limit together, the one that moved the
-    distribution most is reverted too. Returns how the dense model agrees with the mixture of what is left; None where
-    nothing is.
+    `alone` has agreements of single layers that are known already. While the layers break a limit together, the one
+    with the largest KL divergence is reverted too. Returns the agreement of the dense model with the remaining
+    mixture; None if no layer remains.
     """
     chosen = {layer: module for layer, module in layers.items() if layer not in tests.reasons}
     known = replaced_agreements(dense, chosen, batches) if alone is None else alone

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from moe_ray.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE
 from moe_ray.moe.btx.pretrain import pretrain
-from moe_ray.moe.btx.training import TrainingStep, in_turn
+from moe_ray.moe.btx.training import in_turn
+from moe_ray.progress import TrainingProgress
 from tests.moe.btx.worlds import TRAINING, WORDS, pretrain_config
 from tests.moe.conftest import Command
 
@@ -81,7 +82,7 @@ def test_a_training_whose_worker_is_killed_ends_in_the_same_weights(
     slow = {**TRAINING, "steps": 150, "checkpoint_every": 1}
     killed: list[str] = []
 
-    def kill_one(display: object, step: TrainingStep) -> None:
+    def kill_one(display: object, step: TrainingProgress) -> None:
         if step.step >= 3 and not killed:
             process = next(one for one in psutil.Process().children(recursive=True) if "ray::train" in _title(one))
             killed.append(_title(process))
@@ -101,10 +102,10 @@ def test_a_training_whose_worker_is_killed_ends_in_the_same_weights(
 def test_an_interrupted_pretraining_says_what_is_kept_and_goes_on_from_there(
     moe_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[TrainingStep] = []
+    steps: list[TrainingProgress] = []
 
-    def stop(display: object, step: TrainingStep) -> None:
-        heard.append(step)
+    def stop(display: object, step: TrainingProgress) -> None:
+        steps.append(step)
         if step.step >= 5:
             raise KeyboardInterrupt
 
@@ -113,12 +114,12 @@ def test_an_interrupted_pretraining_says_what_is_kept_and_goes_on_from_there(
     code, shown = moe_ray("pretrain", file, "--out", out)
     assert code == EXIT_INTERRUPTED, shown
     assert f"What was trained is kept in {out}; the same command resumes." in shown
-    first = heard[-1].name
-    heard.clear()
-    monkeypatch.setattr("moe_ray.cli.moe_train._show", lambda display, step: heard.append(step))
+    first = steps[-1].name
+    steps.clear()
+    monkeypatch.setattr("moe_ray.cli.moe_train._show", lambda display, step: steps.append(step))
     code, shown = moe_ray("pretrain", file, "--out", out)
     assert code == 0, shown
-    assert min(step.step for step in heard if step.name == first) >= 5
+    assert min(step.step for step in steps if step.name == first) >= 5
 
 
 def _title(process: psutil.Process) -> str:

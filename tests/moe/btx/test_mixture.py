@@ -12,13 +12,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from moe_ray.errors import ConfigError, ModelError, RunDirectoryError
-from moe_ray.moe.btx.blocks import bits_per_byte, nats_by_text
-from moe_ray.moe.btx.config import FinetuneSettings
 from moe_ray.moe.btx.finetune import finetune
 from moe_ray.moe.btx.pretrain import pretrain
+from moe_ray.moe.btx.request import FinetuneSettings
 from moe_ray.moe.btx.texts import read_expert_texts
+from moe_ray.moe.btx.tokens import bits_per_byte, nats_by_text
+from moe_ray.moe.certificate import read_certificate
 from moe_ray.moe.generation import GenerateSettings, write
-from moe_ray.moe.records import read_certificate
 from moe_ray.moe.running import load_for_construction, load_tokenizer
 from moe_ray.moe.verify import verify
 from tests.moe.btx.worlds import TRAINING, WORDS, pretrain_config
@@ -87,14 +87,14 @@ def test_the_experts_share_the_anchors_backbone_and_nothing_else(pretrained: Pat
 def test_a_pretraining_may_be_run_again_and_another_one_is_refused(pretrained: Path) -> None:
     config = pretrain_config(pretrained.parent, anchor={**TRAINING, "steps": 4})
     before = tensors(pretrained / "mixture")
-    heard: list[object] = []
-    record = pretrain(config, pretrained.parent, pretrained, heard=heard.append)
-    assert heard == []
+    steps: list[object] = []
+    record = pretrain(config, pretrained.parent, pretrained, on_step=steps.append)
+    assert steps == []
     assert list(record.bits_per_byte) == ["base", "anchor", *(f"experts/{name}" for name in WORDS), "mixture"]
     assert all(torch.equal(before[name], tensor) for name, tensor in tensors(pretrained / "mixture").items())
     (pretrained / "pretrain.json").write_text("half")
-    assert pretrain(config, pretrained.parent, pretrained, heard=heard.append) == record
-    assert heard == []
+    assert pretrain(config, pretrained.parent, pretrained, on_step=steps.append) == record
+    assert steps == []
     with pytest.raises(RunDirectoryError, match="something other than this pretraining"):
         pretrain(config.model_copy(update={"top_k": 1}), pretrained.parent, pretrained)
 
@@ -157,10 +157,10 @@ def test_a_finetuning_that_was_stopped_ends_in_the_same_weights(pretrained: Path
     stopped = tmp_path / "stopped"
     arguments: Any = (pretrained / "mixture", stopped, mixed_texts(pretrained), settings)
     with pytest.raises(StoppedError):
-        finetune(*arguments, held_out={}, heard=stop)
-    heard: list[int] = []
-    finetune(*arguments, held_out={}, heard=lambda step: heard.append(step.step))
-    assert heard == [6, 7, 8]
+        finetune(*arguments, held_out={}, on_step=stop)
+    steps: list[int] = []
+    finetune(*arguments, held_out={}, on_step=lambda step: steps.append(step.step))
+    assert steps == [6, 7, 8]
     there, here = tensors(whole), tensors(stopped)
     assert all(torch.equal(there[name], here[name]) for name in there)
 

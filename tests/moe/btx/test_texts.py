@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.moe.btx.config import TextsConfig
+from moe_ray.moe.btx.request import TextsConfig
 from moe_ray.moe.btx.texts import ExpertTexts, read_expert_texts
 from tests.domains.records import write_jsonl
 

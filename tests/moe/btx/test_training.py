@@ -14,11 +14,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from moe_ray.errors import DataError, ModelError, RunDirectoryError
-from moe_ray.moe.btx.base import learn_tokenizer, write_base
-from moe_ray.moe.btx.blocks import batch_of_step, token_blocks
-from moe_ray.moe.btx.config import ExpertTraining
+from moe_ray.moe.btx.pretrain import write_base
+from moe_ray.moe.btx.request import ExpertTraining
+from moe_ray.moe.btx.state import load_entropy
 from moe_ray.moe.btx.texts import read_expert_texts
-from moe_ray.moe.btx.training import ExpertTrainingJob, learning_rate_share, load_entropy, train
+from moe_ray.moe.btx.tokens import learn_tokenizer
+from moe_ray.moe.btx.training import ExpertTrainingJob, batch_of_step, learning_rate_share, token_blocks, train
+from moe_ray.progress import TrainingProgress
 from tests.moe.btx.worlds import TRAINING, pretrain_config
 
 
@@ -46,11 +48,16 @@ def tensors(folder: Path) -> Mapping[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+def loss_of(progress: TrainingProgress) -> float:
+    assert progress.loss is not None
+    return progress.loss
+
+
 def test_only_the_networks_of_an_expert_learn_and_its_loss_falls(base: Path, tmp_path: Path) -> None:
     job = job_of(base, tmp_path, steps=40)
     steps = list(train(job))
     assert steps[-1].step == steps[-1].num_steps == 40
-    assert steps[-1].loss < 0.9 * steps[0].loss
+    assert loss_of(steps[-1]) < 0.9 * loss_of(steps[0])
     before, after = tensors(base), tensors(job.out_dir)
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -96,7 +103,7 @@ def test_a_state_or_a_record_of_another_training_is_refused(base: Path, tmp_path
 
 def test_mixed_precision_rounds_what_is_computed_and_not_the_weights(base: Path, tmp_path: Path) -> None:
     full, mixed = (job_of(base, tmp_path / name, precision=name) for name in ("float32", "bfloat16"))
-    losses = [next(iter(train(job))).loss for job in (full, mixed)]
+    losses = [loss_of(next(iter(train(job)))) for job in (full, mixed)]
     assert 1e-6 < abs(losses[0] - losses[1]) < 0.05
     list(train(mixed))
     assert {tensor.dtype for tensor in tensors(mixed.out_dir).values()} == {torch.float32}
@@ -113,7 +120,7 @@ def test_a_step_in_parts_is_the_same_step(base: Path, tmp_path: Path, parts: int
         for name, number in (("whole", 1), ("cut", parts))
     )
     assert whole.identity() == cut.identity()
-    losses = [[event.loss for event in train(job)] for job in (whole, cut)]
+    losses = [[loss_of(event) for event in train(job)] for job in (whole, cut)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     there, here = tensors(whole.out_dir), tensors(cut.out_dir)
     assert all(torch.allclose(there[name], here[name], atol=1e-5) for name in there)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_ray.moe.btx.config import PretrainConfig
+from moe_ray.moe.btx.request import PretrainConfig
 
 ARCHITECTURE: Mapping[str, Any] = {
     "model_type": "gpt_neo",

@@ -54,7 +54,7 @@ def _config(architecture: str, vocab_size: int) -> Any:
 
 
 def change_tensors(directory: Path, change: Change) -> None:
-    """Write the tensors of a checkpoint anew."""
+    """Write the tensors of a checkpoint again."""
     path = directory / "model.safetensors"
     tensors = {name: change(name, tensor).contiguous() for name, tensor in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})

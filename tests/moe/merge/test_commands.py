@@ -12,8 +12,8 @@ import transformers
 from moe_ray import architectures
 from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_USAGE, reported
+from moe_ray.moe.certificate import read_certificate
 from moe_ray.moe.merge.gate import GateTrainingInfo, read_gate
-from moe_ray.moe.records import read_certificate
 from tests.moe.conftest import Command
 from tests.moe.merge.fine_tunes import change_tensors, fine_tune, make_gate
 from tests.moe.merge.gates import EXPERTS, write_gate_config

@@ -14,11 +14,11 @@ from sklearn.metrics import accuracy_score, f1_score
 from moe_ray.errors import ConfigError, DataError, ModelError
 from moe_ray.gating.fitting import LabelledFeatures, fit_ridge
 from moe_ray.gating.network import load_gating
-from moe_ray.moe.merge.gate import GATE_FILE, INFO_FILE, GateRecord, GateTrainingInfo, load_gate_config
-from moe_ray.moe.merge.gate_training import TrainedGate, tensor_sha256, train_gate
+from moe_ray.moe.merge.gate import GATE_FILE, INFO_FILE, GateRecord, GateTrainingInfo, TrainedGate
+from moe_ray.moe.merge.gate_training import tensor_sha256, train_gate
+from moe_ray.moe.merge.request import load_gate_config
 from moe_ray.progress import TrainingProgress
 from tests.moe.merge.gates import EXPERTS, gate_settings, write_gate_config, write_texts
-from tests.routing.queries import nothing_reported
 from tests.support.tiny_models import make_tiny_checkpoint
 
 
@@ -41,7 +41,7 @@ def trained(folder: Path) -> TrainedGate:
 
 def trained_in(folder: Path, **changes: Any) -> TrainedGate:
     config = load_gate_config(folder / "gate.json").model_copy(update=changes)
-    return train_gate(config, folder, device="cpu", report=nothing_reported)
+    return train_gate(config, folder, device="cpu")
 
 
 def means_by_hand(base: Path, texts: list[str], with_bos: bool = True) -> torch.Tensor:
@@ -114,10 +114,10 @@ def test_the_same_seed_gives_the_same_gate_and_another_another(trained: TrainedG
 
 
 def test_each_epoch_is_told(folder: Path) -> None:
-    told: list[TrainingProgress] = []
+    reports: list[TrainingProgress] = []
     config = load_gate_config(folder / "gate.json")
-    gate = train_gate(config, folder, device="cpu", report=told.append)
-    assert [one.macro_f1 for one in told] == [epoch.macro_f1 for epoch in gate.info.history]
+    gate = train_gate(config, folder, device="cpu", on_progress=reports.append)
+    assert [one.macro_f1 for one in reports] == [epoch.macro_f1 for epoch in gate.info.history]
 
 
 def test_the_chat_style_reads_the_template_too(folder: Path, base: Path) -> None:
@@ -189,7 +189,7 @@ def test_too_few_texts_are_refused_with_their_number(base: Path, tmp_path: Path)
     path = write_gate_config(tmp_path, base)
     write_texts(tmp_path, num_each=3)
     with pytest.raises(DataError, match="3 texts are left for legal"):
-        train_gate(load_gate_config(path), tmp_path, device="cpu", report=nothing_reported)
+        train_gate(load_gate_config(path), tmp_path, device="cpu")
 
 
 def test_a_base_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_base_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "gate.json"
     path.write_text(json.dumps(gate_settings(Path("./nowhere")) | {"base_model": "./nowhere"}))
     with pytest.raises(ModelError, match="no such directory"):
-        train_gate(load_gate_config(path), tmp_path, device="cpu", report=nothing_reported)
+        train_gate(load_gate_config(path), tmp_path, device="cpu")
 
 
 def test_a_gate_is_never_written_over_something_else(trained: TrainedGate, tmp_path: Path) -> None:

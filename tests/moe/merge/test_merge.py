@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from moe_ray import architectures
 from moe_ray.errors import ModelError
 from moe_ray.fingerprint import file_sha256
-from moe_ray.moe.merge.build import merge, plan_merge
-from moe_ray.moe.records import read_certificate
+from moe_ray.moe.certificate import read_certificate
+from moe_ray.moe.merge.build import build_merge
+from moe_ray.moe.merge.plan import plan_merge
 from tests.moe.merge.fine_tunes import EXPERTS, change_tensors, fine_tune, make_all, make_base, make_gate
 
 TEXTS = ["the court is a question of law", "def sum of a list", "yes"]
@@ -37,14 +38,14 @@ def ids(directory: Path) -> tuple[torch.Tensor, torch.Tensor]:
 )
 def test_each_expert_alone_is_its_source_to_the_last_bit(architecture: str, tmp_path: Path) -> None:
     models, gate = make_all(tmp_path, architecture)
-    certificate = merge(plan_merge(models, gate), tmp_path / "out")
+    certificate = build_merge(plan_merge(models, gate), tmp_path / "out")
     mixture, (input_ids, mask) = load(tmp_path / "out"), ids(tmp_path / "out")
     for expert, path in models.items():
         with torch.inference_mode():
             alone = mixture(input_ids, attention_mask=mask, forced_expert=expert).logits
             assert torch.equal(alone, load(path)(input_ids, attention_mask=mask).logits)
-        told = next(one for one in certificate.exactness if one.against == expert)
-        assert (told.max_logit_difference, told.greedy_agreement, told.reload_equal) == (0.0, 1.0, True)
+        record = next(one for one in certificate.exactness if one.against == expert)
+        assert (record.max_logit_difference, record.greedy_agreement, record.reload_equal) == (0.0, 1.0, True)
     assert certificate.layers[1].state == "converted"
     assert [one.layer for one in certificate.layers] == [0, 1]
 
@@ -54,7 +55,7 @@ def test_three_sources_are_mixed_as_a_plain_sum_over_experts_says(tmp_path: Path
     base = make_base(tmp_path / "base", "llama")
     names = ("a", "b", "c")
     models = {name: fine_tune(base, tmp_path / name, seed) for seed, name in enumerate(names)}
-    merge(plan_merge(models, make_gate(tmp_path / "gate", base, experts=names)), tmp_path / "out", check=False)
+    build_merge(plan_merge(models, make_gate(tmp_path / "gate", base, experts=names)), tmp_path / "out", check=False)
     mixture, (input_ids, mask) = load(tmp_path / "out"), ids(tmp_path / "out")
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     mixture.language_model.model.layers[1].mlp.register_forward_hook(
@@ -72,7 +73,7 @@ def test_three_sources_are_mixed_as_a_plain_sum_over_experts_says(tmp_path: Path
 @pytest.mark.parametrize("mode", ["weighted_sum", "select_one"])
 def test_the_mode_and_the_experts_stand_in_the_config(mode: Any, tmp_path: Path) -> None:
     models, gate = make_all(tmp_path)
-    certificate = merge(plan_merge(models, gate, mode=mode), tmp_path / "out", check=False)
+    certificate = build_merge(plan_merge(models, gate, mode=mode), tmp_path / "out", check=False)
     config = load(tmp_path / "out").config
     assert (config.mixture_mode, config.expert_names, config.num_experts) == (mode, list(EXPERTS), 2)
     assert certificate.exactness == []
@@ -86,7 +87,7 @@ def test_models_are_taken_in_the_gates_order_whatever_order_they_are_given_in(tm
 
 def test_the_certificate_names_the_origin_of_every_tensor(tmp_path: Path) -> None:
     models, gate = make_all(tmp_path)
-    made = merge(plan_merge(models, gate), tmp_path / "out")
+    made = build_merge(plan_merge(models, gate), tmp_path / "out")
     stored = read_certificate(tmp_path / "out")
     assert stored == made
     assert "fine-tunes of one model behind a gate" in (tmp_path / "out" / "README.md").read_text()
@@ -105,9 +106,9 @@ def test_the_certificate_names_the_origin_of_every_tensor(tmp_path: Path) -> Non
 def test_weights_in_several_files_are_the_same_mixture(tmp_path: Path) -> None:
     models, gate = make_all(tmp_path)
     plan = plan_merge(models, gate)
-    merge(plan, tmp_path / "one", check=False)
+    build_merge(plan, tmp_path / "one", check=False)
     sizes: list[int] = []
-    merge(plan, tmp_path / "several", check=False, max_shard_bytes=20_000, told=sizes.append)
+    build_merge(plan, tmp_path / "several", check=False, max_shard_bytes=20_000, on_bytes=sizes.append)
     assert len(list((tmp_path / "several").glob("*.safetensors"))) > 2
     one, several = (load(tmp_path / name).state_dict() for name in ("one", "several"))
     assert all(torch.equal(one[name], several[name]) for name in one)
@@ -120,7 +121,7 @@ def test_a_bfloat16_mixture_keeps_its_type_and_its_gate_in_float32(tmp_path: Pat
     models = {expert: fine_tune(base, tmp_path / expert, seed) for seed, expert in enumerate(EXPERTS)}
     for path in models.values():
         change_tensors(path, lambda _, tensor: tensor.bfloat16())
-    merge(plan_merge(models, make_gate(tmp_path / "gate", base)), tmp_path / "out")
+    build_merge(plan_merge(models, make_gate(tmp_path / "gate", base)), tmp_path / "out")
     mixture = load(tmp_path / "out")
     assert mixture.language_model.model.layers[0].mlp.experts[1].up_proj.weight.dtype == torch.bfloat16
     assert mixture.gating_network.output.weight.dtype == torch.float32
@@ -133,7 +134,7 @@ def test_a_tensor_that_differs_outside_the_feed_forwards_is_refused_by_name_or_r
     with pytest.raises(ModelError, match=f"code: {changed} differs by up to 0.25") as caught:
         plan_merge(models, gate)
     assert "--take-first" in str(caught.value)
-    certificate = merge(plan_merge(models, gate, take_first=True), tmp_path / "out")
+    certificate = build_merge(plan_merge(models, gate, take_first=True), tmp_path / "out")
     assert certificate.settings["taken_from_first"] == [f"code: {changed} differs by up to 0.25"]
     exact = {one.against: one.max_logit_difference for one in certificate.exactness}
     assert exact["legal"] == 0.0
@@ -167,7 +168,7 @@ def test_another_chat_template_is_refused_or_the_firsts_is_taken(tmp_path: Path)
     template.write_text("{{ messages[0]['content'] }}")
     with pytest.raises(ModelError, match=r"code: chat_template\.jinja differs"):
         plan_merge(models, gate)
-    merge(plan_merge(models, gate, take_first=True), tmp_path / "out", check=False)
+    build_merge(plan_merge(models, gate, take_first=True), tmp_path / "out", check=False)
     kept = (tmp_path / "out" / "chat_template.jinja").read_text()
     assert kept == (models["legal"] / "chat_template.jinja").read_text() != template.read_text()
 
@@ -210,10 +211,10 @@ def test_a_place_that_is_taken_and_a_full_disk_are_refused_before_any_work(
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("years of work")
     with pytest.raises(ModelError, match="already exists"):
-        merge(plan, tmp_path / "taken")
+        build_merge(plan, tmp_path / "taken")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     with pytest.raises(ModelError, match=r"GB are needed, and 0\.00 GB are free"):
-        merge(plan, tmp_path / "out")
+        build_merge(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -224,5 +225,5 @@ def test_an_interrupted_merge_leaves_nothing_at_its_place(tmp_path: Path) -> Non
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        merge(plan_merge(models, gate), tmp_path / "out", told=interrupt)
+        build_merge(plan_merge(models, gate), tmp_path / "out", on_bytes=interrupt)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "code", "gate", "legal"]

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.moe.exactness import Finding
-from moe_ray.moe.merge.build import merge, plan_merge, recompute
-from moe_ray.moe.records import Certificate, read_certificate
+from moe_ray.moe.certificate import Certificate, read_certificate
+from moe_ray.moe.merge.build import build_merge, recompute
+from moe_ray.moe.merge.plan import plan_merge
+from moe_ray.moe.verify import Finding
 from tests.moe.merge.fine_tunes import change_tensors, make_all
 
 
@@ -15,7 +16,7 @@ from tests.moe.merge.fine_tunes import change_tensors, make_all
 def made(tmp_path: Path) -> tuple[Path, Certificate, dict[str, Path]]:
     models, gate = make_all(tmp_path)
     change_tensors(models["code"], lambda name, tensor: tensor + 1 if name == "model.norm.weight" else tensor)
-    certificate = merge(plan_merge(models, gate, take_first=True), tmp_path / "out")
+    certificate = build_merge(plan_merge(models, gate, take_first=True), tmp_path / "out")
     return tmp_path / "out", certificate, models
 
 

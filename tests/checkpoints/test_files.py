@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from moe_ray.checkpoints.tokenizer_files import require_tokenizer
+from moe_ray.checkpoints.files import require_tokenizer
 from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ModelError
 

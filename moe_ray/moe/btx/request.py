@@ -1,4 +1,4 @@
-"""The file of `moe-ray moe pretrain` and `finetune`, and the settings of all trainings here."""
+"""The configuration file of `moe-ray moe pretrain` and `moe-ray moe finetune`."""
 
 import math
 from pathlib import Path
@@ -71,7 +71,7 @@ class ExpertTraining(Section):
         return self
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the trained weights: all but what may be changed before a training goes on."""
+        """Return the settings that determine the trained weights; the others may change between resumptions."""
         return self.model_dump(mode="json", exclude={"checkpoint_every", "gradient_accumulation_steps"})
 
     def num_steps(self, num_blocks: int) -> int:

@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from moe_ray.errors import DataError
-from moe_ray.texts.files import read_texts_files, texts_fingerprint, write_texts_files
-from moe_ray.texts.labelled import DataReport, LabelledText, RouterTexts, SourceReport
+from moe_ray.texts.labelled import (
+    DataReport,
+    LabelledText,
+    RouterTexts,
+    SourceReport,
+    texts_fingerprint,
+    write_texts_files,
+)
+from tests.support.router_texts import read_texts_files
 
 
 def text(id_: str, label: str = "legal", words: str = "") -> LabelledText:
@@ -44,10 +51,10 @@ def test_the_two_files_hold_all_labelled_texts_with_their_split(tmp_path: Path) 
     }  # fmt: skip
     assert [record["split"] for record in train] == ["train"] * 3 + ["validation"]
     assert [record["split"] for record in test] == ["test"] * 2
-    told = json.loads((tmp_path / "data_report.json").read_text())
-    assert told["num_texts"]["legal"] == {"train": 1, "validation": 1, "test": 0}
-    assert told["foreign"] == {"zoo": 1, "errands": 1}
-    assert told["sources"][0]["dropped"] == {"duplicate": 7}
+    report = json.loads((tmp_path / "data_report.json").read_text())
+    assert report["num_texts"]["legal"] == {"train": 1, "validation": 1, "test": 0}
+    assert report["foreign"] == {"zoo": 1, "errands": 1}
+    assert report["sources"][0]["dropped"] == {"duplicate": 7}
 
 
 @pytest.mark.parametrize(
