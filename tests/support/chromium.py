@@ -27,7 +27,7 @@ NAMED_KEYS = {
     "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
 }  # fmt: skip
 TEXT_OF_KEYS = {"Enter": "\r", " ": " "}
-SHIFT = 8
+CONTROL, SHIFT = 2, 8
 
 
 class Tab:
@@ -81,11 +81,11 @@ class Tab:
         ]
         self.call("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=features)
 
-    def open(self, page: Path, *, until: str = "true") -> None:
-        """Open a file, and return once the expression `until` is true in it."""
+    def open(self, page: Path | str, *, until: str = "true") -> None:
+        """Open a file or a URL, and return once the expression `until` is true in it."""
         self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=page.resolve().as_uri())
-        self.wait_for(f"location.protocol === 'file:' && document.readyState === 'complete' && ({until})")
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
+        self.wait_for(f"location.protocol !== 'about:' && document.readyState === 'complete' && ({until})")
 
     def picture(self, *, whole: bool = False, top: float = 0, height: float | None = None) -> bytes:
         """The screen, the whole page, or `height` pixels of it from `top` on, as PNG."""
@@ -101,11 +101,15 @@ class Tab:
         parameters = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": False}
         return base64.b64decode(self.call("Page.printToPDF", **parameters)["data"])
 
-    def press(self, key: str, *, shift: bool = False) -> None:
+    def type(self, text: str) -> None:
+        """Enter `text` where the focus is."""
+        self.call("Input.insertText", text=text)
+
+    def press(self, key: str, *, shift: bool = False, control: bool = False) -> None:
         """Press and release a key: one of NAMED_KEYS, or a character."""
-        text = TEXT_OF_KEYS.get(key, key if len(key) == 1 else "")
+        text = "" if control else TEXT_OF_KEYS.get(key, key if len(key) == 1 else "")
         event = {"key": key, "code": key, "windowsVirtualKeyCode": NAMED_KEYS.get(key, ord(key[0].upper()))}
-        event |= {"modifiers": SHIFT if shift else 0}
+        event |= {"modifiers": SHIFT * shift | CONTROL * control}
         down = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
         self.call("Input.dispatchKeyEvent", **event, **down)
         self.call("Input.dispatchKeyEvent", **event, type="keyUp")
