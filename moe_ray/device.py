@@ -1,4 +1,4 @@
-"""The device of a router or a mixture."""
+"""The device of a router or a mixture, and its threads."""
 
 
 def visible_device() -> str:
@@ -10,10 +10,15 @@ def visible_device() -> str:
 
 def choose_device(num_threads: int) -> str:
     """Return "cuda" when a GPU is visible; else "cpu", for which torch gets `num_threads`."""
+    use_threads(num_threads)
+    return visible_device()
+
+
+def use_threads(number: int) -> None:
+    """Give torch's work on the CPU `number` threads."""
     import torch
 
-    torch.set_num_threads(num_threads)
-    return visible_device()
+    torch.set_num_threads(number)
 
 
 def peak_torch_bytes(device: str) -> int | None:

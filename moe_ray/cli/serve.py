@@ -8,8 +8,9 @@ from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import RunFailedError
 from moe_ray.execution import interruption, ray_calls
-from moe_ray.runs.serve import Serving, open_served, serving
+from moe_ray.runs.serve import open_served, serving
 from moe_ray.serving.calls import AUTO
+from moe_ray.serving.running import Served
 from moe_ray.serving.system import ServedSystem
 
 LOOK_EVERY_S = 1.0
@@ -35,14 +36,14 @@ def _wait() -> None:
         ray_calls.check()
 
 
-def _drain(console: Terminal, experiment: LoadedExperiment, served: Serving) -> None:
+def _drain(console: Terminal, experiment: LoadedExperiment, served: Served) -> None:
     timeout_s = experiment.config.serving.drain_timeout_s
     console.print("\nDraining: running requests finish, new ones are refused. Ctrl-C again ends at once.")
     if not served.close(timeout_s):
         console.print(f"Some requests were still running after {timeout_s:g} s.")
 
 
-def _show(console: Terminal, served: Serving) -> None:
+def _show(console: Terminal, served: Served) -> None:
     system, url = served.system, served.url
     for name, reason in served.failed.items():
         console.print(f"{name} cannot be loaded: {reason}", markup=False)
@@ -61,7 +62,7 @@ def _turns(system: ServedSystem, models: tuple[str, ...]) -> str:
     )
 
 
-def _first_line(served: Serving) -> str:
+def _first_line(served: Served) -> str:
     model = AUTO if served.system.router_dir is not None else served.system.models[0].name
     key = "" if served.system.serving.api_keys_file is None else " -H 'Authorization: Bearer KEY'"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'

@@ -2,9 +2,8 @@
 
 import contextlib
 import socket
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +22,9 @@ from moe_ray.serving.system import ServedSystem, lay_out, served_models
 from moe_ray.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from ray.serve import Application
+    from moe_ray.serving.running import Served
 
-READY_TIMEOUT_S = 1800.0
 DEFAULT_CONTEXT_TOKENS = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
-    """A system that is being served. `failed` says why models could not be loaded, by name."""
-
-    system: ServedSystem
-    url: str
-    failed: dict[str, str]
-    close: Callable[[float], bool]
 
 
 def open_served(path: Path, overrides: tuple[str, ...] = (), *, trust: bool = False) -> LoadedExperiment:
@@ -127,7 +115,7 @@ def _context_tokens(checkpoint: Checkpoint) -> int | None:
     return None
 
 
-def build(target: Path, overrides: tuple[str, ...] = (), *, trust: bool = False) -> "Application":
+def build(target: Path, overrides: tuple[str, ...] = (), *, trust: bool = False) -> Any:
     """Return the Serve application of an experiment file or a run directory, for `serve run` and `serve deploy`.
 
     Ray must be connected. The files are read here; models' and router's folders must be visible on every node.
@@ -147,9 +135,10 @@ def build(target: Path, overrides: tuple[str, ...] = (), *, trust: bool = False)
 
 
 @contextlib.contextmanager
-def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator[Serving]:
+def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Served"]:
     """Serve `experiment` until the context ends; then everything that was started here is ended."""
     from moe_ray.execution.cluster import connect, fleet_of
+    from moe_ray.serving.running import running
 
     config = _with_port(experiment)
     experiment = replace(experiment, config=config)
@@ -159,7 +148,7 @@ def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator[Ser
     observer.stage("Joining Ray")
     with connect(config.runtime) as cluster:
         system, _ = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)
-        with _application(system, observer) as served:
+        with running(system, observer.stage) as served:
             yield served
 
 
@@ -194,50 +183,3 @@ def _with_port(experiment: LoadedExperiment) -> ExperimentConfig:
         port = probe.getsockname()[1]
     chosen: ServingConfig = its.model_copy(update={"port": port})
     return experiment.config.model_copy(update={"serving": chosen})
-
-
-@contextlib.contextmanager
-def _application(system: ServedSystem, observer: RunObserver) -> Iterator[Serving]:
-    import ray
-    from ray import serve
-
-    from moe_ray.execution import ray_calls
-    from moe_ray.serving.app import application, owner_of, secrets_of_models
-
-    its = system.serving
-    observer.stage(f"Loading models on {len(system.slots)} slot(s)")
-    owner: Any = owner_of(system, secrets_of_models(system))
-    try:
-        ray_calls.call(ray.get, owner.start.remote())
-        http = {"host": its.host, "port": its.port}
-        ray_calls.call_within(READY_TIMEOUT_S, serve.start, proxy_location="HeadOnly", http_options=http)
-        ray_calls.call_within(
-            READY_TIMEOUT_S, serve.run, application(system), name=system.name, route_prefix="/", blocking=False
-        )
-        failed = _await_ready(owner)
-        host = f"[{its.host}]" if ":" in its.host else its.host
-        shown = "127.0.0.1" if its.host in ("0.0.0.0", "::") else host
-        yield Serving(
-            system=system,
-            url=f"http://{shown}:{its.port}",
-            failed=failed,
-            close=lambda timeout_s: bool(ray_calls.call_within(timeout_s + 60, ray.get, owner.close.remote(timeout_s))),
-        )
-    finally:
-        ray_calls.call_at_end(serve.shutdown, patience_s=30.0)
-        ray_calls.call_at_end(lambda: ray.get(owner.close.remote(0.0)), patience_s=60.0)
-        ray_calls.call_at_end(ray.kill, owner)
-
-
-def _await_ready(owner: Any) -> dict[str, str]:
-    import ray
-
-    from moe_ray.execution import ray_calls
-
-    ref, deadline = owner.ready.remote(), time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline:
-        done, _ = ray_calls.call(ray.wait, [ref], timeout=0.5)
-        if done:
-            failed: dict[str, str] = ray_calls.call(ray.get, ref)
-            return failed
-    raise UserError("the models were not ready in time", where="serving", remedy="see the log of the run")

@@ -47,7 +47,7 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-class Gate:
+class AccessGate:
     """Refuses a request by its headers alone.
 
     Args:

@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from moe_ray.serving.access import Gate
+from moe_ray.serving.access import AccessGate
 from moe_ray.serving.backend import Backend, Ticket
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, CallLimits, Endpoint, RoutingVerdict
 from moe_ray.serving.metrics import Labels, exposition
@@ -27,7 +27,7 @@ from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
 from moe_ray.serving.openai.schema import PATHS, openapi_extra
 from moe_ray.serving.openai.writing import Writer
 from moe_ray.serving.page import PAGE_HEADERS, page_files
-from moe_ray.serving.replica import Piece
+from moe_ray.serving.replica import CallPiece
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 Handler = Callable[[Request], Awaitable[Response]]
@@ -43,7 +43,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _BACKGROUND_PROMPT = "### Task:\n"
 
 
-def make_api(backend: Backend, gate: Gate, lifespan: Lifespan) -> FastAPI:
+def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan) -> FastAPI:
     """Return the ASGI application."""
     api = Api(backend, gate)
     app = FastAPI(
@@ -87,7 +87,7 @@ def make_api(backend: Backend, gate: Gate, lifespan: Lifespan) -> FastAPI:
 class Api:
     """The handlers. `gate` judges headers; the models are behind `backend`."""
 
-    def __init__(self, backend: Backend, gate: Gate) -> None:
+    def __init__(self, backend: Backend, gate: AccessGate) -> None:
         self._backend = backend
         self._gate = gate
         system = backend.system
@@ -293,7 +293,7 @@ class Api:
         """Wait for the first pieces, then answer 200 and send what comes."""
         pieces = self._backend.stream(ticket)
         try:
-            first: list[Piece] = await anext(pieces, [])
+            first: list[CallPiece] = await anext(pieces, [])
             writer = _writer(ticket)
             begun = writer.start() + _written(writer, first)
         except BaseException:
@@ -306,7 +306,7 @@ class Api:
         )
 
     async def _events(
-        self, writer: Writer, pieces: AsyncGenerator[list[Piece]], begun: bytes, ticket: Ticket
+        self, writer: Writer, pieces: AsyncGenerator[list[CallPiece]], begun: bytes, ticket: Ticket
     ) -> AsyncIterator[bytes]:
         """The events of a stream. Whatever ends it, its generation is stopped and its slot released."""
         left_s = self._serving.request_timeout_s - (time.perf_counter() - ticket.started)
@@ -354,7 +354,7 @@ def _writer(ticket: Ticket) -> Writer:
     return writer_for(ticket.call, ticket.verdict, request_id=ticket.id, created=int(time.time()))
 
 
-def _written(writer: Writer, pieces: list[Piece]) -> bytes:
+def _written(writer: Writer, pieces: list[CallPiece]) -> bytes:
     """The events of some pieces; raises `ApiError` at one whose choice has failed."""
     for piece in pieces:
         if piece.delta.finish_reason == "error":

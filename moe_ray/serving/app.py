@@ -9,7 +9,7 @@ from ray import serve
 
 from moe_ray.execution.cluster import actor_class
 from moe_ray.fingerprint import fingerprint
-from moe_ray.serving.access import Gate, read_keys
+from moe_ray.serving.access import AccessGate, read_keys
 from moe_ray.serving.api import make_api
 from moe_ray.serving.backend import Backend
 from moe_ray.serving.querying import QueryRouter
@@ -52,7 +52,7 @@ class Ingress:
         owner = owner_of(system, secrets_of_models(system))
         backend = Backend(system, owner, _query_router(system), name)
         keys = () if system.serving.api_keys_file is None else read_keys(system.serving.api_keys_file)
-        gate = Gate(keys, (system.serving.host, *system.serving.allowed_hosts))
+        gate = AccessGate(keys, (system.serving.host, *system.serving.allowed_hosts))
 
         @contextlib.asynccontextmanager
         async def lifespan(_app: Any) -> AsyncIterator[None]:

@@ -14,9 +14,9 @@ from moe_ray.engines.base import GenerateRequest, Generation
 from moe_ray.execution.ray_calls import reason_of
 from moe_ray.fingerprint import fingerprint
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, RoutingVerdict
-from moe_ray.serving.metrics import Snapshot
+from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.querying import QueryRouter
-from moe_ray.serving.replica import Piece
+from moe_ray.serving.replica import CallPiece
 from moe_ray.serving.slots import RENEW_S, Lease, Refusal, Status
 from moe_ray.serving.system import ServedSystem
 
@@ -54,7 +54,7 @@ class Backend:
 
     def __init__(self, system: ServedSystem, owner: Any, router: QueryRouter | None, ingress: str) -> None:
         self.system = system
-        self.metrics = Snapshot()
+        self.metrics = MetricCounts()
         self.status: Status | None = None
         self._owner = owner
         self._router = router
@@ -73,9 +73,9 @@ class Backend:
                 self.status = await self._owner.renew.remote(self._ingress, self.metrics)
             await asyncio.sleep(RENEW_S)
 
-    async def current_status(self) -> tuple[Snapshot, Status]:
+    async def current_status(self) -> tuple[MetricCounts, Status]:
         """What all ingress replicas have counted, and the slots now."""
-        result: tuple[Snapshot, Status] = await self._owner.metrics.remote()
+        result: tuple[MetricCounts, Status] = await self._owner.metrics.remote()
         return result
 
     async def judge(self, ticket: Ticket) -> RoutingVerdict:
@@ -174,7 +174,7 @@ class Backend:
                 self.release(ticket, lease)
         raise ApiError(500, "the model's process ended twice on this request", kind="server_error", code="engine_died")
 
-    async def stream(self, ticket: Ticket) -> AsyncGenerator[list[Piece]]:
+    async def stream(self, ticket: Ticket) -> AsyncGenerator[list[CallPiece]]:
         """Yield the answer's pieces as they are drawn. A replica that dies ends it with `ApiError`."""
         requests = self.requests(ticket)
         lease = await self.acquire(ticket)

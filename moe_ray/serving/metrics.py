@@ -8,7 +8,7 @@ BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300
 
 
 @dataclass(slots=True)
-class Snapshot:
+class MetricCounts:
     """What one ingress has counted since it started. `observed` holds a histogram's counts by bound, and its sum."""
 
     counts: dict[tuple[str, Labels], float] = field(default_factory=dict)
@@ -28,9 +28,9 @@ class Snapshot:
         row[-1] += seconds
 
 
-def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
+def merged(snapshots: Iterable[MetricCounts]) -> MetricCounts:
     """Return the sum."""
-    total = Snapshot()
+    total = MetricCounts()
     for one in snapshots:
         for key, amount in one.counts.items():
             total.counts[key] = total.counts.get(key, 0.0) + amount
@@ -40,7 +40,7 @@ def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
     return total
 
 
-def exposition(snapshot: Snapshot, gauges: Mapping[tuple[str, Labels], float], help_: Mapping[str, str]) -> str:
+def exposition(snapshot: MetricCounts, gauges: Mapping[tuple[str, Labels], float], help_: Mapping[str, str]) -> str:
     """Return the text format of Prometheus; `help_` describes each metric by its name."""
     lines: list[str] = []
     described: set[str] = set()

@@ -1,11 +1,11 @@
 """The router inside an ingress: a thread that judges the queries that wait together, and remembers what it said."""
 
 import asyncio
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from moe_ray.device import use_threads
 from moe_ray.routing.router import Route, Router
 
 MAX_BATCH = 32
@@ -13,7 +13,7 @@ MAX_REMEMBERED = 4096
 
 
 class QueryRouter:
-    """Routes queries without blocking the event loop.
+    """Routes queries without blocking the event loop, on `num_threads` cores.
 
     Queries that come while the router reads others are read together afterwards; none waits for company. `remembers`
     bounds the verdicts that are kept by text.
@@ -25,7 +25,7 @@ class QueryRouter:
         self._known: OrderedDict[str, Route] = OrderedDict()
         self._waiting: dict[str, asyncio.Future[Route]] = {}
         self._is_reading = False
-        self._worker = ThreadPoolExecutor(1, "router", initializer=_use_threads, initargs=(num_threads,))
+        self._worker = ThreadPoolExecutor(1, "router", initializer=use_threads, initargs=(num_threads,))
 
     async def route(self, query: str) -> Route:
         """Say where `query` goes; the same as `Router.route` of it alone."""
@@ -66,11 +66,3 @@ class QueryRouter:
         self._known[query] = route
         while len(self._known) > self._remembers:
             self._known.popitem(last=False)
-
-
-def _use_threads(number: int) -> None:
-    """Bound the router's share of the cores: the event loop and the models need theirs."""
-    assert threading.current_thread() is not threading.main_thread()
-    import torch
-
-    torch.set_num_threads(number)

@@ -19,7 +19,7 @@ MAX_REMEMBERED = 10_000
 CONTROL_THREADS = 4
 
 
-class Piece(NamedTuple):
+class CallPiece(NamedTuple):
     """A delta of one of a call's choices."""
 
     choice: int
@@ -52,13 +52,13 @@ class ServingReplica(Replica):
             self._close_call(call)
 
     @ray.method(concurrency_group="answers")
-    def stream(self, call: str, requests: Sequence[GenerateRequest]) -> Iterator[list[Piece]]:
+    def stream(self, call: str, requests: Sequence[GenerateRequest]) -> Iterator[list[CallPiece]]:
         """Yield the pieces of all requests as they are drawn; in one list, those that came while the reader was busy.
 
         The last piece of a choice has a finish reason. A cancelled call ends without.
         """
         streams = self._open(call, requests)
-        pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
+        pieces: queue.SimpleQueue[CallPiece | None] = queue.SimpleQueue()
         for choice, stream in enumerate(streams):
             threading.Thread(target=_forward, args=(choice, stream, pieces), daemon=True).start()
         num_open = len(streams)
@@ -148,9 +148,9 @@ def replica_class(max_running: int) -> Any:
     return remote(concurrency_groups=threads)(ServingReplica)
 
 
-def _forward(choice: int, stream: Stream, pieces: "queue.SimpleQueue[Piece | None]") -> None:
+def _forward(choice: int, stream: Stream, pieces: "queue.SimpleQueue[CallPiece | None]") -> None:
     try:
         for delta in stream:
-            pieces.put(Piece(choice, delta))
+            pieces.put(CallPiece(choice, delta))
     finally:
         pieces.put(None)

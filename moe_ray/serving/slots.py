@@ -24,7 +24,7 @@ from moe_ray.execution.ray_calls import reason_of
 from moe_ray.execution.replica import ReplicaPlace, ReplicaSpec
 from moe_ray.planning.memory import GIB
 from moe_ray.serving import scheduler as s
-from moe_ray.serving.metrics import Snapshot, merged
+from moe_ray.serving.metrics import MetricCounts, merged
 from moe_ray.serving.replica import replica_class
 from moe_ray.serving.system import ServedSystem, SharedSlot
 
@@ -100,7 +100,7 @@ class _Ticket:
 @dataclass(slots=True)
 class _Ingress:
     renewed: float
-    metrics: Snapshot = field(default_factory=Snapshot)
+    metrics: MetricCounts = field(default_factory=MetricCounts)
 
 
 class SlotOwner:
@@ -181,12 +181,12 @@ class SlotOwner:
             self._sessions.pop(next(iter(self._sessions)))
         return held
 
-    async def renew(self, ingress: str, metrics: Snapshot) -> Status:
+    async def renew(self, ingress: str, metrics: MetricCounts) -> Status:
         """Keep the calls of an ingress alive; return how things stand."""
         self._ingresses[ingress] = _Ingress(time.monotonic(), metrics)
         return self._status()
 
-    async def metrics(self) -> tuple[Snapshot, Status]:
+    async def metrics(self) -> tuple[MetricCounts, Status]:
         """Return the sum of what all ingress replicas counted, those that are gone too."""
         return merged([one.metrics for one in self._ingresses.values()]), self._status()
 
