@@ -24,9 +24,9 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits
 from moe_ray.engines.settings import TransformersSettings
-from moe_ray.engines.transformers.batching import NO_TOKEN, is_out_of_memory
-from moe_ray.engines.transformers.generation import DecodeRow, DrawnRow, undrawn
+from moe_ray.engines.transformers.batching import is_out_of_memory
 from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.engines.transformers.rows import NO_TOKEN, DecodeRow, DrawnRow, undrawn
 from moe_ray.errors import ModelError, first_line
 
 # Flash attention's paged kernels want pages of a multiple of 256 tokens.

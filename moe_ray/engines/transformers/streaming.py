@@ -10,22 +10,48 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import torch
 
 from moe_ray.engines.base import BatchLimits, Delta, Generation, failed_generation
 from moe_ray.engines.streams import CLOSED, QueuedStream
 from moe_ray.engines.transformers.batching import MemoryRule, RowSize, is_out_of_memory
-from moe_ray.engines.transformers.detokenizing import RowText
-from moe_ray.engines.transformers.generation import BatchState, DecodeRow, DrawnRow, next_tokens, undrawn
+from moe_ray.engines.transformers.generation import BatchState
 from moe_ray.engines.transformers.loading import LoadedModel
-from moe_ray.engines.transformers.turns import TurnLock
+from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow, RowText, next_tokens, undrawn
 from moe_ray.errors import EngineLostError, first_line
 from moe_ray.prompts.reasoning import ReasoningSplitter
 from moe_ray.prompts.trace_stream import StreamPiece
 
 # Prompt tokens, padding included, that one step reads at most (one prompt at least): running rows wait meanwhile.
 STEP_PROMPT_TOKENS = 2048
+
+
+class TurnLock:
+    """Shares a model between threads that each take it again at once: with a plain lock one of them could starve."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiters: deque[object] = deque()
+
+    def __enter__(self) -> None:
+        turn = object()
+        with self._changed:
+            self._waiters.append(turn)
+            try:
+                self._changed.wait_for(lambda: self._waiters[0] is turn)
+            except BaseException:
+                self._waiters.remove(turn)
+                self._changed.notify_all()
+                raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._waiters.popleft()
+            self._changed.notify_all()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

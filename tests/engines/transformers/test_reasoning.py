@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moe_ray.engines.transformers.engine import num_tokens_of
-from moe_ray.engines.transformers.generation import DecodeRow, DrawnRow
+from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow
 from moe_ray.errors import ModelError
 from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.prompts.reasoning import KNOWN_STYLES, mark_tokens
