@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.engines.base import BatchLimits
-from moe_ray.engines.endpoint.client import secrets_of
+from moe_ray.engines.settings import secrets_of
 from moe_ray.errors import EngineLostError, UserError
 from moe_ray.execution import handles as h
 from moe_ray.execution import interruption, ray_calls

@@ -4,22 +4,25 @@ import asyncio
 import contextlib
 import email.utils
 import itertools
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx2
 
-from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.endpoint.calls import CallGroup, RequestRefusedError, UnansweredError
-from moe_ray.engines.endpoint.replies import BrokenReplyError, Reply, ReplyReader, error_message
+from moe_ray.engines.endpoint.replies import (
+    BrokenReplyError,
+    Reply,
+    ReplyReader,
+    RequestRefusedError,
+    UnansweredError,
+    error_message,
+)
 from moe_ray.engines.settings import ApiSettings
-from moe_ray.errors import ConfigError
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
@@ -30,8 +33,44 @@ RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 SERVER_ERROR = 500
 MAX_ERROR_BYTES = 1 << 20
 HIDDEN = "***"
+GIVEN_UP = "given up, because another request was"
 
 ResultT = TypeVar("ResultT")
+
+
+class CallGroup:
+    """Calls of one client that end together: once stopped, those under way give up and further ones are refused.
+
+    The client itself and calls outside of the group go on.
+    """
+
+    def __init__(self) -> None:
+        self._futures: set[Future[Any]] = set()
+        self._is_stopped = False
+        self._lock = threading.Lock()
+
+    def run(self, start: Callable[[], Future[ResultT]]) -> ResultT:
+        """Start a call and wait for its result. Raises `UnansweredError` when the group is stopped."""
+        with self._lock:
+            if self._is_stopped:
+                raise UnansweredError(GIVEN_UP)
+            future = start()
+            self._futures.add(future)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise UnansweredError(GIVEN_UP) from error
+        finally:
+            with self._lock:
+                self._futures.discard(future)
+
+    def stop(self) -> None:
+        """Let all calls of the group give up."""
+        with self._lock:
+            self._is_stopped = True
+            futures = list(self._futures)
+        for future in futures:
+            future.cancel()
 
 
 class _TryAgainError(Exception):
@@ -289,29 +328,3 @@ async def _read_json(response: httpx2.Response, _start_s: float) -> Any:
         return response.json()
     except (ValueError, RecursionError) as error:
         raise BrokenReplyError("the reply is not JSON") from error
-
-
-API_KEY_SETTING = "api_key_env"
-
-
-def secrets_of(model: ModelConfig) -> dict[str, str]:
-    """Return the variables of this process's environment that the engine of `model` reads a key from.
-
-    One that is not set here is left out: it may be set where the engine will run.
-    """
-    name = model.engine_settings.get(API_KEY_SETTING)
-    return {name: os.environ[name]} if isinstance(name, str) and name in os.environ else {}
-
-
-def api_key(name: str | None) -> str | None:
-    """Return the key in the environment variable `name`, None without a name; raises `ConfigError` when it is empty."""
-    if name is None:
-        return None
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise ConfigError(
-            f"the environment variable {name} is not set, neither where the run was started nor where the model runs",
-            where=f"engine_settings.{API_KEY_SETTING}",
-            remedy=f"export {name}=... before moe-ray evaluate, or on every node; or remove {API_KEY_SETTING}",
-        )
-    return key

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_ray.engines.base import Likelihood, Timing
-from moe_ray.engines.endpoint.calls import RequestRefusedError
 from moe_ray.engines.endpoint.dialect import Dialect, completion_text
-from moe_ray.engines.endpoint.replies import Reply
+from moe_ray.engines.endpoint.replies import Reply, RequestRefusedError
 from moe_ray.prompts.messages import Message, Prompt
 
 NO_LIKELIHOODS = "the endpoint gives no prompt log-probabilities"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe_ray.characters import whole_characters
+from moe_ray.errors import EngineLostError
 
 MAX_MESSAGE_CHARACTERS = 300
 # Far above any answer with its log-probabilities; a reply without an end must not fill the memory.
@@ -28,6 +29,26 @@ class BrokenReplyError(Exception):
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
+
+
+class RequestRefusedError(Exception):
+    """The API answered that it will not do this request; asking again would not help."""
+
+    def __init__(self, status: int | None, message: str) -> None:
+        super().__init__(message if status is None else f"{status}: {message}")
+        self.status = status
+
+
+class UnansweredError(EngineLostError):
+    """All tries of a request failed. `status` is the last try's, None where there was no answer at all.
+
+    `is_reply` says that the last try brought a reply, but one that cannot be read.
+    """
+
+    def __init__(self, message: str, status: int | None = None, *, is_reply: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.is_reply = is_reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 import os
 import socket
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
@@ -13,15 +12,10 @@ from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import (
     BatchLimits,
     EngineMemory,
-    GenerateRequest,
-    Generation,
-    Likelihood,
-    LikelihoodRequest,
-    Stream,
 )
-from moe_ray.engines.endpoint.client import EndpointClient, api_key
+from moe_ray.engines.endpoint.client import EndpointClient
 from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
-from moe_ray.engines.endpoint.engine import EndpointModel
+from moe_ray.engines.endpoint.engine import ApiEngine
 from moe_ray.engines.server.process import ServerProcess, filled_in
 from moe_ray.engines.settings import ServerSettings, parse_api_settings
 from moe_ray.errors import EngineLostError, ModelError
@@ -33,7 +27,7 @@ HEALTH_TIMEOUT_S = 5.0
 NEWS_PATIENCE_S = 0.1
 
 
-class ServerEngine:
+class ServerEngine(ApiEngine):
     """Implements `moe_ray.engines.base.StreamingEngine`. The server sees the GPUs that the replica sees.
 
     A server that ends before it is ready is a `ModelError`; one that ends later loses the replica, and the scheduler
@@ -44,7 +38,7 @@ class ServerEngine:
         del limits
         self._config = model
         self._settings = parse_api_settings(ServerSettings, model)
-        key = api_key(self._settings.api_key_env)
+        key = self._settings.api_key()
         port = _free_port()
         self._client = EndpointClient(
             f"http://{HOST}:{port}/v1", self._settings, key, require_alive=self._require_alive, is_local=True
@@ -52,22 +46,10 @@ class ServerEngine:
         self._process = self._start(port)
         try:
             self._await_health(port)
-            self._model = EndpointModel(self._client, self._find_dialect())
+            super().__init__(self._client, self._find_dialect())
         except BaseException:
             self.close()
             raise
-
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """Draw a text for each request; see `EndpointModel.generate`."""
-        return self._model.generate(requests)
-
-    def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
-        """Measure each request's continuations; see `EndpointModel.loglikelihoods`."""
-        return self._model.loglikelihoods(requests)
-
-    def submit(self, request: GenerateRequest) -> Stream:
-        """Stream the answer; see `EndpointModel.submit`."""
-        return self._model.submit(request)
 
     def memory(self) -> EngineMemory:
         """Return the server's processes. What part of their memory is weights, a server does not tell."""

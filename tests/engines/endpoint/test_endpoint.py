@@ -10,10 +10,9 @@ from moe_ray.characters import whole_characters
 from moe_ray.config.schema import DecodingConfig, ModelConfig
 from moe_ray.engines.base import Generation
 from moe_ray.engines.endpoint import client, replies
-from moe_ray.engines.endpoint.client import secrets_of
 from moe_ray.engines.endpoint.engine import EndpointEngine
 from moe_ray.engines.registry import text_settings, validate_engine
-from moe_ray.engines.settings import EndpointSettings
+from moe_ray.engines.settings import EndpointSettings, secrets_of
 from moe_ray.errors import ConfigError, EngineLostError, ModelError
 from moe_ray.execution.replica import ReplicaSpec
 from moe_ray.prompts.messages import Message, Prompt
