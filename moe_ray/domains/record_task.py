@@ -15,8 +15,7 @@ from moe_ray.config.schema import DomainConfig, PromptStyle
 from moe_ray.domains.example import Example, GradingValue, Record
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.fingerprint import fingerprint
-from moe_ray.prompts.messages import Message, Prompt
-from moe_ray.prompts.templates import Template, as_text
+from moe_ray.prompts.messages import Message, Prompt, Template, as_text
 from moe_ray.suggestions import choice_of
 
 MISSING = object()

@@ -20,7 +20,7 @@ from moe_ray.domains.code_examples import CodeRecordTask
 from moe_ray.domains.example import Example, Record
 from moe_ray.domains.record_task import RecordTask
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.prompts.templates import Template, as_text
+from moe_ray.prompts.messages import Template, as_text
 
 DECISION_CHAT = """\
 {context}{question}

@@ -10,8 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from moe_ray.planning.attempts import Attempts
-from moe_ray.planning.cells import Shard
+from moe_ray.planning.cells import Attempts, Shard
 from moe_ray.planning.fleet import Demand, Fleet, Node, Slot
 
 

@@ -6,8 +6,7 @@ from collections.abc import Collection
 
 import pytest
 
-from moe_ray.planning.attempts import Attempts
-from moe_ray.planning.cells import Shard
+from moe_ray.planning.cells import Attempts, Shard
 from moe_ray.planning.fleet import Demand, Fleet, Node
 from moe_ray.planning.scheduler import Scheduler
 from tests.planning.cells import make_shard
