@@ -141,8 +141,8 @@ class Reasoning(_QuestionTask):
         """Turn one question into its example."""
         label = self._label_of(example_id, self.value(record, "answer"))
         reasons = self.value(record, "reasons")
-        told = " ".join(as_text(part).strip() for part in (reasons if isinstance(reasons, list) else [reasons]))
-        reasons_alone = re.sub(rf"^{label}\b[\s.,:;]*", "", told, flags=re.IGNORECASE)
+        whole = " ".join(as_text(part).strip() for part in (reasons if isinstance(reasons, list) else [reasons]))
+        reasons_alone = re.sub(rf"^{label}\b[\s.,:;]*", "", whole, flags=re.IGNORECASE)
         return self.answered(
             example_id,
             self.text(record, "question"),

@@ -1,7 +1,7 @@
 """What all tasks that read records one by one have in common: columns, ids, prompts, skipped records.
 
-A subclass names its roles (what it needs of a record, and the columns where published files have it) and
-turns one record into one example. `candidates` is cheap and `example` may be dear: a limit is drawn between the two.
+A subclass names its roles (what it needs of a record, and the columns where published files have it) and turns one
+record into one example. `candidates` is cheap and `example` may be expensive: the limit is drawn between them.
 """
 
 import math

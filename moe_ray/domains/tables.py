@@ -178,7 +178,7 @@ class DecisionTask(_ColumnsTask):
 
 
 class FreeTextTask(_ColumnsTask):
-    """A text answers the question, and is held against a reference text."""
+    """A text answers the question, and is compared with a reference text."""
 
     default_graders = ("rouge_l", "completeness", "relevance", "bits_per_byte")
     needed = frozenset({"question", "reference"})

@@ -35,7 +35,7 @@ ApiSettingsT = TypeVar("ApiSettingsT", bound="ApiSettings")
 
 
 # Marks of fields. Every other field decides the text, and enters a model's fingerprint.
-EXECUTION = "execution"  # how fast, how often and how long, or a pretence of it: never in a fingerprint
+EXECUTION = "execution"  # speed, retries, timeouts, or a simulation of them: never in a fingerprint
 NAMED_BY_IDENTITY = "named by identity"  # in the fingerprint, unless the setting `identity` stands for it
 
 
@@ -51,7 +51,7 @@ class EngineSettings(BaseModel):
     """Whether a copy takes GPUs of this cluster, if there are any. Without, `where_it_runs` says why."""
     where_it_runs: ClassVar[str] = ""
     shares_gpu: ClassVar[bool] = True
-    """Whether copies may share a GPU without being told to: not where an engine takes all memory there is."""
+    """Whether copies may share a GPU by default: false for an engine that takes all the memory there is."""
     has_files: ClassVar[bool] = True
     """Whether `path` is a checkpoint, which is hashed, measured and downloaded; else it is a name."""
     reads_single_files: ClassVar[bool] = False

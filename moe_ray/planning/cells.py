@@ -79,15 +79,15 @@ def missing_shards(shards: Sequence[Shard], done: Collection[str]) -> list[Shard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptVerdict:
-    """What becomes of a shard that failed: shards to run instead of it, or none and the reason to give it up."""
+    """How to continue after a failure: shards to run next, or none and the reason why the shard is given up."""
 
-    again: tuple[Shard, ...] = ()
+    retries: tuple[Shard, ...] = ()
     given_up: str | None = None
 
 
 @dataclass(slots=True)
 class _History:
-    """What a whole shard and its parts went through together."""
+    """Failures of a shard and its parts, counted together."""
 
     num_splits_left: int
     num_failures: int = 0
@@ -116,13 +116,13 @@ class Attempts:
         history = self._histories.setdefault(shard.id, _History(num_splits_left=num_splits))
         history.num_failures += 1
         if history.num_failures < self._max_attempts:
-            return AttemptVerdict(again=(shard,))
+            return AttemptVerdict(retries=(shard,))
         if len(shard.cells) == 1 or not history.num_splits_left:
             return AttemptVerdict(given_up=f"{_whose(shard)} failed {history.num_failures} times; the last: {reason}")
         history.num_splits_left -= 1
         parts = halves(shard)
         self._histories.update((part.id, history) for part in parts)
-        return AttemptVerdict(again=parts)
+        return AttemptVerdict(retries=parts)
 
 
 def _whose(shard: Shard) -> str:

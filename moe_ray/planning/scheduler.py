@@ -167,8 +167,8 @@ class Scheduler:
         """Hand `replica` its next shard, or None when there is none for it now.
 
         While the copies of its model outnumber the shards that are left, a replica gets no second one to keep in stock:
-        the last shards go to whoever is free first. A shard that failed before has a replica to itself: what it ends
-        must not be taken for another shard's fault, whose result was still on its way, nor the other way round.
+        the last shards go to the first free replica. A retried shard runs alone on its replica, so that a crash can be
+        attributed to one shard.
         """
         entry = self._replicas[replica]
         queue = self._queues[entry.start.model]
@@ -194,7 +194,7 @@ class Scheduler:
         self._pace[self._replicas[replica].start.model].load_s = load_s
 
     def completed(self, replica: str, shard: str, busy_s: float = 0.0) -> None:
-        """A shard was committed; `busy_s` is the time that its replica worked on it, 0 where nobody knows."""
+        """A shard was committed; `busy_s` is the time that its replica worked on it, 0 where unknown."""
         entry = self._replicas[replica]
         num_cells = len(entry.in_flight.pop(shard).cells)
         if busy_s > 0:
@@ -297,7 +297,7 @@ class Scheduler:
 
     def _count_attempt(self, shard: Shard, reason: str) -> None:
         verdict = self._attempts.failed(shard, reason)
-        for part in verdict.again:
+        for part in verdict.retries:
             self._requeue(part)
         if verdict.given_up is not None:
             self.abandoned.append(

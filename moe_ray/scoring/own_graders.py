@@ -91,8 +91,8 @@ class OwnGrader:
     def _failed(self, example: Example, model: str, error: Exception) -> list[Score]:
         reason = f"{self._spec} failed: {type(error).__name__}: {first_line(error)}"
         failed = isinstance(error, UnscorableError) and error.failed
-        told = str(error) if isinstance(error, UnscorableError) else reason
-        return unscored(example, model, self.metrics, UnscorableError(told, failed=failed))
+        why = str(error) if isinstance(error, UnscorableError) else reason
+        return unscored(example, model, self.metrics, UnscorableError(why, failed=failed))
 
     def _checked(self, scores: object, example: Example, model: str) -> list[Score]:
         names = [metric.name for metric in self.metrics]

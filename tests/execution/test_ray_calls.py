@@ -1,4 +1,4 @@
-"""Calls into Ray that hang: the caller gets its time back, and Ctrl-C is heard."""
+"""Calls into Ray that hang: the caller gets its time back, and Ctrl-C works."""
 
 import os
 import signal

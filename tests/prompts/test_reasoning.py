@@ -1,4 +1,4 @@
-"""Reasoning traces are told from answers, whatever marks a model writes."""
+"""Reasoning traces are separated from answers, whatever marks a model writes."""
 
 import time
 
@@ -139,6 +139,6 @@ def test_an_answer_is_split_once(parts: list[str]) -> None:
 )
 def test_a_hostile_text_takes_linear_time(unit: str) -> None:
     text = unit * (300_000 // len(unit))
-    begun = time.process_time()
+    start = time.process_time()
     AUTO.split(text)
-    assert time.process_time() - begun < 5
+    assert time.process_time() - start < 5

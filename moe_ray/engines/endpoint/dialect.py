@@ -13,13 +13,13 @@ from moe_ray.errors import ModelError
 from moe_ray.prompts.messages import Message, Prompt
 
 NO_KEY_STATUSES = (401, 403)
-# OpenAI takes no more; what is left is cut here.
+# OpenAI accepts no more; answers are cut at the others after they arrive.
 MAX_STOPS = 4
 SEED_BITS = 31
 MAX_NAMED_MODELS = 10
 PLAIN_PROMPT = Prompt(messages=(Message(role="user", content="Hello"),))
 PATHS: dict[PromptStyle, str] = {"chat": "/chat/completions", "completion": "/completions"}
-# Best first: a stream tells when the first token came, and some APIs count tokens in a stream only when asked to.
+# Best first: a stream gives the time to the first token, and some APIs count tokens in a stream only on request.
 STREAMING: tuple[dict[str, Any], ...] = (
     {"stream": True, "stream_options": {"include_usage": True}},
     {"stream": True},
@@ -126,7 +126,7 @@ def _ways(
 
 
 def _listed_models(client: EndpointClient) -> list[str] | None:
-    """Return the names that the API lists, None where it keeps no list that can be read."""
+    """Return the names that the API lists, None where it has no readable list."""
     try:
         payload = client.get("/models")
     except (RequestRefusedError, UnansweredError):

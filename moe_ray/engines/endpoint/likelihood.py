@@ -1,8 +1,8 @@
 """Log-likelihoods from an API that gives log-probabilities of the prompt's own tokens.
 
-No tokenizer is at hand, and an API's text offsets are not to be trusted (some count a begin token's spelling). So the
-context is asked for by itself, for its number of tokens, and a continuation's tokens are those of context and
-continuation together less that many, as in the transformers engine. Both give the same numbers unless a token straddles
+There is no tokenizer here, and text offsets of APIs are unreliable (some count the spelling of a begin token). So the
+context is sent alone, to count its tokens; a continuation's tokens are those of context and continuation together less
+that many, as in the transformers engine. Both give the same numbers unless a token straddles
 the border: the transformers engine then reads the context's own tokens before the rest, while an API reads the tokens
 of the whole text.
 """
@@ -41,7 +41,7 @@ class _Spelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Way:
-    """Keys that make an API tell the prompt's log-probabilities, how to read them, and how many tokens are drawn."""
+    """Keys that request the prompt's log-probabilities, how to read them, and how many tokens are drawn."""
 
     keys: dict[str, Any]
     read: Callable[[dict[str, Any], int], _Spelled]
@@ -89,17 +89,17 @@ def _num_drawn(way: _Way, reply: Reply) -> int:
 
 def _read_echo(payload: dict[str, Any], num_drawn: int) -> _Spelled:
     """Echoed prompts list the drawn tokens behind the prompt's."""
-    told = payload["choices"][0]["logprobs"]
-    num_prompt = len(told["tokens"]) - num_drawn
+    logprobs = payload["choices"][0]["logprobs"]
+    num_prompt = len(logprobs["tokens"]) - num_drawn
     return _Spelled(
-        tokens=tuple(map(str, told["tokens"][:num_prompt])), values=_values(told["token_logprobs"][:num_prompt])
+        tokens=tuple(map(str, logprobs["tokens"][:num_prompt])), values=_values(logprobs["token_logprobs"][:num_prompt])
     )
 
 
 def _read_prompt_logprobs(payload: dict[str, Any], _num_drawn: int) -> _Spelled:
     """One mapping a token, None for the first: token id -> its log-probability; the prompt's own token comes first."""
-    told = payload.get("prompt_logprobs") or payload["choices"][0]["prompt_logprobs"]
-    entries = [next(iter(one.values())) if one else {} for one in told]
+    positions = payload.get("prompt_logprobs") or payload["choices"][0]["prompt_logprobs"]
+    entries = [next(iter(one.values())) if one else {} for one in positions]
     return _Spelled(
         tokens=tuple(str(one.get("decoded_token") or "") for one in entries),
         values=_values([one.get("logprob") for one in entries]),

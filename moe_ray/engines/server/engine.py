@@ -1,4 +1,4 @@
-"""The server engine: the replica starts a server of the model, uses its OpenAI-compatible API, and stops it."""
+"""The server engine: starts a model server, uses its OpenAI-compatible API, and stops it."""
 
 import os
 import socket
@@ -23,15 +23,15 @@ from moe_ray.errors import EngineLostError, ModelError
 HOST = "127.0.0.1"
 HEALTH_POLL_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
-# A connection breaks a moment before its server is seen to have ended.
-NEWS_PATIENCE_S = 0.1
+# A connection breaks a moment before the exit of its server is reported.
+EXIT_PATIENCE_S = 0.1
 
 
 class ServerEngine(ApiEngine):
     """Implements `moe_ray.engines.base.StreamingEngine`. The server sees the GPUs that the replica sees.
 
     A server that ends before it is ready is a `ModelError`; one that ends later loses the replica, and the scheduler
-    starts another. Both tell the last lines of its log.
+    starts another. Both errors quote the end of its log.
     """
 
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
@@ -52,7 +52,7 @@ class ServerEngine(ApiEngine):
             raise
 
     def memory(self) -> EngineMemory:
-        """Return the server's processes. What part of their memory is weights, a server does not tell."""
+        """Return the server's processes. The share of the weights in their memory is unknown."""
         return EngineMemory(
             device="cuda" if _num_gpus() else "cpu",
             weights_bytes=None,
@@ -109,7 +109,7 @@ class ServerEngine(ApiEngine):
             raise self._unfit(str(error)) from error
 
     def _require_alive(self) -> None:
-        if (status := self._process.exit_status(NEWS_PATIENCE_S)) is not None:
+        if (status := self._process.exit_status(EXIT_PATIENCE_S)) is not None:
             raise EngineLostError(f"the server ended (exit status {status}); {self._process.log_tail()}")
 
     def _unfit(self, what: str) -> ModelError:

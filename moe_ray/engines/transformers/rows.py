@@ -66,7 +66,7 @@ class DrawnRow:
             self._finish("stop")
             return
         self.token_ids.append(token)
-        if self._spelled_a_stop():
+        if self._has_stop():
             self._finish("stop")
         elif len(self.token_ids) == self.row.request.max_new_tokens:
             self._finish("length")
@@ -76,7 +76,7 @@ class DrawnRow:
         self.text = text[: stop_position(text, self.row.request.prompt.stop)]
         self.finish_reason = reason
 
-    def _spelled_a_stop(self) -> bool:
+    def _has_stop(self) -> bool:
         """Decode what a new stop string can lie in (each token spells a byte or more), and all only if it is there."""
         stops = self.row.request.prompt.stop
         if not stops:

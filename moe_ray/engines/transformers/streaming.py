@@ -56,7 +56,7 @@ class TurnLock:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Live:
-    """One row that waits or runs. `decided` is what a gate said before the row had to begin again."""
+    """One row that waits or runs. `decided` is the gate's decision from before a restart."""
 
     drawn: DrawnRow
     text: RowText
@@ -182,7 +182,7 @@ class StreamingDecoder:
         """Wait until there is a row to decode; return False when the decoder is closed."""
         with self._changed:
             if not self._batches and not self._waiting:
-                # Whatever took the memory before may have given it back.
+                # Memory may have been freed since rows were restricted.
                 self._max_rows = self._limits.max_rows
             self._changed.wait_for(lambda: self._lost is not None or self._waiting or self._batches)
             return self._lost is None
@@ -225,12 +225,12 @@ class StreamingDecoder:
                 self._waiting.popleft()
         together = [row for row in rows if not row.runs_alone and not row.decided]
         apart = [[row] for row in rows if row.runs_alone or row.decided]
-        return [self._begun(group) for group in ([together] if together else []) + apart]
+        return [self._new_batch(group) for group in ([together] if together else []) + apart]
 
     def _fits(self, sizes: Sequence[RowSize]) -> bool:
         return len(sizes) <= self._max_rows and self._rule.batch_bytes(sizes) <= self._limits.cache_memory_bytes
 
-    def _begun(self, rows: list[_Live]) -> _Batch:
+    def _new_batch(self, rows: list[_Live]) -> _Batch:
         state = BatchState(self._loaded, [row.token_ids for row in rows])
         if rows[0].decided:
             state.decide(rows[0].decided)
@@ -265,7 +265,7 @@ class StreamingDecoder:
         row.stream.finish(result, text=piece.answer, reasoning=piece.reasoning, num_tokens=len(new))
 
     def _guarded(self, batches: list[_Batch], work: Callable[[], None]) -> None:
-        """Do `work`; when it fails, the rows of `batches` begin again with fewer beside them.
+        """Run `work`; if it fails, restart the rows of `batches` in smaller batches.
 
         A row that fails by itself ends with the error.
         """
@@ -276,9 +276,9 @@ class StreamingDecoder:
             # Its traceback is not kept: its frames hold the tensors that did not fit.
             failure = error.with_traceback(None)
         if failure is not None:
-            self._begin_again(batches, failure)
+            self._restart(batches, failure)
 
-    def _begin_again(self, batches: list[_Batch], failure: Exception) -> None:
+    def _restart(self, batches: list[_Batch], failure: Exception) -> None:
         num_rows = sum(len(batch.rows) for batch in self._batches)
         rows = [row for batch in batches for row in batch.rows]
         for batch in batches:

@@ -38,7 +38,7 @@ package.warden.main()
 """
 SCRATCH = "/scratch"
 NOWHERE = "/proc"
-"""A folder that every Linux has and in which nobody can make a file; no path that Python needs is below it."""
+"""A folder that every Linux has and in which no file can be made; no path that Python needs is below it."""
 SCRATCH_BYTES = 16 << 20
 SCRATCH_FILES = 1024
 FILE_BYTES = 1 << 20

@@ -48,7 +48,7 @@ def handed_over(box: Box, worker: int) -> Iterator[Handover]:
             stack.callback(os.close, proc_fd)
         seat = None
         if box.groups is not None:
-            with suppress(OSError):  # somebody removed the group; the warden still counts
+            with suppress(OSError):  # the group was removed; the warden still counts
                 seat = stack.enter_context(box.groups.seat(worker, box.settings["memory_bytes"]))
         group_fd = None if seat is None else seat.procs_fd
         yield Handover(settings={"proc_fd": proc_fd, "group_fd": group_fd, "rules_fd": _rules_fd(box)}, seat=seat)
@@ -146,9 +146,7 @@ def _communicate(box: Box, sent: bytes, timeout_s: float, descriptors: Sequence[
         _end(process)
     if not output:
         text = errors.decode(errors="replace").strip()
-        raise BoxError(
-            printable(text[-MAX_STDERR_CHARS:]) or f"ended with status {process.returncode} and said nothing"
-        )
+        raise BoxError(printable(text[-MAX_STDERR_CHARS:]) or f"ended with status {process.returncode} and no output")
     return output
 
 

@@ -38,7 +38,7 @@ def test_a_text_comes_with_its_finish_reason_its_counts_and_its_times(connect: C
     assert answer.text == "".join(drawn(asked, 4))
     assert (answer.finish_reason, answer.error) == ("length", None)
     assert (answer.num_prompt_tokens, answer.num_completion_tokens) == (len(asked.split()), 4)
-    assert answer.token_ids == (), "which tokens they were is not told"
+    assert answer.token_ids == (), "the API does not name the tokens"
     assert answer.timing.time_to_first_token_s is not None
     assert 0 < answer.timing.time_to_first_token_s <= answer.timing.total_s
 
@@ -166,7 +166,7 @@ REFUSED = {
     "filtered": (Fault(status=403, body='{"error": {"message": "flagged"}}'), "403: flagged"),
     "always failing": (Fault(status=500), "500: .*out of order"),
     "not found": (Fault(status=404, body='{"detail": "no such route"}'), "404: no such route"),
-    "told in a stream": (
+    "an error in a stream": (
         Fault(
             status=200,
             content_type="text/event-stream",

@@ -1,4 +1,4 @@
-"""What an honest program may do, how verdicts are told apart, and what is asked before weak boxes are used."""
+"""What an honest program may do, how verdicts differ, and what is asked before weak boxes are used."""
 
 from typing import Any
 
