@@ -94,10 +94,6 @@ class Scheduler:
         """True when no shard is queued or in flight and every slot is free."""
         return not self._replicas and not any(self._queues.values())
 
-    def queued_cells(self, model: str) -> int:
-        """Cells of `model` that no replica has taken."""
-        return self._queued_cells[model]
-
     def starts(self) -> list[Start]:
         """Take slots for models that have work, most work left per slot first, and return the orders."""
         orders = []

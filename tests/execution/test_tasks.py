@@ -70,7 +70,7 @@ def test_an_error_of_a_generator_is_raised_after_what_it_yielded_with_all_its_pa
     assert (caught.value.what, caught.value.where, caught.value.remedy) == ("it is wrong", "router.kind", "fix it")
 
 
-def test_a_task_that_nobody_listens_to_any_more_is_ended() -> None:
+def test_a_task_whose_stream_is_dropped_is_ended() -> None:
     def forever(_: int) -> Iterator[int]:
         yield os.getpid()
         while True:

@@ -44,7 +44,7 @@ HARMONY = "<|channel|>analysis<|message|>It reports no effect.<|end|><|start|>as
         ("<think>a [THINK] b [/THINK] no</think>Yes", "Yes", "a [THINK] b [/THINK] no"),
     ],
 )
-def test_a_trace_is_told_from_the_answer(text: str, answer: str, reasoning: str) -> None:
+def test_a_trace_is_separated_from_the_answer(text: str, answer: str, reasoning: str) -> None:
     split = AUTO.split(text)
     assert (split.answer, split.reasoning) == (answer, reasoning)
 
