@@ -29,7 +29,7 @@ _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 def final_number(text: str) -> Decimal | None:
     """Return the first number after the last `####`; without that mark the last number of all; None without any.
 
-    A dollar sign before it and commas inside it are no part of it.
+    A dollar sign before it and commas inside it are dropped.
     """
     _, mark, after = text.rpartition(FINAL_MARK)
     found = _NUMBER.findall(after if mark else text)

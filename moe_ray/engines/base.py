@@ -180,7 +180,7 @@ class Engine(Protocol):
     """A loaded model that answers. One thread calls `generate` or `loglikelihoods` at a time."""
 
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
-        """Load the model. Raises `ModelError` when it is no model that this engine can load."""
+        """Load the model. Raises `ModelError` when this engine cannot load it."""
         ...
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:

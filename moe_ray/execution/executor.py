@@ -272,7 +272,7 @@ class Executor:
                 self._scheduler.node_joined(fresh)
 
     def _watch_again(self, handle: h.ReplicaHandle) -> None:
-        """Ask the agent, which Ray starts again where its node lives, to watch a departure; not for ever."""
+        """Let the node's agent watch a departure, up to a deadline. Ray restarts the agent of a live node."""
         handle.unwatched = False
         late = time.monotonic() > handle.unload_started + 2 * h.DEPARTURE_TIMEOUT_S
         if late or not h.begin_departure(handle, self._calls, self._cluster.agent(handle.start.slot.node)):

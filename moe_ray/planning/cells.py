@@ -39,7 +39,7 @@ def make_shards(cells: Iterable[Cell], shard_size: int) -> list[Shard]:
     """Split `cells` into shards of at most `shard_size`, one model and one kind each.
 
     Cells go in the order of their keys, which are hashes: every shard is a random sample of its model's work, so that
-    what an interrupted run has is no biased part. The same cells give the same shards everywhere.
+    an interrupted run is an unbiased sample. The same cells give the same shards everywhere.
     """
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:

@@ -222,7 +222,7 @@ class Scheduler:
         """A replica died. `running` are the shards it was computing (not those that waited): they count an attempt.
 
         Those that waited go first now. It is a failure of the model too, unless the shard failed before: then it is
-        rather the shard's. With `node_gone` the replica went with its node, which is no fault of the model's. Its slot
+        rather the shard's. With `node_gone` the replica went with its node, which is not the model's fault. Its slot
         stays taken until `retired` says that the place is free again.
         """
         entry = self._replicas[replica]

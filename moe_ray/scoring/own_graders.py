@@ -23,7 +23,7 @@ PROTOCOL = "see moe_ray.scoring.score.Grader and docs/how-to/write-a-grader.md"
 def make_own_grader(spec: str, settings: Mapping[str, Any], base_dir: Path, *, where: str) -> "OwnGrader":
     """Make the grader `module:Class`, whose module is installed or lies in `base_dir`.
 
-    Raises `ConfigError` for a name that is no grader class, for settings that it does not take, and for an instance
+    Raises `ConfigError` for a name that is not a grader class, for settings that it does not take, and for an instance
     without metrics.
     """
     with importable(base_dir):

@@ -43,14 +43,14 @@ class Dialect:
 
     def generation(self, request: GenerateRequest) -> dict[str, Any]:
         """Return the body that draws one text."""
-        body = self.asking(request.prompt) | self.streaming
+        body = self.body(request.prompt) | self.streaming
         body |= {self.settings.max_tokens_key: request.max_new_tokens, "temperature": request.temperature}
         if request.temperature > 0:
             body |= {"top_p": request.top_p, "seed": request.seed % (1 << SEED_BITS)}
         stops = [stop for stop in request.prompt.stop if stop][:MAX_STOPS]
         return body | ({"stop": stops} if stops else {})
 
-    def asking(self, prompt: Prompt) -> dict[str, Any]:
+    def body(self, prompt: Prompt) -> dict[str, Any]:
         """Return the keys that every body about `prompt` has."""
         asked: dict[str, Any] = (
             {"prompt": completion_text(prompt)}

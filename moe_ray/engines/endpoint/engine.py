@@ -23,7 +23,7 @@ from moe_ray.engines.base import (
 )
 from moe_ray.engines.endpoint.client import SERVER_ERROR, CallGroup, EndpointClient
 from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
-from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Ask, Asking, find_asking, measure
+from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Ask, PromptLogprobs, find_prompt_logprobs, measure
 from moe_ray.engines.endpoint.replies import Reply, RequestRefusedError, UnansweredError
 from moe_ray.engines.settings import EndpointSettings, parse_api_settings
 from moe_ray.engines.streams import CLOSED, QueuedStream, StopGuard
@@ -63,10 +63,10 @@ class ApiEngine:
     def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
         """Measure each request's continuations, where the API gives prompt log-probabilities; else say so in each."""
         num_rows = min(len(requests), self._max_threads)
-        if self._asking is None:
+        if self._prompt_logprobs is None:
             return [_unmeasured(NO_LIKELIHOODS) for _ in requests]
-        asking = self._asking
-        return self._side_by_side(lambda request, ask: measure(asking, ask, request.prompt, num_rows), requests)
+        logprobs = self._prompt_logprobs
+        return self._side_by_side(lambda request, ask: measure(logprobs, ask, request.prompt, num_rows), requests)
 
     def submit(self, request: GenerateRequest) -> Stream:
         """Stream the answer; see `StreamingEngine.submit`. At most `max_concurrent_requests` are asked at once.
@@ -96,8 +96,8 @@ class ApiEngine:
             raise RequestRefusedError(error.status, str(error)) from error
 
     @cached_property
-    def _asking(self) -> Asking | None:
-        return find_asking(self._dialect, self.ask)
+    def _prompt_logprobs(self) -> PromptLogprobs | None:
+        return find_prompt_logprobs(self._dialect, self.ask)
 
     def _require_plain_answer(self) -> None:
         try:

@@ -49,7 +49,7 @@ class _Way:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class PromptLogprobs:
     """A way that was proven on one API."""
 
     dialect: Dialect
@@ -62,7 +62,7 @@ class Asking:
 
 
 def _spelled(dialect: Dialect, way: _Way, ask: Ask, prompt: Prompt, continuation: str | None) -> tuple[_Spelled, Reply]:
-    body = dialect.asking(_joined(dialect, prompt, continuation)) | {"temperature": 0.0, **way.keys}
+    body = dialect.body(_joined(dialect, prompt, continuation)) | {"temperature": 0.0, **way.keys}
     if dialect.style == "chat" and continuation is not None:
         body |= {"add_generation_prompt": False, "continue_final_message": True}
     reply = ask(dialect.path, body)
@@ -116,10 +116,10 @@ PROMPT_LOGPROBS = _Way(keys={"prompt_logprobs": 1, "max_tokens": 1}, read=_read_
 WAYS = {"completion": (ECHO, ECHO_AND_DRAW, PROMPT_LOGPROBS), "chat": (PROMPT_LOGPROBS,)}
 
 
-def find_asking(dialect: Dialect, ask: Ask) -> Asking | None:
+def find_prompt_logprobs(dialect: Dialect, ask: Ask) -> PromptLogprobs | None:
     """Return the first way that gives what it should for a known text, None when there is none."""
     return next(
-        (Asking(dialect=dialect, way=way) for way in WAYS[dialect.style] if _is_proven(dialect, way, ask)), None
+        (PromptLogprobs(dialect=dialect, way=way) for way in WAYS[dialect.style] if _is_proven(dialect, way, ask)), None
     )
 
 
@@ -142,7 +142,7 @@ def _is_proven(dialect: Dialect, way: _Way, ask: Ask) -> bool:
     )
 
 
-def measure(asking: Asking, ask: Ask, prompt: Prompt, num_rows: int) -> Likelihood:
+def measure(logprobs: PromptLogprobs, ask: Ask, prompt: Prompt, num_rows: int) -> Likelihood:
     """Return the log-likelihood of each of the prompt's continuations; one that the context cannot hold gets None."""
     seconds: list[float] = []
 
@@ -155,8 +155,8 @@ def measure(asking: Asking, ask: Ask, prompt: Prompt, num_rows: int) -> Likeliho
     try:
         if not prompt.continuations:
             raise _UnreadableError("the prompt has no continuations to measure")
-        num_context = len(asking.prompt_values(timed, prompt, None)[0])
-        sums = [_sum(asking, timed, prompt, one, num_context) for one in prompt.continuations]
+        num_context = len(logprobs.prompt_values(timed, prompt, None)[0])
+        sums = [_sum(logprobs, timed, prompt, one, num_context) for one in prompt.continuations]
         if all(value is None for value, _ in sums):
             raise _UnreadableError("no continuation fits the endpoint's context after the prompt")
     except RequestRefusedError as refused:
@@ -172,10 +172,12 @@ def measure(asking: Asking, ask: Ask, prompt: Prompt, num_rows: int) -> Likeliho
     )
 
 
-def _sum(asking: Asking, ask: Ask, prompt: Prompt, continuation: str, num_context: int) -> tuple[float | None, int]:
+def _sum(
+    logprobs: PromptLogprobs, ask: Ask, prompt: Prompt, continuation: str, num_context: int
+) -> tuple[float | None, int]:
     """Return a continuation's log-likelihood and number of tokens; None and 0 when the API finds it too long."""
     try:
-        values, _ = asking.prompt_values(ask, prompt, continuation)
+        values, _ = logprobs.prompt_values(ask, prompt, continuation)
     except RequestRefusedError as error:
         if not _TOO_LONG.search(str(error)):
             raise

@@ -131,7 +131,7 @@ class _Answers(OutputRouter):  # type: ignore[misc]
         elapsed_s = time.perf_counter() - self._start_s
         num_known = len(row.token_ids)
         for token, logprob in zip(output.generated_tokens[num_known:], output.logprobs[num_known:], strict=True):
-            # The likeliest of logits that are no numbers is none.
+            # Logits that are not finite have no likeliest token.
             row.take(token if math.isfinite(logprob) else NO_TOKEN, elapsed_s)
         if row.finish_reason is not None and not output.is_finished():
             self._manager.cancel_request(output.request_id)
