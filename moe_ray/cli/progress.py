@@ -15,7 +15,7 @@ import moe_ray
 from moe_ray.characters import indented
 from moe_ray.cli.terminal import LineColumn, Terminal
 from moe_ray.config.schema import ExperimentConfig
-from moe_ray.engines.endpoint.client import secrets_of
+from moe_ray.engines.settings import secrets_of
 from moe_ray.errors import RunFailedError, UserError
 from moe_ray.execution.observer import RunObserver
 from moe_ray.store.log import RunLog

@@ -18,7 +18,7 @@ from moe_ray.domains.programs import (
 )
 from moe_ray.domains.record_task import RecordTask
 from moe_ray.errors import DataError
-from moe_ray.prompts.templates import as_text
+from moe_ray.prompts.messages import as_text
 
 CHAT = """\
 Write a Python program for this task:

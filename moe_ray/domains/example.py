@@ -15,8 +15,8 @@ GradingValue = str | int | float | bool | None | list[str] | dict[str, str]
 class Example:
     """One item of a domain.
 
-    `id` is unique in its domain and comes from the data, never from a position. `reference` is the text a good
-    answer is held against. `grading` holds what this domain's graders need beyond it (the gold label, tests).
+    `id` is unique in its domain and comes from the data, never from a position. `reference` is the text that
+    answers are compared with. `grading` holds what this domain's graders need beyond it (the gold label, tests).
     """
 
     id: str

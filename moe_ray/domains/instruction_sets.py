@@ -17,7 +17,7 @@ from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.example import Example, Record
 from moe_ray.domains.record_task import RecordTask
 from moe_ray.errors import DataError
-from moe_ray.prompts.templates import as_text
+from moe_ray.prompts.messages import as_text
 
 FINAL_MARK = "####"
 CHOICES = ("yes", "no")
@@ -29,7 +29,7 @@ _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 def final_number(text: str) -> Decimal | None:
     """Return the first number after the last `####`; without that mark the last number of all; None without any.
 
-    A dollar sign before it and commas inside it are no part of it.
+    A dollar sign before it and commas inside it are dropped.
     """
     _, mark, after = text.rpartition(FINAL_MARK)
     found = _NUMBER.findall(after if mark else text)
@@ -141,8 +141,8 @@ class Reasoning(_QuestionTask):
         """Turn one question into its example."""
         label = self._label_of(example_id, self.value(record, "answer"))
         reasons = self.value(record, "reasons")
-        told = " ".join(as_text(part).strip() for part in (reasons if isinstance(reasons, list) else [reasons]))
-        reasons_alone = re.sub(rf"^{label}\b[\s.,:;]*", "", told, flags=re.IGNORECASE)
+        whole = " ".join(as_text(part).strip() for part in (reasons if isinstance(reasons, list) else [reasons]))
+        reasons_alone = re.sub(rf"^{label}\b[\s.,:;]*", "", whole, flags=re.IGNORECASE)
         return self.answered(
             example_id,
             self.text(record, "question"),

@@ -12,7 +12,7 @@ from moe_ray.config.schema import DomainConfig
 from moe_ray.domains.example import Example, Record
 from moe_ray.domains.record_task import RecordTask
 from moe_ray.errors import DataError
-from moe_ray.prompts.templates import as_text
+from moe_ray.prompts.messages import as_text
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag

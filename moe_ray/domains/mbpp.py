@@ -16,7 +16,7 @@ from moe_ray.domains.code_examples import CHAT, CodeRecordTask
 from moe_ray.domains.example import Example, Record
 from moe_ray.domains.sources import read_file, read_source
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.prompts.templates import as_text
+from moe_ray.prompts.messages import as_text
 
 SHOT_IDS = ("2", "3", "4")
 

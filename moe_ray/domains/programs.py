@@ -14,7 +14,7 @@ _NAME = re.compile(r"[^\W\d]\w*")
 
 
 def parse(code: str, max_chars: int = MAX_PARSED_CHARS) -> ast.Module | None:
-    """Return the syntax tree of `code`, or None when it is no program (or a text of more than `max_chars`)."""
+    """Return the syntax tree of `code`, or None when it does not parse (or has more than `max_chars`)."""
     if len(code) > max_chars:
         return None
     try:

@@ -1,7 +1,7 @@
 """What all tasks that read records one by one have in common: columns, ids, prompts, skipped records.
 
-A subclass names its roles (what it needs of a record, and the columns where published files have it) and
-turns one record into one example. `candidates` is cheap and `example` may be dear: a limit is drawn between the two.
+A subclass names its roles (what it needs of a record, and the columns where published files have it) and turns one
+record into one example. `candidates` is cheap and `example` may be expensive: the limit is drawn between them.
 """
 
 import math
@@ -15,8 +15,7 @@ from moe_ray.config.schema import DomainConfig, PromptStyle
 from moe_ray.domains.example import Example, GradingValue, Record
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.fingerprint import fingerprint
-from moe_ray.prompts.messages import Message, Prompt
-from moe_ray.prompts.templates import Template, as_text
+from moe_ray.prompts.messages import Message, Prompt, Template, as_text
 from moe_ray.suggestions import choice_of
 
 MISSING = object()

@@ -125,7 +125,7 @@ def resolve_path(text: str, base_dir: Path) -> Path:
 
 
 def require_file(path: Path) -> None:
-    """Raise `DataError` when `path` is no file that can be read."""
+    """Raise `DataError` unless `path` is a readable file."""
     if path.is_dir():
         raise DataError("this is a folder, not a data file", where=str(path), remedy="name one file in it")
     if not path.is_file():

@@ -20,7 +20,7 @@ from moe_ray.domains.code_examples import CodeRecordTask
 from moe_ray.domains.example import Example, Record
 from moe_ray.domains.record_task import RecordTask
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.prompts.templates import Template, as_text
+from moe_ray.prompts.messages import Template, as_text
 
 DECISION_CHAT = """\
 {context}{question}
@@ -178,7 +178,7 @@ class DecisionTask(_ColumnsTask):
 
 
 class FreeTextTask(_ColumnsTask):
-    """A text answers the question, and is held against a reference text."""
+    """A text answers the question, and is compared with a reference text."""
 
     default_graders = ("rouge_l", "completeness", "relevance", "bits_per_byte")
     needed = frozenset({"question", "reference"})

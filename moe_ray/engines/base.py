@@ -193,7 +193,7 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineMemory:
-    """Memory of this engine, in bytes; None where the device cannot say, or where the model is somebody else's.
+    """Memory of this engine, in bytes; None where the device does not report it, or where the model runs elsewhere.
 
     `process_ids` are the processes beside this one that hold the model: their memory is counted with this one's.
     `batching` says how rows share the device, where the engine chooses.
@@ -211,7 +211,7 @@ class Engine(Protocol):
     """A loaded model that answers. One thread calls `generate` or `loglikelihoods` at a time."""
 
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
-        """Load the model. Raises `ModelError` when it is no model that this engine can load."""
+        """Load the model. Raises `ModelError` when this engine cannot load it."""
         ...
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
@@ -240,7 +240,7 @@ class StreamingEngine(Engine, Protocol):
     def submit(self, request: GenerateRequest) -> Stream:
         """Begin to answer `request` and return at once. Any number of threads may submit, at any time.
 
-        New requests are admitted while others decode, in their order as far as room allows, and beside calls of
+        New requests are admitted while others decode, in their order if there is room, and concurrently with
         `generate`. A request that fails or is refused ends its own stream with an error, and no other. The greedy text
         is that of `generate`. Raises `EngineLostError` once the engine is closed or can answer nothing any more.
         """

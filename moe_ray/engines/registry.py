@@ -22,7 +22,7 @@ from moe_ray.errors import ConfigError, first_line
 from moe_ray.fingerprint import file_sha256
 from moe_ray.suggestions import suggestion
 
-# Arguments of transformers' apply_chat_template that are no switches of a template.
+# Arguments of transformers' apply_chat_template that are not variables of a template.
 OWN_TEMPLATE_ARGUMENTS = frozenset(
     {
         "conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",

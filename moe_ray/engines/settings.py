@@ -1,5 +1,6 @@
 """The `engine_settings` of each shipped engine. No heavy imports, so that `plan` can check them."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -8,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.server.process import names, require_template
@@ -35,7 +35,7 @@ ApiSettingsT = TypeVar("ApiSettingsT", bound="ApiSettings")
 
 
 # Marks of fields. Every other field decides the text, and enters a model's fingerprint.
-EXECUTION = "execution"  # how fast, how often and how long, or a pretence of it: never in a fingerprint
+EXECUTION = "execution"  # speed, retries, timeouts, or a simulation of them: never in a fingerprint
 NAMED_BY_IDENTITY = "named by identity"  # in the fingerprint, unless the setting `identity` stands for it
 
 
@@ -51,7 +51,7 @@ class EngineSettings(BaseModel):
     """Whether a copy takes GPUs of this cluster, if there are any. Without, `where_it_runs` says why."""
     where_it_runs: ClassVar[str] = ""
     shares_gpu: ClassVar[bool] = True
-    """Whether copies may share a GPU without being told to: not where an engine takes all memory there is."""
+    """Whether copies may share a GPU by default: false for an engine that takes all the memory there is."""
     has_files: ClassVar[bool] = True
     """Whether `path` is a checkpoint, which is hashed, measured and downloaded; else it is a name."""
     reads_single_files: ClassVar[bool] = False
@@ -82,10 +82,7 @@ class EngineSettings(BaseModel):
 
     @classmethod
     def canonical(cls, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `settings` in the one spelling that enters the fingerprint; `config` is the checkpoint's config.json.
-
-        Settings that the checkpoint rules out are returned unchanged.
-        """
+        """Return `settings` as they enter the fingerprint: one spelling for what `config`, a config.json, makes one."""
         del config
         return settings
 
@@ -93,18 +90,14 @@ class EngineSettings(BaseModel):
     def text_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of `settings` that decide the text."""
         ignored = {EXECUTION} if settings.get("identity") is None else {EXECUTION, NAMED_BY_IDENTITY}
-        fields = {name for name, field in cls.model_fields.items() if ignored.intersection(_marks(field))}
-        return {name: value for name, value in settings.items() if name not in fields}
+        dropped = {name for name, field in cls.model_fields.items() if any(mark in field.metadata for mark in ignored)}
+        return {name: value for name, value in settings.items() if name not in dropped}
 
 
 class AnySettings(EngineSettings):
     """Settings of an engine that declares none: all are passed on, and all decide the text."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
-
-
-def _marks(field: FieldInfo) -> list[str]:
-    return [mark for mark in field.metadata if isinstance(mark, str)]
 
 
 class TransformersSettings(EngineSettings):
@@ -220,6 +213,19 @@ class ApiSettings(EngineSettings):
     max_tokens_key: Annotated[Literal["max_tokens", "max_completion_tokens"], EXECUTION] = "max_tokens"
     extra_body: dict[str, Any] = Field(default_factory=dict, description="further keys of every request's body")
 
+    def api_key(self) -> str | None:
+        """Return the key, None where none is configured. Raises `ConfigError` when its variable is not set here."""
+        name = self.api_key_env
+        if name is None:
+            return None
+        if key := os.environ.get(name, "").strip():
+            return key
+        raise ConfigError(
+            f"the environment variable {name} is not set, neither where the run was started nor where the model runs",
+            where="engine_settings.api_key_env",
+            remedy=f"export {name}=... before moe-ray evaluate, or on every node; or remove api_key_env",
+        )
+
     @field_validator("api_key_env")
     @classmethod
     def _a_name_and_no_key(cls, name: str | None) -> str | None:
@@ -236,7 +242,7 @@ class ApiSettings(EngineSettings):
 
 
 class EndpointSettings(ApiSettings):
-    """Settings of the endpoint engine: a server of somebody else's."""
+    """Settings of the endpoint engine: an API that runs elsewhere."""
 
     needs_gpu: ClassVar[bool] = False
     where_it_runs: ClassVar[str] = "its endpoint does the work"
@@ -331,3 +337,12 @@ def parse_settings(kind: type[SettingsT], model: ModelConfig) -> SettingsT:
             where=key,
             remedy=f"settings of the {model.engine} engine are: {', '.join(sorted(kind.model_fields))}",
         ) from error
+
+
+def secrets_of(model: ModelConfig) -> dict[str, str]:
+    """Return the variables of this process's environment that the engine of `model` reads a key from.
+
+    One that is not set here is left out: it may be set where the engine will run.
+    """
+    name = model.engine_settings.get("api_key_env")
+    return {name: os.environ[name]} if isinstance(name, str) and name in os.environ else {}

@@ -20,7 +20,7 @@ from moe_ray.engines.base import (
     stop_position,
 )
 from moe_ray.errors import EngineLostError, first_line
-from moe_ray.prompts.trace_stream import beginnings, num_pending
+from moe_ray.prompts.trace_stream import num_pending, prefixes
 
 CANCELLED = "the request was cancelled"
 CLOSED = "the engine was closed"
@@ -108,7 +108,7 @@ class StopGuard:
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
-        self._begun = beginnings(self._stops)
+        self._prefixes = prefixes(self._stops)
         self._tail = ""
         self._is_over = False
 
@@ -119,7 +119,7 @@ class StopGuard:
         self._tail += text
         end = stop_position(self._tail, self._stops)
         self._is_over = end is not None
-        certain = self._tail[: len(self._tail) - num_pending(self._tail, self._begun) if end is None else end]
+        certain = self._tail[: len(self._tail) - num_pending(self._tail, self._prefixes) if end is None else end]
         self._tail = self._tail[len(certain) :]
         return certain
 

@@ -35,7 +35,7 @@ INJECTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def job_options() -> dict[str, Any]:
-    """Return what `ray.init` is to be told of this driver's job; nothing inside a submitted job, which is described.
+    """Return the job description for `ray.init`; empty inside a submitted job, which has one.
 
     Ray puts the driver's working directory first on its workers' import path, where a file such as pandas.py would be
     imported in place of the library. It does so for all jobs but those of its client, so the job says that it is one.
@@ -66,7 +66,7 @@ class NotJoinedError(UserError):
 
 @cache
 def actor_class(kind: type) -> Any:
-    """Return `kind` as a Ray actor class, whose `options` say the rest. Ray examines and exports each class anew."""
+    """Return `kind` as a Ray actor class. Cached: Ray inspects and exports the class on each call."""
     remote: Any = ray.remote
     return remote(kind)
 
@@ -108,7 +108,7 @@ class Cluster:
         return {node["NodeID"] for node in living_nodes()}
 
     def discover(self, known: Mapping[str, Node], *, patience_s: float) -> list[Node]:
-        """Return what the nodes offer that are alive and not `known`, as far as their agents answer in `patience_s`.
+        """Return the live nodes that are not `known` and whose agents answer within `patience_s`.
 
         A node that is slow to answer is returned by a later call; one that dies meanwhile never is.
         """
@@ -279,7 +279,7 @@ def _join(address: str, timeout_s: float) -> None:
         )
     try:
         knock(address)
-        # Its core retries aloud, in lines that nobody can use, before ray.init raises what they mean.
+        # Ray's core logs its retries before ray.init raises the error.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray_calls.call_within(timeout_s, ray.init, address=address, **_QUIETLY, **job_options())
     except (OSError, ValueError, RuntimeError, RayError, RayUnresponsiveError) as error:

@@ -1,4 +1,4 @@
-"""Which Ray cluster an address means. `auto` is resolved here: Ray's own choice may be another user's cluster."""
+"""Resolve the address of a Ray cluster. Ray's own `auto` may pick another user's cluster."""
 
 import contextlib
 import os
@@ -97,12 +97,12 @@ def _user_name(process: psutil.Process, user: int) -> str:
 
 
 def _head(command: list[str]) -> str | None:
-    """Return host:port of the head that a Ray process was told."""
+    """Return host:port of the head in the command line of a Ray process."""
     options = [option for part in command for option in part.split()]
-    told = {name: option.removeprefix(name) for option in options for name in (
+    given = {name: option.removeprefix(name) for option in options for name in (
         ADDRESS_OPTION, PORT_OPTION, HOST_OPTION
     ) if option.startswith(name)}  # fmt: skip
-    if told.get(ADDRESS_OPTION):
-        return told[ADDRESS_OPTION]
-    host, port = told.get(HOST_OPTION), told.get(PORT_OPTION)
+    if given.get(ADDRESS_OPTION):
+        return given[ADDRESS_OPTION]
+    host, port = given.get(HOST_OPTION), given.get(PORT_OPTION)
     return f"{host}:{port}" if host and port and port != "0" else None

@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.engines.base import BatchLimits
-from moe_ray.engines.endpoint.client import secrets_of
+from moe_ray.engines.settings import secrets_of
 from moe_ray.errors import EngineLostError, UserError
 from moe_ray.execution import handles as h
 from moe_ray.execution import interruption, ray_calls
@@ -34,7 +34,7 @@ TICK_S = 0.5
 NODE_POLL_S = 1.0
 # A replica's telemetry is one file, made durable each time it is written; at the end it always is.
 TELEMETRY_S = 10.0
-# A placed actor is there in seconds; longer means that somebody else holds the place.
+# A placed actor starts within seconds; longer means that another job holds the resources.
 PLACE_TIMEOUT_S = 180.0
 # The shard that is computed and one that waits at the actor, so that it never idles between two.
 SHARDS_IN_FLIGHT = 2
@@ -123,7 +123,7 @@ class Executor:
     def _handle(self, ref: Any, call: h.Call) -> None:
         handle = self._replicas.get(call.replica)
         if handle is None or (handle.departing and call.kind != "departure"):
-            # Another call that ended in the same moment told of its death; this one's shard is queued again.
+            # Another call reported its death at the same time; this shard is queued again.
             return
         try:
             result = ray_calls.call(ray.get, ref)
@@ -237,7 +237,7 @@ class Executor:
             self._departed(handle, None)
 
     def _departed(self, handle: h.ReplicaHandle, seen: Departure | None) -> None:
-        """Free the slot. `seen` is what the node's agent saw; None when there was nobody to watch."""
+        """Free the slot. `seen` is the report of the node's agent; None when the node had no agent."""
         self._calls.drop(handle.name)
         record = handle.telemetry
         record.unload_s = time.monotonic() - handle.unload_started
@@ -272,7 +272,7 @@ class Executor:
                 self._scheduler.node_joined(fresh)
 
     def _watch_again(self, handle: h.ReplicaHandle) -> None:
-        """Ask the agent, which Ray starts again where its node lives, to watch a departure; not for ever."""
+        """Let the node's agent watch a departure, up to a deadline. Ray restarts the agent of a live node."""
         handle.unwatched = False
         late = time.monotonic() > handle.unload_started + 2 * h.DEPARTURE_TIMEOUT_S
         if late or not h.begin_departure(handle, self._calls, self._cluster.agent(handle.start.slot.node)):
@@ -284,7 +284,7 @@ class Executor:
         self._num_reported = len(self._scheduler.abandoned)
 
     def _end_all(self) -> None:
-        """End the replicas that are left (after an error or an interruption), and keep what they told."""
+        """End the remaining replicas after an error or an interruption, and keep their telemetry."""
         for handle in self._replicas.values():
             ray_calls.call_at_end(ray.kill, handle.actor)
             if handle.telemetry.end == "running":

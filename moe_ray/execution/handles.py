@@ -37,7 +37,7 @@ class Call:
 class ReplicaHandle:
     """One replica as the driver sees it.
 
-    It is `unwatched` when it is departing and nobody watches, because its node's agent went too. Its telemetry is
+    It is `unwatched` when it is departing and its node has no agent any more. Its telemetry is
     written down again from `record_due` on (monotonic clock).
     """
 
@@ -184,7 +184,7 @@ def begin_close(handle: ReplicaHandle, calls: Calls) -> None:
 
 
 def begin_departure(handle: ReplicaHandle, calls: Calls, agent: Any) -> bool:
-    """End the replica's process, and have its node's agent watch it go; False when there is nobody to watch."""
+    """Kill the replica's process, and let the node's agent wait for its end; False without an agent."""
     ray_calls.call(ray.kill, handle.actor)
     handle.departing = True
     handle.unload_started = handle.unload_started or time.monotonic()

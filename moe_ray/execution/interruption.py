@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, remembered. An interrupt that is raised inside native code or a callback can get lost there."""
+"""SIGINT and SIGTERM are recorded, since an interrupt that is raised in native code or in a callback can get lost."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ def listening() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise `KeyboardInterrupt` if somebody asked to stop since `listening` began, though the first was swallowed."""
+    """Raise `KeyboardInterrupt` if a signal arrived since `listening` was entered and its exception got lost."""
     if _asked.is_set():
         raise KeyboardInterrupt
 

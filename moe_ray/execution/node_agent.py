@@ -12,7 +12,7 @@ from moe_ray.store.answers import Answer
 POLL_S = 0.02
 # Other processes' memory moves too: this much more than before is still "came back".
 RETURN_TOLERANCE_BYTES = 64 << 20
-# Drivers give memory back within a second of a process's end; longer, and somebody else has taken it.
+# Drivers free memory within a second of a process's end; after longer, another process has taken it.
 RETURN_TIMEOUT_S = 10.0
 
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class RunObserver(Protocol):
-    """Hears of progress. Calls come from one thread, in the order of events."""
+    """Receives progress events, from one thread, in their order."""
 
     def stage(self, text: str) -> None:
-        """A new part of the run begins."""
+        """A new part of the run starts."""
 
     def notice(self, text: str) -> None:
-        """Something happened that a person should know, such as a lost worker that is replaced."""
+        """An event that the user should know of, such as a lost worker that is replaced."""
 
     def training(self, step: int, num_steps: int, detail: str) -> None:
         """The router's training has done `step` of at most `num_steps`."""
@@ -38,7 +38,7 @@ class RunObserver(Protocol):
 
 
 class LoggingObserver(RunObserver):
-    """Writes a run's progress to the log: stages at INFO, what a person should know at WARNING, the rest at DEBUG."""
+    """Writes a run's progress to the log: stages at INFO, notices at WARNING, the rest at DEBUG."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger

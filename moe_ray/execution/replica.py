@@ -91,7 +91,7 @@ class Replica:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         os.environ.update(spec.environment)
         if not spec.uses_gpu:
-            # An actor with num_gpus=0 sees every GPU of its node unless it is told otherwise.
+            # An actor with num_gpus=0 sees every GPU of its node unless CUDA_VISIBLE_DEVICES hides them.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
     def place(self) -> ReplicaPlace:

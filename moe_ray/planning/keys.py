@@ -37,12 +37,12 @@ class CellMaker:
         made: dict[str, list[Cell]] = {model.name: [] for model in models}
         answering = [(model, _ending({"model": model.fingerprint, "style": model.prompt_style})) for model in models]
         for example in examples:
-            begun: dict[PromptStyle, hashlib._Hash] = {}
+            hashes: dict[PromptStyle, hashlib._Hash] = {}
             for model, ending in answering:
                 style = model.prompt_style
-                if style not in begun:
-                    begun[style] = _beginning(example, example.prompts[style])
-                asked = begun[style].copy()
+                if style not in hashes:
+                    hashes[style] = _beginning(example, example.prompts[style])
+                asked = hashes[style].copy()
                 asked.update(ending)
                 made[model.name] += self._cells_of(example, model, asked)
         return [cell for cells in made.values() for cell in cells]

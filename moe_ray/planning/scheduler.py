@@ -10,8 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from moe_ray.planning.attempts import Attempts
-from moe_ray.planning.cells import Shard
+from moe_ray.planning.cells import Attempts, Shard
 from moe_ray.planning.fleet import Demand, Fleet, Node, Slot
 
 
@@ -95,10 +94,6 @@ class Scheduler:
         """True when no shard is queued or in flight and every slot is free."""
         return not self._replicas and not any(self._queues.values())
 
-    def queued_cells(self, model: str) -> int:
-        """Cells of `model` that no replica has taken."""
-        return self._queued_cells[model]
-
     def starts(self) -> list[Start]:
         """Take slots for models that have work, most work left per slot first, and return the orders."""
         orders = []
@@ -168,8 +163,8 @@ class Scheduler:
         """Hand `replica` its next shard, or None when there is none for it now.
 
         While the copies of its model outnumber the shards that are left, a replica gets no second one to keep in stock:
-        the last shards go to whoever is free first. A shard that failed before has a replica to itself: what it ends
-        must not be taken for another shard's fault, whose result was still on its way, nor the other way round.
+        the last shards go to the first free replica. A retried shard runs alone on its replica, so that a crash can be
+        attributed to one shard.
         """
         entry = self._replicas[replica]
         queue = self._queues[entry.start.model]
@@ -195,7 +190,7 @@ class Scheduler:
         self._pace[self._replicas[replica].start.model].load_s = load_s
 
     def completed(self, replica: str, shard: str, busy_s: float = 0.0) -> None:
-        """A shard was committed; `busy_s` is the time that its replica worked on it, 0 where nobody knows."""
+        """A shard was committed; `busy_s` is the time that its replica worked on it, 0 where unknown."""
         entry = self._replicas[replica]
         num_cells = len(entry.in_flight.pop(shard).cells)
         if busy_s > 0:
@@ -227,7 +222,7 @@ class Scheduler:
         """A replica died. `running` are the shards it was computing (not those that waited): they count an attempt.
 
         Those that waited go first now. It is a failure of the model too, unless the shard failed before: then it is
-        rather the shard's. With `node_gone` the replica went with its node, which is no fault of the model's. Its slot
+        rather the shard's. With `node_gone` the replica went with its node, which is not the model's fault. Its slot
         stays taken until `retired` says that the place is free again.
         """
         entry = self._replicas[replica]
@@ -298,7 +293,7 @@ class Scheduler:
 
     def _count_attempt(self, shard: Shard, reason: str) -> None:
         verdict = self._attempts.failed(shard, reason)
-        for part in verdict.again:
+        for part in verdict.retries:
             self._requeue(part)
         if verdict.given_up is not None:
             self.abandoned.append(

@@ -1,9 +1,12 @@
-"""Prompts: messages, and the continuations that are measured after them."""
+"""Prompts: messages, the continuations that are measured after them, and the templates that fill them in."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from string import Formatter
+from typing import Any, Literal
 
 from moe_ray.characters import whole_characters
+from moe_ray.errors import ConfigError, UserError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -50,3 +53,55 @@ class Prompt:
     def continuations(self) -> tuple[str, ...]:
         """The choices, then the reference if there is one."""
         return self.choices if self.reference is None else (*self.choices, self.reference)
+
+
+class Template:
+    """A prompt template. `where` names its key in the experiment file, for errors."""
+
+    def __init__(self, text: str, *, where: str) -> None:
+        self.where = where
+        try:
+            self._parts = [_part(*part) for part in Formatter().parse(text)]
+        except ValueError as error:
+            raise ConfigError(
+                f"malformed template: {error}", where=where, remedy="write {column}; double a brace to mean it: {{ }}"
+            ) from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in braces, in their order."""
+        return tuple(name for _, name in self._parts if name is not None)
+
+    def check(self, available: Collection[str], *, kind: type[UserError] = ConfigError) -> None:
+        """Raise an error of `kind` when the template names something that is not `available`."""
+        missing = next((name for name in self.names if name not in available), None)
+        if missing is not None:
+            raise kind(
+                f"the template names {{{missing}}}, which is not a column of this file",
+                where=self.where,
+                remedy=f"available: {', '.join(sorted(available))}",
+            )
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """Fill the template in. Braces inside of values stay as they are."""
+        return "".join(text + ("" if name is None else as_text(values[name])) for text, name in self._parts)
+
+
+def as_text(value: Any) -> str:
+    """Return a column's value as text that UTF-8 can hold, with plain line ends.
+
+    None is empty; the items of a list are paragraphs; a lone surrogate (half a character of cut JSON) becomes a
+    question mark.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return "\n\n".join(as_text(item) for item in value)
+    text = str(value).replace("\r\n", "\n").replace("\r", "\n")
+    return whole_characters(text, "?")
+
+
+def _part(text: str, name: str | None, form: str | None, conversion: str | None) -> tuple[str, str | None]:
+    if name == "" or form or conversion:
+        raise ValueError("braces hold the name of a column and nothing else")
+    return text, name

@@ -35,7 +35,7 @@ class TraceStream:
         spellings = [one.lower() for one in splitter.spellings]
         self._spellings = tuple(dict.fromkeys(spellings))
         self._heads = tuple({one[:3] for one in spellings})
-        self._beginnings = beginnings(spellings)
+        self._prefixes = prefixes(spellings)
         self._opened = opened
         self._text = ""
         self._num_read = 0
@@ -112,7 +112,7 @@ class TraceStream:
     def _num_held(self) -> int:
         """How many characters at the end may begin a mark, or are one that the next character decides on."""
         tail = self._text[-LONGEST_MARK:].lower()
-        num = num_pending(tail, self._beginnings)
+        num = num_pending(tail, self._prefixes)
         rest = tail[: len(tail) - num]
         if not any(head in rest for head in self._heads):
             return num
@@ -125,12 +125,12 @@ def _rest(whole: str, sent: str) -> str:
     return whole[len(sent) :] if whole.startswith(sent) else ""
 
 
-def beginnings(spellings: Iterable[str]) -> frozenset[str]:
-    """Return everything that begins one of `spellings` without completing it."""
+def prefixes(spellings: Iterable[str]) -> frozenset[str]:
+    """Return all proper prefixes of `spellings`."""
     return frozenset(one[:num] for one in spellings for num in range(1, len(one)))
 
 
-def num_pending(text: str, begun: frozenset[str]) -> int:
-    """Return how many characters at the end of `text` are one of `begun`; the most, where there are several."""
-    longest = max(map(len, begun), default=0)
-    return next((num for num in range(min(longest, len(text)), 0, -1) if text[-num:] in begun), 0)
+def num_pending(text: str, prefixes: frozenset[str]) -> int:
+    """Return the length of the longest of `prefixes` that `text` ends with; 0 if it ends with none."""
+    longest = max(map(len, prefixes), default=0)
+    return next((num for num in range(min(longest, len(text)), 0, -1) if text[-num:] in prefixes), 0)

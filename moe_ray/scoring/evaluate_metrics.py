@@ -232,10 +232,10 @@ class EvaluateGrader:
         higher = known if settings.higher_is_better is None else settings.higher_is_better
         worst = settings.worst if "worst" in settings.model_fields_set else (0.0 if higher else None)
         alone = len(self._keys) == 1 or key == self._spec
-        told = "".join(f", {argument}={value!r}" for argument, value in sorted(settings.arguments.items()))
+        given = "".join(f", {argument}={value!r}" for argument, value in sorted(settings.arguments.items()))
         return Metric(
             name=name if alone else f"{name}.{key}",
-            definition=f"{key} of the evaluate metric {self._spec}{told}, computed answer by answer; mean over the "
+            definition=f"{key} of the evaluate metric {self._spec}{given}, computed answer by answer; mean over the "
             "examples",
             higher_is_better=higher,
             worst=worst,

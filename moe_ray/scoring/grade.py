@@ -121,6 +121,6 @@ def _unexpected(grader: Grader, item: Item, error: Exception) -> list[Score]:
     not written for is not known beforehand. One such answer must not cost the scores of all others, on every rerun.
     """
     example, model, _ = item
-    told = str(error) if isinstance(error, _OtherScoresError) else f"raised {type(error).__name__}: {first_line(error)}"
-    reason = f"{type(grader).__name__} {told}"[:MAX_REASON_CHARS]
+    why = str(error) if isinstance(error, _OtherScoresError) else f"raised {type(error).__name__}: {first_line(error)}"
+    reason = f"{type(grader).__name__} {why}"[:MAX_REASON_CHARS]
     return unscored(example, model, grader.metrics, UnscorableError(reason))

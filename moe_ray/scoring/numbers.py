@@ -1,6 +1,6 @@
 r"""Numbers: the number that a worked solution ends with, compared with the gold one.
 
-Dollar signs, units, percent signs and separators of thousands are no part of a number; 3/4 and \frac{3}{4} are one.
+Dollar signs, units, percent signs and separators of thousands are ignored; 3/4 and \frac{3}{4} are one.
 """
 
 import re

@@ -23,7 +23,7 @@ PROTOCOL = "see moe_ray.scoring.score.Grader and docs/how-to/write-a-grader.md"
 def make_own_grader(spec: str, settings: Mapping[str, Any], base_dir: Path, *, where: str) -> "OwnGrader":
     """Make the grader `module:Class`, whose module is installed or lies in `base_dir`.
 
-    Raises `ConfigError` for a name that is no grader class, for settings that it does not take, and for an instance
+    Raises `ConfigError` for a name that is not a grader class, for settings that it does not take, and for an instance
     without metrics.
     """
     with importable(base_dir):
@@ -91,8 +91,8 @@ class OwnGrader:
     def _failed(self, example: Example, model: str, error: Exception) -> list[Score]:
         reason = f"{self._spec} failed: {type(error).__name__}: {first_line(error)}"
         failed = isinstance(error, UnscorableError) and error.failed
-        told = str(error) if isinstance(error, UnscorableError) else reason
-        return unscored(example, model, self.metrics, UnscorableError(told, failed=failed))
+        why = str(error) if isinstance(error, UnscorableError) else reason
+        return unscored(example, model, self.metrics, UnscorableError(why, failed=failed))
 
     def _checked(self, scores: object, example: Example, model: str) -> list[Score]:
         names = [metric.name for metric in self.metrics]

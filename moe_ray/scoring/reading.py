@@ -197,9 +197,9 @@ def parsed(kind: type[SettingsT], settings: Mapping[str, Any], *, where: str) ->
         first = error.errors()[0]
         unknown = first["type"] == "extra_forbidden"
         key = ".".join(map(str, first["loc"]))
-        told = first["msg"].removeprefix("Value error, ")
+        problem = first["msg"].removeprefix("Value error, ")
         raise ConfigError(
-            "no such setting" if unknown else told[:MAX_MESSAGE],
+            "no such setting" if unknown else problem[:MAX_MESSAGE],
             where=f"{where}.{key}" if key else where,
             remedy=f"settings are: {', '.join(sorted(kind.model_fields))}",
         ) from error

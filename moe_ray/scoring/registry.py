@@ -11,12 +11,10 @@ from moe_ray.config.schema import DecodingConfig, DomainConfig, SandboxConfig
 from moe_ray.errors import ConfigError
 from moe_ray.fingerprint import file_sha256
 from moe_ray.registry import Registry
-from moe_ray.scoring.bits import BitsPerByteGrader
-from moe_ray.scoring.coverage import CompletenessGrader, RelevanceGrader
 from moe_ray.scoring.decisions import DecisionGrader, DecisionSettings, LikelihoodDecisionGrader
 from moe_ray.scoring.numbers import FinalNumberGrader, NumberSettings
 from moe_ray.scoring.reading import ReadingSettings, parsed
-from moe_ray.scoring.rouge import RougeLGrader
+from moe_ray.scoring.references import BitsPerByteGrader, CompletenessGrader, RelevanceGrader, RougeLGrader
 from moe_ray.scoring.score import Grader
 
 EVALUATE_PREFIX = "evaluate:"

@@ -31,7 +31,7 @@ from moe_ray.serving.replica import CallPiece
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 Handler = Callable[[Request], Awaitable[Response]]
-Read = Callable[[bytes], ApiCall]
+ReadCall = Callable[[bytes], ApiCall]
 
 MIB = 1 << 20
 # Work waits and nothing has moved for so long: something is stuck.
@@ -134,7 +134,7 @@ class Api:
 
         return handle
 
-    async def complete(self, request: Request, *, read: Read) -> Response:
+    async def complete(self, request: Request, *, read: ReadCall) -> Response:
         """Answer a call: a conversation, a completion or a response."""
         ticket = await self._ticket(request, read)
         ticket.verdict = await self._backend.judge(ticket)
@@ -263,7 +263,7 @@ class Api:
                 retry_after_s=FULL_RETRY_S,
             )
 
-    async def _ticket(self, request: Request, read: Read) -> Ticket:
+    async def _ticket(self, request: Request, read: ReadCall) -> Ticket:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise ApiError(415, "send JSON, with Content-Type: application/json", code="unsupported_media_type")

@@ -68,7 +68,7 @@ class Ingress:
 
 def secrets_of_models(system: ServedSystem) -> dict[str, dict[str, str]]:
     """The environment variables that each model's engine names, where this process has them."""
-    from moe_ray.engines.endpoint.client import secrets_of
+    from moe_ray.engines.settings import secrets_of
 
     return {served.name: dict(secrets_of(served.model)) for served in system.models}
 

@@ -11,7 +11,7 @@ from moe_ray.domains.record_task import MISSING, is_empty, value_at
 from moe_ray.domains.sources import ReadSource, read_source
 from moe_ray.errors import DataError, UserError
 from moe_ray.fingerprint import fingerprint
-from moe_ray.prompts.templates import as_text
+from moe_ray.prompts.messages import as_text
 from moe_ray.texts.cleaning import Candidate, TextSource
 from moe_ray.texts.labelled import LabelledText
 from moe_ray.texts.similarity import normal_form, without_affixes

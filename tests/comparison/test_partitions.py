@@ -14,8 +14,8 @@ import pytest
 from moe_ray.comparison.records import Summary
 from moe_ray.comparison.summary import summarise
 from moe_ray.domains.example import Example
-from moe_ray.scoring.bits import BitsPerByteGrader
 from moe_ray.scoring.decisions import DecisionGrader
+from moe_ray.scoring.references import BitsPerByteGrader
 from moe_ray.scoring.samples import TextGrader
 from moe_ray.scoring.score import Grader, Metric, Score, write_scores
 from moe_ray.store.answers import Answer

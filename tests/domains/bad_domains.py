@@ -257,7 +257,7 @@ BAD_DOMAINS = [
         kind=ConfigError,
         what="is not a task",
         remedy="Task",
-        section={"task": "moe_ray.prompts.templates:Template"},
+        section={"task": "moe_ray.prompts.messages:Template"},
     ),
     BadDomain(
         name="a setting that the task has not",

@@ -91,7 +91,7 @@ def test_a_label_is_read_by_name_then_by_number(
     assert labels_of(decision(tmp_path, labels, choices)) == read
 
 
-def test_how_numbers_were_read_is_told(tmp_path: Path) -> None:
+def test_how_numbers_were_read_is_reported(tmp_path: Path) -> None:
     assert decision(tmp_path, [1, 0], ["no", "yes"]).notes == ("labels are numbers: 0 is no, 1 is yes",)
     assert decision(tmp_path, ["no", "yes"], ["no", "yes"]).notes == ()
 
@@ -108,7 +108,7 @@ def test_a_label_that_is_no_choice_is_refused_with_what_to_do(label: Any, remedy
 
 
 @pytest.mark.parametrize("empty", [None, "", "  ", float("nan"), []])
-def test_a_record_without_a_label_is_left_out_counted_and_told(empty: Any, tmp_path: Path) -> None:
+def test_a_record_without_a_label_is_left_out_counted_and_reported(empty: Any, tmp_path: Path) -> None:
     domain = decision(tmp_path, ["yes", empty, "no"], ["yes", "no"])
     assert sorted(by_id(domain)) == ["r0", "r2"]
     assert domain.data_fingerprint["num_skipped"] == {"the label is empty": 1}
@@ -145,7 +145,7 @@ def test_the_same_record_twice_without_an_id_counts_once_in_every_task(
         load(tmp_path, [{**record, "id": "7"}] * 2, task, **more)
 
 
-def test_listed_ids_that_the_data_lacks_are_told(tmp_path: Path) -> None:
+def test_listed_ids_that_the_data_lacks_are_reported(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("r0\nr1\ngone\nlost\n")
     write_jsonl(tmp_path / "d.jsonl", [{"id": f"r{at}", "question": "Q?", "reference": "R"} for at in range(3)])
     section = {"task": "free_text", "data": {"source": "./d.jsonl", "ids_file": "./ids.txt"}}

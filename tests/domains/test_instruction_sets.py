@@ -1,4 +1,4 @@
-"""The tasks coding, math and reasoning: what is asked, what is held against, and what is refused."""
+"""The tasks coding, math and reasoning: the prompts, the references, and what is refused."""
 
 import json
 from decimal import Decimal

@@ -138,7 +138,7 @@ def test_two_folders_may_have_modules_of_one_name(tmp_path: Path) -> None:
     ("code", "what"),
     [("x = (", "was never closed"), ("import own_missing", "own_missing"), ("1 / 0", "division by zero"), ("x", "'x'")],
 )
-def test_a_module_that_cannot_be_imported_is_told_with_its_reason(code: str, what: str, tmp_path: Path) -> None:
+def test_a_module_that_cannot_be_imported_is_reported_with_its_reason(code: str, what: str, tmp_path: Path) -> None:
     (tmp_path / "own_broken.py").write_text(code)
     for _ in range(2):
         with pytest.raises(ConfigError, match="cannot import 'own_broken'") as caught:

@@ -71,7 +71,7 @@ def test_a_hub_data_set_is_asked_for_by_subset_split_and_revision(
     assert source.origin["revision"] == "0123abc"
 
 
-def test_a_hub_that_does_not_answer_is_asked_once_and_told_apart(
+def test_a_hub_that_does_not_answer_is_asked_once_and_distinguished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its libraries would sleep between their retries, half a minute for each data set."""
@@ -96,7 +96,7 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_told_apart(
         (OSError("401 Client Error: gated"), "hf auth login"),
     ],
 )
-def test_a_hub_failure_is_told_with_its_remedy(
+def test_a_hub_failure_is_reported_with_its_remedy(
     failure: Exception, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets

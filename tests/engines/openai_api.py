@@ -226,8 +226,8 @@ def _reply(api: Api, body: dict[str, Any], is_chat: bool) -> dict[str, Any]:
     choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
     choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
     if body.get("echo") and "echo" in api.likelihoods:
-        told, values = api.scored(prompt)
-        choice["logprobs"] = {"tokens": told + tokens, "token_logprobs": values + [-1.0] * len(tokens)}
+        known, values = api.scored(prompt)
+        choice["logprobs"] = {"tokens": known + tokens, "token_logprobs": values + [-1.0] * len(tokens)}
     if "prompt_logprobs" in body and "prompt_logprobs" in api.likelihoods:
         choice["prompt_logprobs"] = _by_token_id(*api.scored(prompt))
     usage = {"prompt_tokens": len(words(prompt)), "completion_tokens": len(tokens)}

@@ -17,12 +17,16 @@ from moe_ray.engines.registry import (
     validate_engine_name,
 )
 from moe_ray.engines.scripted import ScriptedEngine
-from moe_ray.engines.settings import EXECUTION, EngineSettings
+from moe_ray.engines.settings import EXECUTION, EndpointSettings, EngineSettings
 from moe_ray.errors import ConfigError
 from moe_ray.planning.fleet import Demand, Fleet, Node
 from moe_ray.planning.memory import ModelUse
 from moe_ray.planning.plan import place_models
 from tests.engines.asking import ROOMY
+
+OWN = f"{__name__}:OwnEngine"
+SECRET = "sk-secret-0123456789"
+ADDRESS = "http://one:8000/v1"
 
 
 class NoEngine:
@@ -48,9 +52,6 @@ class OwnEngine(ScriptedEngine):
 
 class EngineWithWrongSettings(ScriptedEngine):
     Settings = dict
-
-
-OWN = f"{__name__}:OwnEngine"
 
 
 def one_gpu() -> Fleet:
@@ -175,3 +176,64 @@ def test_checking_an_engine_imports_neither_torch_nor_transformers() -> None:
         "assert not {'torch', 'transformers', 'ray'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+SLOWER: dict[str, Any] = {
+    "api_key_env": "KEY",
+    "max_concurrent_requests": 2,
+    "requests_per_minute": 10.0,
+    "timeout_s": 5.0,
+    "max_retries": 0,
+    "max_tokens_key": "max_completion_tokens",
+}
+
+
+def identity_of(engine: str = "endpoint", **settings: Any) -> dict[str, Any]:
+    return text_settings(engine, {"base_url": ADDRESS, **settings} if engine == "endpoint" else settings)
+
+
+def test_how_fast_and_with_which_key_is_no_identity() -> None:
+    EndpointSettings(base_url=ADDRESS, **SLOWER)
+    assert identity_of(**SLOWER) == identity_of()
+    assert identity_of(extra_body={"top_k": 1}) != identity_of()
+    assert identity_of(stream=False) != identity_of(), "an API may stream another text than it sends whole"
+
+
+def test_an_address_is_an_identity_until_a_name_stands_in_its_place() -> None:
+    assert identity_of() != identity_of(base_url="http://two:8000/v1")
+    assert identity_of(identity="our-7b") == identity_of(base_url="http://two:8000/v1", identity="our-7b")
+    assert identity_of(identity="our-7b") != identity_of(identity="our-8b")
+
+
+def test_a_scripted_error_decides_an_answer_and_is_an_identity() -> None:
+    assert text_settings("scripted", {"error_on": ["a"], "crash_on": ["b"]}) == {"error_on": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "where"),
+    [
+        ({}, {"base_url": "ftp://host/v1"}, "engine_settings.base_url"),
+        ({}, {"base_url": "host:8000/v1"}, "engine_settings.base_url"),
+        ({}, {"base_url": f"http://me:{SECRET}@host/v1"}, "engine_settings.base_url"),
+        ({}, {"base_url": f"http://host/v1?key={SECRET}"}, "engine_settings.base_url"),
+        ({}, {"api_key_env": SECRET}, "engine_settings.api_key_env"),
+        ({}, {"api_key": SECRET}, "engine_settings.api_key"),
+        ({}, {"extra_body": {"prompt": "x"}}, "engine_settings.extra_body"),
+        ({}, {"max_retries": -1}, "engine_settings.max_retries"),
+        ({"dtype": "float16"}, {}, "dtype"),
+        ({"revision": "abc"}, {}, "revision"),
+        ({"tokenizer": "other"}, {}, "tokenizer"),
+        ({"quantization": "4bit"}, {}, "quantization"),
+        ({"overflow": "truncate_left"}, {}, "overflow"),
+        ({"gpus": 1}, {}, "gpus"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused_and_no_secret_is_shown(
+    fields: dict[str, Any], settings: dict[str, Any], where: str
+) -> None:
+    settings = {"base_url": ADDRESS, **settings}
+    with pytest.raises(ConfigError) as caught:
+        validate_engine(ModelConfig(path="tiny", engine="endpoint", engine_settings=settings, **fields))
+    assert caught.value.where == where
+    assert caught.value.remedy
+    assert SECRET not in str(caught.value)

@@ -25,7 +25,7 @@ class Batches:
 
     def __init__(self) -> None:
         self.may_answer = threading.Event()
-        self.begun = threading.Semaphore(0)
+        self.started = threading.Semaphore(0)
         self.asked: list[str] = []
         self.is_closed = False
         self._in_use = threading.Lock()
@@ -33,7 +33,7 @@ class Batches:
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         assert self._in_use.acquire(blocking=False)
         self.asked += [request.id for request in requests]
-        self.begun.release()
+        self.started.release()
         assert self.may_answer.wait(WAIT_S)
         self._in_use.release()
         if any(request.id == "bad" for request in requests):
@@ -73,24 +73,24 @@ def test_a_reader_waits_for_deltas_and_gets_the_rest_with_the_last() -> None:
 
 
 def test_cancelling_frees_a_reader_and_tells_the_engine_once() -> None:
-    told: list[int] = []
-    stream = QueuedStream(on_cancel=lambda: told.append(1))
+    cancelled: list[int] = []
+    stream = QueuedStream(on_cancel=lambda: cancelled.append(1))
     stream.put(Delta(text="dropped"))
     waiting = threading.Thread(target=stream.result)
     waiting.start()
     stream.cancel()
     stream.cancel()
     waiting.join()
-    assert (list(stream), told) == ([], [1])
+    assert (list(stream), cancelled) == ([], [1])
 
 
 def test_cancelling_after_the_end_changes_nothing() -> None:
-    told: list[int] = []
-    stream = QueuedStream(on_cancel=lambda: told.append(1))
+    cancelled: list[int] = []
+    stream = QueuedStream(on_cancel=lambda: cancelled.append(1))
     (answer,) = scripted(text="one").generate([ask("q")])
     stream.finish(answer, text="one")
     stream.cancel()
-    assert ([delta.text for delta in stream], stream.result(), told) == (["one"], answer, [])
+    assert ([delta.text for delta in stream], stream.result(), cancelled) == (["one"], answer, [])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
@@ -132,7 +132,7 @@ def test_an_engine_without_submit_answers_one_request_at_a_time(batches: Batches
 def test_errors_and_cancelled_requests_of_such_an_engine_are_their_streams_own(batches: Batches) -> None:
     engine = streaming(batches)
     streams = {id: engine.submit(ask("q", id=id)) for id in ("running", "cancelled", "bad", "good")}
-    assert batches.begun.acquire(timeout=WAIT_S)
+    assert batches.started.acquire(timeout=WAIT_S)
     streams["cancelled"].cancel()
     streams["running"].cancel()
     batches.may_answer.set()

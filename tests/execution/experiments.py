@@ -71,7 +71,7 @@ def content(run: RunDirectory) -> list[dict[str, Any]]:
 
 @dataclass
 class Recorder:
-    """An observer that keeps what it heard. `on_committed` may raise, as Ctrl-C would."""
+    """An observer that keeps the events. `on_committed` may raise, as Ctrl-C would."""
 
     on_committed: Callable[[int], None] = lambda _num_shards: None
     states: list[tuple[str, str, str]] = field(default_factory=list)

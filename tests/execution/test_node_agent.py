@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from moe_ray.execution import gpus, node_agent
+from moe_ray.execution.gpus import peak_resident_bytes
 from moe_ray.execution.node_agent import NodeAgent
 
 GIB = 1 << 30
+MIB = 1 << 20
+HOLDS_AND_DROPS = "held = bytearray(64 << 20); del held; print(flush=True); input()"
 
 
 class NoNvmlError(Exception):
@@ -129,3 +132,14 @@ def test_memory_that_stays_taken_is_reported_and_not_waited_for_for_ever(
 def test_on_a_shared_gpu_the_others_memory_is_nobodys_fault(nvml: Callable[[list[Device] | None], None]) -> None:
     nvml([Device("GPU-a", used=lambda: 40 * GIB)])
     assert NodeAgent().await_departure(2**22 + 1, ["GPU-a"], None, 5.0).memory_returned
+
+
+def test_the_peak_of_another_process_is_known_after_it_shrank() -> None:
+    command = [sys.executable, "-c", HOLDS_AND_DROPS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        peak = peak_resident_bytes(process.pid)
+        process.communicate(b"\n")
+    assert 64 * MIB < peak < 200 * MIB
+    assert peak_resident_bytes(process.pid) == 0, "a process that is gone holds nothing"

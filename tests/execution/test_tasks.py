@@ -39,7 +39,7 @@ def test_each_item_has_its_result_as_it_is_there() -> None:
 
 def test_an_error_in_a_task_is_raised_with_its_own_type() -> None:
     def fail(number: int) -> int:
-        raise UserError(f"item {number} is wrong", remedy="mend it")
+        raise UserError(f"item {number} is wrong", remedy="fix it")
 
     with pytest.raises(UserError, match="item 1 is wrong"):
         list(map_tasks(fail, [1], num_cpus=1))
@@ -51,26 +51,26 @@ def test_what_a_task_yields_comes_before_it_ends() -> None:
             yield at, time.time()
             time.sleep(0.3)
 
-    heard = [(at, time.time() - said) for (at, said) in stream_task(slowly, 3, ONE_CPU)]
-    assert [at for at, _ in heard] == [0, 1, 2]
+    received = [(at, time.time() - said) for (at, said) in stream_task(slowly, 3, ONE_CPU)]
+    assert [at for at, _ in received] == [0, 1, 2]
     first_said_before_the_end_s = 0.9
-    assert heard[0][1] < first_said_before_the_end_s
+    assert received[0][1] < first_said_before_the_end_s
 
 
 def test_an_error_of_a_generator_is_raised_after_what_it_yielded_with_all_its_parts() -> None:
     def fail(number: int) -> Iterator[int]:
         yield number
-        raise UserError("it is wrong", where="router.kind", remedy="mend it")
+        raise UserError("it is wrong", where="router.kind", remedy="fix it")
 
     stream = stream_task(fail, 7, ONE_CPU)
     assert next(stream) == 7
     with pytest.raises(UserError) as caught:
         next(stream)
     assert type(caught.value) is UserError
-    assert (caught.value.what, caught.value.where, caught.value.remedy) == ("it is wrong", "router.kind", "mend it")
+    assert (caught.value.what, caught.value.where, caught.value.remedy) == ("it is wrong", "router.kind", "fix it")
 
 
-def test_a_task_that_nobody_listens_to_any_more_is_ended() -> None:
+def test_a_task_whose_stream_is_dropped_is_ended() -> None:
     def forever(_: int) -> Iterator[int]:
         yield os.getpid()
         while True:
@@ -95,7 +95,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_wait() -> None:
 def test_a_task_that_failed_takes_no_later_task_with_it() -> None:
     def fail(_: int) -> Iterator[int]:
         yield 1
-        raise UserError("it is wrong", remedy="mend it")
+        raise UserError("it is wrong", remedy="fix it")
 
     def count(number: int) -> Iterator[int]:
         for at in range(number):  # noqa: UP028 - Ray's own reading of generators knows no `yield from` of an iterator
@@ -125,9 +125,9 @@ def test_several_tasks_run_at_once_and_all_that_they_yield_comes(tmp_path: Path)
         for letter in words[0]:
             yield words[0], letter
 
-    heard = list(stream_tasks(spell, [("one", "four"), ("four", "one")], ONE_CPU))
+    received = list(stream_tasks(spell, [("one", "four"), ("four", "one")], ONE_CPU))
     for word in ("one", "four"):
-        assert "".join(letter for name, letter in heard if name == word) == word
+        assert "".join(letter for name, letter in received if name == word) == word
 
 
 def _dying(num_deaths: int, how: Callable[[], object]) -> Callable[[str], Iterator[str]]:
@@ -202,7 +202,7 @@ def test_when_one_task_fails_the_others_are_ended(tmp_path: Path) -> None:
         while not Path(pid_file).exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         yield 1
-        raise UserError("it is wrong", remedy="mend it")
+        raise UserError("it is wrong", remedy="fix it")
 
     with pytest.raises(UserError):
         list(stream_tasks(work, [True, False], ONE_CPU))
@@ -238,9 +238,9 @@ def test_a_task_that_wants_more_gpus_than_there_may_be_is_refused(gpus: Any, wan
 
 def test_no_more_tasks_run_at_once_than_the_size_says() -> None:
     def span(_: int) -> Iterator[tuple[float, float]]:
-        begun = time.time()
+        start = time.time()
         time.sleep(0.3)
-        yield begun, time.time()
+        yield start, time.time()
 
     spans = sorted(stream_tasks(span, range(3), TaskSize(num_cpus=0.5, num_gpus=0, max_running=1)))
-    assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans))
+    assert all(ended <= start for (_, ended), (start, _) in pairwise(spans))

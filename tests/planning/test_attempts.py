@@ -6,8 +6,7 @@ from collections.abc import Collection
 
 import pytest
 
-from moe_ray.planning.attempts import Attempts
-from moe_ray.planning.cells import Shard
+from moe_ray.planning.cells import Attempts, Shard
 from moe_ray.planning.fleet import Demand, Fleet, Node
 from moe_ray.planning.scheduler import Scheduler
 from tests.planning.cells import make_shard
@@ -104,7 +103,7 @@ def test_a_model_that_dies_of_every_shard_is_given_up_after_as_many_shards_as_at
 def test_parts_are_halves_in_their_order_and_know_where_they_came_from() -> None:
     shard, attempts = make_shard("m", 0, 5), Attempts(1)
     assert not attempts.has_failed(shard.id)
-    first, second = attempts.failed(shard, "bad").again
+    first, second = attempts.failed(shard, "bad").retries
     assert (first.cells, second.cells) == (shard.cells[:3], shard.cells[3:])
     assert attempts.has_failed(first.id)
     assert attempts.has_failed(second.id)

@@ -81,9 +81,7 @@ def test_an_endpoints_model_takes_a_cpu_slot_also_where_gpus_are(tmp_path: Path,
 @pytest.mark.parametrize(
     ("gpus", "num_taken"), [("auto", 1.0), (0.5, 0.5), (2, 2.0)], ids=["a whole one", "as configured", "two"]
 )
-def test_a_server_has_a_gpu_to_itself_unless_it_is_told_to_share(
-    tmp_path: Path, gpus: object, num_taken: float
-) -> None:
+def test_a_server_has_a_gpu_to_itself_unless_it_is_set_to_share(tmp_path: Path, gpus: object, num_taken: float) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     (tmp_path / "config.json").write_text('{"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 10}')
     model = SERVER | {"path": str(tmp_path), "gpus": gpus}

@@ -35,7 +35,7 @@ def test_models_that_follow_each_other_load_one_after_the_other() -> None:
     assert simulation.duration_s == (10 + 1) + (20 + 2)
 
 
-def test_a_time_is_told_only_where_the_speed_of_every_model_is_known() -> None:
+def test_a_time_is_given_only_where_the_speed_of_every_model_is_known() -> None:
     shards = [make_shard("a", 0), make_shard("b", 0)]
     simulation = simulate(simulated_fleet("1x80GiB"), dict.fromkeys("ab", WHOLE_GPU), shards, {}, {"a": speed(1.0)})
     assert simulation.duration_s is None
@@ -62,7 +62,7 @@ def test_a_speed_that_is_none_is_refused(text: str) -> None:
     assert caught.value.where == "--speed"
 
 
-def test_a_size_that_nobody_knows_can_be_stated() -> None:
+def test_an_unknown_size_can_be_stated() -> None:
     named = ModelConfig(path="org/no-size-in-its-name", engine="endpoint", engine_settings={"base_url": "http://h/v1"})
     checkpoint = inspect_checkpoint("a", named, FileHashes())
     sized = with_sizes({"a": checkpoint, "b": checkpoint}, ["a=3.8B"])

@@ -1,4 +1,4 @@
-"""Reasoning traces are told from answers, whatever marks a model writes."""
+"""Reasoning traces are separated from answers, whatever marks a model writes."""
 
 import time
 
@@ -44,7 +44,7 @@ HARMONY = "<|channel|>analysis<|message|>It reports no effect.<|end|><|start|>as
         ("<think>a [THINK] b [/THINK] no</think>Yes", "Yes", "a [THINK] b [/THINK] no"),
     ],
 )
-def test_a_trace_is_told_from_the_answer(text: str, answer: str, reasoning: str) -> None:
+def test_a_trace_is_separated_from_the_answer(text: str, answer: str, reasoning: str) -> None:
     split = AUTO.split(text)
     assert (split.answer, split.reasoning) == (answer, reasoning)
 
@@ -139,6 +139,6 @@ def test_an_answer_is_split_once(parts: list[str]) -> None:
 )
 def test_a_hostile_text_takes_linear_time(unit: str) -> None:
     text = unit * (300_000 // len(unit))
-    begun = time.process_time()
+    start = time.process_time()
     AUTO.split(text)
-    assert time.process_time() - begun < 5
+    assert time.process_time() - start < 5

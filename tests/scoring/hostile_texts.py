@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from moe_ray.domains.instruction_sets import final_number
 from moe_ray.domains.programs import complete
 from moe_ray.scoring.code import extract_program, normalised
-from moe_ray.scoring.coverage import content_words
 from moe_ray.scoring.decisions import after_decision, parse_decision
-from moe_ray.scoring.rouge import f_measure, rouge_tokens
+from moe_ray.scoring.references import content_words, f_measure, rouge_tokens
 
 NUM_CHARS = 300_000
 CHOICES = ("yes", "no", "not at all", "C++", "(a)")

@@ -6,10 +6,9 @@ import pytest
 from moe_ray.domains.example import Example
 from moe_ray.errors import ConfigError, SandboxError
 from moe_ray.scoring import grade
-from moe_ray.scoring.bits import BitsPerByteGrader
 from moe_ray.scoring.decisions import DecisionGrader, LikelihoodDecisionGrader
 from moe_ray.scoring.grade import DomainWork, grade_domain, merge_metrics
-from moe_ray.scoring.rouge import RougeLGrader
+from moe_ray.scoring.references import BitsPerByteGrader, RougeLGrader
 from moe_ray.scoring.score import Grader, Metric, Score
 from moe_ray.store.answers import Answer
 

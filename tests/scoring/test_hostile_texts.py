@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_ray.scoring.coverage import CompletenessGrader, RelevanceGrader
 from moe_ray.scoring.decisions import DecisionGrader
 from moe_ray.scoring.numbers import FinalNumberGrader
-from moe_ray.scoring.rouge import RougeLGrader
+from moe_ray.scoring.references import CompletenessGrader, RelevanceGrader, RougeLGrader
 from moe_ray.scoring.score import Grader
 
 from .answering import example, generated

@@ -185,7 +185,7 @@ def test_a_module_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_settings_and_code_of_a_grader_enter_the_manifest_and_the_grading_but_no_cell(folder: Path) -> None:
     (folder / "d.jsonl").write_text(json.dumps({"id": "a", "question": "q", "label": "yes"}) + "\n")
 
-    def begun(unit: str) -> tuple[Prepared, str]:
+    def prepared_with(unit: str) -> tuple[Prepared, str]:
         (folder / "experiment.yaml").write_text(
             f"""
 name: own
@@ -210,19 +210,19 @@ output: {{results_dir: {folder / "results"}}}
         begin(prepared)
         return prepared, made_from(prepared.run)
 
-    prepared, in_words = begun("words")
+    prepared, in_words = prepared_with("words")
     section = prepared.run.manifest().domains["d"]
     assert section["graders"] == ["decision", "own_graders_of_a_test:Length"]
     assert section["grader_settings"] == [{}, {"unit": "words"}]
     assert list(section["grader_code"]) == ["own_graders_of_a_test:Length"]
     (cell,) = prepared.cells
-    other, in_characters = begun("characters")
+    other, in_characters = prepared_with("characters")
     assert in_characters != in_words
     assert [one.key for one in other.cells] == [cell.key]
-    assert begun("words")[1] == in_words
+    assert prepared_with("words")[1] == in_words
     (folder / "own_graders_of_a_test.py").write_text(MODULE + "\n")
     sys.modules.pop("own_graders_of_a_test")
-    assert begun("words")[1] != in_words
+    assert prepared_with("words")[1] != in_words
 
 
 def test_manifests_of_earlier_versions_name_graders_alone(folder: Path) -> None:

@@ -43,7 +43,7 @@ def test_no_program_is_none_and_not_an_exception(code: str) -> None:
     assert normalised(code) == code
 
 
-def test_doubtful_escapes_in_a_program_warn_nobody() -> None:
+def test_doubtful_escapes_in_a_program_print_no_warning() -> None:
     assert parse(r"x = '\d'") is not None
 
 

@@ -1,11 +1,9 @@
 import pytest
 
 from moe_ray.config.schema import SandboxConfig
-from moe_ray.scoring.bits import BitsPerByteGrader
 from moe_ray.scoring.code import CodeGrader
-from moe_ray.scoring.coverage import CompletenessGrader
 from moe_ray.scoring.decisions import DecisionGrader, LikelihoodDecisionGrader
-from moe_ray.scoring.rouge import RougeLGrader
+from moe_ray.scoring.references import BitsPerByteGrader, CompletenessGrader, RougeLGrader
 from moe_ray.scoring.score import Grader
 
 from .answering import decision_example, generated, measured

@@ -21,7 +21,7 @@ from tests.scoring.scripted_answers import CASES, Case
 
 
 def outcome(case: Case, scores: Iterable[Score]) -> tuple[str | None, bool]:
-    """What the scores say was read, as far as they do (a number is read if it is the gold one), and the failure."""
+    """Return what the scores say was read, if they do (a number is read if it is the gold one), and the failure."""
     by_metric = {score.metric: score for score in scores}
     if not case.choices:
         found = by_metric["final_number"]

@@ -67,7 +67,7 @@ def test_pandas_and_duckdb_open_the_table_and_see_unscored_as_null(tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", [None, b"no parquet"])
-def test_a_missing_or_damaged_table_is_told_with_its_remedy(content: bytes | None, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_table_is_reported_with_its_remedy(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "scores.parquet"
     if content is not None:
         path.write_bytes(content)

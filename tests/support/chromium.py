@@ -117,7 +117,7 @@ class Tab:
 
 @contextmanager
 def opened_browser() -> Iterator[Tab]:
-    """A browser with a profile of its own that talks to nobody; ended on the way out."""
+    """A browser with a profile of its own and no network access, closed on exit."""
     if CHROMIUM is None:
         raise SystemExit("there is no chromium on this machine; install it, for example with `apt install chromium`")
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:

@@ -1,4 +1,4 @@
-"""What the scores of a run directory would be made from, told by its files alone."""
+"""What the scores of a run directory would be made from, read from its files alone."""
 
 from moe_ray.config.load import load_experiment
 from moe_ray.runs.grading import grading_fingerprint

@@ -51,8 +51,8 @@ def synthetic_test(labels: Sequence[str], *, skill: float = SKILL, num_texts: in
     rng = np.random.default_rng(1)
     gold = np.repeat(np.arange(len(labels)), num_texts)
     own = logits_of(gold.tolist(), len(labels), skill, rng)
-    foreign = rng.normal(size=(400, len(labels)))
-    own_scores, foreign_scores = own.max(axis=1), foreign.max(axis=1)
+    outside = rng.normal(size=(400, len(labels)))
+    own_scores, outside_scores = own.max(axis=1), outside.max(axis=1)
     threshold = float(np.quantile(own_scores, 1 - KEPT))
     confusion = confusion_matrix(gold, own.argmax(axis=1), len(labels))
     num_right = int(np.trace(confusion))
@@ -60,10 +60,10 @@ def synthetic_test(labels: Sequence[str], *, skill: float = SKILL, num_texts: in
     found = ForeignResult(
         set="web_questions",
         score="energy",
-        n=len(foreign),
-        auroc=auroc(own_scores, foreign_scores),
-        fpr95=fpr95(own_scores, foreign_scores),
-        kept=float((foreign_scores >= threshold).mean()),
+        n=len(outside),
+        auroc=auroc(own_scores, outside_scores),
+        fpr95=fpr95(own_scores, outside_scores),
+        kept=float((outside_scores >= threshold).mean()),
     )
     return RouterTestResults(
         labels=list(labels),

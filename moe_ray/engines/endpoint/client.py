@@ -4,38 +4,77 @@ import asyncio
 import contextlib
 import email.utils
 import itertools
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx2
 
-from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.endpoint.calls import CallGroup, RequestRefusedError, UnansweredError
-from moe_ray.engines.endpoint.replies import BrokenReplyError, Reply, ReplyReader, error_message
+from moe_ray.engines.endpoint.replies import (
+    BrokenReplyError,
+    Reply,
+    ReplyReader,
+    RequestRefusedError,
+    UnansweredError,
+    error_message,
+)
 from moe_ray.engines.settings import ApiSettings
-from moe_ray.errors import ConfigError
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
-# Who asks for more patience than this has no room today; the run is resumed later.
+# An API that asks for a longer wait is treated as unavailable; the run can be resumed later.
 LONGEST_RETRY_AFTER_S = 600.0
 CONNECT_TIMEOUT_S = 10.0
 RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 SERVER_ERROR = 500
 MAX_ERROR_BYTES = 1 << 20
 HIDDEN = "***"
+GIVEN_UP = "given up, because another request was"
 
 ResultT = TypeVar("ResultT")
 
 
+class CallGroup:
+    """Calls of one client that are cancelled together. After `stop`, further calls are refused.
+
+    The client and calls outside the group are not affected.
+    """
+
+    def __init__(self) -> None:
+        self._futures: set[Future[Any]] = set()
+        self._is_stopped = False
+        self._lock = threading.Lock()
+
+    def run(self, start: Callable[[], Future[ResultT]]) -> ResultT:
+        """Start a call and wait for its result. Raises `UnansweredError` when the group is stopped."""
+        with self._lock:
+            if self._is_stopped:
+                raise UnansweredError(GIVEN_UP)
+            future = start()
+            self._futures.add(future)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise UnansweredError(GIVEN_UP) from error
+        finally:
+            with self._lock:
+                self._futures.discard(future)
+
+    def stop(self) -> None:
+        """Cancel all calls of the group."""
+        with self._lock:
+            self._is_stopped = True
+            futures = list(self._futures)
+        for future in futures:
+            future.cancel()
+
+
 class _TryAgainError(Exception):
-    """One try failed in a way that may pass."""
+    """One try failed with a transient error."""
 
     def __init__(
         self, reason: str, *, status: int | None = None, retry_after_s: float | None = None, is_reply: bool = False
@@ -56,8 +95,8 @@ class EndpointClient:
         base_url: where the API is, without a slash at its end.
         settings: pace, patience and number of retries.
         key: sent as a bearer token; it never appears in an error.
-        require_alive: called before a request is tried again; raises when that can be of no use.
-        is_local: the API is on this machine, and no proxy that the environment names stands between.
+        require_alive: called before a retry; raises when the server has ended.
+        is_local: the API is on this machine; proxies from the environment are not used.
     """
 
     def __init__(
@@ -157,7 +196,7 @@ class EndpointClient:
             try:
                 return await attempt()
             except _TryAgainError as trouble:
-                # Looking may wait a moment for news of a process.
+                # It may block for a moment.
                 await asyncio.to_thread(self._require_alive)
                 if not may_retry():
                     raise UnansweredError(f"the answer broke off: {trouble}", trouble.status) from trouble
@@ -198,7 +237,7 @@ class EndpointClient:
     async def _read_reply(
         self, response: httpx2.Response, start_s: float, on_piece: Callable[[str, str], None]
     ) -> Reply:
-        """Read the reply up to a deadline: an API that sends a byte now and then would never time out."""
+        """Read the reply up to a deadline: the read timeout alone never ends an API that sends a byte now and then."""
         is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
         reader = ReplyReader(is_stream=is_stream, start_s=start_s, on_piece=on_piece)
         async with contextlib.aclosing(response.aiter_bytes()) as pieces:
@@ -221,15 +260,15 @@ class EndpointClient:
         message = self._hidden(message)
         if status is not None and status < SERVER_ERROR and status not in RETRIED_STATUSES:
             return RequestRefusedError(status, message)
-        told = message if status is None else f"{status}: {message}"
-        return _TryAgainError(told, status=status, retry_after_s=retry_after_s, is_reply=is_reply)
+        reason = message if status is None else f"{status}: {message}"
+        return _TryAgainError(reason, status=status, retry_after_s=retry_after_s, is_reply=is_reply)
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, HIDDEN) if self._key else text
 
 
 class _Pace:
-    """When the next request may start: evenly spaced, and never before a moment that the API asked for."""
+    """Rate limiter: evenly spaced starts, and none before a time that the API asked for."""
 
     def __init__(self, requests_per_minute: float | None) -> None:
         self._interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
@@ -237,7 +276,7 @@ class _Pace:
         self._lock = threading.Lock()
 
     def next_start_s(self) -> float:
-        """Take the next start; return the seconds until then."""
+        """Reserve the next start; return the seconds until then."""
         with self._lock:
             now = time.monotonic()
             start = max(now, self._next)
@@ -251,7 +290,7 @@ class _Pace:
 
 
 def _delay_s(num_failed: int, retry_after_s: float | None) -> float:
-    """Twice as long each time, less a random part that keeps requests from coming back together; at least as asked."""
+    """Exponential backoff with jitter, and at least what Retry-After asks for."""
     longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(num_failed - 1, 16))
     return max(longest_s * random.uniform(0.5, 1.0), retry_after_s or 0.0)
 
@@ -273,7 +312,7 @@ def _retry_after_s(value: str | None) -> float | None:
 
 
 async def _beginning(response: httpx2.Response) -> str:
-    """The text of an error's body; of a large one its beginning."""
+    """Return the text of an error's body, at most `MAX_ERROR_BYTES` of it."""
     body = bytearray()
     async with contextlib.aclosing(response.aiter_bytes()) as pieces:
         async for piece in pieces:
@@ -289,29 +328,3 @@ async def _read_json(response: httpx2.Response, _start_s: float) -> Any:
         return response.json()
     except (ValueError, RecursionError) as error:
         raise BrokenReplyError("the reply is not JSON") from error
-
-
-API_KEY_SETTING = "api_key_env"
-
-
-def secrets_of(model: ModelConfig) -> dict[str, str]:
-    """Return the variables of this process's environment that the engine of `model` reads a key from.
-
-    One that is not set here is left out: it may be set where the engine will run.
-    """
-    name = model.engine_settings.get(API_KEY_SETTING)
-    return {name: os.environ[name]} if isinstance(name, str) and name in os.environ else {}
-
-
-def api_key(name: str | None) -> str | None:
-    """Return the key in the environment variable `name`, None without a name; raises `ConfigError` when it is empty."""
-    if name is None:
-        return None
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise ConfigError(
-            f"the environment variable {name} is not set, neither where the run was started nor where the model runs",
-            where=f"engine_settings.{API_KEY_SETTING}",
-            remedy=f"export {name}=... before moe-ray evaluate, or on every node; or remove {API_KEY_SETTING}",
-        )
-    return key

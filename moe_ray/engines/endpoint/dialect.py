@@ -6,21 +6,20 @@ from typing import Any
 
 from moe_ray.config.schema import PromptStyle
 from moe_ray.engines.base import GenerateRequest
-from moe_ray.engines.endpoint.calls import RequestRefusedError, UnansweredError
 from moe_ray.engines.endpoint.client import EndpointClient
-from moe_ray.engines.endpoint.replies import Reply
+from moe_ray.engines.endpoint.replies import Reply, RequestRefusedError, UnansweredError
 from moe_ray.engines.settings import ApiSettings
 from moe_ray.errors import ModelError
 from moe_ray.prompts.messages import Message, Prompt
 
 NO_KEY_STATUSES = (401, 403)
-# OpenAI takes no more; what is left is cut here.
+# OpenAI accepts no more; answers are cut at the others after they arrive.
 MAX_STOPS = 4
 SEED_BITS = 31
 MAX_NAMED_MODELS = 10
 PLAIN_PROMPT = Prompt(messages=(Message(role="user", content="Hello"),))
 PATHS: dict[PromptStyle, str] = {"chat": "/chat/completions", "completion": "/completions"}
-# Best first: a stream tells when the first token came, and some APIs count tokens in a stream only when asked to.
+# Best first: a stream gives the time to the first token, and some APIs count tokens in a stream only on request.
 STREAMING: tuple[dict[str, Any], ...] = (
     {"stream": True, "stream_options": {"include_usage": True}},
     {"stream": True},
@@ -44,14 +43,14 @@ class Dialect:
 
     def generation(self, request: GenerateRequest) -> dict[str, Any]:
         """Return the body that draws one text."""
-        body = self.asking(request.prompt) | self.streaming
+        body = self.body(request.prompt) | self.streaming
         body |= {self.settings.max_tokens_key: request.max_new_tokens, "temperature": request.temperature}
         if request.temperature > 0:
             body |= {"top_p": request.top_p, "seed": request.seed % (1 << SEED_BITS)}
         stops = [stop for stop in request.prompt.stop if stop][:MAX_STOPS]
         return body | ({"stop": stops} if stops else {})
 
-    def asking(self, prompt: Prompt) -> dict[str, Any]:
+    def body(self, prompt: Prompt) -> dict[str, Any]:
         """Return the keys that every body about `prompt` has."""
         asked: dict[str, Any] = (
             {"prompt": completion_text(prompt)}
@@ -127,7 +126,7 @@ def _ways(
 
 
 def _listed_models(client: EndpointClient) -> list[str] | None:
-    """Return the names that the API lists, None where it keeps no list that can be read."""
+    """Return the names that the API lists, None where it has no readable list."""
     try:
         payload = client.get("/models")
     except (RequestRefusedError, UnansweredError):

@@ -21,11 +21,10 @@ from moe_ray.engines.base import (
     failed_generation,
     stop_position,
 )
-from moe_ray.engines.endpoint.calls import CallGroup, RequestRefusedError, UnansweredError
-from moe_ray.engines.endpoint.client import SERVER_ERROR, EndpointClient, api_key
+from moe_ray.engines.endpoint.client import SERVER_ERROR, CallGroup, EndpointClient
 from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
-from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Ask, Asking, find_asking, measure
-from moe_ray.engines.endpoint.replies import Reply
+from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Ask, PromptLogprobs, find_prompt_logprobs, measure
+from moe_ray.engines.endpoint.replies import Reply, RequestRefusedError, UnansweredError
 from moe_ray.engines.settings import EndpointSettings, parse_api_settings
 from moe_ray.engines.streams import CLOSED, QueuedStream, StopGuard
 from moe_ray.errors import EngineLostError, first_line
@@ -41,13 +40,13 @@ RequestT = TypeVar("RequestT", GenerateRequest, LikelihoodRequest)
 AnswerT = TypeVar("AnswerT")
 
 
-class EndpointModel:
-    """Implements `generate`, `loglikelihoods` and `submit` of `moe_ray.engines.base.StreamingEngine` over an API.
+class ApiEngine:
+    """Base of the engines that ask an API: `generate`, `loglikelihoods` and `submit` of `StreamingEngine`.
 
-    Whose fault an error is decides what becomes of it. The answer's own: the API refused this request, or failed on
-    it (500, or a reply that cannot be read) though it answers a plain one right afterwards; the answer carries the
-    error. The API's: it stayed silent, busy or closed; `EngineLostError` ends the replica, and nothing of the shard is
-    kept. A stream carries either as its own error.
+    An error is either the request's or the API's. The request's: the API refused it, or failed on it (500, or a reply
+    that cannot be read) and answers a plain request right afterwards; the answer carries the error. The API's: it did
+    not answer, was busy or closed; `EngineLostError` ends the replica, and nothing of the shard is kept. A stream
+    carries either as its own error.
     """
 
     def __init__(self, client: EndpointClient, dialect: Dialect) -> None:
@@ -64,10 +63,10 @@ class EndpointModel:
     def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
         """Measure each request's continuations, where the API gives prompt log-probabilities; else say so in each."""
         num_rows = min(len(requests), self._max_threads)
-        if self._asking is None:
+        if self._prompt_logprobs is None:
             return [_unmeasured(NO_LIKELIHOODS) for _ in requests]
-        asking = self._asking
-        return self._side_by_side(lambda request, ask: measure(asking, ask, request.prompt, num_rows), requests)
+        logprobs = self._prompt_logprobs
+        return self._side_by_side(lambda request, ask: measure(logprobs, ask, request.prompt, num_rows), requests)
 
     def submit(self, request: GenerateRequest) -> Stream:
         """Stream the answer; see `StreamingEngine.submit`. At most `max_concurrent_requests` are asked at once.
@@ -97,8 +96,8 @@ class EndpointModel:
             raise RequestRefusedError(error.status, str(error)) from error
 
     @cached_property
-    def _asking(self) -> Asking | None:
-        return find_asking(self._dialect, self.ask)
+    def _prompt_logprobs(self) -> PromptLogprobs | None:
+        return find_prompt_logprobs(self._dialect, self.ask)
 
     def _require_plain_answer(self) -> None:
         try:
@@ -209,7 +208,7 @@ def _unmeasured(reason: str) -> Likelihood:
     return Likelihood(loglikelihoods=(), num_tokens=(), num_prompt_tokens=0, timing=_timing(0, None), error=reason)
 
 
-class EndpointEngine:
+class EndpointEngine(ApiEngine):
     """Implements `moe_ray.engines.base.StreamingEngine`. It holds no model, takes no GPU and gives no token ids.
 
     Requests of one call are asked side by side, as many as `max_concurrent_requests`; batch limits do not matter.
@@ -218,25 +217,13 @@ class EndpointEngine:
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
         del limits
         settings = parse_api_settings(EndpointSettings, model)
-        self._client = EndpointClient(settings.base_url, settings, api_key(settings.api_key_env))
+        client = EndpointClient(settings.base_url, settings, settings.api_key())
         try:
-            dialect = find_dialect(self._client, model.path, model.prompt_style, settings)
+            dialect = find_dialect(client, model.path, model.prompt_style, settings)
         except BaseException:
-            self._client.close()
+            client.close()
             raise
-        self._model = EndpointModel(self._client, dialect)
-
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """Draw a text for each request; see `EndpointModel.generate`."""
-        return self._model.generate(requests)
-
-    def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
-        """Measure each request's continuations; see `EndpointModel.loglikelihoods`."""
-        return self._model.loglikelihoods(requests)
-
-    def submit(self, request: GenerateRequest) -> Stream:
-        """Stream the answer; see `EndpointModel.submit`."""
-        return self._model.submit(request)
+        super().__init__(client, dialect)
 
     def memory(self) -> EngineMemory:
         """Return that nothing is known: the model's memory is the endpoint's."""

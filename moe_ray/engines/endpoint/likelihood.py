@@ -1,8 +1,8 @@
 """Log-likelihoods from an API that gives log-probabilities of the prompt's own tokens.
 
-No tokenizer is at hand, and an API's text offsets are not to be trusted (some count a begin token's spelling). So the
-context is asked for by itself, for its number of tokens, and a continuation's tokens are those of context and
-continuation together less that many, as in the transformers engine. Both give the same numbers unless a token straddles
+There is no tokenizer here, and text offsets of APIs are unreliable (some count the spelling of a begin token). So the
+context is sent alone, to count its tokens; a continuation's tokens are those of context and continuation together less
+that many, as in the transformers engine. Both give the same numbers unless a token straddles
 the border: the transformers engine then reads the context's own tokens before the rest, while an API reads the tokens
 of the whole text.
 """
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_ray.engines.base import Likelihood, Timing
-from moe_ray.engines.endpoint.calls import RequestRefusedError
 from moe_ray.engines.endpoint.dialect import Dialect, completion_text
-from moe_ray.engines.endpoint.replies import Reply
+from moe_ray.engines.endpoint.replies import Reply, RequestRefusedError
 from moe_ray.prompts.messages import Message, Prompt
 
 NO_LIKELIHOODS = "the endpoint gives no prompt log-probabilities"
@@ -42,7 +41,7 @@ class _Spelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Way:
-    """Keys that make an API tell the prompt's log-probabilities, how to read them, and how many tokens are drawn."""
+    """Keys that request the prompt's log-probabilities, how to read them, and how many tokens are drawn."""
 
     keys: dict[str, Any]
     read: Callable[[dict[str, Any], int], _Spelled]
@@ -50,7 +49,7 @@ class _Way:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class PromptLogprobs:
     """A way that was proven on one API."""
 
     dialect: Dialect
@@ -63,7 +62,7 @@ class Asking:
 
 
 def _spelled(dialect: Dialect, way: _Way, ask: Ask, prompt: Prompt, continuation: str | None) -> tuple[_Spelled, Reply]:
-    body = dialect.asking(_joined(dialect, prompt, continuation)) | {"temperature": 0.0, **way.keys}
+    body = dialect.body(_joined(dialect, prompt, continuation)) | {"temperature": 0.0, **way.keys}
     if dialect.style == "chat" and continuation is not None:
         body |= {"add_generation_prompt": False, "continue_final_message": True}
     reply = ask(dialect.path, body)
@@ -90,17 +89,17 @@ def _num_drawn(way: _Way, reply: Reply) -> int:
 
 def _read_echo(payload: dict[str, Any], num_drawn: int) -> _Spelled:
     """Echoed prompts list the drawn tokens behind the prompt's."""
-    told = payload["choices"][0]["logprobs"]
-    num_prompt = len(told["tokens"]) - num_drawn
+    logprobs = payload["choices"][0]["logprobs"]
+    num_prompt = len(logprobs["tokens"]) - num_drawn
     return _Spelled(
-        tokens=tuple(map(str, told["tokens"][:num_prompt])), values=_values(told["token_logprobs"][:num_prompt])
+        tokens=tuple(map(str, logprobs["tokens"][:num_prompt])), values=_values(logprobs["token_logprobs"][:num_prompt])
     )
 
 
 def _read_prompt_logprobs(payload: dict[str, Any], _num_drawn: int) -> _Spelled:
     """One mapping a token, None for the first: token id -> its log-probability; the prompt's own token comes first."""
-    told = payload.get("prompt_logprobs") or payload["choices"][0]["prompt_logprobs"]
-    entries = [next(iter(one.values())) if one else {} for one in told]
+    positions = payload.get("prompt_logprobs") or payload["choices"][0]["prompt_logprobs"]
+    entries = [next(iter(one.values())) if one else {} for one in positions]
     return _Spelled(
         tokens=tuple(str(one.get("decoded_token") or "") for one in entries),
         values=_values([one.get("logprob") for one in entries]),
@@ -117,10 +116,10 @@ PROMPT_LOGPROBS = _Way(keys={"prompt_logprobs": 1, "max_tokens": 1}, read=_read_
 WAYS = {"completion": (ECHO, ECHO_AND_DRAW, PROMPT_LOGPROBS), "chat": (PROMPT_LOGPROBS,)}
 
 
-def find_asking(dialect: Dialect, ask: Ask) -> Asking | None:
+def find_prompt_logprobs(dialect: Dialect, ask: Ask) -> PromptLogprobs | None:
     """Return the first way that gives what it should for a known text, None when there is none."""
     return next(
-        (Asking(dialect=dialect, way=way) for way in WAYS[dialect.style] if _is_proven(dialect, way, ask)), None
+        (PromptLogprobs(dialect=dialect, way=way) for way in WAYS[dialect.style] if _is_proven(dialect, way, ask)), None
     )
 
 
@@ -143,7 +142,7 @@ def _is_proven(dialect: Dialect, way: _Way, ask: Ask) -> bool:
     )
 
 
-def measure(asking: Asking, ask: Ask, prompt: Prompt, num_rows: int) -> Likelihood:
+def measure(logprobs: PromptLogprobs, ask: Ask, prompt: Prompt, num_rows: int) -> Likelihood:
     """Return the log-likelihood of each of the prompt's continuations; one that the context cannot hold gets None."""
     seconds: list[float] = []
 
@@ -156,8 +155,8 @@ def measure(asking: Asking, ask: Ask, prompt: Prompt, num_rows: int) -> Likeliho
     try:
         if not prompt.continuations:
             raise _UnreadableError("the prompt has no continuations to measure")
-        num_context = len(asking.prompt_values(timed, prompt, None)[0])
-        sums = [_sum(asking, timed, prompt, one, num_context) for one in prompt.continuations]
+        num_context = len(logprobs.prompt_values(timed, prompt, None)[0])
+        sums = [_sum(logprobs, timed, prompt, one, num_context) for one in prompt.continuations]
         if all(value is None for value, _ in sums):
             raise _UnreadableError("no continuation fits the endpoint's context after the prompt")
     except RequestRefusedError as refused:
@@ -173,10 +172,12 @@ def measure(asking: Asking, ask: Ask, prompt: Prompt, num_rows: int) -> Likeliho
     )
 
 
-def _sum(asking: Asking, ask: Ask, prompt: Prompt, continuation: str, num_context: int) -> tuple[float | None, int]:
+def _sum(
+    logprobs: PromptLogprobs, ask: Ask, prompt: Prompt, continuation: str, num_context: int
+) -> tuple[float | None, int]:
     """Return a continuation's log-likelihood and number of tokens; None and 0 when the API finds it too long."""
     try:
-        values, _ = asking.prompt_values(ask, prompt, continuation)
+        values, _ = logprobs.prompt_values(ask, prompt, continuation)
     except RequestRefusedError as error:
         if not _TOO_LONG.search(str(error)):
             raise

@@ -1,6 +1,6 @@
 """Parse replies of an OpenAI-compatible API: one JSON object, or a stream of events.
 
-A reply comes from somebody else: whatever it is, it becomes an answer or a `BrokenReplyError`.
+Replies are untrusted: each becomes an answer or a `BrokenReplyError`.
 """
 
 import json
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe_ray.characters import whole_characters
+from moe_ray.errors import EngineLostError
 
 MAX_MESSAGE_CHARACTERS = 300
 # Far above any answer with its log-probabilities; a reply without an end must not fill the memory.
@@ -23,19 +24,39 @@ _LINE_END = re.compile(rb"[\r\n]")
 
 
 class BrokenReplyError(Exception):
-    """A reply that came, but is not whole or not what the API promises. `status` is what it says of itself."""
+    """A reply that is incomplete or violates the API. `status` is the error code in its body, if there is one."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
 
 
+class RequestRefusedError(Exception):
+    """The API refused the request; a retry would not help."""
+
+    def __init__(self, status: int | None, message: str) -> None:
+        super().__init__(message if status is None else f"{status}: {message}")
+        self.status = status
+
+
+class UnansweredError(EngineLostError):
+    """All tries of a request failed. `status` is the last try's, None where there was no answer at all.
+
+    `is_reply` says that the last try brought a reply, but one that cannot be read.
+    """
+
+    def __init__(self, message: str, status: int | None = None, *, is_reply: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.is_reply = is_reply
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A whole reply. Times are in seconds from the start of the try that brought it; token counts None if not told.
+    """A whole reply. Times are in seconds from the start of its try; token counts are None where unknown.
 
-    `payload` is the JSON; of a stream, its last object that named a usage. `reasoning` is None where the API tells no
-    reasoning apart from the text.
+    `payload` is the JSON; of a stream, its last object that named a usage. `reasoning` is None where the API does not
+    separate it from the text.
     """
 
     text: str
@@ -51,7 +72,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
-    """Text of a reply, whole or a part of it, and the reasoning that the API tells apart from it."""
+    """Text of a reply, whole or a part of it, and the reasoning that the API separates from it."""
 
     text: str = ""
     reasoning: str = ""
@@ -114,7 +135,7 @@ class ReplyReader:
         choice = _first_choice(payload)
         if choice is None:
             raise BrokenReplyError("the reply holds no choices")
-        self._tell(piece := _piece(choice))
+        self._emit(piece := _piece(choice))
         return _reply([piece], _finish_reason(choice), payload, None, self._start_s)
 
     def _read_line(self, line: bytes) -> None:
@@ -127,9 +148,9 @@ class ReplyReader:
         num_known = len(self._growing.pieces)
         _take(self._growing, _object(data), time.perf_counter() - self._start_s)
         for piece in self._growing.pieces[num_known:]:
-            self._tell(piece)
+            self._emit(piece)
 
-    def _tell(self, piece: _Piece) -> None:
+    def _emit(self, piece: _Piece) -> None:
         if self._on_piece is not None:
             self._on_piece(piece.text, piece.reasoning)
 
@@ -188,7 +209,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _refuse_error(payload: dict[str, Any]) -> None:
-    """An API whose status went out already tells its error in the body."""
+    """Raise the error in the body of an API that had already sent its status."""
     error = payload.get("error")
     if error:
         code = error.get("code") if isinstance(error, dict) else None
@@ -211,13 +232,13 @@ def _piece(choice: dict[str, Any]) -> _Piece:
     said = choice.get("message") or choice.get("delta")
     if not isinstance(said, dict):
         return _Piece(text=_text(choice.get("text")))
-    told = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
+    reasoning = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
     content = said.get("content")
     if not isinstance(content, list):
-        return _Piece(text=_text(content), reasoning=told)
+        return _Piece(text=_text(content), reasoning=reasoning)
     chunks = [chunk for chunk in content if isinstance(chunk, dict)]
     thought = "".join(_text(chunk.get("thinking")) for chunk in chunks)
-    return _Piece(text="".join(_text(chunk.get("text")) for chunk in chunks), reasoning=told or thought)
+    return _Piece(text="".join(_text(chunk.get("text")) for chunk in chunks), reasoning=reasoning or thought)
 
 
 def _text(value: object) -> str:
@@ -237,11 +258,11 @@ def error_message(body: str) -> str:
 
 
 def _message_of(value: Any) -> str:
-    told = value.get("error", value.get("detail", value)) if isinstance(value, dict) else value
-    if isinstance(told, dict) and isinstance(told.get("message"), str):
-        code = told.get("code")
-        return _shortened(told["message"] + (f" ({code})" if isinstance(code, str) else ""))
-    return _shortened(told if isinstance(told, str) else _dumped(told))
+    error = value.get("error", value.get("detail", value)) if isinstance(value, dict) else value
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        code = error.get("code")
+        return _shortened(error["message"] + (f" ({code})" if isinstance(code, str) else ""))
+    return _shortened(error if isinstance(error, str) else _dumped(error))
 
 
 def _dumped(value: Any) -> str:

@@ -1,9 +1,8 @@
-"""The server engine: the replica starts a server of the model, uses its OpenAI-compatible API, and stops it."""
+"""The server engine: starts a model server, uses its OpenAI-compatible API, and stops it."""
 
 import os
 import socket
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
@@ -13,15 +12,10 @@ from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import (
     BatchLimits,
     EngineMemory,
-    GenerateRequest,
-    Generation,
-    Likelihood,
-    LikelihoodRequest,
-    Stream,
 )
-from moe_ray.engines.endpoint.client import EndpointClient, api_key
+from moe_ray.engines.endpoint.client import EndpointClient
 from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
-from moe_ray.engines.endpoint.engine import EndpointModel
+from moe_ray.engines.endpoint.engine import ApiEngine
 from moe_ray.engines.server.process import ServerProcess, filled_in
 from moe_ray.engines.settings import ServerSettings, parse_api_settings
 from moe_ray.errors import EngineLostError, ModelError
@@ -29,22 +23,22 @@ from moe_ray.errors import EngineLostError, ModelError
 HOST = "127.0.0.1"
 HEALTH_POLL_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
-# A connection breaks a moment before its server is seen to have ended.
-NEWS_PATIENCE_S = 0.1
+# A connection breaks a moment before the exit of its server is reported.
+EXIT_PATIENCE_S = 0.1
 
 
-class ServerEngine:
+class ServerEngine(ApiEngine):
     """Implements `moe_ray.engines.base.StreamingEngine`. The server sees the GPUs that the replica sees.
 
     A server that ends before it is ready is a `ModelError`; one that ends later loses the replica, and the scheduler
-    starts another. Both tell the last lines of its log.
+    starts another. Both errors quote the end of its log.
     """
 
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
         del limits
         self._config = model
         self._settings = parse_api_settings(ServerSettings, model)
-        key = api_key(self._settings.api_key_env)
+        key = self._settings.api_key()
         port = _free_port()
         self._client = EndpointClient(
             f"http://{HOST}:{port}/v1", self._settings, key, require_alive=self._require_alive, is_local=True
@@ -52,25 +46,13 @@ class ServerEngine:
         self._process = self._start(port)
         try:
             self._await_health(port)
-            self._model = EndpointModel(self._client, self._find_dialect())
+            super().__init__(self._client, self._find_dialect())
         except BaseException:
             self.close()
             raise
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """Draw a text for each request; see `EndpointModel.generate`."""
-        return self._model.generate(requests)
-
-    def loglikelihoods(self, requests: Sequence[LikelihoodRequest]) -> list[Likelihood]:
-        """Measure each request's continuations; see `EndpointModel.loglikelihoods`."""
-        return self._model.loglikelihoods(requests)
-
-    def submit(self, request: GenerateRequest) -> Stream:
-        """Stream the answer; see `EndpointModel.submit`."""
-        return self._model.submit(request)
-
     def memory(self) -> EngineMemory:
-        """Return the server's processes. What part of their memory is weights, a server does not tell."""
+        """Return the server's processes. The share of the weights in their memory is unknown."""
         return EngineMemory(
             device="cuda" if _num_gpus() else "cpu",
             weights_bytes=None,
@@ -127,7 +109,7 @@ class ServerEngine:
             raise self._unfit(str(error)) from error
 
     def _require_alive(self) -> None:
-        if (status := self._process.exit_status(NEWS_PATIENCE_S)) is not None:
+        if (status := self._process.exit_status(EXIT_PATIENCE_S)) is not None:
             raise EngineLostError(f"the server ended (exit status {status}); {self._process.log_tail()}")
 
     def _unfit(self, what: str) -> ModelError:

@@ -1,11 +1,11 @@
-"""The keeper of a server: a small process that starts it, and ends it with all its children when its owner is gone.
+"""Supervisor process of a model server: starts it, and stops it with all its children when the owner exits.
 
     python -P moe_ray/engines/server/keeper.py LOG_FILE STOP_TIMEOUT_S PROGRAM ARGUMENT...
 
-The owner keeps the other end of this process's standard input. When that end closes, by a call or because the owner
-died of anything, the server gets SIGTERM, then SIGKILL. The keeper leaves its owner's process tree first: Ray ends an
-actor's children with it, and the keeper must outlive its owner by the seconds that this takes. It adopts every process
-that its server's children leave behind, so none can hide from it.
+The owner holds the other end of this process's standard input. When that end closes, by a call or because the owner
+exited for any reason, the server gets SIGTERM, then SIGKILL. The keeper leaves its owner's process tree first: Ray
+ends an actor's children with it, and the keeper must outlive its owner by the seconds that this takes. It adopts every
+process that its server's children leave behind, so none can escape it.
 
 It writes two lines to its standard output: `keeper PID` (or `failed REASON`), and `exited STATUS` when the server has
 ended. The output closes when nothing of the server is left.
@@ -37,7 +37,7 @@ def main(log_path: str, stop_timeout_s: float, command: list[str]) -> None:
         os._exit(0)
     os.setsid()
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an owner may have blocked what must be heard here
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the owner may have blocked signals that are needed here
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     children_end = _woken_by_children()
@@ -87,7 +87,7 @@ def _watch(server: subprocess.Popen[bytes], children_end: socket.socket) -> int 
         selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
         selector.register(children_end, selectors.EVENT_READ)
         while True:
-            # A child may have ended before anybody listened.
+            # A child may have ended before the selector was registered.
             if server.pid in (ended := _reaped()):
                 return ended[server.pid]
             for key, _ in selector.select():
@@ -132,7 +132,6 @@ def _has_children() -> bool:
 
 def _signal_all(number: signal.Signals) -> None:
     for process in psutil.Process().children(recursive=True):
-        # One that has ended meanwhile is what was wanted.
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
 
@@ -141,7 +140,7 @@ def _say(line: str) -> None:
     try:
         os.write(sys.stdout.fileno(), f"{line}\n".encode())
     except OSError:
-        # The owner, who would have read it, is gone.
+        # The owner is gone.
         return
 
 

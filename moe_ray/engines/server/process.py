@@ -1,4 +1,4 @@
-"""A server owned by this process: started by a keeper, watched, and stopped with all its descendants."""
+"""A server process that this process owns, run under the supervisor in `keeper.py`, and its command template."""
 
 import contextlib
 import os
@@ -17,9 +17,9 @@ import psutil
 
 from moe_ray.errors import ConfigError, ModelError
 
-# An error is told in one line; what a server says last is why it ended.
+# An error is one line; the end of a server's log says why it ended.
 MAX_TAIL_CHARACTERS = 240
-# From the end of the stop's own time limit to the keeper's last word.
+# From the end of the stop's own time limit to the keeper's exit.
 KEEPER_PATIENCE_S = 10.0
 KEEPER_START_TIMEOUT_S = 60.0
 
@@ -62,10 +62,10 @@ class ServerProcess:
         self._keeper_pid = int(rest)
 
     def exit_status(self, patience_s: float = 0.0) -> str | None:
-        """Return how the server ended, None while it runs. Waits so long for news of it; several threads may ask."""
+        """Return how the server ended, None while it runs. Waits up to `patience_s` for it to end. Thread-safe."""
         with self._lock:
             if self._status is None and (line := self._line(patience_s)) is not None:
-                self._status = line.removeprefix("exited ") or "unknown: its keeper was killed, and it too"
+                self._status = line.removeprefix("exited ") or "unknown: its keeper was killed, and the server with it"
             return self._status
 
     def process_ids(self) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ class ServerProcess:
         return f"its log is {self.log_path}"
 
     def stop(self) -> None:
-        """End the server and wait until nothing of it is left."""
+        """Stop the server, and wait until all its processes have ended."""
         if self._keeper.stdin is None or self._keeper.stdin.closed:
             return
         self._keeper.stdin.close()

@@ -24,9 +24,9 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits
 from moe_ray.engines.settings import TransformersSettings
-from moe_ray.engines.transformers.batching import NO_TOKEN, is_out_of_memory
-from moe_ray.engines.transformers.generation import DecodeRow, DrawnRow, undrawn
+from moe_ray.engines.transformers.batching import is_out_of_memory
 from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.engines.transformers.rows import NO_TOKEN, DecodeRow, DrawnRow, undrawn
 from moe_ray.errors import ModelError, first_line
 
 # Flash attention's paged kernels want pages of a multiple of 256 tokens.
@@ -131,7 +131,7 @@ class _Answers(OutputRouter):  # type: ignore[misc]
         elapsed_s = time.perf_counter() - self._start_s
         num_known = len(row.token_ids)
         for token, logprob in zip(output.generated_tokens[num_known:], output.logprobs[num_known:], strict=True):
-            # The likeliest of logits that are no numbers is none.
+            # Logits that are not finite have no likeliest token.
             row.take(token if math.isfinite(logprob) else NO_TOKEN, elapsed_s)
         if row.finish_reason is not None and not output.is_finished():
             self._manager.cancel_request(output.request_id)

@@ -26,12 +26,12 @@ from moe_ray.engines.settings import TransformersSettings, parse_settings
 from moe_ray.engines.streams import failed_stream
 from moe_ray.engines.transformers.batching import MemoryRule, RowSize, group_batches, run_halving
 from moe_ray.engines.transformers.continuous import choose_continuous
-from moe_ray.engines.transformers.generation import GATE_DECISION, DecodeRow, DrawnRow, decode_batch
+from moe_ray.engines.transformers.generation import GATE_DECISION, decode_batch
 from moe_ray.engines.transformers.likelihood import ScoredRow, ScoringRow, score_batch, scoring_rows
 from moe_ray.engines.transformers.loading import load, loaded_bytes
 from moe_ray.engines.transformers.mixture import MixtureFacts, mixture_facts
-from moe_ray.engines.transformers.streaming import StreamingDecoder
-from moe_ray.engines.transformers.turns import TurnLock
+from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow
+from moe_ray.engines.transformers.streaming import StreamingDecoder, TurnLock
 from moe_ray.prompts.encoder import EncodedPair, PromptEncoder, RowError
 from moe_ray.prompts.messages import Prompt
 from moe_ray.prompts.reasoning import splitter_of

@@ -3,100 +3,25 @@
 The loop is our own, over the model's forward pass: every row has its own end, its own clock and its own stop
 strings, and leaves the batch when it is done, so that no row is decoded to the length of the longest. The
 checkpoint's generation configuration (penalties, forced tokens, top-k) is not applied: only its end tokens count.
+
+A cache is padded on the left: the newest position of all rows comes last, so that rows of different lengths differ on
+the left alone, where padding is masked. Keys and values are [B, H, T, D].
 """
 
 # ruff: noqa: N803, N806 - capital suffixes name the axes of a tensor
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn import functional
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from moe_ray.engines.base import FinishReason, GenerateRequest, stop_position
-from moe_ray.engines.transformers.batching import NO_TOKEN, choose_tokens, uniforms
-from moe_ray.engines.transformers.caches import append_rows, is_resizable, resize
 from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow, next_tokens, undrawn
 
-STOP_TAIL_TOKENS = 8
 GATE_DECISION = "gating_probs"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeRow:
-    """One row to decode: its prompt's tokens and what was asked."""
-
-    index: int
-    token_ids: tuple[int, ...]
-    num_truncated: int
-    request: GenerateRequest
-    opens_trace: bool = False
-
-
-@dataclass(slots=True, kw_only=True)
-class DrawnRow:
-    """A row's answer, as it grows. `token_ids` holds no end token; `finish_reason` is None until the row is done."""
-
-    row: DecodeRow
-    tokenizer: Any
-    end_token_ids: frozenset[int]
-    special_token_ids: frozenset[int]
-    mark_token_ids: frozenset[int]
-    uniforms: list[float]
-    token_ids: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: FinishReason | None = None
-    time_to_first_token_s: float = 0.0
-    total_s: float = 0.0
-
-    @property
-    def uniform(self) -> float:
-        """The uniform number of the next draw; 0 where nothing is drawn at random."""
-        return self.uniforms[len(self.token_ids)] if self.uniforms else 0.0
-
-    def take(self, token: int, elapsed_s: float) -> None:
-        """Add a token that was there `elapsed_s` after the batch began."""
-        self.total_s = elapsed_s
-        if not self.token_ids:
-            self.time_to_first_token_s = elapsed_s
-        if token == NO_TOKEN:
-            self.token_ids, self.finish_reason = [], "error"
-            return
-        if token in self.end_token_ids:
-            self._finish("stop")
-            return
-        self.token_ids.append(token)
-        if self._spelled_a_stop():
-            self._finish("stop")
-        elif len(self.token_ids) == self.row.request.max_new_tokens:
-            self._finish("length")
-
-    def _finish(self, reason: FinishReason) -> None:
-        text = self.decoded(self.token_ids)
-        self.text = text[: stop_position(text, self.row.request.prompt.stop)]
-        self.finish_reason = reason
-
-    def _spelled_a_stop(self) -> bool:
-        """Decode what a new stop string can lie in (each token spells a byte or more), and all only if it is there."""
-        stops = self.row.request.prompt.stop
-        if not stops:
-            return False
-        num_tokens = max(len(stop.encode()) for stop in stops) + STOP_TAIL_TOKENS
-        if stop_position(self.decoded(self.token_ids[-num_tokens:]), stops) is None:
-            return False
-        return stop_position(self.decoded(self.token_ids), stops) is not None
-
-    def decoded(self, token_ids: Sequence[int]) -> str:
-        """Return the text of `token_ids` without special tokens, except those that mark a reasoning trace."""
-        shown = token_ids
-        has_marks = not self.mark_token_ids.isdisjoint(token_ids)
-        if has_marks:
-            hidden = self.special_token_ids - self.mark_token_ids
-            shown = [token for token in token_ids if token not in hidden]
-        text: str = self.tokenizer.decode(shown, skip_special_tokens=not has_marks, clean_up_tokenization_spaces=False)
-        return text
 
 
 class BatchState:
@@ -207,31 +132,6 @@ def decode_batch(loaded: LoadedModel, rows: Sequence[DecodeRow]) -> list[DrawnRo
     return drawn
 
 
-def undrawn(row: DecodeRow, loaded: LoadedModel) -> DrawnRow:
-    """Begin a row. A stop string that is one token of its own (which decoding may leave out) ends it as that token."""
-    request = row.request
-    own_tokens = loaded.tokenizer.get_added_vocab()
-    return DrawnRow(
-        row=row,
-        tokenizer=loaded.tokenizer,
-        end_token_ids=loaded.eos_token_ids | {own_tokens[stop] for stop in request.prompt.stop if stop in own_tokens},
-        special_token_ids=loaded.special_token_ids,
-        mark_token_ids=loaded.mark_token_ids,
-        uniforms=uniforms(request.seed, request.max_new_tokens) if request.temperature > 0 else [],
-    )
-
-
-def next_tokens(logits_BV: torch.Tensor, live: Sequence[DrawnRow]) -> list[int]:
-    """Choose each row's next token, by its own temperature and seed."""
-    requests = [row.row.request for row in live]
-    return choose_tokens(
-        logits_BV,
-        [request.temperature for request in requests],
-        [request.top_p for request in requests],
-        [row.uniform for row in live],
-    )
-
-
 def left_padded(rows: Sequence[Sequence[int]], loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Return token ids and mask, both (B, T), with padding in front; the mask is 0 on padding."""
     width = max(len(row) for row in rows)
@@ -248,3 +148,33 @@ def optional_arguments(loaded: LoadedModel, mask_BT: torch.Tensor, *, num_logits
     if "logits_to_keep" in loaded.forward_arguments:
         arguments["logits_to_keep"] = num_logits
     return arguments
+
+
+def is_resizable(cache: Any) -> bool:
+    """Say whether all layers of `cache` are plain keys and values, of all positions or of a sliding window."""
+    return type(cache) is DynamicCache and all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    )
+
+
+def resize(cache: Any, num_tokens: int) -> None:
+    """Make `cache` as if all its rows had `num_tokens` tokens: pad on the left with zeros, or cut there."""
+    for layer in cache.layers:
+        if not layer.is_initialized:
+            continue
+        num_kept = num_tokens
+        if layer.is_sliding:
+            num_kept = min(num_tokens, layer.sliding_window - 1)
+            layer.cumulative_length = num_tokens
+        num_more = num_kept - layer.keys.shape[-2]
+        if num_more:
+            layer.keys = functional.pad(layer.keys, (0, 0, num_more, 0))
+            layer.values = functional.pad(layer.values, (0, 0, num_more, 0))
+
+
+def append_rows(cache: Any, other: Any) -> None:
+    """Add the rows of `other`, a cache of the same length, behind those of `cache`."""
+    for layer, added in zip(cache.layers, other.layers, strict=True):
+        if layer.is_initialized:
+            layer.keys = torch.cat([layer.keys, added.keys])
+            layer.values = torch.cat([layer.values, added.values])

@@ -10,16 +10,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import torch
 
 from moe_ray.engines.base import BatchLimits, Delta, Generation, failed_generation
 from moe_ray.engines.streams import CLOSED, QueuedStream
 from moe_ray.engines.transformers.batching import MemoryRule, RowSize, is_out_of_memory
-from moe_ray.engines.transformers.detokenizing import RowText
-from moe_ray.engines.transformers.generation import BatchState, DecodeRow, DrawnRow, next_tokens, undrawn
+from moe_ray.engines.transformers.generation import BatchState
 from moe_ray.engines.transformers.loading import LoadedModel
-from moe_ray.engines.transformers.turns import TurnLock
+from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow, RowText, next_tokens, undrawn
 from moe_ray.errors import EngineLostError, first_line
 from moe_ray.prompts.reasoning import ReasoningSplitter
 from moe_ray.prompts.trace_stream import StreamPiece
@@ -28,9 +28,35 @@ from moe_ray.prompts.trace_stream import StreamPiece
 STEP_PROMPT_TOKENS = 2048
 
 
+class TurnLock:
+    """Shares a model between threads that each take it again at once: with a plain lock one of them could starve."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiters: deque[object] = deque()
+
+    def __enter__(self) -> None:
+        turn = object()
+        with self._changed:
+            self._waiters.append(turn)
+            try:
+                self._changed.wait_for(lambda: self._waiters[0] is turn)
+            except BaseException:
+                self._waiters.remove(turn)
+                self._changed.notify_all()
+                raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._waiters.popleft()
+            self._changed.notify_all()
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Live:
-    """One row that waits or runs. `decided` is what a gate said before the row had to begin again."""
+    """One row that waits or runs. `decided` is the gate's decision from before a restart."""
 
     drawn: DrawnRow
     text: RowText
@@ -156,7 +182,7 @@ class StreamingDecoder:
         """Wait until there is a row to decode; return False when the decoder is closed."""
         with self._changed:
             if not self._batches and not self._waiting:
-                # Whatever took the memory before may have given it back.
+                # Memory may have been freed since rows were restricted.
                 self._max_rows = self._limits.max_rows
             self._changed.wait_for(lambda: self._lost is not None or self._waiting or self._batches)
             return self._lost is None
@@ -199,12 +225,12 @@ class StreamingDecoder:
                 self._waiting.popleft()
         together = [row for row in rows if not row.runs_alone and not row.decided]
         apart = [[row] for row in rows if row.runs_alone or row.decided]
-        return [self._begun(group) for group in ([together] if together else []) + apart]
+        return [self._new_batch(group) for group in ([together] if together else []) + apart]
 
     def _fits(self, sizes: Sequence[RowSize]) -> bool:
         return len(sizes) <= self._max_rows and self._rule.batch_bytes(sizes) <= self._limits.cache_memory_bytes
 
-    def _begun(self, rows: list[_Live]) -> _Batch:
+    def _new_batch(self, rows: list[_Live]) -> _Batch:
         state = BatchState(self._loaded, [row.token_ids for row in rows])
         if rows[0].decided:
             state.decide(rows[0].decided)
@@ -239,7 +265,7 @@ class StreamingDecoder:
         row.stream.finish(result, text=piece.answer, reasoning=piece.reasoning, num_tokens=len(new))
 
     def _guarded(self, batches: list[_Batch], work: Callable[[], None]) -> None:
-        """Do `work`; when it fails, the rows of `batches` begin again with fewer beside them.
+        """Run `work`; if it fails, restart the rows of `batches` in smaller batches.
 
         A row that fails by itself ends with the error.
         """
@@ -250,9 +276,9 @@ class StreamingDecoder:
             # Its traceback is not kept: its frames hold the tensors that did not fit.
             failure = error.with_traceback(None)
         if failure is not None:
-            self._begin_again(batches, failure)
+            self._restart(batches, failure)
 
-    def _begin_again(self, batches: list[_Batch], failure: Exception) -> None:
+    def _restart(self, batches: list[_Batch], failure: Exception) -> None:
         num_rows = sum(len(batch.rows) for batch in self._batches)
         rows = [row for batch in batches for row in batch.rows]
         for batch in batches:

@@ -1,5 +1,6 @@
-"""The kinds of box that a program can be put into, from the strongest to the weakest."""
+"""The kinds of box that a program can be put into, from the strongest to the weakest, and the guest's code."""
 
+import marshal
 import os
 import shutil
 import subprocess
@@ -11,13 +12,33 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from moe_ray.scoring.sandbox import guest
 from moe_ray.scoring.sandbox.groups import ControlGroups
-from moe_ray.scoring.sandbox.packing import start_program
 from moe_ray.scoring.sandbox.program import BackendName
 
+MODULES = ("kernel", "syscalls", "wire", "confine", "meter", "namespaces", "judge", "player", "clock", "warden")
+"""The guest's modules, each after those that it imports."""
+
+START = """
+import marshal, os, sys
+def receive(count):
+    data = b""
+    while len(data) < count:
+        data += os.read(0, count - len(data)) or sys.exit("the host is gone")
+    return data
+package = type(sys)({package!r})
+package.__path__ = []
+sys.modules[package.__name__] = package
+for name, code in marshal.loads(receive(int.from_bytes(receive(4), "little"))):
+    module = type(sys)(package.__name__ + "." + name)
+    sys.modules[module.__name__] = module
+    setattr(package, name, module)
+    exec(code, module.__dict__)
+package.warden.main()
+"""
 SCRATCH = "/scratch"
 NOWHERE = "/proc"
-"""A folder that every Linux has and in which nobody can make a file; no path that Python needs is below it."""
+"""A folder that every Linux has and in which no file can be made; no path that Python needs is below it."""
 SCRATCH_BYTES = 16 << 20
 SCRATCH_FILES = 1024
 FILE_BYTES = 1 << 20
@@ -31,6 +52,25 @@ SYSTEM_PATHS = (
 )  # fmt: skip
 DEVICES = ("/dev/null", "/dev/urandom")
 """Not /dev/zero: a shared mapping of it is memory that no limit counts."""
+
+
+def start_program() -> str:
+    """Return the program, for `python -c`, that becomes the warden once it has received `guest_code()`."""
+    return START.format(package=guest.__name__)
+
+
+@cache
+def guest_code() -> bytes:
+    """Return the guest, compiled for this interpreter, as one frame."""
+    folder = Path(guest.__file__).parent
+    modules = [(name, _compiled(folder / f"{name}.py")) for name in MODULES]
+    data = marshal.dumps(modules)
+    return len(data).to_bytes(4, "little") + data
+
+
+def _compiled(path: Path) -> object:
+    name = f"<{guest.__name__}.{path.stem}>"
+    return compile(path.read_text(encoding="utf-8"), name, "exec", dont_inherit=True, optimize=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ REMEDY = "install bubblewrap, or accept the risk with --allow-weak-sandbox (runt
 
 
 class Sandbox:
-    """Runs generated programs where they can do no harm, as far as this machine allows; `protections` says how far."""
+    """Runs generated programs in isolation. `protections` says what this machine can isolate."""
 
     def __init__(self, box: Box, protections: Protections, config: SandboxConfig) -> None:
         self.protections = protections

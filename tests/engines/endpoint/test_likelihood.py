@@ -1,4 +1,4 @@
-"""Log-likelihoods over an API, held against a closed form, and against the transformers engine on a real model."""
+"""Log-likelihoods over an API, compared with a closed form, and with the transformers engine on a real model."""
 
 import json
 import math
@@ -181,8 +181,8 @@ STRANGE = {
 @pytest.mark.parametrize("name", STRANGE)
 def test_log_probabilities_of_another_shape_are_none_given(api: Api, name: str) -> None:
     key, value = STRANGE[name]
-    told = {"tokens": ["a", " b", " c"], "token_logprobs": [None, -1.0, -1.0], key: value}
-    choice = {"text": "", "finish_reason": "length", "logprobs": told}
+    logprobs = {"tokens": ["a", " b", " c"], "token_logprobs": [None, -1.0, -1.0], key: value}
+    choice = {"text": "", "finish_reason": "length", "logprobs": logprobs}
     strange = Fault(status=200, body=json.dumps({"choices": [choice]}))
     api.broken = lambda body: strange if "echo" in body or "prompt_logprobs" in body else None
     (answer,) = likelihoods(api, PROMPT)

@@ -81,7 +81,7 @@ def test_an_answer_cut_inside_its_reasoning_has_no_text(api: Api) -> None:
     [None, {}, {"completion_tokens_details": None}, {"completion_tokens_details": {"reasoning_tokens": "7"}},
      {"completion_tokens_details": {"reasoning_tokens": True}}, {"completion_tokens_details": [7]}],
 )  # fmt: skip
-def test_reasoning_tokens_that_are_not_told_are_unknown(api: Api, usage: object) -> None:
+def test_reasoning_tokens_that_are_not_reported_are_unknown(api: Api, usage: object) -> None:
     answer = asked(api, whole({"content": "Yes.", "reasoning": 12}, usage=usage))
     assert (answer.text, answer.reasoning, answer.num_reasoning_tokens) == ("Yes.", None, None)
 

@@ -2,12 +2,19 @@
 
 import json
 import time
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_ray.characters import whole_characters
+from moe_ray.engines.base import Generation
+from moe_ray.engines.endpoint import replies
 from moe_ray.engines.endpoint.replies import BrokenReplyError, ReplyReader, error_message
+from tests.engines.asking import ask
+from tests.engines.endpoint.conftest import Connect
+from tests.engines.openai_api import Api, Fault
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
 ANY = st.recursive(
@@ -23,6 +30,20 @@ USAGE = ANY | st.fixed_dictionaries({"prompt_tokens": ANY, "completion_tokens": 
 PAYLOAD = ANY | st.fixed_dictionaries(
     {}, optional={"choices": ANY | st.lists(CHOICE, max_size=2), "usage": USAGE, "error": ANY}
 )
+
+END = 'data: {"choices": [{"text": "", "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+UNREADABLE = {
+    "not JSON": (Fault(status=200, body="{"), "the reply is not JSON: {"),
+    "too deep": (Fault(status=200, body="[" * 200_000 + "]" * 200_000), "the reply is not JSON"),
+    "a number of 5,000 digits": (Fault(status=200, body='{"choices": %s}' % ("9" * 5000)), "the reply is not JSON"),
+    "too large": (Fault(status=200, body=" " * 3000), "the reply is larger than 0 MiB"),
+    "a stream of one line without an end": (
+        Fault(status=200, content_type="text/event-stream", body="data: " + "a" * 3000),
+        "the reply is larger than 0 MiB",
+    ),
+    "no object": (Fault(status=200, body="[1]"), "the reply is not a JSON object"),
+    "no choices": (Fault(status=200, body="{}"), "the reply holds no choices"),
+}
 
 
 def read(body: bytes, content_type: str) -> None:
@@ -73,3 +94,82 @@ def test_any_errors_body_has_one_line_that_can_be_stored(payload: object) -> Non
     assert 0 < len(message) <= 300
     assert message.splitlines() == [message]
     message.encode()
+
+
+def only(answers: list[Generation]) -> Generation:
+    (answer,) = answers
+    return answer
+
+
+def _whole(choice: dict[str, Any], **more: Any) -> Fault:
+    """A reply to a completion, at once."""
+    return Fault(status=200, body=json.dumps({"choices": [choice], **more}))
+
+
+def _stream(*pieces: str) -> Fault:
+    """A reply to a completion in events; each of `pieces` is the JSON of a string."""
+    events = "".join(f'data: {{"choices": [{{"text": {piece}}}]}}\n\n' for piece in pieces)
+    return Fault(status=200, content_type="text/event-stream", body=events + END)
+
+
+STORED = {
+    "half a character": (_whole({"text": "a\ud800b", "finish_reason": "stop"}), "a\ufffdb"),
+    "half a character in a stream": (_stream('"a\\ud800"', '"b"'), "a\ufffdb"),
+    "a character in two events": (_stream('"a\\ud83d"', '"\\ude00b"'), "a\U0001f600b"),
+    "line ends that end no line of a stream": (_stream('"a\u2028b\u0085c"'), "a\u2028b\u0085c"),
+    "a null character": (_whole({"text": "a\0b", "finish_reason": "stop"}), "a\0b"),
+    "bytes that are no UTF-8": (
+        Fault(status=200, body='{"choices": [{"text": "a\udcffb", "finish_reason": "stop"}]}'),
+        "a\ufffdb",
+    ),
+    "no content": (_whole({"message": {"content": None}, "finish_reason": "stop"}), ""),
+    "counts that are none": (
+        _whole({"text": "a", "finish_reason": "stop"}, usage={"prompt_tokens": 10**30, "completion_tokens": "many"}),
+        "a",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_whatever_text_an_api_sends_is_an_answer_that_can_be_stored(api: Api, connect: Connect, name: str) -> None:
+    fault, text = STORED[name]
+    engine = connect()
+    api.faults.append(fault)
+    answer = only(engine.generate([ask("q", num=3)]))
+    assert (answer.error, whole_characters(answer.text)) == (None, text)
+    assert 0 <= answer.num_prompt_tokens < 2**31
+    assert 0 <= answer.num_completion_tokens < 2**31
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_reply_that_cannot_be_read_is_its_answers_error_when_other_requests_are_answered(
+    api: Api, connect: Connect, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fault, words = UNREADABLE[name]
+    engine = connect(max_retries=1)
+    if "larger" in words:
+        monkeypatch.setattr(replies, "MAX_REPLY_BYTES", 2000)
+    api.broken = lambda body: fault if "poison" in body["prompt"] else None
+    good, bad = engine.generate([ask("fine", num=1), ask("poison", num=1)])
+    assert (good.text, good.error) == (" fine", None)
+    assert (bad.text, bad.finish_reason) == ("", "error")
+    assert words in (bad.error or "")
+    assert sum("poison" in body["prompt"] for body in api.bodies) == 2, "tried twice, and no more"
+
+
+@pytest.mark.parametrize("body", ["[" * 200_000, '{"error": {"message": "a\\ud800"}}', "\udcff" * 3_000_000])
+def test_an_errors_body_is_read_whatever_it_is(api: Api, connect: Connect, body: str) -> None:
+    engine = connect()
+    api.faults.append(Fault(status=400, body=body))
+    answer = only(engine.generate([ask("q", num=1)]))
+    assert (answer.error or "").startswith("the endpoint refused this prompt: 400: ")
+    assert len((answer.error or "").encode()) < 1000
+
+
+@pytest.mark.parametrize("reason", [["stop"], {"a": 1}, 7, "\ud800"])
+def test_a_finish_reason_that_is_none_is_the_answers_error(api: Api, connect: Connect, reason: object) -> None:
+    engine = connect()
+    api.faults.append(_whole({"text": "a", "finish_reason": reason}))
+    answer = only(engine.generate([ask("q", num=1)]))
+    assert (answer.finish_reason, answer.text) == ("error", "")
+    assert "for the reason" in (answer.error or "")

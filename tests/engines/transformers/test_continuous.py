@@ -259,7 +259,7 @@ def test_rows_that_wait_for_a_place_have_later_times(checkpoint: Checkpoints) ->
     assert {one.timing.batch_rows for one in answers} == {1}
 
 
-def test_how_rows_were_batched_is_told(checkpoint: Checkpoints) -> None:
+def test_how_rows_were_batched_is_reported(checkpoint: Checkpoints) -> None:
     assert continuous(checkpoint("llama")).memory().batching == "continuous, sdpa"
     assert continuous(checkpoint("llama"), attention="eager").memory().batching == "continuous, paged|eager"
     assert static(checkpoint("llama")).memory().batching == "static"

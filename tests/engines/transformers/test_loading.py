@@ -117,7 +117,7 @@ def test_what_went_wrong_underneath_is_kept(checkpoint: Checkpoints, tmp_path: P
     assert "Safetensor" in type(caught.value.__cause__).__name__
 
 
-def test_a_chat_model_without_a_template_is_told_to_complete(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_chat_model_without_a_template_names_the_completion_style(checkpoint: Checkpoints, tmp_path: Path) -> None:
     directory = tmp_path / "model"
     shutil.copytree(checkpoint("llama"), directory, ignore=shutil.ignore_patterns("chat_template*"))
     make_tokenizer(chat_template=None).save_pretrained(directory)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moe_ray.engines.transformers.engine import num_tokens_of
-from moe_ray.engines.transformers.generation import DecodeRow, DrawnRow
+from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow
 from moe_ray.errors import ModelError
 from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.prompts.reasoning import KNOWN_STYLES, mark_tokens
@@ -114,9 +114,9 @@ def test_a_switch_that_the_template_does_not_know_is_refused(checkpoint: Checkpo
 def test_json_of_the_answers_content_is_the_same_twice(checkpoint: Checkpoints, tmp_path: Path) -> None:
     directory = with_template(checkpoint("llama"), tmp_path / "opens", OPENS)
     loaded: Any = engine(directory, prompt_style="chat")
-    told = [
+    found = [
         json.dumps([one.text, one.reasoning, one.num_reasoning_tokens])
         for _ in range(2)
         for one in loaded.generate([ask(CHAT)])
     ]
-    assert told[0] == told[1]
+    assert found[0] == found[1]

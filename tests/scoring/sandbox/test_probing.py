@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.scoring.sandbox import Program, boxes, handover
+from moe_ray.scoring.sandbox import Program, boxes, execution
 from moe_ray.scoring.sandbox.boxes import Box, candidates, package_paths, readable_parts
 from moe_ray.scoring.sandbox.execution import run_once
 from moe_ray.scoring.sandbox.probing import probe
@@ -27,7 +27,7 @@ def test_filters_hold_memory(filters: Box) -> None:
 
 
 def test_memory_is_not_claimed_where_the_warden_cannot_count(filters: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "_open_proc", lambda: None)
+    monkeypatch.setattr(execution, "_open_proc", lambda: None)
     found = probe(filters, 2)
     assert found.memory_gaps == ("page tables",)
     assert "memory" in found.missing

@@ -1,4 +1,4 @@
-"""What an honest program may do, how verdicts are told apart, and what is asked before weak boxes are used."""
+"""What an honest program may do, how verdicts differ, and what is asked before weak boxes are used."""
 
 from typing import Any
 
@@ -201,7 +201,7 @@ def test_a_detail_is_one_line_that_any_file_and_terminal_takes(sandbox: Sandbox)
     assert verdict.detail.encode()
 
 
-def test_verdicts_keep_their_order_and_every_end_is_told(sandbox: Sandbox) -> None:
+def test_verdicts_keep_their_order_and_every_end_is_reported(sandbox: Sandbox) -> None:
     programs = [Program(code=f"def f(): return {i % 3}", tests=("assert f() == 0",)) for i in range(9)]
     done: list[int] = []
     verdicts = sandbox.run_all(programs, done.append)

@@ -88,7 +88,7 @@ def _fork(body: Any, settings: dict[str, Any]) -> int:
 def watch(children: Children, settings: dict[str, Any]) -> GuestVerdict:
     """Wait for the judge's result, the end of the time, too much output or too much memory, whichever comes first.
 
-    Raises `BrokenPipeError` when nobody is left to report to.
+    Raises `BrokenPipeError` when the host has closed the pipe.
     """
     clock = Clock(settings["timeout_s"], (children.player, children.judge))
     metered = 0.0

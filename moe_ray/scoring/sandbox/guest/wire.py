@@ -26,7 +26,7 @@ MAX_FRAME_BYTES = 32 << 20
 CONTAINERS: dict[type[Any], bytes] = {list: b"l", tuple: b"t", set: b"S", frozenset: b"Z", dict: b"d"}
 BUILD: dict[bytes, Callable[[Any], Any]] = {tag: kind for kind, tag in CONTAINERS.items()}
 OF_COLLECTIONS = {b"q": "deque", b"O": "OrderedDict", b"C": "Counter"}
-"""Found only where that module, a slow import, is loaded: else nobody can have made one."""
+"""Found only where that module, a slow import, is loaded: otherwise no instance can exist."""
 
 REBUILT: dict[tuple[str, str], Callable[[Any], tuple[Any, ...]]] = {
     ("decimal", "Decimal"): lambda v: (str(v),),

@@ -185,7 +185,7 @@ def f(x):
     ),
     attack(
         "an exception that cannot be shown",
-        "raise while the error is told",
+        "raise while the error is reported",
         """
 class E(Exception):
     def __str__(self): raise E
@@ -195,7 +195,7 @@ def f(x): raise E
     ),
     attack(
         "an exception that ends the process",
-        "exit while the error is told",
+        "exit while the error is reported",
         """
 import os
 class E(Exception):

@@ -77,7 +77,7 @@ def f(x): raise SystemExit(0)
     ),
     attack(
         "raising a base exception of its own",
-        "the same with a class nobody knows",
+        "the same with an unknown class",
         """
 class E(BaseException): pass
 def f(x): raise E

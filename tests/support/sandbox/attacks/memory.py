@@ -83,7 +83,7 @@ PAGES = (
     ),
     _holds(
         "a memory file",
-        "write into memory files that nobody maps",
+        "write into memory files that are not mapped",
         "32 * MEGABYTE",
         "fd = os.memfd_create('@MARKER@')\nkept.append(fd)\nos.write(fd, bytes(32 * MEGABYTE))",
     ),

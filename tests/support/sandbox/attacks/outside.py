@@ -45,7 +45,7 @@ OUTSIDE = (
     _write("extended attributes", "write where few look", "os.setxattr('@OUTSIDE@', 'user.@MARKER@', b'1')"),
     _write(
         "patching the library",
-        "write into Python's own library, for whoever runs next",
+        "write into Python's own library, for the program that runs next",
         "open('@LIBRARY@', 'r+').close()",
     ),
     _write(
