@@ -158,10 +158,11 @@ class Backend:
         requests = self.requests(ticket)
         while ticket.attempt < MAX_DEATHS:
             ticket.attempt += 1
-            lease = await self.acquire(ticket)
+            lease, is_over = await self.acquire(ticket), False
             try:
                 started = time.perf_counter()
                 answers: list[Generation] = await self._of(lease, "answer", ticket, requests)
+                is_over = True
                 self.metrics.observe("moe_ray_engine_seconds", time.perf_counter() - started, model=self._model(ticket))
             except RayError as error:
                 self.metrics.add("moe_ray_replica_deaths_total", model=self._model(ticket))
@@ -171,13 +172,13 @@ class Backend:
                 assert ticket.verdict is not None
                 return ticket.verdict, answers
             finally:
-                self.release(ticket, lease)
+                self.release(ticket, lease, is_over=is_over)
         raise ApiError(500, "the model's process ended twice on this request", kind="server_error", code="engine_died")
 
     async def stream(self, ticket: Ticket) -> AsyncGenerator[list[CallPiece]]:
         """Yield the answer's pieces as they are drawn. A replica that dies ends it with `ApiError`."""
         requests = self.requests(ticket)
-        lease = await self.acquire(ticket)
+        lease, is_over = await self.acquire(ticket), False
         started = time.perf_counter()
         try:
             generator = lease.replica.stream.options(
@@ -185,11 +186,12 @@ class Backend:
             ).remote(ticket.attempt_id, requests)
             async for ref in generator:
                 yield await ref
+            is_over = True
             self.metrics.observe("moe_ray_engine_seconds", time.perf_counter() - started, model=self._model(ticket))
         except RayError as error:
             raise _failure(error) from error
         finally:
-            self.release(ticket, lease)
+            self.release(ticket, lease, is_over=is_over)
 
     async def acquire(self, ticket: Ticket) -> Lease:
         """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted."""
@@ -213,9 +215,10 @@ class Backend:
         ticket.verdict = replace(verdict, queue_ms=outcome.queue_ms, swap_ms=outcome.swap_ms)
         return outcome
 
-    def release(self, ticket: Ticket, lease: Lease) -> None:
-        """The call has ended in whatever way: its replica stops it, and the owner counts it no more."""
-        lease.replica.cancel.remote([ticket.attempt_id])
+    def release(self, ticket: Ticket, lease: Lease, *, is_over: bool) -> None:
+        """The owner counts the call no more; unless it `is_over`, its replica stops it."""
+        if not is_over:
+            lease.replica.cancel.remote([ticket.attempt_id])
         self._spawn(self._release(ticket.attempt_id))
 
     async def ask(self, ticket: Ticket, method: str, *arguments: Any) -> Any:
@@ -226,7 +229,7 @@ class Backend:
         except RayError as error:
             raise _failure(error) from error
         finally:
-            self.release(ticket, lease)
+            self.release(ticket, lease, is_over=True)
 
     async def _of(self, lease: Lease, method: str, ticket: Ticket, requests: Sequence[GenerateRequest]) -> Any:
         return await getattr(lease.replica, method).remote(ticket.attempt_id, requests)
