@@ -38,7 +38,7 @@ class EmbeddingClassifier:
     """Looks up a text's tokens, averages their embeddings and lets a gating network judge the mean.
 
     The features are what its last hidden layer makes of the mean when the mean's length counts too: distances between
-    them tell foreign queries better than between those behind the logits (measured). See `TextClassifier`.
+    them tell out-of-domain queries better than between those behind the logits (measured). See `TextClassifier`.
     """
 
     kind: ClassVar[str] = "embedding"

@@ -1,14 +1,16 @@
 """Test results of a router, as in test_results.json and in a run's summary."""
 
+from pydantic import AliasChoices, Field
+
 from moe_ray.files import StoredRecord
 from moe_ray.gating.calibration import Calibration, LabelResult
 
 
-class ForeignResult(StoredRecord):
-    """How well one score tells a set of foreign queries from the domains' own test texts.
+class OutOfDomainResult(StoredRecord):
+    """How well one score tells a set of out-of-domain queries from the domains' own test texts.
 
-    `auroc`: the chance that an own query scores higher than a foreign one. `fpr95`: share of foreign queries that are
-    kept where 95 % of the own are. `kept`: share of the foreign queries that the router's threshold keeps.
+    `auroc`: the chance that an own query scores higher than an out-of-domain one. `fpr95`: share of out-of-domain
+    queries kept by the threshold that keeps 95 % of the own. `kept`: share of them that the router's threshold keeps.
     """
 
     set: str
@@ -24,7 +26,7 @@ class RouterTestResults(StoredRecord):
 
     `confusion[i][j]`: texts of label i that the router gives label j, before the threshold. `accuracy_low` and
     `accuracy_high` are the 95 % Wilson interval. `own_kept`: share of the domains' own test texts that the threshold
-    keeps. `validation_foreign` holds the measurement by which the foreign score was chosen.
+    keeps. `validation_out_of_domain` holds the measurement by which the out-of-domain score was chosen.
     """
 
     labels: list[str]
@@ -38,13 +40,17 @@ class RouterTestResults(StoredRecord):
     per_label: list[LabelResult]
     confusion: list[list[int]]
     temperature: float
-    sure_temperature: float | None = None
+    confident_temperature: float | None = Field(
+        None, validation_alias=AliasChoices("confident_temperature", "sure_temperature")
+    )
     before_scaling: Calibration
     after_scaling: Calibration
-    foreign_score: str
+    out_of_domain_score: str = Field(validation_alias=AliasChoices("out_of_domain_score", "foreign_score"))
     threshold: float
     own_kept: float
-    validation_foreign: list[ForeignResult]
-    foreign: list[ForeignResult]
+    validation_out_of_domain: list[OutOfDomainResult] = Field(
+        validation_alias=AliasChoices("validation_out_of_domain", "validation_foreign")
+    )
+    out_of_domain: list[OutOfDomainResult] = Field(validation_alias=AliasChoices("out_of_domain", "foreign"))
     train_s: float
     seconds_per_text: float

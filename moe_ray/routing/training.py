@@ -16,10 +16,10 @@ from moe_ray.errors import ConfigError, DataError, ModelError
 from moe_ray.gating.calibration import fit_temperatures
 from moe_ray.progress import Report
 from moe_ray.routing.classifier import ClassifierOutputs, TextClassifier, classifier_class
-from moe_ray.routing.evaluation import evaluate, foreign_results
+from moe_ray.routing.evaluation import evaluate, out_of_domain_results
 from moe_ray.routing.files import RouterRecord
-from moe_ray.routing.out_of_domain import ForeignScorer, Mahalanobis, ScoreName, auroc, threshold_keeping
-from moe_ray.routing.results import ForeignResult, RouterTestResults
+from moe_ray.routing.out_of_domain import Mahalanobis, OutOfDomainScorer, ScoreName, auroc, threshold_keeping
+from moe_ray.routing.results import OutOfDomainResult, RouterTestResults
 from moe_ray.routing.router import Router, readable
 from moe_ray.texts.files import texts_fingerprint
 from moe_ray.texts.labelled import LabelledText, RouterTexts, codes
@@ -27,19 +27,19 @@ from moe_ray.texts.labelled import LabelledText, RouterTexts, codes
 # Of each domain, for the means and the spread that Mahalanobis distances are measured in: enough for a shrunk
 # covariance, and it spares a second pass of a large encoder over all training texts.
 MAX_MAHALANOBIS_TEXTS = 1000
-# Where no query of no domain is there to choose by. A fine-tuned encoder is sure of everything, and only its features
-# tell foreign queries (mean AUROC 0.98 against 0.57 by energy); the others' features tell less than energy does
-# (benchmarks.router_accuracy).
+# The defaults without out-of-domain queries to choose by. A fine-tuned encoder is confident about every text, but its
+# features tell out-of-domain queries (mean AUROC 0.98 against 0.57 by energy); those of the others tell less than
+# energy does (benchmarks.router_accuracy).
 DEFAULT_SCORES: Mapping[str, ScoreName] = {"transformer": "mahalanobis", "tfidf": "energy", "embedding": "energy"}
 
 
-class Foreignness(NamedTuple):
-    """How the router tells foreign queries, and by which measurement that was chosen."""
+class Detection(NamedTuple):
+    """How the router tells out-of-domain queries, and by which measurement that was chosen."""
 
-    scorer: ForeignScorer
+    scorer: OutOfDomainScorer
     score: ScoreName
     threshold: float
-    measured: list[ForeignResult]
+    measured: list[OutOfDomainResult]
 
 
 def fit_router(
@@ -61,16 +61,16 @@ def fit_router(
     _require_finite(outputs)
     gold = np.array(codes(texts.validation, texts.labels))
     own = np.array([label != OTHER for label in texts.labels])
-    scorer = ForeignScorer(
+    scorer = OutOfDomainScorer(
         own=own,
         temperatures=fit_temperatures(outputs.logits, gold),
         mahalanobis=_fit_mahalanobis(classifier, texts, own),
     )
-    foreign = _foreignness(config, scorer, outputs, own[gold])
-    record = _record(config, texts.labels, learned_from, foreign)
+    detection = _detection(config, scorer, outputs, own[gold])
+    record = _record(config, texts.labels, learned_from, detection)
     router = Router(classifier=classifier, record=record, mahalanobis=scorer.mahalanobis)
-    results = evaluate(router, texts, train_s=train_s, validation_foreign=foreign.measured)
-    kept = router.mahalanobis if foreign.score == "mahalanobis" else None
+    results = evaluate(router, texts, train_s=train_s, validation_out_of_domain=detection.measured)
+    kept = router.mahalanobis if detection.score == "mahalanobis" else None
     return replace(router, mahalanobis=kept, test_results=results), results
 
 
@@ -123,7 +123,7 @@ def _readable(texts: RouterTexts) -> RouterTexts:
         train=_all_readable(texts.train),
         validation=_all_readable(texts.validation),
         test=_all_readable(texts.test),
-        foreign={name: _all_readable(part) for name, part in texts.foreign.items()},
+        out_of_domain={name: _all_readable(part) for name, part in texts.out_of_domain.items()},
     )
 
 
@@ -139,43 +139,43 @@ def _fit_mahalanobis(classifier: TextClassifier, texts: RouterTexts, own: BoolAr
     return Mahalanobis.fit(features, np.array(codes(drawn, texts.labels)), own)
 
 
-def _foreignness(
-    config: RouterConfig, scorer: ForeignScorer, outputs: ClassifierOutputs, is_own: BoolArray
-) -> Foreignness:
+def _detection(
+    config: RouterConfig, scorer: OutOfDomainScorer, outputs: ClassifierOutputs, is_own: BoolArray
+) -> Detection:
     """Choose score and threshold by the outputs of the n validation texts; `is_own` [n]: those of a domain."""
     scores = scorer.all_scores(outputs)
     own, other = ({name: values[mask] for name, values in scores.items()} for mask in (is_own, ~is_own))
     score = _chosen_score(config, own, other)
-    threshold = threshold_keeping(own[score], config.foreign.keep)
-    measured = foreign_results(OTHER, own, other, {score: threshold}) if not is_own.all() else []
-    return Foreignness(scorer, score, threshold, measured)
+    threshold = threshold_keeping(own[score], config.out_of_domain.keep)
+    measured = out_of_domain_results(OTHER, own, other, {score: threshold}) if not is_own.all() else []
+    return Detection(scorer, score, threshold, measured)
 
 
 def _chosen_score(
     config: RouterConfig, own: Mapping[ScoreName, FloatArray], other: Mapping[ScoreName, FloatArray]
 ) -> ScoreName:
-    wanted = config.foreign.score
+    wanted = config.out_of_domain.score
     if wanted == "auto":
         default = DEFAULT_SCORES[config.kind]
         return max(own, key=lambda name: auroc(own[name], other[name])) if len(other[default]) else default
     if wanted not in own:
         raise ConfigError(
             f"{wanted} needs queries of no domain to learn from",
-            where="router.foreign.score",
+            where="router.out_of_domain.score",
             remedy="name some under router.other, or choose another score",
         )
     return wanted
 
 
-def _record(config: RouterConfig, labels: Sequence[str], learned_from: str, foreign: Foreignness) -> RouterRecord:
+def _record(config: RouterConfig, labels: Sequence[str], learned_from: str, detection: Detection) -> RouterRecord:
     return RouterRecord(
         moe_ray_version=moe_ray.__version__,
         kind=config.kind,
         labels=list(labels),
-        temperature=foreign.scorer.temperatures.unsure,
-        sure_temperature=foreign.scorer.temperatures.sure,
-        foreign_score=foreign.score,
-        threshold=foreign.threshold,
+        temperature=detection.scorer.temperatures.uncertain,
+        confident_temperature=detection.scorer.temperatures.confident,
+        out_of_domain_score=detection.score,
+        threshold=detection.threshold,
         query=config.query,
         settings=config.model_dump(mode="json"),
         texts=learned_from,

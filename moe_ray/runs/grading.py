@@ -75,7 +75,7 @@ def grading_fingerprint(
     return fingerprint(
         {
             "files": run.files_fingerprint(),
-            "experiment": config.model_dump(mode="json", exclude={"runtime", "output"}),
+            "experiment": config.model_dump(mode="json", by_alias=True, exclude={"runtime", "output"}),
             "sandbox": config.runtime.sandbox.model_dump(mode="json", exclude={"num_workers"}),
             "graders": {domain: names[domain] for domain in config.domains},
             "grader_code": {domain: manifest.domains[domain].get("grader_code", {}) for domain in config.domains},

@@ -124,7 +124,7 @@ def _name(inputs: Inputs, config: RouterConfig, hashes: FileHashes) -> str:
 
 def _section(config: RouterConfig, hashes: FileHashes) -> dict[str, Any]:
     """The section without what lies where, or runs where; a local base model stands there by its contents."""
-    section = config.model_dump(mode="json", exclude=set(_NOT_IN_NAME))
+    section = config.model_dump(mode="json", by_alias=True, exclude=set(_NOT_IN_NAME))
     for key in ("base_model", "tokenizer"):
         if section[key] is not None and is_local_path(section[key]):
             section[key] = _contents(Path(section[key]), hashes)
@@ -188,7 +188,7 @@ def _is_section_of(record: Mapping[str, Any], config: RouterConfig) -> bool:
     settings = record.get("settings")
     if not isinstance(settings, dict):
         return False
-    wanted = config.model_dump(mode="json")
+    wanted = config.model_dump(mode="json", by_alias=True)
     unknown = {key for key in ("base_model", "tokenizer") if wanted[key] is not None and is_local_path(wanted[key])}
     same = [key for key in wanted if key not in _NOT_IN_NAME | unknown]
     return all(key in settings and settings[key] == wanted[key] for key in same)

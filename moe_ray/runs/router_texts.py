@@ -38,7 +38,7 @@ def read_texts(
     left out: enough to say how many texts there are at most.
 
     Raises `ConfigError` without a section `router`, and `DataError` when a domain's data cannot be read or when fewer
-    than `MIN_TEXTS` texts of a label, or none of a foreign set, are left.
+    than `MIN_TEXTS` texts of a label, or none of an out-of-domain set, are left.
     """
     router = required_router(experiment)
     with located(experiment):
@@ -53,7 +53,7 @@ def read_texts(
         )
     train, validation, test = corpus.splits
     return RouterData(
-        RouterTexts(labels=corpus.labels, train=train, validation=validation, test=test, foreign=corpus.apart),
+        RouterTexts(labels=corpus.labels, train=train, validation=validation, test=test, out_of_domain=corpus.apart),
         DataReport(sources=corpus.sources, num_unbalanced=corpus.num_unbalanced),
     )
 

@@ -1,8 +1,8 @@
 """Deduplicate texts: no example of the run, no duplicates, no text with two labels.
 
 What is kept depends on the texts alone, never on the order of the records: they are taken in the order of the hash of
-their ids, foreign sets last, and a text is kept unless it is (nearly) one that was kept before. So of texts that are
-nearly the same one stays, and no two splits can share them however they are drawn afterwards.
+their ids, out-of-domain sets last, and a text is kept unless it is (nearly) one that was kept before. So of texts that
+are nearly the same one stays, and no two splits can share them however they are drawn afterwards.
 """
 
 from collections import Counter, defaultdict
@@ -33,7 +33,7 @@ class Candidate:
 class TextSource:
     """The texts of one data set, which bear one label. `limit`: how many may be kept.
 
-    A source of use "test" is a foreign set: it is compared with all others, and changes nothing about them.
+    A source of use "test" is an out-of-domain set: it is compared with all others, and changes nothing about them.
     """
 
     name: str

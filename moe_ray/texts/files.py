@@ -2,7 +2,7 @@
 
 classifier_train.json   the texts that train (split "train") and that validate (split "validation")
 classifier_test.json    the texts of the test
-foreign/SET.json        each foreign set
+out_of_domain/SET.json  each out-of-domain set
 data_report.json        the labels in their order, and what became of the records
 """
 
@@ -20,7 +20,8 @@ from moe_ray.texts.labelled import DataReport, LabelledText, RouterTexts, split_
 TRAIN_FILE = "classifier_train.json"
 TEST_FILE = "classifier_test.json"
 REPORT_FILE = "data_report.json"
-FOREIGN_DIR = "foreign"
+OUT_OF_DOMAIN_DIR = "out_of_domain"
+OLD_OUT_OF_DOMAIN_DIR = "foreign"  # the name of earlier versions, for the folder and for the key of the report
 
 _KEYS = ("id", "text", "label", "source")
 _REMEDY = "write the files again: moe-ray router data FILE"
@@ -31,7 +32,7 @@ def texts_fingerprint(texts: RouterTexts) -> str:
 
     Where they came from makes no difference.
     """
-    groups = [*splits_of(texts), *texts.foreign.items()]
+    groups = [*splits_of(texts), *texts.out_of_domain.items()]
     parts = [[name, [[text.id, text.text, text.label] for text in group]] for name, group in groups]
     return fingerprint({"labels": texts.labels, "parts": parts})
 
@@ -41,13 +42,13 @@ def write_texts_files(directory: Path, texts: RouterTexts, report: DataReport) -
     train = [*_records(texts.train, "train"), *_records(texts.validation, "validation")]
     _write(directory / TRAIN_FILE, train)
     _write(directory / TEST_FILE, _records(texts.test, "test"))
-    (directory / FOREIGN_DIR).mkdir()
-    for name, group in texts.foreign.items():
-        _write(directory / FOREIGN_DIR / f"{name}.json", _records(group, "test"))
+    (directory / OUT_OF_DOMAIN_DIR).mkdir()
+    for name, group in texts.out_of_domain.items():
+        _write(directory / OUT_OF_DOMAIN_DIR / f"{name}.json", _records(group, "test"))
     told = {
         "labels": texts.labels,
         "num_texts": split_counts(texts),
-        "foreign": {name: len(group) for name, group in texts.foreign.items()},
+        OUT_OF_DOMAIN_DIR: {name: len(group) for name, group in texts.out_of_domain.items()},
         **report.as_json(),
     }
     _write(directory / REPORT_FILE, told)
@@ -57,17 +58,18 @@ def read_texts_files(directory: Path) -> RouterTexts:
     """Read the texts back that `write_texts_files` wrote. Raises `DataError` naming what is missing or malformed."""
     path = directory / REPORT_FILE
     told = read_json(path)
-    if not (isinstance(told, dict) and _are_texts(told.get("labels")) and isinstance(told.get("foreign"), dict)):
+    apart = OLD_OUT_OF_DOMAIN_DIR if isinstance(told, dict) and OLD_OUT_OF_DOMAIN_DIR in told else OUT_OF_DOMAIN_DIR
+    if not (isinstance(told, dict) and _are_texts(told.get("labels")) and isinstance(told.get(apart), dict)):
         raise DataError("does not name labels and out-of-domain sets", where=str(path), remedy=_REMEDY)
     labels = tuple(told["labels"])
     train = _read(directory / TRAIN_FILE, labels, ("train", "validation"))
-    foreign = {name: _read(directory / FOREIGN_DIR / f"{name}.json", (OTHER,), ("test",)) for name in told["foreign"]}
+    out_of_domain = {name: _read(directory / apart / f"{name}.json", (OTHER,), ("test",)) for name in told[apart]}
     return RouterTexts(
         labels=labels,
         train=train["train"],
         validation=train["validation"],
         test=_read(directory / TEST_FILE, labels, ("test",))["test"],
-        foreign={name: splits["test"] for name, splits in foreign.items()},
+        out_of_domain={name: splits["test"] for name, splits in out_of_domain.items()},
     )
 
 

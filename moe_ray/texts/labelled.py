@@ -24,14 +24,14 @@ class RouterTexts:
 
     `labels` are the domains in the order of the experiment, then `OTHER` if the router learns it. `train` fits the
     weights; `validation` ends training and sets temperatures and threshold; `test` is looked at once, afterwards.
-    `foreign` are queries of no domain, by set, that the router is tested against and never sees before.
+    `out_of_domain` are queries of no domain, by set, that the router is tested against and never sees before.
     """
 
     labels: tuple[str, ...]
     train: tuple[LabelledText, ...]
     validation: tuple[LabelledText, ...]
     test: tuple[LabelledText, ...]
-    foreign: Mapping[str, tuple[LabelledText, ...]]
+    out_of_domain: Mapping[str, tuple[LabelledText, ...]]
 
     @property
     def domains(self) -> tuple[str, ...]:

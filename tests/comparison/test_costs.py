@@ -23,7 +23,7 @@ def run_of(memory: dict[str, int | None], *, unscored: bool = False) -> RoutedRu
 
 
 def summary_of(run: RoutedRun) -> Summary:
-    """Of domain a, the router sends the first example to a and the second to b; it finds the first foreign."""
+    """Of domain a, the router sends the first example to a and the second to b; it finds the first out-of-domain."""
     return run.summary(
         run.routes({"a": ["a", "b"], "b": ["b", "b"]}, {"a": [0.1, 0.9], "b": [0.9, 0.9]}, threshold=0.5)
     )
