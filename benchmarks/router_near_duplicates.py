@@ -29,7 +29,7 @@ from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.config.schema import OTHER
 from moe_ray.domains.example import query_of
 from moe_ray.domains.loading import load_domain
-from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.runs.wanted_router import RouterData, read_texts
 from moe_ray.texts.corpus import split_texts
 from moe_ray.texts.labelled import LabelledText, RouterTexts, splits_of
 from moe_ray.texts.similarity import NearIndex, normal_form, shingles

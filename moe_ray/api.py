@@ -20,7 +20,7 @@ from moe_ray.execution.observer import LoggingObserver, RunObserver
 from moe_ray.planning.fleet import simulated_fleet
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs.evaluate import RunPlan
-from moe_ray.runs.opened import Run
+from moe_ray.runs.stored import Run
 from moe_ray.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:

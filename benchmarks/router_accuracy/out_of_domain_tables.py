@@ -9,8 +9,8 @@ from benchmarks.router_accuracy.routers import ROUTERS
 from benchmarks.router_accuracy.tables import run_of, table
 from moe_ray.config.schema import OTHER
 from moe_ray.gating.calibration import Calibration
+from moe_ray.routing.files import OutOfDomainResult, RouterTestResults
 from moe_ray.routing.out_of_domain import SCORE_NAMES
-from moe_ray.routing.results import OutOfDomainResult, RouterTestResults
 
 TARGET_AUROC = 0.95
 TARGET_ECE = 0.02

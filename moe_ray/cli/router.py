@@ -19,12 +19,11 @@ from moe_ray.errors import DataError, ModelError, UserError
 from moe_ray.files import write_directory_atomically
 from moe_ray.formatting import NONE, number, plural, seconds
 from moe_ray.report.text_table import TextTable
-from moe_ray.routing.files import find_router
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults, find_router
 from moe_ray.routing.router import BLANK_SCORE, Route, Router, readable
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs.inputs import DataSets
-from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.runs.wanted_router import RouterData, read_texts
 from moe_ray.texts.files import (
     OLD_OUT_OF_DOMAIN_DIR,
     OUT_OF_DOMAIN_DIR,

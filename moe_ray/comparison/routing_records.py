@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field
 
 from moe_ray.files import StoredRecord
 from moe_ray.gating.calibration import Calibration
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 
 
 class RoutingAccuracy(StoredRecord):

@@ -16,7 +16,7 @@ from moe_ray.comparison.systems import BASELINE, ORACLE, ROUTED, ExampleSystem, 
 from moe_ray.errors import RunDirectoryError, first_line
 from moe_ray.gating.calibration import calibration
 from moe_ray.proportions import wilson_bounds
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 from moe_ray.store.records import Manifest
 from moe_ray.store.routes import Routes
 

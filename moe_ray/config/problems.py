@@ -197,7 +197,7 @@ def _fields_at(path: KeyPath, root: type[BaseModel]) -> Mapping[str, FieldInfo]:
             kind = get_args(kind)[1]
         elif get_origin(kind) is tuple:
             kind = get_args(kind)[0]
-        elif _is_section(kind) and (field := _field_of(kind, part)):
+        elif _is_section(kind) and (field := _field_of(kind, str(part))):
             kind = field.annotation
         else:
             return {}
@@ -205,7 +205,7 @@ def _fields_at(path: KeyPath, root: type[BaseModel]) -> Mapping[str, FieldInfo]:
     return kind.model_fields if _is_section(kind) else {}
 
 
-def _field_of(section: type[BaseModel], key: str | int) -> FieldInfo | None:
+def _field_of(section: type[BaseModel], key: str) -> FieldInfo | None:
     """Return the field of a key, which may be the key's name in earlier versions."""
     by_alias = {
         name: field
@@ -213,7 +213,7 @@ def _field_of(section: type[BaseModel], key: str | int) -> FieldInfo | None:
         if isinstance(field.validation_alias, AliasChoices)
         for name in field.validation_alias.choices
     }
-    return section.model_fields.get(str(key)) or by_alias.get(key)
+    return section.model_fields.get(key) or by_alias.get(key)
 
 
 def _without_none(kind: Any) -> Any:

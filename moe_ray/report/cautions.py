@@ -12,7 +12,7 @@ from moe_ray.formatting import count, interval, listed, number, plural, words
 from moe_ray.gating.calibration import Calibration
 from moe_ray.proportions import wilson_bounds
 from moe_ray.report.routing import overall
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 
 Level = Literal["warning", "note"]
 FEW_EXAMPLES = 30

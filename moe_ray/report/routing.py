@@ -9,7 +9,7 @@ from moe_ray.comparison.routing_records import Regret, RoutingAccuracy, RoutingS
 from moe_ray.comparison.systems import ROUTED
 from moe_ray.formatting import NONE, count, interval, listed, number, plural, signed, words
 from moe_ray.report.measures import Group, Measures, plain, table
-from moe_ray.routing.results import OutOfDomainResult, RouterTestResults
+from moe_ray.routing.files import OutOfDomainResult, RouterTestResults
 
 
 def lost_by_mistakes(item: Regret) -> float:

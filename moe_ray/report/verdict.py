@@ -7,7 +7,7 @@ from moe_ray.comparison.records import PairedComparison, Summary
 from moe_ray.comparison.systems import BASELINE, CASCADE, EXPERTS, ROUTED
 from moe_ray.formatting import NO_BREAK, interval, listed, number, p_phrase, percent, plural, words
 from moe_ray.report.conclusions import DomainVerdict, Effect, Headline, effects, in_all, in_any, ranked_headline
-from moe_ray.report.price import DEFINITIONS, Price, price_line, price_of, price_sentence
+from moe_ray.report.measures import DEFINITIONS, Price, price_line, price_of, price_sentence
 from moe_ray.report.views import SUBJECTS, DomainView, MetricView, beats, capital, domain_views, the
 
 OTHER_WAYS = {

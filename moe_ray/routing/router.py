@@ -19,6 +19,7 @@ from moe_ray.routing.files import (
     ROUTER_FILE,
     TEST_RESULTS_FILE,
     RouterRecord,
+    RouterTestResults,
     read_mahalanobis,
     read_record,
     read_test_results,
@@ -27,7 +28,6 @@ from moe_ray.routing.files import (
     write_mahalanobis,
 )
 from moe_ray.routing.out_of_domain import Mahalanobis, OutOfDomainScorer
-from moe_ray.routing.results import RouterTestResults
 
 # Eight characters a token of the largest `training.max_tokens`: no classifier reads farther.
 MAX_CHARACTERS = 65_536

@@ -23,7 +23,7 @@ from moe_ray.store.run_directory import RunDirectory, disk_errors
 
 if TYPE_CHECKING:
     from moe_ray.execution.cluster import Cluster
-    from moe_ray.routing.results import RouterTestResults
+    from moe_ray.routing.files import RouterTestResults
 
 __all__ = [
     "Outcome", "RunPlan", "compare", "compare_systems", "evaluate", "plan", "report", "score", "train_router"

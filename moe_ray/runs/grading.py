@@ -21,8 +21,8 @@ from moe_ray.runs.work import Prepared, asked_by_routing, wanted_cells, wanted_p
 from moe_ray.scoring.grade import DomainWork, grade_domain, merge_metrics
 from moe_ray.scoring.score import ExampleChecker, Grader, write_scores
 from moe_ray.store.answers import GRADED_COLUMNS, Answer, from_table
-from moe_ray.store.owners import RANKING_COLUMNS, model_identities, one_row_for_each_key, twins_of
 from moe_ray.store.records import Manifest, versions
+from moe_ray.store.reuse import RANKING_COLUMNS, model_identities, one_row_for_each_key, twins_of
 from moe_ray.store.routes import Routes
 from moe_ray.store.run_directory import RunDirectory
 

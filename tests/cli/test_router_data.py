@@ -12,7 +12,7 @@ from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_USAGE, reported
 from moe_ray.config.load import load_experiment
 from moe_ray.domains.loading import load_domain
-from moe_ray.runs.router_texts import read_texts
+from moe_ray.runs.wanted_router import read_texts
 from moe_ray.texts.files import read_texts_files
 
 Command = Callable[..., tuple[int, str]]

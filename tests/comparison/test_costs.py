@@ -5,7 +5,7 @@ import pytest
 
 from moe_ray.comparison.costs import RESTART_FACTOR, cost_ratio
 from moe_ray.comparison.records import ExampleCost, Summary
-from moe_ray.report.price import is_shown
+from moe_ray.report.measures import is_shown
 from tests.comparison.routed_run import BASE, RoutedRun, Values
 
 ROUTER_S = 0.25

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.gating.calibration import MAX_TEMPERATURE, confusion_matrix, label_results, macro_f1, softmax
 from moe_ray.routing import classifier as registry
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 from moe_ray.routing.training import fit_router
 from moe_ray.texts.labelled import RouterTexts
 from tests.routing.queries import DOMAINS, WrongClassifier, nothing_reported, router_texts

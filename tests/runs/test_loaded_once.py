@@ -21,8 +21,7 @@ from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs import inputs as inputs_module
 from moe_ray.runs import router as stage
 from moe_ray.runs.inputs import Inputs, read_inputs
-from moe_ray.runs.router_name import WantedRouter, named_by_texts, wanted_router
-from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.runs.wanted_router import RouterData, WantedRouter, named_by_texts, read_texts, wanted_router
 from moe_ray.store.routes import Routes
 from moe_ray.texts import cleaning
 from moe_ray.texts.similarity import NearIndex

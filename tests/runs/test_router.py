@@ -20,7 +20,7 @@ from moe_ray.routing.router import Router
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs import router as stage
 from moe_ray.runs.grading import StoredRun
-from moe_ray.runs.opened import Run
+from moe_ray.runs.stored import Run
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import Recorder, content
 from tests.runs.worlds import NUM_ASKED, WORDS, write_world

@@ -13,8 +13,7 @@ from moe_ray.domains.example import query_of
 from moe_ray.errors import ConfigError
 from moe_ray.runs.inputs import read_inputs
 from moe_ray.runs.router import covers
-from moe_ray.runs.router_name import WantedRouter, wanted_router
-from moe_ray.runs.router_texts import read_texts
+from moe_ray.runs.wanted_router import WantedRouter, read_texts, wanted_router
 from moe_ray.store.routes import Routes
 from tests.runs.worlds import NUM_ASKED, write_world
 

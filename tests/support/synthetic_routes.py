@@ -8,8 +8,8 @@ import numpy as np
 from moe_ray.arrays import FloatArray
 from moe_ray.gating.calibration import calibration, confusion_matrix, label_results, macro_f1, softmax
 from moe_ray.proportions import wilson_bounds
+from moe_ray.routing.files import OutOfDomainResult, RouterTestResults
 from moe_ray.routing.out_of_domain import auroc, fpr95
-from moe_ray.routing.results import OutOfDomainResult, RouterTestResults
 from moe_ray.store.routes import Routes
 from moe_ray.store.run_directory import RunDirectory
 

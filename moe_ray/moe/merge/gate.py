@@ -13,7 +13,7 @@ from moe_ray.domains.sources import read_text, resolve_path
 from moe_ray.errors import ModelError
 from moe_ray.files import StoredRecord
 from moe_ray.gating.calibration import LabelResult
-from moe_ray.gating.network import damaged, load_gating
+from moe_ray.gating.fitting import damaged, load_gating
 
 GATE_FILE = "gate.json"
 INFO_FILE = "training_info.json"

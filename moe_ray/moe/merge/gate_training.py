@@ -16,8 +16,7 @@ from moe_ray.errors import DataError, ModelError
 from moe_ray.files import write_directory_atomically, write_json
 from moe_ray.gating.calibration import confusion_matrix, label_results, macro_f1
 from moe_ray.gating.embeddings import InputEmbeddings, mean_text_embeddings, read_input_embeddings
-from moe_ray.gating.fitting import Epoch, LabelledFeatures, balanced_weights, fit, fit_ridge, fit_settings
-from moe_ray.gating.network import save_gating
+from moe_ray.gating.fitting import Epoch, LabelledFeatures, balanced_weights, fit, fit_ridge, fit_settings, save_gating
 from moe_ray.moe.merge.gate import (
     GATE_FILE,
     INFO_FILE,

@@ -12,7 +12,7 @@ from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.runs.wanted_router import RouterData, read_texts
 from moe_ray.texts.corpus import MIN_TEXTS
 from moe_ray.texts.files import texts_fingerprint
 from moe_ray.texts.labelled import LabelledText
@@ -274,7 +274,7 @@ def test_bad_data_is_named_with_its_place_and_a_remedy(
 
 def test_reading_texts_loads_no_heavy_library() -> None:
     heavy = ["torch", "transformers", "scipy", "sklearn", "datasets", "ray", "datasketch"]
-    code = f"import sys, moe_ray.runs.router_texts; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, moe_ray.runs.wanted_router; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
