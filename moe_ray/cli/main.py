@@ -11,7 +11,6 @@ import moe_ray
 from moe_ray.cli import options as o
 from moe_ray.cli.moe_commands import moe_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
-from moe_ray.execution.ray_calls import end_process
 
 app = typer.Typer(
     name="moe-ray",
@@ -282,6 +281,11 @@ def run() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        end_process(reported(app))
+        code = reported(app)
+        if "moe_ray.execution.ray_calls" in sys.modules:  # a hanging call into Ray would block the exit handlers
+            from moe_ray.execution.ray_calls import end_process
+
+            end_process(code)
+        sys.exit(code)
     finally:
         sys.excepthook = show_traceback  # typer sets its own whenever it is called

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moe_ray.config.load import LoadedExperiment, load_experiment
+if TYPE_CHECKING:
+    from moe_ray.config.load import LoadedExperiment
 
 # Settings of every group of commands; commands inherit them.
 GROUP: dict[str, Any] = {
@@ -48,8 +49,11 @@ class Changes:
     max_examples: int | None = None
 
 
-def load(file: Path, changes: Changes) -> LoadedExperiment:
-    """Load an experiment with the options' changes, which the file's other keys are checked against."""
+def load(file: Path, changes: Changes) -> "LoadedExperiment":
+    """Load an experiment with the options' changes, and check all of it."""
+    # Imported here, because pydantic would be most of the start time of --help.
+    from moe_ray.config.load import load_experiment
+
     overrides = list(changes.overrides)
     if changes.results_dir is not None:
         overrides.append(f"output.results_dir={_quoted(str(changes.results_dir))}")
