@@ -111,8 +111,13 @@ def score(
     """
     directory = _directory(run)
     loaded = None if experiment is None else load_experiment(experiment)
-    told = logging.getLogger("moe_ray").warning
-    pipeline.score(directory, experiment=loaded, trust=trust, allow_weak_sandbox=allow_weak_sandbox, tell=told)
+    pipeline.score(
+        directory,
+        experiment=loaded,
+        trust=trust,
+        allow_weak_sandbox=allow_weak_sandbox,
+        on_notice=logging.getLogger("moe_ray").warning,
+    )
     pipeline.report(directory)
     return Run(directory.path)
 

@@ -72,7 +72,7 @@ def score_run(path: Path, *, experiment: LoadedExperiment | None, trust: bool, a
         experiment=experiment,
         trust=trust,
         allow_weak_sandbox=allow_weak_sandbox,
-        tell=lambda text: console.print(text, markup=False),
+        on_notice=lambda text: console.print(text, markup=False),
     )
     report_run(path)
 

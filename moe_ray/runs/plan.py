@@ -48,7 +48,7 @@ class RunPlan:
     """What a run would do on a fleet.
 
     `assumed` are the domains whose data could not be reached, with their size; `notes` are those of the domains' data
-    and prompts. `changes` says what became of the data since the run's last session. `reused` counts the answers that
+    and prompts. `changes` says how the data changed since the run's last session. `reused` counts the answers that
     other run directories would give.
     """
 

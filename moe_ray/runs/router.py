@@ -288,7 +288,7 @@ def covers(routes: Routes, wanted: WantedRouter, examples: Examples) -> bool:
 
 
 def _record(wanted: WantedRouter, routed: Routed, run: RunDirectory) -> dict[str, Any]:
-    """What the manifest says of the router. A router of this run is told by its path in the run directory."""
+    """The router's record in the manifest. A router of this run has its path relative to the run directory."""
     inside = wanted.directory.is_relative_to(run.path)
     results = read_test_results(wanted.directory)
     return {
@@ -302,7 +302,7 @@ def _record(wanted: WantedRouter, routed: Routed, run: RunDirectory) -> dict[str
 
 
 def _data_report(wanted: WantedRouter, data: RouterData | None, known: Mapping[str, Any] | None) -> Any:
-    """What became of the records that the router learned from: from its texts, its directory or the last session."""
+    """The report on the router's training records, from its texts, its directory or the last session."""
     if wanted.name is None:
         return None
     if data is not None:

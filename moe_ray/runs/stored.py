@@ -14,7 +14,7 @@ from moe_ray.domains.example import Example
 from moe_ray.domains.loading import importable, make_task
 from moe_ray.errors import ConfigError, RunDirectoryError, UserError, first_line
 from moe_ray.files import read_bytes
-from moe_ray.runs.grading import StoredRun, stored_keys
+from moe_ray.runs.grading import StoredRun, make_all_graders, stored_keys
 from moe_ray.scoring.registry import is_own_code
 from moe_ray.scoring.score import read_scores
 from moe_ray.store.answers import ANSWER_SCHEMA
@@ -152,7 +152,7 @@ def load_run(
 ) -> StoredRun:
     """Read a run directory back, to grade its answers.
 
-    A run directory is data and may be somebody else's. Code of one's own, and the limits of the sandbox, come from the
+    A run directory is data of unknown origin. Custom code, and the limits of the sandbox, come from the
     user's `experiment`, or from the directory when the user trusts it; `allow_weak` never comes from the directory.
 
     Raises `RunDirectoryError` when there is no run, or when it names code without being trusted.
@@ -179,7 +179,7 @@ def load_run(
         written=written if experiment is None else config,
         manifest=manifest,
         grader_names=names,
-        base_dir=base_dir,
+        graders=make_all_graders(config, names, base_dir),
         routes=routes,
         wanted=stored_keys(config, manifest, routes),
     )
@@ -237,7 +237,7 @@ def _refuse_own_code(run: RunDirectory, names: Mapping[str, Sequence[str]]) -> N
 
 
 def _tamed(run: RunDirectory, sandbox: SandboxConfig) -> SandboxConfig:
-    """The sandbox's limits, as far as a directory may ask for them: no more workers than this machine would take."""
+    """The sandbox's limits that a directory may set: memory up to a maximum, and this machine's number of workers."""
     if sandbox.memory_mib > MAX_MEMORY_MIB:
         raise RunDirectoryError(
             f"this run lets each program use {sandbox.memory_mib} MiB of memory, more than {MAX_MEMORY_MIB} MiB",

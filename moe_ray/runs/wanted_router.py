@@ -183,7 +183,7 @@ def _of_earlier_session(inputs: Inputs, wanted: WantedRouter) -> WantedRouter | 
 
 
 def _is_section_of(record: Mapping[str, Any], config: RouterConfig) -> bool:
-    """Say whether the recorded router was trained by `config`, as far as its settings tell."""
+    """Say whether the recorded router was trained by `config`, according to its settings."""
     settings = record.get("settings")
     if not isinstance(settings, dict):
         return False
@@ -208,7 +208,7 @@ def _data_facts(told: Mapping[str, Any]) -> list[Any]:
 
 
 class RouterData(NamedTuple):
-    """A router's texts, and what became of the records that they were made from."""
+    """A router's texts, and the report on the records that they were made from."""
 
     texts: RouterTexts
     report: DataReport
@@ -292,7 +292,7 @@ def _require_enough(reports: Sequence[SourceReport], router: RouterConfig) -> No
 
 
 def _require(sources: Sequence[SourceReport], num_needed: int, *, where: str, remedy: str) -> None:
-    """Raise `DataError`, telling what became of all records, when fewer texts than `num_needed` are left."""
+    """Raise `DataError`, with the counts of dropped records, if fewer texts than `num_needed` are left."""
     num_kept = sum(source.num_kept for source in sources)
     if num_kept >= num_needed:
         return
