@@ -115,7 +115,7 @@ def write_router_data(experiment: LoadedExperiment, out: Path) -> None:
 
 
 def _require_replaceable(out: Path) -> None:
-    """Raise `DataError` when writing `out` anew would remove something that this command does not write."""
+    """Raise `DataError` if replacing `out` would remove something that this command does not write."""
     if not out.exists():
         return
     unknown = sorted({path.name for path in out.iterdir()} - _OWN_NAMES) if out.is_dir() else [out.name]

@@ -208,7 +208,7 @@ def paired_difference(
     """Compare two columns over the same examples; without `test` there is no p-value.
 
     Right/wrong metrics get McNemar's exact test; others a permutation test, in which each example's two answers change
-    sides with probability 1/2 and the metric is computed anew. The interval of other means is a paired bootstrap's:
+    sides with probability 1/2 and the metric is recomputed. The interval of other means is a paired bootstrap's:
     both systems are resampled together.
     """
     both = a.scored & b.scored & same_reference(a, b)

@@ -15,7 +15,7 @@ SUBJECTS = {EXPERTS: "experts", ROUTED: "routed experts"}
 class SystemRow:
     """One system on one domain. `model` is set where a single model answers all of the domain.
 
-    `series` is its place in the page's colours and marks. `bound` says what a policy bounds that nobody would run.
+    `series` is its place in the page's colours and marks. `bound` says what a reference policy bounds.
     """
 
     system: str

@@ -156,7 +156,7 @@ def write_report(run: RunDirectory) -> Summary:
 
 def scores_of_run(run: RunDirectory) -> tuple[pa.Table, dict[str, Metric]]:
     """Read the scores of a run; see `read_scores`."""
-    run.manifest()  # where there is no run at all, say so rather than that it has no scores
+    run.manifest()  # raises if there is no run at all, before the missing scores are reported
     return read_scores(run.scores_path)
 
 

@@ -19,7 +19,7 @@ ScoreName = Literal["max_probability", "energy", "mahalanobis", "other_probabili
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 
 TPR = 0.95  # of the published figure "false positive rate at 95 % true positives"
-# Smallest variance of a feature's direction, as a share of the largest: a feature that never varied is no ruler.
+# Smallest variance of a feature's direction, as a share of the largest; a constant feature has no unit of distance.
 MIN_VARIANCE_SHARE = 1e-9
 
 
@@ -37,7 +37,7 @@ class Mahalanobis:
     def fit(cls, features: FloatArray, gold: IntArray, own: BoolArray) -> Self:
         """Fit to training texts of every domain; texts of `OTHER` are left out.
 
-        One covariance for all domains, shrunk towards a multiple of the identity as far as so few texts need
+        One covariance for all domains, shrunk towards a multiple of the identity according to the number of texts
         (Ledoit and Wolf 2004).
         """
         from sklearn.covariance import ledoit_wolf

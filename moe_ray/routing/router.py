@@ -102,16 +102,12 @@ class Router:
     def scorer(self) -> OutOfDomainScorer:
         return OutOfDomainScorer(own=self.own, temperatures=self.record.temperatures, mahalanobis=self.mahalanobis)
 
-    def require_domains(self, domains: Sequence[str], *, where: str | None = None) -> None:
-        """Raise `ModelError`, with both lists, unless the router knows exactly these domains, in whatever order."""
-        require_domains(self.domains, domains, where=where)
-
     def predict_proba(self, texts: Sequence[str]) -> FloatArray:
         """Probabilities [num_texts, num_domains], in the order of `domains`; a row lacks that of `OTHER` to 1."""
         return self.judge(texts).probabilities
 
     def judge(self, texts: Sequence[str]) -> Judgement:
-        """Everything that `route` tells, as arrays. Raises `TypeError` for what is no sequence of strings."""
+        """The results of `route` as arrays. Raises `TypeError` for what is no sequence of strings."""
         parts = list(self._judged(texts))
         if not parts:
             return Judgement(np.zeros((0, len(self.domains))), np.zeros(0), np.zeros(0))

@@ -1,6 +1,6 @@
 """Which stored answers count for which model of a run, whichever name or run they were computed under.
 
-Also what became of the examples whose data set changed.
+Also which examples changed with their data set.
 """
 
 import json
@@ -161,7 +161,7 @@ REUSED = "reused"
 
 def reusable_keys(source: RunDirectory, wanted: Mapping[str, ModelIdentity]) -> frozenset[str]:
     """Return those keys of `wanted` (key -> the model that is asked) to which `source` has a sound answer."""
-    source.manifest()  # where there is no run, say so
+    source.manifest()  # raises if there is no run
     return frozenset(row["key"] for rows in _sound_rows(source, wanted) for row in rows)
 
 

@@ -16,7 +16,7 @@ from moe_ray.errors import ModelError, RunDirectoryError
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.routing import files, tfidf
 from moe_ray.routing import router as router_module
-from moe_ray.routing.router import BLANK_SCORE, MAX_CHARACTERS, Router
+from moe_ray.routing.router import BLANK_SCORE, MAX_CHARACTERS, Router, require_domains
 from moe_ray.routing.training import fit_router
 from moe_ray.store.records import Manifest
 from moe_ray.store.run_directory import RunDirectory
@@ -397,10 +397,10 @@ def test_a_router_without_test_results_loads(copied: Path) -> None:
 
 
 def test_other_domains_than_the_routers_are_refused_with_both_lists(router: Router) -> None:
-    router.require_domains(["code", "legal", "biomedical"])
+    require_domains(router.domains, ["code", "legal", "biomedical"])
     for domains in (["code", "legal"], ["code", "legal", "biomedical", "tax"], ["code", "legal", "tax"]):
         with pytest.raises(ModelError) as caught:
-            router.require_domains(domains, where="router.path")
+            require_domains(router.domains, domains, where="router.path")
         assert "between legal, biomedical, code" in caught.value.what
         assert f"domains are {', '.join(domains)}" in caught.value.what
         assert caught.value.where == "router.path"
