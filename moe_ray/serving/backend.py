@@ -112,7 +112,7 @@ class Backend:
         self.metrics.observe("moe_ray_router_seconds", elapsed_ms / 1000)
         expert = self.system.experts.get(route.domain)
         fallback = self.system.fallback
-        falls_back = fallback is not None and (route.is_foreign or expert is None)
+        falls_back = fallback is not None and (route.is_out_of_domain or expert is None)
         chosen = fallback if falls_back or expert is None else expert
         assert chosen is not None
         return RoutingVerdict(
@@ -120,7 +120,7 @@ class Backend:
             expert=chosen,
             probabilities=dict(route.probabilities),
             confidence=max(route.probabilities.values()),
-            out_of_domain=route.is_foreign,
+            out_of_domain=route.is_out_of_domain,
             fell_back=falls_back,
             router_ms=elapsed_ms,
         )
