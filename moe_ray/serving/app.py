@@ -50,13 +50,16 @@ class Ingress:
         system = self._system
         name = serve.get_replica_context().replica_tag
         owner = owner_of(system, secrets_of_models(system))
-        backend = Backend(system, owner, _query_router(system), name)
+        router = _query_router(system)
+        backend = Backend(system, owner, router, name)
         keys = () if system.serving.api_keys_file is None else read_keys(system.serving.api_keys_file)
         gate = AccessGate(keys, (system.serving.host, *system.serving.allowed_hosts))
 
         @contextlib.asynccontextmanager
         async def lifespan(_app: Any) -> AsyncIterator[None]:
             await owner.start.remote()
+            if router is not None:
+                await router.warm_up()
             renewing = asyncio.get_running_loop().create_task(backend.renew_forever())
             try:
                 yield
