@@ -87,6 +87,7 @@ class _Held:
     replica_name: str = ""
     place: ReplicaPlace | None = None
     num_started: int = 0
+    ending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(slots=True)
@@ -291,10 +292,13 @@ class SlotOwner:
 
     async def _end(self, held: _Held) -> None:
         """End the replica's process, and wait until it is gone and its GPUs' memory is back."""
-        replica, held.replica, held.replica_name = held.replica, None, ""
-        place, held.place = held.place, None
-        if replica is None:
-            return
+        async with held.ending:  # so that whoever comes second waits too
+            replica, held.replica, held.replica_name = held.replica, None, ""
+            place, held.place = held.place, None
+            if replica is not None:
+                await self._end_replica(held, replica, place)
+
+    async def _end_replica(self, held: _Held, replica: Any, place: ReplicaPlace | None) -> None:
         with contextlib.suppress(RayError, TimeoutError):
             await asyncio.wait_for(_of(replica.leave.remote()), LEAVE_TIMEOUT_S)
         ray.kill(replica)
