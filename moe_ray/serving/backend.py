@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,10 @@ UNAVAILABLE_S = 5.0
 
 @dataclass(slots=True, kw_only=True)
 class Ticket:
-    """A call on its way through this ingress. `pinned` and `session` come from its headers."""
+    """A call on its way through this ingress. `session` and `background` come from its headers.
+
+    `id` may be the client's, and then several calls can have it; `key` is this call's alone.
+    """
 
     id: str
     call: ApiCall
@@ -37,10 +41,11 @@ class Ticket:
     started: float = field(default_factory=time.perf_counter)
     verdict: RoutingVerdict | None = None
     attempt: int = 0
+    key: str = field(default_factory=lambda: secrets.token_hex(12))
 
     @property
     def attempt_id(self) -> str:
-        return f"{self.id}-{self.attempt}"
+        return f"{self.key}-{self.attempt}"
 
 
 class Backend:
