@@ -160,19 +160,20 @@ class Backend:
 
     async def answer(self, ticket: Ticket) -> tuple[RoutingVerdict, list[Generation]]:
         """Return the whole answer. A replica that dies meanwhile is replaced, once."""
-        requests = self.requests(ticket)
+        requests, dead = self.requests(ticket), ""
         while ticket.attempt < MAX_DEATHS:
             ticket.attempt += 1
-            lease, is_over = await self.acquire(ticket), False
+            lease, is_over = await self.acquire(ticket, dead=dead), False
             try:
                 started = time.perf_counter()
                 answers: list[Generation] = await self._of(lease, "answer", ticket, requests)
                 is_over = True
                 self.metrics.observe("moe_ray_engine_seconds", time.perf_counter() - started, model=self._model(ticket))
             except RayError as error:
-                self.metrics.add("moe_ray_replica_deaths_total", model=self._model(ticket))
                 if not _is_death(error):
                     raise _failure(error) from error
+                self.metrics.add("moe_ray_replica_deaths_total", model=self._model(ticket))
+                dead = lease.replica_name
             else:
                 assert ticket.verdict is not None
                 return ticket.verdict, answers
@@ -198,11 +199,14 @@ class Backend:
         finally:
             self.release(ticket, lease, is_over=is_over)
 
-    async def acquire(self, ticket: Ticket) -> Lease:
-        """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted."""
+    async def acquire(self, ticket: Ticket, *, dead: str = "") -> Lease:
+        """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted.
+
+        `dead` names a replica that the call has seen die, which the owner may not know yet.
+        """
         verdict = ticket.verdict
         assert verdict is not None
-        pending = self._owner.acquire.remote(verdict.expert, self._ingress, ticket.attempt_id, ticket.background)
+        pending = self._owner.acquire.remote(verdict.expert, self._ingress, ticket.attempt_id, ticket.background, dead)
         try:
             outcome: Lease | Refusal = await pending
         except RayError as error:

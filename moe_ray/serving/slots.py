@@ -150,12 +150,14 @@ class SlotOwner:
         return dict(self._failures)
 
     async def acquire(
-        self, model: str, ingress: str, call: str, background: bool = False, avoid: str = ""
+        self, model: str, ingress: str, call: str, background: bool = False, dead: str = ""
     ) -> Lease | Refusal:
-        """Wait for `model`, and keep it loaded until `release`. `avoid` names a replica not to be given if possible."""
+        """Wait for `model`, and keep it loaded until `release`. `dead` names a replica that the caller saw die."""
         if self._closing:
             return Refusal("closing", "the server is shutting down", 10.0)
-        held = self._best_slot(model, avoid)
+        if dead:
+            self._lost(dead, "its process has ended")
+        held = self._best_slot(model)
         self._last_ticket += 1
         ticket = self._last_ticket
         future: asyncio.Future[Lease | Refusal] = asyncio.get_running_loop().create_future()
@@ -208,13 +210,13 @@ class SlotOwner:
         await asyncio.gather(*map(self._end, self._slots))
         return drained
 
-    def _best_slot(self, model: str, avoid: str) -> _Held:
+    def _best_slot(self, model: str) -> _Held:
         """Where the model is loaded, the slot with the fewest calls; else the one with the fewest that wait."""
         able = [held for held in self._slots if model in held.shared.models]
 
-        def rank(held: _Held) -> tuple[bool, bool, int]:
+        def rank(held: _Held) -> tuple[bool, int]:
             load = sum(held.state.num_waiting.values()) + held.state.num_running
-            return held.replica_name == avoid, held.state.loaded_model != model, load
+            return held.state.loaded_model != model, load
 
         return min(able, key=rank)
 
@@ -275,16 +277,21 @@ class SlotOwner:
             self._do(held, held.state.load_failed(model, reason, time.monotonic()))
             return
         self._failures.pop(model, None)
-        self._spawn(self._watch(held, model, name))
+        self._spawn(self._watch(held.replica, name))
         self._do(held, held.state.loaded(model, time.monotonic()))
 
-    async def _watch(self, held: _Held, model: str, name: str) -> None:
+    async def _watch(self, replica: Any, name: str) -> None:
         """Learn at once that the replica's process has died."""
         try:
-            await held.replica.stay.remote()
+            await replica.stay.remote()
         except RayError as error:
-            if held.replica_name == name:
-                self._do(held, held.state.model_lost(model, reason_of(error), time.monotonic()))
+            self._lost(name, reason_of(error))
+
+    def _lost(self, replica_name: str, reason: str) -> None:
+        """The replica of this name, if a slot still has it, is dead."""
+        for held in self._slots:
+            if held.replica_name == replica_name and held.state.model is not None:
+                self._do(held, held.state.model_lost(held.state.model, reason, time.monotonic()))
 
     async def _unload(self, held: _Held, model: str) -> None:
         await self._end(held)
