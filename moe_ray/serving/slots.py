@@ -267,17 +267,21 @@ class SlotOwner:
     async def _load(self, held: _Held, model: str) -> None:
         held.num_started += 1
         name = f"{model}@{held.shared.name}-{held.num_started}"
+        timeout_s = self._system.runtime.start_timeout_s
         try:
-            held.replica, held.replica_name = self._open(held, model, name), name
-            held.place = await held.replica.place.remote()
-            await asyncio.wait_for(_of(held.replica.load.remote()), self._system.runtime.start_timeout_s)
+            replica = self._open(held, model, name)
+            held.replica, held.replica_name = replica, name
+            async with asyncio.timeout(timeout_s):
+                held.place = await replica.place.remote()
+                await replica.load.remote()
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the model must learn of it
-            reason = f"{model} cannot be loaded: {reason_of(error)}"
+            why = f"not loaded within {timeout_s:g} s" if isinstance(error, TimeoutError) else reason_of(error)
+            reason = f"{model} cannot be loaded: {why}"
             self._failures[model] = reason
             self._do(held, held.state.load_failed(model, reason, time.monotonic()))
             return
         self._failures.pop(model, None)
-        self._spawn(self._watch(held.replica, name))
+        self._spawn(self._watch(replica, name))
         self._do(held, held.state.loaded(model, time.monotonic()))
 
     async def _watch(self, replica: Any, name: str) -> None:
