@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,13 +74,16 @@ class Backend:
     async def renew_forever(self) -> None:
         """Keep the lease of this ingress, and learn how the slots stand."""
         while True:
-            with contextlib.suppress(RayError):
+            try:
                 self.status = await self._owner.renew.remote(self._ingress, self.metrics)
+            except RayError:
+                self.status = None
             await asyncio.sleep(RENEW_S)
 
     async def current_status(self) -> tuple[MetricCounts, Status]:
         """What all ingress replicas have counted, and the slots now."""
-        result: tuple[MetricCounts, Status] = await self._owner.metrics.remote()
+        with _reaching_the_owner():
+            result: tuple[MetricCounts, Status] = await self._owner.metrics.remote()
         return result
 
     async def judge(self, ticket: Ticket) -> RoutingVerdict:
@@ -98,7 +101,8 @@ class Backend:
             return RoutingVerdict(requested=call.model, expert=call.model)
         verdict = await self.routed(call.query)
         if self.system.serving.sticky_sessions and ticket.session:
-            held = await self._owner.session.remote(ticket.session, verdict.expert)
+            with _reaching_the_owner():
+                held = await self._owner.session.remote(ticket.session, verdict.expert)
             if held != verdict.expert:
                 return replace(verdict, expert=held, pinned="session")
         if ticket.background:
@@ -119,7 +123,10 @@ class Backend:
         fallback = self.system.fallback
         falls_back = fallback is not None and (route.is_out_of_domain or expert is None)
         chosen = fallback if falls_back or expert is None else expert
-        assert chosen is not None
+        if chosen is None:
+            raise ApiError(
+                404, "no model answers the domain of this text", kind="not_found_error", code="model_not_found"
+            )
         return RoutingVerdict(
             requested=AUTO,
             expert=chosen,
@@ -208,11 +215,8 @@ class Backend:
         assert verdict is not None
         pending = self._owner.acquire.remote(verdict.expert, self._ingress, ticket.attempt_id, ticket.background, dead)
         try:
-            outcome: Lease | Refusal = await pending
-        except RayError as error:
-            raise ApiError(
-                503, "the slots cannot be reached", kind="service_unavailable", retry_after_s=UNAVAILABLE_S
-            ) from error
+            with _reaching_the_owner():
+                outcome: Lease | Refusal = await pending
         except asyncio.CancelledError:
             self._spawn(self._release(ticket.attempt_id))
             raise
@@ -254,6 +258,16 @@ class Backend:
 
     def _model(self, ticket: Ticket) -> str:
         return "" if ticket.verdict is None else ticket.verdict.expert
+
+
+@contextlib.contextmanager
+def _reaching_the_owner() -> Iterator[None]:
+    try:
+        yield
+    except RayError as error:
+        raise ApiError(
+            503, "the slots cannot be reached", kind="service_unavailable", retry_after_s=UNAVAILABLE_S
+        ) from error
 
 
 def _seed(call: ApiCall, id: str, index: int) -> int:

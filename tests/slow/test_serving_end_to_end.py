@@ -1,19 +1,14 @@
 """The served system from a client's side: OpenAI's client, curl, and what the API says of itself."""
 
-import asyncio
-import json
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
-import openai
 import pytest
 
 from moe_ray.routing.router import Router
 from tests.engines.openai_api import Api
 from tests.engines.openai_api import serving as serving_api
 from tests.routing.queries import query
-from tests.support.served import EXPERTS, Endpoint, endpoint_of, of_every_engine, train_router, write_served
+from tests.support.served import Endpoint, endpoint_of, of_every_engine, train_router, write_served
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 

@@ -73,9 +73,8 @@ def write_served(
     folder.mkdir(parents=True, exist_ok=True)
     domains = {}
     for domain in DOMAINS:
-        records = [
-            {"id": one.id, "question": one.text, "label": "yes"} for one in queries([domain], NUM_EXAMPLES, first=50_000)
-        ]
+        asked = queries([domain], NUM_EXAMPLES, first=50_000)
+        records = [{"id": one.id, "question": one.text, "label": "yes"} for one in asked]
         (folder / f"{domain}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         domains[domain] = {
             "task": "decision",
