@@ -18,6 +18,7 @@ from moe_ray.planning.plan import Placement, place_models
 from moe_ray.routing.files import find_router, read_record
 from moe_ray.runs.inputs import inspect_checkpoints
 from moe_ray.runs.work import pinned
+from moe_ray.serving.access import read_keys
 from moe_ray.serving.system import ServedSystem, lay_out, served_models
 from moe_ray.store.run_directory import RunDirectory
 
@@ -102,9 +103,15 @@ def plan_serving(
         router_dir=router_dir,
         decoding=config.decoding,
         runtime=config.runtime,
-        serving=config.serving,
+        serving=config.serving.model_copy(update={"api_keys_file": _keys_file(experiment)}),
     )
     return system, placement
+
+
+def _keys_file(experiment: LoadedExperiment) -> Path | None:
+    """The file of API keys as an absolute path: the processes that read it run in other folders."""
+    path = experiment.config.serving.api_keys_file
+    return None if path is None else (experiment.base_dir / path.expanduser()).resolve()
 
 
 def _context_tokens(checkpoint: Checkpoint) -> int | None:
@@ -162,6 +169,9 @@ def checked(experiment: LoadedExperiment) -> dict[str, Checkpoint]:
     if unknown:
         with problems.gathered():
             raise ConfigError(f"no model is called {unknown[0]}", where=experiment.where("serving.replicas"))
+    with problems.gathered():
+        if (keys_file := _keys_file(experiment)) is not None:
+            read_keys(keys_file)
     problems.raise_if_any()
     return checkpoints
 

@@ -5,10 +5,11 @@ first piece of an answer is awaited before the status is sent, so that errors ke
 """
 
 import asyncio
+import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -16,19 +17,32 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from moe_ray.serving.access import AccessGate
 from moe_ray.serving.backend import Backend, Ticket
-from moe_ray.serving.calls import AUTO, ApiCall, ApiError, CallLimits, Endpoint, RoutingVerdict
+from moe_ray.serving.calls import AUTO, ApiCall, ApiError, CallLimits, Endpoint
+from moe_ray.serving.connection import CLIENT_LEFT, EventStream, while_connected
+from moe_ray.serving.failures import (
+    engine_error,
+    error_response,
+    failed,
+    no_tokenizer,
+    on_failure,
+    on_http_error,
+    too_large,
+    too_late,
+)
 from moe_ray.serving.metrics import Labels, exposition
 from moe_ray.serving.openai import reading
 from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
 from moe_ray.serving.openai.schema import PATHS, openapi_extra
+from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.openai.writing import Writer
 from moe_ray.serving.page import PAGE_HEADERS, page_files
 from moe_ray.serving.replica import CallPiece
 
+LOGGER = logging.getLogger(__name__)
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 Handler = Callable[[Request], Awaitable[Response]]
 ReadCall = Callable[[bytes], ApiCall]
@@ -37,7 +51,6 @@ MIB = 1 << 20
 # Work waits and nothing has moved for so long: something is stuck.
 STUCK_S = 60.0
 FULL_RETRY_S = 1.0
-STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # How Open WebUI begins what it asks on its own: titles, tags, follow-up questions.
 _BACKGROUND_PROMPT = "### Task:\n"
@@ -52,8 +65,8 @@ def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_failure)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(Exception, on_failure)
     limits = CallLimits()
     calls: dict[Endpoint, Handler] = {
         "chat": partial(api.complete, read=partial(reading.chat_call, limits=limits)),
@@ -72,12 +85,12 @@ def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan) -> FastAPI:
             name=endpoint,
         )
     for path, handler in (
-        ("/v1/models", api.models),
-        ("/tokenizer_info", api.tokenizer_info),
-        ("/metrics", api.metrics),
+        ("/v1/models", api.keyed(api.models)),
+        ("/metrics", api.keyed(api.metrics)),
+        ("/tokenizer_info", api.guarded(api.tokenizer_info)),
+        ("/healthz", api.healthz),
+        ("/readyz", api.readyz),
     ):
-        app.add_api_route(path, api.keyed(handler), methods=["GET"], response_model=None)
-    for path, handler in (("/healthz", api.healthz), ("/readyz", api.readyz)):
         app.add_api_route(path, handler, methods=["GET"], response_model=None)
     for path in page_files():
         app.add_api_route(path, api.page, methods=["GET"], include_in_schema=False, response_model=None)
@@ -106,18 +119,27 @@ class Api:
                 self._gate.require_key(request.headers)
                 self._require_room()
             except ApiError as error:
-                return self._ended(request, _error_response(error), started)
+                self._count(request, error.status, started)
+                return error_response(error)
             self._num_admitted += 1
             try:
                 async with asyncio.timeout(self._serving.request_timeout_s):
                     response = await handler(request)
             except TimeoutError:
-                response = _error_response(_too_late(self._serving.request_timeout_s))
+                response = error_response(too_late(self._serving.request_timeout_s))
             except ApiError as error:
-                response = _error_response(error)
-            finally:
-                self._num_admitted -= 1
-            return self._ended(request, response, started)
+                response = error_response(error)
+            except asyncio.CancelledError:
+                self._leave(request, CLIENT_LEFT, started)
+                raise
+            except Exception:
+                LOGGER.exception("a call to %s failed", request.url.path)
+                response = error_response(failed())
+            if isinstance(response, EventStream):  # it counts until its last byte
+                response.on_end = partial(self._leave, request, response.status_code, started)
+            else:
+                self._leave(request, response.status_code, started)
+            return response
 
         return handle
 
@@ -130,7 +152,7 @@ class Api:
                 self._gate.require_key(request.headers)
                 return await handler(request)
             except ApiError as error:
-                return _error_response(error)
+                return error_response(error)
 
         return handle
 
@@ -139,22 +161,15 @@ class Api:
         ticket = await self._ticket(request, read)
         ticket.verdict = await self._backend.judge(ticket)
         if ticket.call.stream:
-            return await self._streamed(ticket)
-        work = asyncio.ensure_future(self._backend.answer(ticket))
-        watch = asyncio.ensure_future(_client_left(request))
-        try:
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise asyncio.CancelledError
-        finally:
-            watch.cancel()
-            work.cancel()
-        verdict, answers = work.result()
-        for one in answers:
+            return await self._streamed(request, ticket)
+        _, answers = await while_connected(request.receive, self._backend.answer(ticket))
+        counts = TokenCounts(ticket.call.n)
+        for choice, one in enumerate(answers):
             if one.finish_reason == "error":
-                raise _engine_error(one.error or "", refused=one.refused)
+                raise engine_error(ticket.call, one.error or "", refused=one.refused)
+            counts.add(choice, one)
         writer = _writer(ticket)
-        self._count_tokens(verdict, answers[0].num_prompt_tokens, sum(one.num_completion_tokens for one in answers))
+        self._count_tokens(ticket, counts)
         return Response(writer.whole(answers), media_type="application/json", headers=_verdict_headers(ticket))
 
     async def route(self, request: Request) -> Response:
@@ -168,11 +183,11 @@ class Api:
         """Return the token ids of a text or a conversation, as a model reads them."""
         ticket = await self._ticket(request, reading.tokenize_call)
         if ticket.call.model == AUTO:
-            ticket.call = replace(ticket.call, model=self._backend.system.models[0].name)
+            ticket.call = replace(ticket.call, model=self._backend.system.default_model)
         ticket.verdict = await self._backend.judge(ticket)
         ids = await self._backend.ask(ticket, "token_ids", ticket.call.prompts[0], ticket.call.add_special_tokens)
         if ids is None:
-            raise _no_tokenizer()
+            raise no_tokenizer()
         if isinstance(ids, str):
             raise ApiError(400, ids, param="prompt")
         limit = self._backend.system.by_name[ticket.verdict.expert].context_tokens
@@ -202,13 +217,14 @@ class Api:
 
     async def tokenizer_info(self, request: Request) -> Response:
         """Describe a model's tokenizer, as lm-evaluation-harness asks for it."""
-        name = request.query_params.get("model") or self._backend.system.models[0].name
+        name = request.query_params.get("model") or AUTO
+        name = self._backend.system.default_model if name == AUTO else name
         call = ApiCall(endpoint="tokenize", model=name, prompts=(), query=None)
         ticket = Ticket(id=_request_id(request), call=call)
         ticket.verdict = await self._backend.judge(ticket)
         facts = await self._backend.ask(ticket, "tokenizer_facts")
         if facts is None:
-            raise _no_tokenizer()
+            raise no_tokenizer()
         return JSONResponse(facts)
 
     async def metrics(self, _request: Request) -> Response:
@@ -237,7 +253,7 @@ class Api:
         """Calls are served: not while the server shuts down, nor while calls wait and nothing moves."""
         status = self._backend.status
         reason = (
-            "starting"
+            "the slots have not answered"
             if status is None
             else "shutting down"
             if status.closing
@@ -280,59 +296,70 @@ class Api:
     async def _body(self, request: Request) -> bytes:
         """Read a body that is not too large; a larger one is refused before all of it has come."""
         limit = int(self._serving.max_body_mib * MIB)
+        declared = request.headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared) > limit:
+            raise too_large(limit)
         parts: list[bytes] = []
         size = 0
         async for part in request.stream():
             size += len(part)
             if size > limit:
-                raise ApiError(413, f"the body is larger than {limit} bytes", code="request_too_large")
+                raise too_large(limit)
             parts.append(part)
         return b"".join(parts)
 
-    async def _streamed(self, ticket: Ticket) -> Response:
+    async def _streamed(self, request: Request, ticket: Ticket) -> Response:
         """Wait for the first pieces, then answer 200 and send what comes."""
         pieces = self._backend.stream(ticket)
+        counts = TokenCounts(ticket.call.n)
         try:
-            first: list[CallPiece] = await anext(pieces, [])
+            first = await while_connected(request.receive, _first(pieces))
             writer = _writer(ticket)
-            begun = writer.start() + _written(writer, first)
+            begun = writer.start() + _written(ticket, writer, first, counts)
         except BaseException:
             await pieces.aclose()
             raise
-        return StreamingResponse(
-            self._events(writer, pieces, begun, ticket),
-            media_type="text/event-stream",
-            headers={**STREAM_HEADERS, **_verdict_headers(ticket)},
-        )
+        events = self._events(writer, pieces, begun, ticket, counts)
+        return EventStream(events, pieces, headers=_verdict_headers(ticket))
 
     async def _events(
-        self, writer: Writer, pieces: AsyncGenerator[list[CallPiece]], begun: bytes, ticket: Ticket
-    ) -> AsyncIterator[bytes]:
-        """The events of a stream. Whatever ends it, its generation is stopped and its slot released."""
+        self,
+        writer: Writer,
+        pieces: AsyncGenerator[list[CallPiece]],
+        begun: bytes,
+        ticket: Ticket,
+        counts: TokenCounts,
+    ) -> AsyncGenerator[bytes]:
+        """The events of a stream, whose failures are events too."""
         left_s = self._serving.request_timeout_s - (time.perf_counter() - ticket.started)
         try:
             async with asyncio.timeout(max(0.0, left_s)):
                 yield begun
                 async for more in pieces:
-                    yield _written(writer, more)
+                    yield _written(ticket, writer, more, counts)
+                self._count_tokens(ticket, counts)
                 yield writer.end()
         except ApiError as error:
             yield writer.failure(error)
         except TimeoutError:
-            yield writer.failure(_too_late(self._serving.request_timeout_s))
-        finally:
-            await pieces.aclose()
-            self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - ticket.started)
+            yield writer.failure(too_late(self._serving.request_timeout_s))
+        except Exception:
+            LOGGER.exception("a stream of %s failed", ticket.call.endpoint)
+            yield writer.failure(failed())
 
-    def _ended(self, request: Request, response: Response, started: float) -> Response:
-        self._backend.metrics.add("moe_ray_requests_total", path=request.url.path, status=str(response.status_code))
-        if not isinstance(response, StreamingResponse):
-            self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - started)
-        return response
+    def _leave(self, request: Request, status: int, started: float) -> None:
+        """An admitted call is over."""
+        self._num_admitted -= 1
+        self._count(request, status, started)
 
-    def _count_tokens(self, verdict: RoutingVerdict, num_prompt: int, num_completion: int) -> None:
-        self._backend.metrics.add("moe_ray_prompt_tokens_total", num_prompt, model=verdict.expert)
-        self._backend.metrics.add("moe_ray_completion_tokens_total", num_completion, model=verdict.expert)
+    def _count(self, request: Request, status: int, started: float) -> None:
+        self._backend.metrics.add("moe_ray_requests_total", path=request.url.path, status=str(status))
+        self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - started)
+
+    def _count_tokens(self, ticket: Ticket, counts: TokenCounts) -> None:
+        assert ticket.verdict is not None
+        for name, number in (("prompt", counts.prompt), ("completion", counts.completion)):
+            self._backend.metrics.add(f"moe_ray_{name}_tokens_total", number, model=ticket.verdict.expert)
 
 
 HELP = {
@@ -354,11 +381,17 @@ def _writer(ticket: Ticket) -> Writer:
     return writer_for(ticket.call, ticket.verdict, request_id=ticket.id, created=int(time.time()))
 
 
-def _written(writer: Writer, pieces: list[CallPiece]) -> bytes:
-    """The events of some pieces; raises `ApiError` at one whose choice has failed."""
+async def _first(pieces: AsyncGenerator[list[CallPiece]]) -> list[CallPiece]:
+    return await anext(pieces, [])
+
+
+def _written(ticket: Ticket, writer: Writer, pieces: Sequence[CallPiece], counts: TokenCounts) -> bytes:
+    """The events of some pieces, whose tokens are counted; raises `ApiError` at one whose choice has failed."""
     for piece in pieces:
         if piece.delta.finish_reason == "error":
-            raise _engine_error(piece.delta.error or "", refused=piece.delta.refused)
+            raise engine_error(ticket.call, piece.delta.error or "", refused=piece.delta.refused)
+        if piece.delta.finish_reason is not None:
+            counts.add(piece.choice, piece.delta)
     return b"".join(writer.delta(piece.choice, piece.delta) for piece in pieces)
 
 
@@ -366,12 +399,6 @@ def _request_id(request: Request) -> str:
     """The client's id where it is one, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
-
-
-async def _client_left(request: Request) -> None:
-    """Return when the client has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _verdict_headers(ticket: Ticket) -> dict[str, str]:
@@ -383,31 +410,3 @@ def _verdict_headers(ticket: Ticket) -> dict[str, str]:
     if ticket.call.ignored:
         headers["x-moe-ray-ignored"] = ",".join(ticket.call.ignored)
     return headers
-
-
-def _engine_error(reason: str, *, refused: bool) -> ApiError:
-    if refused:
-        return ApiError(400, reason, code="context_length_exceeded" if "context" in reason else None, param="messages")
-    return ApiError(500, reason or "the model failed", kind="server_error", code="engine_failed")
-
-
-def _no_tokenizer() -> ApiError:
-    return ApiError(400, "the tokenizer of this model is not here: its engine asks an API", param="model")
-
-
-def _too_late(timeout_s: float) -> ApiError:
-    return ApiError(504, f"not answered within {timeout_s:g} s", kind="server_error", code="timeout")
-
-
-def _error_response(error: ApiError) -> JSONResponse:
-    return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
-
-
-async def _on_http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    return _error_response(ApiError(error.status_code, str(error.detail), kind=kind))  # type: ignore[arg-type]
-
-
-async def _on_failure(_request: Request, _error: Exception) -> Response:
-    return _error_response(ApiError(500, "the server failed; its log says why", kind="server_error"))

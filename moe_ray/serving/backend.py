@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +29,10 @@ UNAVAILABLE_S = 5.0
 
 @dataclass(slots=True, kw_only=True)
 class Ticket:
-    """A call on its way through this ingress. `pinned` and `session` come from its headers."""
+    """A call on its way through this ingress. `session` and `background` come from its headers.
+
+    `id` may be the client's, and then several calls can have it; `key` is this call's alone.
+    """
 
     id: str
     call: ApiCall
@@ -37,10 +41,11 @@ class Ticket:
     started: float = field(default_factory=time.perf_counter)
     verdict: RoutingVerdict | None = None
     attempt: int = 0
+    key: str = field(default_factory=lambda: secrets.token_hex(12))
 
     @property
     def attempt_id(self) -> str:
-        return f"{self.id}-{self.attempt}"
+        return f"{self.key}-{self.attempt}"
 
 
 class Backend:
@@ -69,13 +74,16 @@ class Backend:
     async def renew_forever(self) -> None:
         """Keep the lease of this ingress, and learn how the slots stand."""
         while True:
-            with contextlib.suppress(RayError):
+            try:
                 self.status = await self._owner.renew.remote(self._ingress, self.metrics)
+            except RayError:
+                self.status = None
             await asyncio.sleep(RENEW_S)
 
     async def current_status(self) -> tuple[MetricCounts, Status]:
         """What all ingress replicas have counted, and the slots now."""
-        result: tuple[MetricCounts, Status] = await self._owner.metrics.remote()
+        with _reaching_the_owner():
+            result: tuple[MetricCounts, Status] = await self._owner.metrics.remote()
         return result
 
     async def judge(self, ticket: Ticket) -> RoutingVerdict:
@@ -93,7 +101,8 @@ class Backend:
             return RoutingVerdict(requested=call.model, expert=call.model)
         verdict = await self.routed(call.query)
         if self.system.serving.sticky_sessions and ticket.session:
-            held = await self._owner.session.remote(ticket.session, verdict.expert)
+            with _reaching_the_owner():
+                held = await self._owner.session.remote(ticket.session, verdict.expert)
             if held != verdict.expert:
                 return replace(verdict, expert=held, pinned="session")
         if ticket.background:
@@ -114,7 +123,10 @@ class Backend:
         fallback = self.system.fallback
         falls_back = fallback is not None and (route.is_out_of_domain or expert is None)
         chosen = fallback if falls_back or expert is None else expert
-        assert chosen is not None
+        if chosen is None:
+            raise ApiError(
+                404, "no model answers the domain of this text", kind="not_found_error", code="model_not_found"
+            )
         return RoutingVerdict(
             requested=AUTO,
             expert=chosen,
@@ -155,19 +167,20 @@ class Backend:
 
     async def answer(self, ticket: Ticket) -> tuple[RoutingVerdict, list[Generation]]:
         """Return the whole answer. A replica that dies meanwhile is replaced, once."""
-        requests = self.requests(ticket)
+        requests, dead = self.requests(ticket), ""
         while ticket.attempt < MAX_DEATHS:
             ticket.attempt += 1
-            lease, is_over = await self.acquire(ticket), False
+            lease, is_over = await self.acquire(ticket, dead=dead), False
             try:
                 started = time.perf_counter()
                 answers: list[Generation] = await self._of(lease, "answer", ticket, requests)
                 is_over = True
                 self.metrics.observe("moe_ray_engine_seconds", time.perf_counter() - started, model=self._model(ticket))
             except RayError as error:
-                self.metrics.add("moe_ray_replica_deaths_total", model=self._model(ticket))
                 if not _is_death(error):
                     raise _failure(error) from error
+                self.metrics.add("moe_ray_replica_deaths_total", model=self._model(ticket))
+                dead = lease.replica_name
             else:
                 assert ticket.verdict is not None
                 return ticket.verdict, answers
@@ -193,17 +206,17 @@ class Backend:
         finally:
             self.release(ticket, lease, is_over=is_over)
 
-    async def acquire(self, ticket: Ticket) -> Lease:
-        """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted."""
+    async def acquire(self, ticket: Ticket, *, dead: str = "") -> Lease:
+        """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted.
+
+        `dead` names a replica that the call has seen die, which the owner may not know yet.
+        """
         verdict = ticket.verdict
         assert verdict is not None
-        pending = self._owner.acquire.remote(verdict.expert, self._ingress, ticket.attempt_id, ticket.background)
+        pending = self._owner.acquire.remote(verdict.expert, self._ingress, ticket.attempt_id, ticket.background, dead)
         try:
-            outcome: Lease | Refusal = await pending
-        except RayError as error:
-            raise ApiError(
-                503, "the slots cannot be reached", kind="service_unavailable", retry_after_s=UNAVAILABLE_S
-            ) from error
+            with _reaching_the_owner():
+                outcome: Lease | Refusal = await pending
         except asyncio.CancelledError:
             self._spawn(self._release(ticket.attempt_id))
             raise
@@ -245,6 +258,16 @@ class Backend:
 
     def _model(self, ticket: Ticket) -> str:
         return "" if ticket.verdict is None else ticket.verdict.expert
+
+
+@contextlib.contextmanager
+def _reaching_the_owner() -> Iterator[None]:
+    try:
+        yield
+    except RayError as error:
+        raise ApiError(
+            503, "the slots cannot be reached", kind="service_unavailable", retry_after_s=UNAVAILABLE_S
+        ) from error
 
 
 def _seed(call: ApiCall, id: str, index: int) -> int:
