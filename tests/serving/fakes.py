@@ -15,7 +15,8 @@ from moe_ray.serving.backend import Backend
 from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.querying import QueryRouter
 from moe_ray.serving.replica import CallPiece
-from moe_ray.serving.slots import Lease, ModelStatus, Refusal, Status
+from moe_ray.serving.slots import Lease, ModelStatus, Refusal, Renewal, Status
+from moe_ray.serving.standing import StandingReplica
 from moe_ray.serving.system import ServedModel, ServedSystem, SharedSlot
 
 MODELS = ("base", "law", "med")
@@ -158,6 +159,8 @@ class FakeOwner:
     released: list[str] = field(default_factory=list)
     sessions: dict[str, str] = field(default_factory=dict)
     counts: MetricCounts = field(default_factory=MetricCounts)
+    standing: dict[str, StandingReplica] = field(default_factory=dict)
+    renewals: list[Renewal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.may_grant.set()
@@ -175,7 +178,13 @@ class FakeOwner:
     def status(self) -> Status:
         models = {name: ModelStatus("loaded" if name in self.loaded else "unloaded", 0, 0) for name in MODELS}
         return Status(
-            models=models, closing=self.closing, stuck_s=self.stuck_s, num_swaps=0, num_waiting=0, num_running=0
+            models=models,
+            closing=self.closing,
+            stuck_s=self.stuck_s,
+            num_swaps=0,
+            num_waiting=0,
+            num_running=0,
+            standing=self.standing,
         )
 
     async def _acquire(
@@ -193,9 +202,10 @@ class FakeOwner:
     async def _release(self, call: str) -> None:
         self.released.append(call)
 
-    async def _renew(self, ingress: str, metrics: MetricCounts) -> Status:
+    async def _renew(self, ingress: str, renewal: Renewal) -> Status:
         self._check()
-        self.counts = metrics
+        self.counts = renewal.metrics
+        self.renewals.append(renewal)
         return self.status()
 
     async def _metrics(self) -> tuple[MetricCounts, Status]:

@@ -10,6 +10,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from moe_ray.serving.backend import Backend, Ticket
 from moe_ray.serving.calls import ApiError
 from moe_ray.serving.slots import Refusal
+from moe_ray.serving.standing import StandingReplica
 from tests.serving.fakes import FakeOwner, FakeReplica, backend_of, generation, settled, system
 from tests.serving.openai.requests import call
 
@@ -190,7 +191,8 @@ def test_a_call_that_ends_two_replicas_is_refused_and_is_not_to_be_sent_again() 
 def test_an_error_of_the_engine_is_no_death_and_is_not_retried() -> None:
     async def scene(owner: FakeOwner, backend: Backend) -> None:
         def fail(_request: Any) -> Any:
-            raise RayTaskError("answer", "Traceback", ValueError("bad weights"))
+            error: Any = RayTaskError
+            raise error("answer", "Traceback", ValueError("bad weights"))
 
         owner.replica.reply = fail
         with pytest.raises(ApiError, match="bad weights") as failed:
@@ -306,3 +308,32 @@ def test_each_choice_has_a_seed_of_its_own_and_the_same_call_the_same_seeds() ->
     requests = play(scene).replica.requests
     assert [one.seed for one in requests[:4]] == [one.seed for one in requests[4:8]] == [5, 6, 7, 8]
     assert [one.max_new_tokens for one in requests[-2:]] == [8, 3], "what the call leaves open is the experiment's"
+
+
+def test_a_standing_replica_is_asked_without_the_owner_and_its_call_is_reported() -> None:
+    async def scene(owner: FakeOwner, backend: Backend) -> None:
+        owner.standing = {"law-1": StandingReplica("law-1", "law", owner.replica)}
+        owner.replica.may_answer.clear()
+        renewing = asyncio.ensure_future(backend.renew_forever())
+        while backend.status is None:
+            await asyncio.sleep(0)
+        asking = asyncio.ensure_future(answered(backend, ticket("law")))
+        await owner.replica.has_begun.wait()
+        assert backend._standing.load == {"law": (0, 1)}
+        owner.replica.may_answer.set()
+        await asking
+        assert (owner.acquired, backend._standing.num_running) == ([], 0)
+        renewing.cancel()
+
+    play(scene)
+
+
+def test_a_standing_replica_that_dies_is_given_up_for_one_of_the_owners() -> None:
+    async def scene(owner: FakeOwner, backend: Backend) -> None:
+        backend._standing.update({"law-1": StandingReplica("law-1", "law", owner.replica)})
+        owner.replica.dies = 1
+        await answered(backend, ticket("law"))
+        assert [(model, dead) for model, _, _, dead in owner.acquired] == [("law", "law-1")]
+
+    owner = play(scene)
+    assert owner.held == []
