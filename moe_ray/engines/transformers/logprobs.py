@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import torch
 
-from moe_ray.engines.base import TokenLogprob
+from moe_ray.engines.base import BatchLimits, TokenLogprob
+from moe_ray.engines.transformers.batching import MemoryRule, RowSize, group_batches
 from moe_ray.engines.transformers.forward import left_padded, read_once
 from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.engines.transformers.rows import NO_TOKEN, DecodeRow, DrawnRow
@@ -44,28 +45,41 @@ def token_logprobs(
 
 @torch.inference_mode()
 def score_prompts(loaded: LoadedModel, rows: Sequence[DrawnRow]) -> None:
-    """Read together the prompts of the rows that ask for an echo with log-probabilities; complete `prompt_logprobs`.
+    """Score the prompts of the rows that ask for an echo with log-probabilities: complete `prompt_logprobs`.
 
     As for a log-likelihood, the last token is predicted and never read. Of a gated mixture, the gate reads what is
     read: there is no context apart from what is measured.
     """
     asking = [row for row in rows if 0 < len(row.prompt_logprobs) < len(row.row.token_ids)]
-    if not asking:
-        return
-    reads = [row.row.token_ids[:-1] for row in asking]
+    # Few rows at a time, rather than few positions: each further part of the positions is a forward pass over all.
+    groups = group_batches(
+        asking,
+        size=lambda row: RowSize(
+            num_prompt_tokens=len(row.row.token_ids), num_new_tokens=0, num_logits=len(row.row.token_ids)
+        ),
+        name=lambda row: (row.row.index, row.row.request.id, row.row.token_ids),
+        rule=MemoryRule(cache_bytes_per_token=0, logits_bytes_per_position=loaded.vocabulary_size * FLOAT_BYTES),
+        limits=BatchLimits(max_rows=max(1, len(asking)), cache_memory_bytes=PROMPT_LOGITS_BYTES),
+    )
+    for group in groups:
+        _score_together(loaded, group)
+
+
+def _score_together(loaded: LoadedModel, rows: Sequence[DrawnRow]) -> None:
+    reads = [row.row.token_ids[:-1] for row in rows]
     ids_BT, mask_BT = left_padded(reads, loaded)
     width = ids_BT.shape[1]
-    scored: list[list[TokenLogprob]] = [[] for _ in asking]
-    for start, stop in _parts(loaded, len(reads), width):
+    scored: list[list[TokenLogprob]] = [[] for _ in rows]
+    for start, stop in _parts(loaded, len(rows), width):
         # An index on the CPU fits tensors of every GPU.
         kept = width if stop - start == width else torch.arange(start, stop)
         logits_BNV = read_once(loaded, ids_BT, mask_BT, num_logits=kept)
-        for place, row in enumerate(asking):
+        for place, row in enumerate(rows):
             num_padding = width - len(reads[place])
             scored[place] += _prompt_part(logits_BNV[place], row.row, start - num_padding, loaded.speller)
         # The next pass must not find them in memory.
         del logits_BNV
-    for row, found in zip(asking, scored, strict=True):
+    for row, found in zip(rows, scored, strict=True):
         row.prompt_logprobs += tuple(found)
 
 
