@@ -21,7 +21,7 @@ from moe_ray.serving.replica import CallPiece
 from moe_ray.serving.scheduler import Refuse, SlotLimits
 from moe_ray.serving.slots import RENEW_S, Lease, Refusal, Renewal, Status
 from moe_ray.serving.standing import StandingSlots
-from moe_ray.serving.system import ServedSystem
+from moe_ray.serving.system import ServedModel, ServedSystem
 
 # A call that took this many replicas with it is refused.
 MAX_DEATHS = 2
@@ -160,8 +160,13 @@ class Backend:
         return replace(verdict, expert=chosen, pinned="background")
 
     def requests(self, ticket: Ticket) -> list[GenerateRequest]:
-        """The engine's requests: for each prompt, `n` of them; what the call leaves open is the experiment's."""
+        """The engine's requests: for each prompt, `n` of them; what the call leaves open is the experiment's.
+
+        Raises `ApiError` for log-probabilities or an echo where the model's engine would ignore that.
+        """
         call, decoding = ticket.call, self.system.decoding
+        if (call.num_logprobs is not None or call.echo) and not self._served(ticket).gives_logprobs:
+            raise _no_logprobs(call)
         temperature = decoding.temperature if call.temperature is None else call.temperature
         return [
             GenerateRequest(
@@ -171,6 +176,8 @@ class Backend:
                 temperature=temperature,
                 top_p=decoding.top_p if call.top_p is None else call.top_p,
                 seed=_seed(call, ticket.id, index * call.n + sample),
+                num_logprobs=call.num_logprobs,
+                echo=call.echo,
             )
             for index, prompt in enumerate(call.prompts)
             for sample in range(call.n)
@@ -295,6 +302,10 @@ class Backend:
         """What owner and replica know this attempt of a call by."""
         return f"{self._ingress}/{ticket.key}-{ticket.attempt}"
 
+    def _served(self, ticket: Ticket) -> ServedModel:
+        assert ticket.verdict is not None
+        return self.system.by_name[ticket.verdict.expert]
+
     def _model(self, ticket: Ticket) -> str:
         return "" if ticket.verdict is None else ticket.verdict.expert
 
@@ -313,6 +324,14 @@ def _seed(call: ApiCall, id: str, index: int) -> int:
     """A seed for each choice: from the client's, else from the request's id."""
     base = int(fingerprint(id)[:8], 16) if call.seed is None else call.seed
     return (base + index) % 2**32
+
+
+def _no_logprobs(call: ApiCall) -> ApiError:
+    if call.num_logprobs is None:
+        message, param = "the engine of this model cannot echo its prompt", "echo"
+    else:
+        message, param = "the engine of this model gives no log-probabilities", "logprobs"
+    return ApiError(400, message, code="unsupported_value", param=param)
 
 
 def _is_death(error: RayError) -> bool:
