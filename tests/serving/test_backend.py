@@ -315,7 +315,7 @@ def test_a_standing_replica_is_asked_without_the_owner_and_its_call_is_reported(
         owner.standing = {"law-1": StandingReplica("law-1", "law", owner.replica)}
         owner.replica.may_answer.clear()
         renewing = asyncio.ensure_future(backend.renew_forever())
-        while backend.status is None:
+        while not backend._standing.load:
             await asyncio.sleep(0)
         asking = asyncio.ensure_future(answered(backend, ticket("law")))
         await owner.replica.has_begun.wait()
