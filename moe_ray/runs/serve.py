@@ -144,7 +144,7 @@ def build(target: Path, overrides: tuple[str, ...] = (), *, trust: bool = False)
 @contextlib.contextmanager
 def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Served"]:
     """Serve `experiment` until the context ends; then everything that was started here is ended."""
-    from moe_ray.execution.cluster import connect, fleet_of
+    from moe_ray.execution.cluster import connect, fleet_of, starts_ray
     from moe_ray.serving.running import running
 
     config = _with_port(experiment)
@@ -153,9 +153,10 @@ def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Se
     checkpoints = checked(experiment)
     router_dir = router_directory_of(experiment, observer)
     observer.stage("Joining Ray")
+    ray_ends = starts_ray(config.runtime)
     with connect(config.runtime) as cluster:
         system, _ = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)
-        with running(system, observer.stage) as served:
+        with running(system, observer.stage, ray_ends=ray_ends) as served:
             yield served
 
 
