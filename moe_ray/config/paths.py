@@ -13,9 +13,9 @@ from moe_ray.config.schema import (
     GraderConfig,
     ModelConfig,
     RouterConfig,
-    Section,
     is_local_path,
 )
+from moe_ray.config.section import Section
 from moe_ray.config.tree import KeyPath
 
 BaseOf = Callable[[KeyPath], Path]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from moe_ray.checkpoints.identity import Checkpoint
 from moe_ray.config.load import LoadedExperiment, load_experiment
-from moe_ray.config.schema import ExperimentConfig, ServingConfig
+from moe_ray.config.schema import ExperimentConfig
+from moe_ray.config.serving import ServingConfig
 from moe_ray.errors import ConfigError, RunDirectoryError, UserError
 from moe_ray.execution.observer import RunObserver
 from moe_ray.planning.fleet import Fleet

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moe_ray.config.schema import DecodingConfig, ExperimentConfig, ModelConfig, RuntimeConfig, ServingConfig
+from moe_ray.config.schema import DecodingConfig, ExperimentConfig, ModelConfig, RuntimeConfig
+from moe_ray.config.serving import ServingConfig
 from moe_ray.engines.registry import settings_class
 from moe_ray.errors import CapacityError
 from moe_ray.planning.fleet import Demand, Fleet, Slot

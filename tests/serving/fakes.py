@@ -7,7 +7,8 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError
 
-from moe_ray.config.schema import DecodingConfig, ModelConfig, RuntimeConfig, ServingConfig
+from moe_ray.config.schema import DecodingConfig, ModelConfig, RuntimeConfig
+from moe_ray.config.serving import ServingConfig
 from moe_ray.engines.base import Delta, GenerateRequest, Generation, Timing
 from moe_ray.planning.fleet import Slot
 from moe_ray.routing.router import Route

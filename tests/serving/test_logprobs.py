@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers
 
-from moe_ray.config.schema import DecodingConfig, ModelConfig, RuntimeConfig, ServingConfig
+from moe_ray.config.schema import DecodingConfig, ModelConfig, RuntimeConfig
+from moe_ray.config.serving import ServingConfig
 from moe_ray.engines.base import BatchLimits, LikelihoodRequest
 from moe_ray.engines.transformers.engine import TransformersEngine
 from moe_ray.prompts.messages import Message, Prompt
