@@ -224,15 +224,19 @@ class SlotOwner:
     async def close(self, timeout_s: float) -> bool:
         """Refuse new calls, wait for those that run, end all replicas; return whether all calls ended in time."""
         self._closing = True
-        now = time.monotonic()
-        for held in self._slots:
-            self._do(held, held.state.close(now))
-        deadline = now + timeout_s
+        deadline = time.monotonic() + timeout_s
+        # Of a slot with one model the ingress replicas know who runs: for its scheduler it may be idle.
+        self._close_slots([held for held in self._slots if len(held.shared.models) > 1])
         while not self._is_idle() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         drained = self._is_idle()
+        self._close_slots(self._slots)
         await asyncio.gather(*map(self._end, self._slots))
         return drained
+
+    def _close_slots(self, slots: Sequence[_Held]) -> None:
+        for held in slots:
+            self._do(held, held.state.close(time.monotonic()))
 
     def _is_idle(self) -> bool:
         """Whether no call runs, and no ingress may still admit one."""
