@@ -1,8 +1,11 @@
 """The served system under faults: clients that leave, and processes that are killed."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,15 @@ import httpx2
 import openai
 import psutil
 import pytest
+import ray
 
+from moe_ray.config.load import LoadedExperiment
 from tests.execution.experiments import scripted
 from tests.support.served import Endpoint, endpoint_of, num_open, wait_for, write_served
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 MAX_RUNNING = 3
-NUM_INGRESS = 2
 ENDLESS = "word " * 20_000  # at the pace below, for longer than any test waits
 DISCONNECT_DISABLED = {"x-request-disconnect-disabled": "?1"}
 
@@ -36,17 +40,13 @@ def models(faults: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("served")
-    experiment = write_served(
-        folder, models(folder / "faults"), router=None, max_running=MAX_RUNNING, ingress_replicas=NUM_INGRESS
-    )
+    experiment = write_served(folder, models(folder / "faults"), router=None, max_running=MAX_RUNNING)
     experiment = experiment_with_long_answers(experiment)
     with endpoint_of(experiment) as served:
         yield served
 
 
-def experiment_with_long_answers(experiment: Any) -> Any:
-    from dataclasses import replace
-
+def experiment_with_long_answers(experiment: LoadedExperiment) -> LoadedExperiment:
     decoding = experiment.config.decoding.model_copy(update={"max_new_tokens": 20_000})
     return replace(experiment, config=experiment.config.model_copy(update={"decoding": decoding}))
 
@@ -80,7 +80,7 @@ def test_a_client_that_leaves_while_it_waits_is_never_answered(
     with endpoint.leave_unanswered("baseline", stream=stream, **headers):
         wait_for(lambda: endpoint.metrics()["moe_ray_waiting_requests"] == 1)
     wait_for(lambda: endpoint.metrics()["moe_ray_waiting_requests"] == 0)
-    assert num_open(replica) == MAX_RUNNING
+    assert num_open(replica) == MAX_RUNNING, "the request that waited was not begun"
     for connection in running:
         connection.close()
     wait_for(lambda: is_free(endpoint, replica))
@@ -114,19 +114,14 @@ def test_no_whole_answer_is_lost_when_the_models_process_is_killed(endpoint: End
     with ThreadPoolExecutor(12) as threads:
         asked = [threads.submit(endpoint.chat, "legal-expert", f"question {place}") for place in range(24)]
         wait_for(lambda: num_open(replica) == MAX_RUNNING)
-        endpoint_kill(replica)
+        kill_process_of(replica)
         answers = [one.result() for one in asked]
-    assert [(one.status_code, one.text[:0]) for one in answers] == [(200, "")] * 24, [one.text for one in answers]
+    assert [one.status_code for one in answers] == [200] * 24, [one.text for one in answers]
     assert {one.json()["choices"][0]["message"]["content"] for one in answers} == {"one two three four five"}
     wait_for(lambda: any("replica_deaths" in name for name in endpoint.metrics()))
 
 
-def endpoint_kill(replica: Any) -> None:
-    import os
-    import signal
-
-    import ray
-
+def kill_process_of(replica: Any) -> None:
     os.kill(ray.get(replica.place.remote()).pid, signal.SIGKILL)
 
 
@@ -141,14 +136,14 @@ def test_a_stream_whose_model_is_killed_ends_with_an_error_event_and_done(endpoi
         lines = response.iter_lines()
         assert "word" in next(line for line in lines if '"word' in line)
         assert next(chunk for chunk in chunks if chunk.choices[0].delta.content)
-        endpoint_kill(replica)
+        kill_process_of(replica)
         *_, error, done = [line for line in lines if line]
         with pytest.raises(openai.APIError) as failed:
             list(chunks)
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
     assert done == "data: [DONE]"
     assert failed.value.code == "engine_died"
-    assert endpoint.metrics()["moe_ray_running_requests"] == 0
+    wait_for(lambda: is_free(endpoint, endpoint.replica("biomedical-expert")))
 
 
 def test_a_request_that_kills_two_processes_is_refused_and_the_model_comes_back(endpoint: Endpoint) -> None:
@@ -169,7 +164,7 @@ def test_calls_of_an_ingress_that_is_killed_end_and_others_take_its_place(endpoi
         process.kill()
     wait_for(lambda: num_open(replica) == 0)
     wait_for(lambda: _is_answered(endpoint))
-    assert endpoint.metrics()["moe_ray_running_requests"] == 0
+    wait_for(lambda: is_free(endpoint, replica))
     for connection in running:
         connection.close()
 
@@ -183,5 +178,5 @@ def _is_answered(endpoint: Endpoint) -> bool:
 
 def ingress_processes() -> list[psutil.Process]:
     named = [one for one in psutil.Process().children(recursive=True) if one.name().startswith("ray::ServeRepl")]
-    assert len(named) == NUM_INGRESS, [one.name() for one in psutil.Process().children(recursive=True)]
+    assert named, [one.name() for one in psutil.Process().children(recursive=True)]
     return named

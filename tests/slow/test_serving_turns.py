@@ -27,7 +27,13 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Itera
     models[SLOW] = {**scripted(text="word " * 12, seconds_per_token=20.0), "path": "scripted/slow"}
     models[BROKEN] = {**scripted(fail_to_load="no such weights"), "path": "scripted/broken"}
     experiment = write_served(
-        folder, models, router=train_router(folder / "router"), num_slots=1, max_wait_s=0.5, sticky_sessions=True
+        folder,
+        models,
+        router=train_router(folder / "router"),
+        num_slots=1,
+        max_wait_s=0.5,
+        sticky_sessions=True,
+        ingress_replicas=2,
     )
     with endpoint_of(experiment) as served:
         yield served
@@ -78,7 +84,7 @@ def _has_open(replica: Any, number: int) -> bool:
 
 def test_a_clients_own_task_is_answered_by_the_loaded_model_without_a_swap(endpoint: Endpoint) -> None:
     text(endpoint.chat("baseline", "x"))
-    wait_for(lambda: _status_seen_by_the_ingress(endpoint)["baseline"] == "loaded")
+    wait_for(lambda: all(_status_seen_by_an_ingress(endpoint)["baseline"] == "loaded" for _ in range(20)))
     before = num_swaps(endpoint)
     asked = query("legal", 80_000).text
     for headers, content in (
@@ -91,7 +97,7 @@ def test_a_clients_own_task_is_answered_by_the_loaded_model_without_a_swap(endpo
     assert num_swaps(endpoint) == before
 
 
-def _status_seen_by_the_ingress(endpoint: Endpoint) -> dict[str, str]:
+def _status_seen_by_an_ingress(endpoint: Endpoint) -> dict[str, str]:
     listed = endpoint.client.get("/v1/models").json()["data"]
     return {one["id"]: one["status"]["value"] for one in listed}
 

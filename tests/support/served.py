@@ -8,8 +8,6 @@ The domains are those of `tests.routing.queries`. Every engine has a model:
 """
 
 import json
-import os
-import signal
 import socket
 import time
 import uuid
@@ -165,11 +163,6 @@ class Endpoint:
         assert isinstance(lease, Lease)
         ray.get(owner.release.remote(call))
         return lease.replica
-
-    def kill(self, model: str) -> None:
-        """SIGKILL for the process that holds a model."""
-        place = ray.get(self.replica(model).place.remote(), timeout=TIMEOUT_S)
-        os.kill(place.pid, signal.SIGKILL)
 
 
 def num_open(replica: Any) -> int:

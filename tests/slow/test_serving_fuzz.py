@@ -1,0 +1,92 @@
+"""Requests that schemathesis makes from the served OpenAPI document, valid and invalid ones, sent over HTTP.
+
+SERVING_FUZZ_EXAMPLES sets how many are sent to each operation in each mode.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.execution.experiments import scripted
+from tests.support.served import EXPERTS, Endpoint, endpoint_of, train_router, write_served
+
+schemathesis = pytest.importorskip("schemathesis")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("local_ray"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:schemathesis"),
+]
+
+NUM_EXAMPLES = int(os.environ.get("SERVING_FUZZ_EXAMPLES", "30"))
+MODELS = ("baseline", *EXPERTS.values())
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[Endpoint]:
+    folder = tmp_path_factory.mktemp("served")
+    models: dict[str, dict[str, Any]] = {name: {**scripted(), "path": f"scripted/{name}"} for name in MODELS}
+    with endpoint_of(write_served(folder, models, router=train_router(folder / "router"))) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def operations(endpoint: Endpoint) -> dict[str, Any]:
+    """The operations of the document, by method and path."""
+    schema = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json")
+    found = [result.ok() for result in schema.get_all_operations()]
+    return {f"{one.method.upper()} {one.path}": one for one in found}
+
+
+def require_refusal_in_openais_shape(response: Any) -> None:
+    assert response.status_code < 500, response.text
+    if response.status_code >= 400:
+        assert response.headers["content-type"][0].startswith("application/json"), response.headers
+        error = json.loads(response.content)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"]
+        assert isinstance(error["message"], str)
+
+
+@pytest.mark.parametrize("mode", ["positive", "negative"])
+def test_no_request_ends_in_a_fault_and_every_error_has_openais_shape(
+    endpoint: Endpoint, operations: dict[str, Any], mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of the requests names a model that exists, so that it goes all the way."""
+    statuses: Counter[int] = Counter()
+    named = st.sampled_from([*MODELS, "auto", None])
+    for operation in operations.values():
+        if mode == "negative" and not operation.body:
+            continue  # without a parameter, no request is invalid
+        requests = operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode))
+
+        @seed(0)
+        @settings(
+            max_examples=NUM_EXAMPLES,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=requests, model=named)
+        def send(case: Any, model: str | None) -> None:
+            if model is not None and isinstance(case.body, dict):
+                case.body["model"] = model
+            response = case.call(base_url=endpoint.url)
+            statuses[response.status_code] += 1
+            require_refusal_in_openais_shape(response)
+
+        send()
+    capsys.readouterr()
+    with capsys.disabled():
+        sys.stdout.write(f"\n{mode}: {sum(statuses.values())} requests, by status {dict(statuses)}\n")
+    assert statuses[200] > 0
+    assert statuses[400] > 0
+    assert endpoint.client.get("/readyz").status_code == 200
