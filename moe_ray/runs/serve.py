@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +59,11 @@ def _refuse_code(run: RunDirectory, config: ExperimentConfig) -> None:
             )
 
 
-def router_directory_of(experiment: LoadedExperiment, observer: RunObserver) -> Path | None:
-    """Return the directory of the experiment's router, trained now where it is not there yet; None without one."""
+def router_directory_of(experiment: LoadedExperiment, obtain: Callable[[LoadedExperiment], Path]) -> Path | None:
+    """Return the directory of the experiment's router, which `obtain` finds or trains unless the file names it.
+
+    None for an experiment without a router.
+    """
     router = experiment.config.router
     if router is None:
         return None
@@ -68,11 +71,16 @@ def router_directory_of(experiment: LoadedExperiment, observer: RunObserver) -> 
         path = Path(router.path).expanduser()
         directory = path if path.is_absolute() else experiment.base_dir / path
     else:
-        from moe_ray.runs.router import trained_router
-
-        directory = trained_router(experiment, observer)[0]
+        directory = obtain(experiment)
     _require_domains(experiment, directory)
     return directory.resolve()
+
+
+def _training(observer: RunObserver) -> Callable[[LoadedExperiment], Path]:
+    """Return what trains an experiment's router where it is not there yet."""
+    from moe_ray.runs.router import trained_router
+
+    return lambda experiment: trained_router(experiment, observer)[0]
 
 
 def _require_domains(experiment: LoadedExperiment, directory: Path) -> None:
@@ -128,7 +136,7 @@ def build(target: Path, overrides: tuple[str, ...] = (), *, trust: bool = False)
 
     experiment = open_served(target, overrides, trust=trust)
     observer = LoggingObserver(logging.getLogger("moe_ray"))
-    checkpoints, router_dir = checked(experiment), router_directory_of(experiment, observer)
+    checkpoints, router_dir = checked(experiment), router_directory_of(experiment, _training(observer))
     with connect(experiment.config.runtime) as cluster:
         system, _ = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)
     return application(system)
@@ -144,7 +152,7 @@ def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Se
     experiment = replace(experiment, config=config)
     observer.stage("Reading checkpoints")
     checkpoints = checked(experiment)
-    router_dir = router_directory_of(experiment, observer)
+    router_dir = router_directory_of(experiment, _training(observer))
     observer.stage("Joining Ray")
     with connect(config.runtime) as cluster:
         system, _ = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)

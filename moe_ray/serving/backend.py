@@ -15,7 +15,7 @@ from moe_ray.execution.ray_calls import reason_of
 from moe_ray.fingerprint import fingerprint
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, RoutingVerdict
 from moe_ray.serving.metrics import MetricCounts
-from moe_ray.serving.querying import QueryRouter
+from moe_ray.serving.querying import QueryRouter, verdict_of
 from moe_ray.serving.replica import CallPiece
 from moe_ray.serving.slots import RENEW_S, Lease, Refusal, Status
 from moe_ray.serving.system import ServedSystem
@@ -110,20 +110,7 @@ class Backend:
         route = await self._router.route(query)
         elapsed_ms = 1000 * (time.perf_counter() - started)
         self.metrics.observe("moe_ray_router_seconds", elapsed_ms / 1000)
-        expert = self.system.experts.get(route.domain)
-        fallback = self.system.fallback
-        falls_back = fallback is not None and (route.is_foreign or expert is None)
-        chosen = fallback if falls_back or expert is None else expert
-        assert chosen is not None
-        return RoutingVerdict(
-            requested=AUTO,
-            expert=chosen,
-            probabilities=dict(route.probabilities),
-            confidence=max(route.probabilities.values()),
-            out_of_domain=route.is_foreign,
-            fell_back=falls_back,
-            router_ms=elapsed_ms,
-        )
+        return verdict_of(route, self.system.experts, self.system.fallback, router_ms=elapsed_ms)
 
     def _without_a_swap(self, verdict: RoutingVerdict) -> RoutingVerdict:
         """A client's background request goes to a model that is loaded, if its own is not."""
