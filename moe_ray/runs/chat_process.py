@@ -11,8 +11,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Self
 
+import moe_ray
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits, Delta, GenerateRequest, Stream
 from moe_ray.errors import MoeRayError, UserError, first_line
@@ -52,9 +54,9 @@ class ModelProcess:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._pipe = Connection(ours.detach())
         with theirs:
-            # With -P and this process's import path: the working directory enters neither.
+            # With -P and this process's import path, so that the working directory is not on it.
             self._child = subprocess.Popen(
-                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), *sys.path],
+                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), *_import_path()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -146,6 +148,12 @@ class ModelProcess:
         self._child.kill()
         self._child.wait()
         self._log.close()
+
+
+def _import_path() -> list[str]:
+    """This process's path, with the checkout that this package was imported from in front, if it is not installed."""
+    package = str(Path(moe_ray.__file__).parents[1])
+    return sys.path if package in sys.path else [package, *sys.path]
 
 
 def _last_line(log: Any) -> str:

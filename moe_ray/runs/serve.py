@@ -149,6 +149,10 @@ def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Se
     from moe_ray.serving.running import running
 
     config = _with_port(experiment)
+    if config.serving.record_dir is not None:
+        from moe_ray.serving.recording import require_writable
+
+        require_writable(config.serving.record_dir)
     experiment = replace(experiment, config=config)
     observer.stage("Reading checkpoints")
     checkpoints = checked(experiment)

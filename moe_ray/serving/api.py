@@ -20,14 +20,18 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from moe_ray.serving.access import AccessGate
 from moe_ray.serving.backend import Backend, Ticket
-from moe_ray.serving.calls import AUTO, ApiCall, ApiError, CallLimits, Endpoint, RoutingVerdict
-from moe_ray.serving.metrics import Labels, exposition
+from moe_ray.serving.calls import AUTO, ApiCall, ApiError, CallLimits, Endpoint
+from moe_ray.serving.failures import engine_error, error_response, no_tokenizer, on_failure, on_http_error, too_late
+from moe_ray.serving.metrics import HELP, Labels, exposition
 from moe_ray.serving.openai import reading
 from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
 from moe_ray.serving.openai.schema import PATHS, openapi_extra
 from moe_ray.serving.openai.writing import Writer
+from moe_ray.serving.outcome import CallOutcome, log_request
 from moe_ray.serving.page import PAGE_HEADERS, page_files
+from moe_ray.serving.recording import Recorder, rows_of
 from moe_ray.serving.replica import CallPiece
+from moe_ray.serving.slots import Status
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 Handler = Callable[[Request], Awaitable[Response]]
@@ -37,23 +41,25 @@ MIB = 1 << 20
 # Work waits and nothing has moved for so long: something is stuck.
 STUCK_S = 60.0
 FULL_RETRY_S = 1.0
+# Of a client that hung up, which no response reaches; as nginx logs it.
+CLIENT_LEFT = 499
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # How Open WebUI begins what it asks on its own: titles, tags, follow-up questions.
 _BACKGROUND_PROMPT = "### Task:\n"
 
 
-def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan) -> FastAPI:
-    """Return the ASGI application."""
-    api = Api(backend, gate)
+def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan, recorder: Recorder | None = None) -> FastAPI:
+    """Return the ASGI application. Without a `recorder` nothing is recorded."""
+    api = Api(backend, gate, recorder)
     app = FastAPI(
         title="moe_ray",
         description="Domain experts behind a router, in the terms of OpenAI's API.",
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_failure)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(Exception, on_failure)
     limits = CallLimits()
     calls: dict[Endpoint, Handler] = {
         "chat": partial(api.complete, read=partial(reading.chat_call, limits=limits)),
@@ -87,9 +93,10 @@ def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan) -> FastAPI:
 class Api:
     """The handlers. `gate` judges headers; the models are behind `backend`."""
 
-    def __init__(self, backend: Backend, gate: AccessGate) -> None:
+    def __init__(self, backend: Backend, gate: AccessGate, recorder: Recorder | None = None) -> None:
         self._backend = backend
         self._gate = gate
+        self._recorder = recorder
         system = backend.system
         self._serving = system.serving
         self._max_admitted = len(system.slots) * system.serving.max_running + system.serving.max_queued
@@ -101,20 +108,24 @@ class Api:
 
         async def handle(request: Request) -> Response:
             started = time.perf_counter()
+            request.state.id = _request_id(request)
             try:
                 self._gate.require_host(request.headers)
                 self._gate.require_key(request.headers)
                 self._require_room()
             except ApiError as error:
-                return self._ended(request, _error_response(error), started)
+                return self._ended(request, error_response(error), started)
             self._num_admitted += 1
             try:
                 async with asyncio.timeout(self._serving.request_timeout_s):
                     response = await handler(request)
             except TimeoutError:
-                response = _error_response(_too_late(self._serving.request_timeout_s))
+                response = error_response(too_late(self._serving.request_timeout_s))
             except ApiError as error:
-                response = _error_response(error)
+                response = error_response(error)
+            except asyncio.CancelledError:
+                self._ended(request, Response(status_code=CLIENT_LEFT), started)
+                raise
             finally:
                 self._num_admitted -= 1
             return self._ended(request, response, started)
@@ -130,7 +141,7 @@ class Api:
                 self._gate.require_key(request.headers)
                 return await handler(request)
             except ApiError as error:
-                return _error_response(error)
+                return error_response(error)
 
         return handle
 
@@ -139,7 +150,7 @@ class Api:
         ticket = await self._ticket(request, read)
         ticket.verdict = await self._backend.judge(ticket)
         if ticket.call.stream:
-            return await self._streamed(ticket)
+            return await self._streamed(ticket, request)
         work = asyncio.ensure_future(self._backend.answer(ticket))
         watch = asyncio.ensure_future(_client_left(request))
         try:
@@ -149,12 +160,14 @@ class Api:
         finally:
             watch.cancel()
             work.cancel()
-        verdict, answers = work.result()
+        _, answers = work.result()
         for one in answers:
             if one.finish_reason == "error":
-                raise _engine_error(one.error or "", refused=one.refused)
+                raise engine_error(one.error or "", refused=one.refused)
         writer = _writer(ticket)
-        self._count_tokens(verdict, answers[0].num_prompt_tokens, sum(one.num_completion_tokens for one in answers))
+        outcome = self._outcome(ticket)
+        outcome.take_whole(answers)
+        self._finished(ticket, outcome)
         return Response(writer.whole(answers), media_type="application/json", headers=_verdict_headers(ticket))
 
     async def route(self, request: Request) -> Response:
@@ -172,7 +185,7 @@ class Api:
         ticket.verdict = await self._backend.judge(ticket)
         ids = await self._backend.ask(ticket, "token_ids", ticket.call.prompts[0], ticket.call.add_special_tokens)
         if ids is None:
-            raise _no_tokenizer()
+            raise no_tokenizer()
         if isinstance(ids, str):
             raise ApiError(400, ids, param="prompt")
         limit = self._backend.system.by_name[ticket.verdict.expert].context_tokens
@@ -208,26 +221,13 @@ class Api:
         ticket.verdict = await self._backend.judge(ticket)
         facts = await self._backend.ask(ticket, "tokenizer_facts")
         if facts is None:
-            raise _no_tokenizer()
+            raise no_tokenizer()
         return JSONResponse(facts)
 
     async def metrics(self, _request: Request) -> Response:
         """The counters of all ingress replicas, and the state of the slots, for Prometheus."""
         snapshot, status = await self._backend.current_status()
-        gauges: dict[tuple[str, Labels], float] = {
-            ("moe_ray_waiting_requests", ()): float(status.num_waiting),
-            ("moe_ray_running_requests", ()): float(status.num_running),
-            ("moe_ray_swaps", ()): float(status.num_swaps),
-            **{
-                ("moe_ray_model_waiting_requests", (("model", name),)): float(model.num_waiting)
-                for name, model in status.models.items()
-            },
-            **{
-                ("moe_ray_model_loaded", (("model", name),)): float(model.value == "loaded")
-                for name, model in status.models.items()
-            },
-        }
-        return Response(exposition(snapshot, gauges, HELP), media_type="text/plain; version=0.0.4")
+        return Response(exposition(snapshot, _gauges(status), HELP), media_type="text/plain; version=0.0.4")
 
     async def healthz(self, _request: Request) -> Response:
         """The process lives."""
@@ -269,13 +269,14 @@ class Api:
             raise ApiError(415, "send JSON, with Content-Type: application/json", code="unsupported_media_type")
         call = read(await self._body(request))
         session = request.headers.get("x-session-id")
-        return Ticket(
-            id=_request_id(request),
+        request.state.ticket = ticket = Ticket(
+            id=request.state.id,
             call=call,
             session=session if session and _REQUEST_ID.fullmatch(session) else None,
             background=request.headers.get("x-moe-ray-priority") == "background"
             or bool(call.query and call.query.startswith(_BACKGROUND_PROMPT)),
         )
+        return ticket
 
     async def _body(self, request: Request) -> bytes:
         """Read a body that is not too large; a larger one is refused before all of it has come."""
@@ -289,64 +290,103 @@ class Api:
             parts.append(part)
         return b"".join(parts)
 
-    async def _streamed(self, ticket: Ticket) -> Response:
+    async def _streamed(self, ticket: Ticket, request: Request) -> Response:
         """Wait for the first pieces, then answer 200 and send what comes."""
-        pieces = self._backend.stream(ticket)
+        pieces, outcome = self._backend.stream(ticket), self._outcome(ticket)
         try:
             first: list[CallPiece] = await anext(pieces, [])
             writer = _writer(ticket)
             begun = writer.start() + _written(writer, first)
+            outcome.take(first)
         except BaseException:
             await pieces.aclose()
             raise
         return StreamingResponse(
-            self._events(writer, pieces, begun, ticket),
+            self._events(writer, pieces, begun, ticket, outcome, request.url.path),
             media_type="text/event-stream",
             headers={**STREAM_HEADERS, **_verdict_headers(ticket)},
         )
 
     async def _events(
-        self, writer: Writer, pieces: AsyncGenerator[list[CallPiece]], begun: bytes, ticket: Ticket
+        self,
+        writer: Writer,
+        pieces: AsyncGenerator[list[CallPiece]],
+        begun: bytes,
+        ticket: Ticket,
+        outcome: CallOutcome,
+        path: str,
     ) -> AsyncIterator[bytes]:
         """The events of a stream. Whatever ends it, its generation is stopped and its slot released."""
         left_s = self._serving.request_timeout_s - (time.perf_counter() - ticket.started)
+        end = "cancelled"
         try:
             async with asyncio.timeout(max(0.0, left_s)):
                 yield begun
                 async for more in pieces:
+                    outcome.take(more)
                     yield _written(writer, more)
+                self._finished(ticket, outcome)
+                end = "complete"
                 yield writer.end()
         except ApiError as error:
+            end = "failed"
             yield writer.failure(error)
         except TimeoutError:
-            yield writer.failure(_too_late(self._serving.request_timeout_s))
+            end = "failed"
+            yield writer.failure(too_late(self._serving.request_timeout_s))
         finally:
             await pieces.aclose()
-            self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - ticket.started)
+            elapsed_s = time.perf_counter() - ticket.started
+            self._backend.metrics.observe("moe_ray_request_seconds", elapsed_s)
+            log_request(ticket.id, path, 200, elapsed_s, ticket, end)
 
     def _ended(self, request: Request, response: Response, started: float) -> Response:
-        self._backend.metrics.add("moe_ray_requests_total", path=request.url.path, status=str(response.status_code))
+        status, path, elapsed_s = response.status_code, request.url.path, time.perf_counter() - started
+        self._backend.metrics.add("moe_ray_requests_total", path=path, status=str(status))
+        response.headers["x-request-id"] = request.state.id
         if not isinstance(response, StreamingResponse):
-            self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - started)
+            self._backend.metrics.observe("moe_ray_request_seconds", elapsed_s)
+            end = "complete" if status < 400 else "cancelled" if status == CLIENT_LEFT else "refused"
+            log_request(
+                request.state.id,
+                path,
+                status,
+                elapsed_s,
+                getattr(request.state, "ticket", None),
+                "failed" if status >= 500 else end,
+            )
         return response
 
-    def _count_tokens(self, verdict: RoutingVerdict, num_prompt: int, num_completion: int) -> None:
-        self._backend.metrics.add("moe_ray_prompt_tokens_total", num_prompt, model=verdict.expert)
-        self._backend.metrics.add("moe_ray_completion_tokens_total", num_completion, model=verdict.expert)
+    def _outcome(self, ticket: Ticket) -> CallOutcome:
+        keeps_text = self._recorder is not None and ticket.call.store is not False
+        outcome = CallOutcome(ticket.call, keeps_text=keeps_text)
+        ticket.counts = outcome.counts
+        return outcome
+
+    def _finished(self, ticket: Ticket, outcome: CallOutcome) -> None:
+        """Count and record a call whose answers are whole."""
+        assert ticket.verdict is not None
+        metrics, model = self._backend.metrics, ticket.verdict.expert
+        metrics.add("moe_ray_prompt_tokens_total", outcome.counts.prompt, model=model)
+        metrics.add("moe_ray_completion_tokens_total", outcome.counts.completion, model=model)
+        if self._recorder is not None and outcome.texts:
+            self._recorder.add(rows_of(ticket, outcome.texts))
+            if dropped := self._recorder.take_dropped():
+                metrics.add("moe_ray_recording_dropped_total", dropped)
 
 
-HELP = {
-    "moe_ray_requests_total": "Requests by path and status.",
-    "moe_ray_request_seconds": "Seconds from a request's head to its last byte.",
-    "moe_ray_engine_seconds": "Seconds of a call inside its model's process.",
-    "moe_ray_refusals_total": "Calls that were not admitted.",
-    "moe_ray_waiting_requests": "Calls that wait for a slot.",
-    "moe_ray_running_requests": "Calls that were admitted and have not ended.",
-    "moe_ray_swaps": "Models unloaded to make room for another.",
-    "moe_ray_queue_seconds": "Seconds that a call waited for its slot, swaps apart.",
-    "moe_ray_swap_seconds": "Seconds that a call waited while its slot loaded or unloaded a model.",
-    "moe_ray_router_seconds": "Seconds that the router took for a call.",
-}
+def _gauges(status: Status) -> dict[tuple[str, Labels], float]:
+    """The state of the slots."""
+    gauges: dict[tuple[str, Labels], float] = {
+        ("moe_ray_waiting_requests", ()): status.num_waiting,
+        ("moe_ray_running_requests", ()): status.num_running,
+        ("moe_ray_swaps", ()): status.num_swaps,
+    }
+    for name, model in status.models.items():
+        labels: Labels = (("model", name),)
+        gauges["moe_ray_model_waiting_requests", labels] = model.num_waiting
+        gauges["moe_ray_model_loaded", labels] = float(model.value == "loaded")
+    return gauges
 
 
 def _writer(ticket: Ticket) -> Writer:
@@ -358,7 +398,7 @@ def _written(writer: Writer, pieces: list[CallPiece]) -> bytes:
     """The events of some pieces; raises `ApiError` at one whose choice has failed."""
     for piece in pieces:
         if piece.delta.finish_reason == "error":
-            raise _engine_error(piece.delta.error or "", refused=piece.delta.refused)
+            raise engine_error(piece.delta.error or "", refused=piece.delta.refused)
     return b"".join(writer.delta(piece.choice, piece.delta) for piece in pieces)
 
 
@@ -383,31 +423,3 @@ def _verdict_headers(ticket: Ticket) -> dict[str, str]:
     if ticket.call.ignored:
         headers["x-moe-ray-ignored"] = ",".join(ticket.call.ignored)
     return headers
-
-
-def _engine_error(reason: str, *, refused: bool) -> ApiError:
-    if refused:
-        return ApiError(400, reason, code="context_length_exceeded" if "context" in reason else None, param="messages")
-    return ApiError(500, reason or "the model failed", kind="server_error", code="engine_failed")
-
-
-def _no_tokenizer() -> ApiError:
-    return ApiError(400, "the tokenizer of this model is not here: its engine asks an API", param="model")
-
-
-def _too_late(timeout_s: float) -> ApiError:
-    return ApiError(504, f"not answered within {timeout_s:g} s", kind="server_error", code="timeout")
-
-
-def _error_response(error: ApiError) -> JSONResponse:
-    return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
-
-
-async def _on_http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    return _error_response(ApiError(error.status_code, str(error.detail), kind=kind))  # type: ignore[arg-type]
-
-
-async def _on_failure(_request: Request, _error: Exception) -> Response:
-    return _error_response(ApiError(500, "the server failed; its log says why", kind="server_error"))

@@ -15,6 +15,7 @@ from moe_ray.execution.ray_calls import reason_of
 from moe_ray.fingerprint import fingerprint
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, RoutingVerdict
 from moe_ray.serving.metrics import MetricCounts
+from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.querying import QueryRouter, verdict_of
 from moe_ray.serving.replica import CallPiece
 from moe_ray.serving.slots import RENEW_S, Lease, Refusal, Status
@@ -37,6 +38,7 @@ class Ticket:
     started: float = field(default_factory=time.perf_counter)
     verdict: RoutingVerdict | None = None
     attempt: int = 0
+    counts: TokenCounts | None = None
 
     @property
     def attempt_id(self) -> str:
