@@ -343,7 +343,6 @@ class Api:
     def _ended(self, request: Request, response: Response, started: float) -> Response:
         status, path, elapsed_s = response.status_code, request.url.path, time.perf_counter() - started
         self._backend.metrics.add("moe_ray_requests_total", path=path, status=str(status))
-        response.headers["x-request-id"] = request.state.id
         if not isinstance(response, StreamingResponse):
             self._backend.metrics.observe("moe_ray_request_seconds", elapsed_s)
             end = "complete" if status < 400 else "cancelled" if status == CLIENT_LEFT else "refused"
