@@ -5,9 +5,9 @@
 DATA holds router/reddit_prompts.jsonl and the folders biomedical, legal, code and ood. For each collection the texts
 are drawn as a router's are, with 100 examples of each domain for the run. Then all pairs of texts are compared, by a
 plain implementation that shares nothing with the package's: pairs that are equal, or nearly so, within one part
-(train, validation, test, the run's examples, a foreign set) and across two. "before": the same split, nothing removed.
-`--minhash` adds how MinHash with a locality-sensitive index (the package datasketch) does on the same texts. Exits with
-1 when any pair is left after cleaning.
+(train, validation, test, the run's examples, an out-of-domain set) and across two. "before": the same split, nothing
+removed. `--minhash` adds how MinHash with a locality-sensitive index (the package datasketch) does on the same texts.
+Exits with 1 when any pair is left after cleaning.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.config.schema import OTHER
 from moe_ray.domains.example import query_of
 from moe_ray.domains.loading import load_domain
-from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.runs.wanted_router import RouterData, read_texts
 from moe_ray.texts.corpus import split_texts
 from moe_ray.texts.labelled import LabelledText, RouterTexts, splits_of
 from moe_ray.texts.similarity import NearIndex, normal_form, shingles
@@ -37,7 +37,7 @@ from moe_ray.texts.sources import domain_source, other_sources
 from tests.support.near_duplicates import NEAR, same_key, shingle_set
 
 NUM_RUN_EXAMPLES = 100
-NUM_FOREIGN = 1000
+NUM_OUT_OF_DOMAIN = 1000
 ROWS_AT_ONCE = 1000
 
 Record = dict[str, Any]
@@ -45,7 +45,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A text in its part: train, validation, test, run or a foreign set."""
+    """A text in its part: train, validation, test, run or an out-of-domain set."""
 
     part: str
     text: str
@@ -89,7 +89,7 @@ def count_pairs(rows: Sequence[Row]) -> Pairs:
 
 def rows_of(texts: RouterTexts, run: Sequence[str]) -> list[Row]:
     """All texts of a router and of the run, each in its part."""
-    groups = [*splits_of(texts), *texts.foreign.items()]
+    groups = [*splits_of(texts), *texts.out_of_domain.items()]
     return [Row(part=name, text=text.text) for name, group in groups for text in group] + [
         Row(part="run", text=text) for text in run
     ]
@@ -105,17 +105,17 @@ def uncleaned(experiment: LoadedExperiment, run: Mapping[str, Sequence[Any]]) ->
     ]
     sources += other_sources(router, experiment.base_dir)
     by_label: dict[str, list[LabelledText]] = {}
-    foreign: dict[str, tuple[LabelledText, ...]] = {}
+    out_of_domain: dict[str, tuple[LabelledText, ...]] = {}
     for source in sources:
         there = [each.text for each in source.candidates if each.form and not each.is_of_run][: source.limit]
         if source.use == "test":
-            foreign[source.name] = tuple(there)
+            out_of_domain[source.name] = tuple(there)
         else:
             by_label.setdefault(source.label, []).extend(there)
     splits = split_texts(
         by_label.values(), test_fraction=router.test_fraction, validation_fraction=router.validation_fraction
     )
-    texts = RouterTexts(labels=tuple(by_label), **splits._asdict(), foreign=foreign)
+    texts = RouterTexts(labels=tuple(by_label), **splits._asdict(), out_of_domain=out_of_domain)
     return rows_of(texts, queries_of(run, router.query))
 
 
@@ -156,11 +156,11 @@ def collections(data: Path, max_records: int | None) -> dict[str, dict[str, list
     }
 
 
-def write_experiment(folder: Path, by_label: Mapping[str, Sequence[Record]], foreign: Path) -> LoadedExperiment:
+def write_experiment(folder: Path, by_label: Mapping[str, Sequence[Record]], out_of_domain: Path) -> LoadedExperiment:
     """Write records and an experiment whose router learns to tell them apart."""
     for label, records in by_label.items():
         (folder / f"{label}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    other: list[Record] = [{"source": str(foreign.resolve()), "use": "test", "max_texts": NUM_FOREIGN}]
+    other: list[Record] = [{"source": str(out_of_domain.resolve()), "use": "test", "max_texts": NUM_OUT_OF_DOMAIN}]
     if OTHER in by_label:
         other.append({"source": f"./{OTHER}.jsonl", "column": "question"})
     experiment = {
@@ -241,8 +241,8 @@ def main() -> int:
     num_left = 0
     for title, by_label in collections(arguments.data, arguments.max_records).items():
         with tempfile.TemporaryDirectory(prefix="near-duplicates-") as folder:
-            foreign = arguments.data / "ood/banking77_train.csv"
-            experiment = write_experiment(Path(folder), by_label, foreign)
+            out_of_domain = arguments.data / "ood/banking77_train.csv"
+            experiment = write_experiment(Path(folder), by_label, out_of_domain)
             num_left += sum(count_pairs(measure(title, experiment)))
             if arguments.minhash:
                 compare_with_minhash([record["question"] for records in by_label.values() for record in records])

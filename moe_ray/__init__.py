@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from moe_ray.moe.upcycle.request import UpcycleRequest
     from moe_ray.prompts.messages import Message, Prompt
     from moe_ray.routing.router import Route, Router
-    from moe_ray.runs.opened import Run
+    from moe_ray.runs.stored import Run
     from moe_ray.scoring.score import Grader, Metric, Score
     from moe_ray.store.answers import Answer
 
@@ -64,7 +64,7 @@ _HOMES = {
     "moe.upcycle.request": "UpcycleRequest",
     "prompts.messages": "Message Prompt",
     "routing.router": "Route Router",
-    "runs.opened": "Run",
+    "runs.stored": "Run",
     "scoring.score": "Grader Metric Score",
     "store.answers": "Answer",
 }

@@ -21,7 +21,7 @@ from moe_ray.execution.observer import LoggingObserver, RunObserver
 from moe_ray.planning.fleet import simulated_fleet
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs.evaluate import RunPlan
-from moe_ray.runs.opened import Run
+from moe_ray.runs.stored import Run
 from moe_ray.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -112,8 +112,13 @@ def score(
     """
     directory = _directory(run)
     loaded = None if experiment is None else load_experiment(experiment)
-    told = logging.getLogger("moe_ray").warning
-    pipeline.score(directory, experiment=loaded, trust=trust, allow_weak_sandbox=allow_weak_sandbox, tell=told)
+    pipeline.score(
+        directory,
+        experiment=loaded,
+        trust=trust,
+        allow_weak_sandbox=allow_weak_sandbox,
+        on_notice=logging.getLogger("moe_ray").warning,
+    )
     pipeline.report(directory)
     return Run(directory.path)
 

@@ -8,9 +8,8 @@ import numpy as np
 from benchmarks.coverage.cases import Case, ManyCase, PairCase, ValueCase, all_cases
 from benchmarks.coverage.populations import LABELS, draw, draw_together
 from moe_ray.comparison.differences import SIGNIFICANCE
-from moe_ray.comparison.paired import benjamini_hochberg, paired_difference
 from moe_ray.comparison.resampling import Interval
-from moe_ray.comparison.statistics import aggregate
+from moe_ray.comparison.statistics import aggregate, benjamini_hochberg, paired_difference
 
 TOLERANCE = 1e-12
 

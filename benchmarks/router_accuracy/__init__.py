@@ -1,1 +1,1 @@
-"""How good routers are, on real questions, real prompts and real foreign queries: see `__main__`."""
+"""How good routers are, on real questions, real prompts and real out-of-domain queries: see `__main__`."""

@@ -2,7 +2,7 @@
 
     python -m benchmarks.router_accuracy --data DATA [--only own] [--routers tfidf minilm] [--minutes N]
 
-DATA is a folder with the public data sets (`sources.py` and `foreign_sets.py` name the files). Every router is trained
+DATA is a folder with the public data sets (named by `sources.py` and `out_of_domain_sets.py`). Every router is trained
 and tested by the code that `moe-ray router train` runs. Runs that the results file holds already are not done again, so
 that a long measurement can be done part by part; with --minutes no further run is begun when the time is over.
 --report-only prints the tables of a file. --only tuning compares settings of the encoder on validation texts. Exits
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from benchmarks.machine import machine_line
 from benchmarks.router_accuracy.cases import CASES, Case, Corpora
-from benchmarks.router_accuracy.foreign_tables import foreign_tables
 from benchmarks.router_accuracy.measuring import measure
 from benchmarks.router_accuracy.mistakes import mistakes
+from benchmarks.router_accuracy.out_of_domain_tables import out_of_domain_tables
 from benchmarks.router_accuracy.records import (
     Measurements,
     cleaned_sources,
@@ -40,7 +40,11 @@ def main() -> int:
     if unknown:
         raise SystemExit(f"no router is named {', '.join(unknown)}; there are {', '.join(known)}")
     cases = [case for case in CASES if case.part in arguments.only and arguments.case in (None, case.name)]
-    limits = {"own": arguments.own_limit, "prompts": arguments.prompts_limit, "foreign": arguments.foreign_limit}
+    limits = {
+        "own": arguments.own_limit,
+        "prompts": arguments.prompts_limit,
+        "out_of_domain": arguments.out_of_domain_limit,
+    }
     measured = read_measurements(arguments.out) or Measurements(machine=_machine(), limits=limits, corpora={}, runs={})
     if not arguments.report_only and measured.limits != limits:
         raise SystemExit(f"{arguments.out} was measured with limits {measured.limits}: give these, or another --out")
@@ -49,7 +53,11 @@ def main() -> int:
     print(measured.machine, "\n")
     print(
         "\n".join(
-            [*all_tables(measured), *foreign_tables(measured), *mistakes(measured, arguments.data, arguments.mistakes)]
+            [
+                *all_tables(measured),
+                *out_of_domain_tables(measured),
+                *mistakes(measured, arguments.data, arguments.mistakes),
+            ]
         )
     )
     broken, missing = failures(measured), missing_runs(measured, cases, arguments.routers)
@@ -104,7 +112,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after these")
     parser.add_argument("--own-limit", type=int, default=500, help="questions of a source of own questions")
     parser.add_argument("--prompts-limit", type=int, help="noisy prompts of a label")
-    parser.add_argument("--foreign-limit", type=int, default=300, help="queries of a foreign set")
+    parser.add_argument("--out-of-domain-limit", type=int, default=300, help="queries of an out-of-domain set")
     parser.add_argument("--mistakes", type=int, default=0, help="print that many of the surest mistakes")
     parser.add_argument("--report-only", action="store_true", help="print what the results file holds")
     return parser.parse_args()

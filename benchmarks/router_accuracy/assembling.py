@@ -20,10 +20,10 @@ Texts = tuple[LabelledText, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Texts of which no two are the same, or nearly so: to learn from by source, and foreign sets by name."""
+    """Texts of which no two are the same, or nearly so: to learn from by source, and out-of-domain sets by name."""
 
     own: Mapping[str, Texts]
-    foreign: Mapping[str, Texts]
+    out_of_domain: Mapping[str, Texts]
     reports: tuple[SourceReport, ...]
 
     @property
@@ -33,19 +33,19 @@ class Corpus:
 
 def make_corpus(
     own: Mapping[str, Sequence[LabelledText]],
-    foreign: Mapping[str, Sequence[LabelledText]],
+    out_of_domain: Mapping[str, Sequence[LabelledText]],
     *,
     own_limit: int | None,
-    foreign_limit: int | None,
+    out_of_domain_limit: int | None,
 ) -> Corpus:
     """Clean all texts together, as `moe-ray router` does. A limit is one on the texts of a source that are kept."""
     sources = [_source(name, texts, "train", own_limit) for name, texts in own.items()]
-    sources += [_source(name, texts, "test", foreign_limit) for name, texts in foreign.items()]
+    sources += [_source(name, texts, "test", out_of_domain_limit) for name, texts in out_of_domain.items()]
     cleaned = clean(sources, ())
-    kept = dict(zip([*own, *foreign], (source.texts for source in cleaned), strict=True))
+    kept = dict(zip([*own, *out_of_domain], (source.texts for source in cleaned), strict=True))
     return Corpus(
         own={name: kept[name] for name in own},
-        foreign={name: kept[name] for name in foreign},
+        out_of_domain={name: kept[name] for name in out_of_domain},
         reports=tuple(source.report for source in cleaned),
     )
 
@@ -61,10 +61,14 @@ def split_by_text(texts: Sequence[LabelledText], labels: Sequence[str]) -> Split
     return split_texts(by_label.values(), test_fraction=TEST_FRACTION, validation_fraction=VALIDATION_FRACTION)
 
 
-def router_texts(splits: Splits, labels: Sequence[str], foreign: Mapping[str, Texts]) -> RouterTexts:
+def router_texts(splits: Splits, labels: Sequence[str], out_of_domain: Mapping[str, Texts]) -> RouterTexts:
     """Return the splits as a router's texts."""
     return RouterTexts(
-        labels=tuple(labels), train=splits.train, validation=splits.validation, test=splits.test, foreign=foreign
+        labels=tuple(labels),
+        train=splits.train,
+        validation=splits.validation,
+        test=splits.test,
+        out_of_domain=out_of_domain,
     )
 
 
@@ -100,13 +104,13 @@ def without_label(splits: Splits, label: str) -> Splits:
 
 
 def rewritten(texts: RouterTexts, rewrite: Callable[[str], str]) -> RouterTexts:
-    """Return the same texts, each as `rewrite` puts it, without the foreign sets."""
+    """Return the same texts, each as `rewrite` puts it, without the out-of-domain sets."""
     parts = (
         tuple(replace(text, text=rewrite(text.text)) for text in part)
         for part in (texts.train, texts.validation, texts.test)
     )
     train, validation, test = parts
-    return RouterTexts(labels=texts.labels, train=train, validation=validation, test=test, foreign={})
+    return RouterTexts(labels=texts.labels, train=train, validation=validation, test=test, out_of_domain={})
 
 
 def labelled_other(texts: Sequence[LabelledText]) -> Texts:

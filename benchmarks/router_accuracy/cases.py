@@ -9,7 +9,7 @@ from typing import Literal
 
 from benchmarks.router_accuracy import assembling
 from benchmarks.router_accuracy.assembling import Corpus, Texts, router_texts
-from benchmarks.router_accuracy.foreign_sets import read_foreign
+from benchmarks.router_accuracy.out_of_domain_sets import read_out_of_domain
 from benchmarks.router_accuracy.routers import TRIALS
 from benchmarks.router_accuracy.sources import DOMAINS, LABELS, OWN_SOURCES, read_own, read_prompts, style_only
 from moe_ray.config.schema import OTHER
@@ -23,7 +23,7 @@ CURVE = (250, 1000, 4000)
 NUM_TUNING_TEXTS = 2000
 EXTRA = "noisy prompts"
 
-# Each half of the foreign sets is learned once, as `other`, while the other half stays unseen.
+# Each half of the out-of-domain sets is learned once, as `other`, while the other half stays unseen.
 HALVES: Mapping[str, tuple[str, ...]] = {
     "other from half 1": ("clinc150", "gsm8k", "ag_news"),
     "other from half 2": ("banking77", "strategyqa", "newsgroups20"),
@@ -55,7 +55,7 @@ class Case:
 class Corpora:
     """The two corpora, each read and cleaned when it is first asked for.
 
-    `limits`: texts of a source of own questions, of a label of prompts, of a foreign set; None for all.
+    `limits`: texts of a source of own questions, of a label of prompts, of an out-of-domain set; None for all.
     """
 
     def __init__(self, data: Path, limits: Mapping[str, int | None]) -> None:
@@ -64,13 +64,13 @@ class Corpora:
 
     @cached_property
     def own(self) -> Corpus:
-        """The domains' own questions; beside the foreign sets, the noisy prompts of the domains."""
+        """The domains' own questions; beside the out-of-domain sets, the noisy prompts of the domains."""
         prompts = {f"{EXTRA}: {label}": texts for label, texts in read_prompts(self._data).items() if label != OTHER}
         return assembling.make_corpus(
             read_own(self._data),
-            {**read_foreign(self._data), **prompts},
+            {**read_out_of_domain(self._data), **prompts},
             own_limit=self._limits["own"],
-            foreign_limit=self._limits["foreign"],
+            out_of_domain_limit=self._limits["out_of_domain"],
         )
 
     @cached_property
@@ -78,9 +78,9 @@ class Corpora:
         """The noisy prompts, by label."""
         return assembling.make_corpus(
             read_prompts(self._data),
-            read_foreign(self._data),
+            read_out_of_domain(self._data),
             own_limit=self._limits["prompts"],
-            foreign_limit=self._limits["foreign"],
+            out_of_domain_limit=self._limits["out_of_domain"],
         )
 
     @cached_property
@@ -95,10 +95,10 @@ class Corpora:
 
 def _pooled(corpora: Corpora) -> CaseTexts:
     corpus = corpora.own
-    foreign = {name: texts for name, texts in corpus.foreign.items() if not name.startswith(EXTRA)}
-    extra = {name: texts for name, texts in corpus.foreign.items() if name not in foreign}
+    out_of_domain = {name: texts for name, texts in corpus.out_of_domain.items() if not name.startswith(EXTRA)}
+    extra = {name: texts for name, texts in corpus.out_of_domain.items() if name not in out_of_domain}
     splits = assembling.split_by_text(corpus.all_own, DOMAINS)
-    return CaseTexts(texts=router_texts(splits, DOMAINS, foreign), extra=extra)
+    return CaseTexts(texts=router_texts(splits, DOMAINS, out_of_domain), extra=extra)
 
 
 def _masked(corpora: Corpora) -> CaseTexts:
@@ -117,15 +117,15 @@ def _across_sources(first: int) -> Callable[[Corpora], CaseTexts]:
 def _with_other(half: str) -> Callable[[Corpora], CaseTexts]:
     def build(corpora: Corpora) -> CaseTexts:
         corpus, learned = corpora.own, HALVES[half]
-        unseen = {name: corpus.foreign[name] for sets in HALVES.values() if sets != learned for name in sets}
-        texts = (*corpus.all_own, *chain.from_iterable(corpus.foreign[name] for name in learned))
+        unseen = {name: corpus.out_of_domain[name] for sets in HALVES.values() if sets != learned for name in sets}
+        texts = (*corpus.all_own, *chain.from_iterable(corpus.out_of_domain[name] for name in learned))
         return CaseTexts(texts=router_texts(assembling.split_by_text(texts, LABELS), LABELS, unseen))
 
     return build
 
 
 def _all_prompts(corpora: Corpora) -> CaseTexts:
-    return CaseTexts(texts=router_texts(corpora.prompt_splits, LABELS, corpora.prompts.foreign))
+    return CaseTexts(texts=router_texts(corpora.prompt_splits, LABELS, corpora.prompts.out_of_domain))
 
 
 def _first_prompts(num_texts: int) -> Callable[[Corpora], CaseTexts]:
@@ -147,8 +147,8 @@ def _held_out_subreddits(fold: int) -> Callable[[Corpora], CaseTexts]:
 def _prompts_without_other(corpora: Corpora) -> CaseTexts:
     splits = corpora.prompt_splits
     other = tuple(text for text in splits.test if text.label == OTHER)
-    foreign = {**corpora.prompts.foreign, "other prompts": other}
-    return CaseTexts(texts=router_texts(assembling.without_label(splits, OTHER), DOMAINS, foreign))
+    out_of_domain = {**corpora.prompts.out_of_domain, "other prompts": other}
+    return CaseTexts(texts=router_texts(assembling.without_label(splits, OTHER), DOMAINS, out_of_domain))
 
 
 def _tuning(corpora: Corpora) -> CaseTexts:

@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.router_accuracy.records import Verdict
 from moe_ray.comparison.resampling import Interval, label_rows, shares_difference_interval
 from moe_ray.comparison.statistics import macro_f1_interval
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 from moe_ray.scoring.score import Metric
 
 MACRO_F1 = Metric(name="macro_f1", definition="F1, mean over the labels", aggregation="macro_f1")

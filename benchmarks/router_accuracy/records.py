@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from moe_ray.errors import DataError, first_line
 from moe_ray.files import StoredRecord, write_text_atomically
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 from moe_ray.texts.labelled import SourceReport
 
 

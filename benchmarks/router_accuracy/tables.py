@@ -8,7 +8,7 @@ from benchmarks.router_accuracy.intervals import accuracy_difference, macro_f1_b
 from benchmarks.router_accuracy.records import Measurements, RunRecord, Share, key_of
 from benchmarks.router_accuracy.routers import ROUTERS
 from benchmarks.router_accuracy.sources import OWN_SOURCES
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 
 TARGET_OWN_ACCURACY = 0.99
 NUM_SOURCES_SHOWN = 12

@@ -10,10 +10,10 @@ from sklearn.metrics import f1_score
 from benchmarks.router_accuracy import assembling, cases
 from benchmarks.router_accuracy.__main__ import missing_routers
 from benchmarks.router_accuracy.agreement import agreement, length_group, surest_mistakes
-from benchmarks.router_accuracy.foreign_sets import LEFT_OUT, read_foreign, without_quotes
-from benchmarks.router_accuracy.foreign_tables import foreign_tables, unseen_results
 from benchmarks.router_accuracy.intervals import accuracy_difference, macro_f1_bounds
 from benchmarks.router_accuracy.measuring import measure
+from benchmarks.router_accuracy.out_of_domain_sets import LEFT_OUT, read_out_of_domain, without_quotes
+from benchmarks.router_accuracy.out_of_domain_tables import out_of_domain_tables, unseen_results
 from benchmarks.router_accuracy.records import (
     Measurements,
     RunRecord,
@@ -111,14 +111,16 @@ def test_a_label_is_left_out_of_every_split() -> None:
     assert all({text.label for text in part} == set(LABELS) - {OTHER} for part in splits)
 
 
-def test_texts_of_a_corpus_are_there_once_and_foreign_sets_repeat_none() -> None:
+def test_texts_of_a_corpus_are_there_once_and_out_of_domain_sets_repeat_none() -> None:
     own = [query("code", number) for number in range(30)]
     again = [LabelledText(id=f"again-{text.id}", text=text.text.upper(), label="code") for text in own[:10]]
-    foreign = [LabelledText(id=f"foreign-{text.id}", text=text.text, label=OTHER) for text in own[:5]]
-    foreign.append(LabelledText(id="new", text="an unheard-of cake of seven songs", label=OTHER))
-    corpus = assembling.make_corpus({"own": [*own, *again]}, {"set": foreign}, own_limit=None, foreign_limit=None)
+    out_of_domain = [LabelledText(id=f"unknown-{text.id}", text=text.text, label=OTHER) for text in own[:5]]
+    out_of_domain.append(LabelledText(id="new", text="an unheard-of cake of seven songs", label=OTHER))
+    corpus = assembling.make_corpus(
+        {"own": [*own, *again]}, {"set": out_of_domain}, own_limit=None, out_of_domain_limit=None
+    )
     assert len({normal_form(text.text) for text in corpus.all_own}) == len(corpus.all_own) == 30
-    assert [text.id for text in corpus.foreign["set"]] == ["new"]
+    assert [text.id for text in corpus.out_of_domain["set"]] == ["new"]
     assert [report.num_records for report in corpus.reports] == [40, 6]
 
 
@@ -137,7 +139,7 @@ def test_every_case_is_named_once_and_asks_routers_that_there_are() -> None:
 
 @needs_data
 def test_settings_are_tuned_without_the_test_texts() -> None:
-    corpora = cases.Corpora(DATA, {"own": 1, "prompts": 60, "foreign": 1})
+    corpora = cases.Corpora(DATA, {"own": 1, "prompts": 60, "out_of_domain": 1})
     texts = cases._tuning(corpora).texts
     tuned = {text.id for text in (*texts.train, *texts.validation, *texts.test)}
     assert texts.test
@@ -145,7 +147,7 @@ def test_settings_are_tuned_without_the_test_texts() -> None:
     assert not tuned & {text.id for text in cases._all_prompts(corpora).texts.test}
 
 
-def test_each_foreign_set_is_learned_in_one_half_and_unseen_in_the_other() -> None:
+def test_each_out_of_domain_set_is_learned_in_one_half_and_unseen_in_the_other() -> None:
     learned = [name for sets in cases.HALVES.values() for name in sets]
     assert len(set(learned)) == len(learned) == 6
 
@@ -158,8 +160,8 @@ def test_a_run_counts_its_test_texts_by_source_as_its_results_do(run: RunRecord)
     assert [run.extra[label].n for label in run.extra] == [20]
 
 
-def test_unseen_foreign_sets_leave_out_the_routers_own_other_texts(run: RunRecord) -> None:
-    assert {result.set for result in run.results.foreign} == {OTHER, "chatter"}
+def test_unseen_out_of_domain_sets_leave_out_the_routers_own_other_texts(run: RunRecord) -> None:
+    assert {result.set for result in run.results.out_of_domain} == {OTHER, "chatter"}
     unseen = unseen_results(measurements(run), "noisy prompts, other from prompts", "tfidf")
     assert {result.set for result in unseen} == {"chatter"}
 
@@ -195,16 +197,16 @@ def test_another_files_content_is_refused(tmp_path: Path) -> None:
 
 
 def test_tables_show_a_run_and_leave_out_what_was_not_measured(run: RunRecord) -> None:
-    printed = "\n".join([*all_tables(measurements(run)), *foreign_tables(measurements(run))])
+    printed = "\n".join([*all_tables(measurements(run)), *out_of_domain_tables(measurements(run))])
     assert f"| tfidf | {run.results.accuracy:.3f} [" in printed
     assert "| minilm" not in printed
 
 
 def test_the_calibration_table_tells_one_temperature_or_two(run: RunRecord) -> None:
-    told = {"temperature": 1.5, "sure_temperature": None}
-    for sure, shown in ((None, "| 1.50 |"), (0.75, "| 1.50, 0.75 |")):
-        results = run.results.model_copy(update=told | {"sure_temperature": sure})
-        assert shown in "\n".join(foreign_tables(measurements(run.model_copy(update={"results": results}))))
+    told = {"temperature": 1.5, "confident_temperature": None}
+    for confident, shown in ((None, "| 1.50 |"), (0.75, "| 1.50, 0.75 |")):
+        results = run.results.model_copy(update=told | {"confident_temperature": confident})
+        assert shown in "\n".join(out_of_domain_tables(measurements(run.model_copy(update={"results": results}))))
 
 
 def test_own_questions_are_held_to_their_target(run: RunRecord) -> None:
@@ -251,11 +253,11 @@ def test_lengths_are_grouped_in_order() -> None:
 
 @needs_data
 def test_real_sets_hold_nothing_of_the_groups_that_are_left_out() -> None:
-    foreign = read_foreign(DATA)
-    assert set(foreign) == {name for sets in cases.HALVES.values() for name in sets}
-    assert {text.label for texts in foreign.values() for text in texts} == {OTHER}
-    assert len(foreign["newsgroups20"]) == 200 * (20 - len(LEFT_OUT["newsgroups20"]))
-    assert all(text.text.strip() for texts in foreign.values() for text in texts)
+    out_of_domain = read_out_of_domain(DATA)
+    assert set(out_of_domain) == {name for sets in cases.HALVES.values() for name in sets}
+    assert {text.label for texts in out_of_domain.values() for text in texts} == {OTHER}
+    assert len(out_of_domain["newsgroups20"]) == 200 * (20 - len(LEFT_OUT["newsgroups20"]))
+    assert all(text.text.strip() for texts in out_of_domain.values() for text in texts)
 
 
 @needs_data

@@ -11,7 +11,6 @@ import moe_ray
 from moe_ray.cli import options as o
 from moe_ray.cli.moe_commands import moe_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
-from moe_ray.execution.ray_calls import end_process
 
 app = typer.Typer(
     name="moe-ray",
@@ -46,7 +45,7 @@ def _main(
 @app.command()
 def init(file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("experiment.yaml")) -> None:
     """Write a commented starter experiment."""
-    from moe_ray.cli.setup import write_starter
+    from moe_ray.cli.files import write_starter
 
     write_starter(file)
 
@@ -60,7 +59,7 @@ def list_names(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
     """List the names that an experiment file may use, with their roles, settings and metrics."""
-    from moe_ray.cli.listing import show_names
+    from moe_ray.cli.files import show_names
 
     show_names(kind, as_json=as_json)
 
@@ -68,7 +67,7 @@ def list_names(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of experiment files; editors complete and check keys with it."""
-    from moe_ray.cli.setup import print_schema
+    from moe_ray.cli.files import print_schema
 
     print_schema()
 
@@ -116,7 +115,7 @@ def prompts(
     ] = False,
 ) -> None:
     """Show the exact prompts that models get, with their token counts. Loads tokenizers, but no model."""
-    from moe_ray.cli.prompts import show_prompts
+    from moe_ray.cli.plan import show_prompts
 
     show_prompts(o.load(file, o.Changes(set_ or [])), domain, model, number, as_json=as_json)
 
@@ -256,7 +255,7 @@ def data_prepare(
     set_: o.Set = None,
 ) -> None:
     """Write each domain's examples as files that load without a network, to evaluate or to train experts on."""
-    from moe_ray.cli.setup import prepare_data
+    from moe_ray.cli.files import prepare_data
 
     prepare_data(o.load(file, o.Changes(set_ or [])), out, max_examples)
 
@@ -317,6 +316,11 @@ def run() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        end_process(reported(app))
+        code = reported(app)
+        if "moe_ray.execution.ray_calls" in sys.modules:  # a hanging call into Ray would block the exit handlers
+            from moe_ray.execution.ray_calls import end_process
+
+            end_process(code)
+        sys.exit(code)
     finally:
         sys.excepthook = show_traceback  # typer sets its own whenever it is called

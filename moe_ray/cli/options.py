@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moe_ray.config.load import LoadedExperiment, load_experiment
+if TYPE_CHECKING:
+    from moe_ray.config.load import LoadedExperiment
 
 # Settings of every group of commands; commands inherit them.
 GROUP: dict[str, Any] = {
@@ -48,25 +49,24 @@ class Changes:
     max_examples: int | None = None
 
 
-def load(file: Path, changes: Changes) -> LoadedExperiment:
-    """Load an experiment with the options' changes, which the file's other keys are checked against."""
+def load(file: Path, changes: Changes) -> "LoadedExperiment":
+    """Load an experiment with the options' changes, and check all of it."""
+    # Imported here, because pydantic would be most of the start time of --help.
+    from moe_ray.config.load import load_experiment, override
+
     overrides = list(changes.overrides)
     if changes.results_dir is not None:
-        overrides.append(f"output.results_dir={_quoted(str(changes.results_dir))}")
+        overrides.append(override(("output", "results_dir"), str(changes.results_dir)))
     if changes.baseline_path is None and changes.max_new_tokens is None and changes.max_examples is None:
         return load_experiment(file, overrides)
     config = load_experiment(file, overrides).config
     if changes.baseline_path is not None:
-        overrides.append(f"models.{_quoted(config.baseline or 'baseline')}.path={_quoted(changes.baseline_path)}")
+        overrides.append(override(("models", config.baseline or "baseline", "path"), changes.baseline_path))
     if changes.max_new_tokens is not None:
-        overrides.append(f"decoding.max_new_tokens={changes.max_new_tokens}")
+        overrides.append(override(("decoding", "max_new_tokens"), changes.max_new_tokens))
     for name, domain in config.domains.items():
         if changes.max_examples is not None:
-            overrides.append(f"domains.{_quoted(name)}.max_examples={changes.max_examples}")
+            overrides.append(override(("domains", name, "max_examples"), changes.max_examples))
         if changes.max_new_tokens is not None and domain.max_new_tokens is not None:
-            overrides.append(f"domains.{_quoted(name)}.max_new_tokens={changes.max_new_tokens}")
+            overrides.append(override(("domains", name, "max_new_tokens"), changes.max_new_tokens))
     return load_experiment(file, overrides)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

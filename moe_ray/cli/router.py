@@ -19,14 +19,14 @@ from moe_ray.errors import DataError, ModelError, UserError
 from moe_ray.files import write_directory_atomically
 from moe_ray.formatting import NONE, number, plural, seconds
 from moe_ray.report.text_table import TextTable
-from moe_ray.routing.files import find_router
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults, find_router
 from moe_ray.routing.router import BLANK_SCORE, Route, Router, readable
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs.inputs import DataSets
-from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.runs.wanted_router import RouterData, read_texts
 from moe_ray.texts.labelled import (
-    FOREIGN_DIR,
+    OLD_OUT_OF_DOMAIN_DIR,
+    OUT_OF_DOMAIN_DIR,
     REASONS,
     REPORT_FILE,
     TEST_FILE,
@@ -39,7 +39,7 @@ from moe_ray.texts.labelled import (
 )
 
 STDIN = "-"
-FOREIGN = "out-of-domain (the baseline answers)"
+OUT_OF_DOMAIN = "out-of-domain (the baseline answers)"
 SHOWN_CHARACTERS = 72
 
 
@@ -77,7 +77,7 @@ def _plain_lines(texts: Sequence[str], routes: Sequence[Route], router: Router) 
             ranked.append((OTHER, max(0.0, 1 - sum(route.probabilities.values()))))
         shares = ", ".join(f"{name} {number(value)}" for name, value in ranked)
         score = "nothing to read" if route.score == BLANK_SCORE else f"score {number(route.score)}"
-        yield f"{FOREIGN if route.is_foreign else route.domain}: {_shown(text)}"
+        yield f"{OUT_OF_DOMAIN if route.is_out_of_domain else route.domain}: {_shown(text)}"
         yield f"  {shares}; {score}, threshold {number(router.threshold)}; {seconds(route.seconds)}"
 
 
@@ -87,7 +87,7 @@ def _shown(text: str) -> str:
 
 
 EXPERT_DIR = "expert_eval"
-_OWN_NAMES = frozenset({TRAIN_FILE, TEST_FILE, REPORT_FILE, FOREIGN_DIR, EXPERT_DIR})
+_OWN_NAMES = frozenset({TRAIN_FILE, TEST_FILE, REPORT_FILE, OUT_OF_DOMAIN_DIR, OLD_OUT_OF_DOMAIN_DIR, EXPERT_DIR})
 
 
 def write_router_data(experiment: LoadedExperiment, out: Path) -> None:
@@ -119,13 +119,13 @@ def write_router_data(experiment: LoadedExperiment, out: Path) -> None:
 
 
 def _require_replaceable(out: Path) -> None:
-    """Raise `DataError` when writing `out` anew would remove something that this command does not write."""
+    """Raise `DataError` if replacing `out` would remove something that this command does not write."""
     if not out.exists():
         return
-    foreign = sorted({path.name for path in out.iterdir()} - _OWN_NAMES) if out.is_dir() else [out.name]
-    if foreign:
+    unknown = sorted({path.name for path in out.iterdir()} - _OWN_NAMES) if out.is_dir() else [out.name]
+    if unknown:
         raise DataError(
-            f"holds {foreign[0]}, which this command does not write and will not remove",
+            f"holds {unknown[0]}, which this command does not write and will not remove",
             where=str(out),
             remedy="name another folder with --out",
         )
@@ -150,7 +150,7 @@ def _splits_table(texts: RouterTexts) -> TextTable:
         table.add_column(split, justify="right")
     for label, counts in split_counts(texts).items():
         table.add_row(label, *map(_count, counts.values()))
-    for name, group in texts.foreign.items():
+    for name, group in texts.out_of_domain.items():
         table.add_row(f"{name} (out-of-domain)", NONE, NONE, _count(len(group)))
     return table
 
@@ -215,10 +215,12 @@ def _sentence(results: RouterTestResults) -> str:
         f"macro-F1 {number(results.macro_f1)}",
         f"calibration error {number(results.after_scaling.ece)} (before scaling {number(results.before_scaling.ece)})",
     ]
-    foreign = [
+    out_of_domain = [
         f"{one_line(item.set)}: AUROC {number(item.auroc)}, {item.kept:.0%} kept"
-        for item in results.foreign
+        for item in results.out_of_domain
         if item.kept is not None
     ]
-    told = f"\nout-of-domain queries by {results.foreign_score}: {'; '.join(foreign)}" if foreign else ""
+    told = (
+        f"\nout-of-domain queries by {results.out_of_domain_score}: {'; '.join(out_of_domain)}" if out_of_domain else ""
+    )
     return ", ".join(parts) + told

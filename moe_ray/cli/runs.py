@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from moe_ray.cli.progress import LoggedObserver, ProgressDisplay, open_log, session_log
+from moe_ray.cli.progress import LoggedObserver, ProgressDisplay, RunLog, open_log, session_log
 from moe_ray.cli.terminal import output_console
 from moe_ray.comparison.runs import RunComparison, SystemComparison
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import RunFailedError, UserError
 from moe_ray.report.export import as_csv, markdown
-from moe_ray.report.pair_tables import system_comparison_tables
-from moe_ray.report.tables import print_summary, run_comparison_tables
+from moe_ray.report.tables import print_summary, run_comparison_tables, system_comparison_tables
 from moe_ray.runs import evaluate as pipeline
-from moe_ray.store.log import RunLog
 from moe_ray.store.run_directory import RunDirectory
 
 
@@ -74,7 +72,7 @@ def score_run(path: Path, *, experiment: LoadedExperiment | None, trust: bool, a
         experiment=experiment,
         trust=trust,
         allow_weak_sandbox=allow_weak_sandbox,
-        tell=lambda text: console.print(text, markup=False),
+        on_notice=lambda text: console.print(text, markup=False),
     )
     report_run(path)
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from moe_ray.comparison.columns import Column, ScoreMatrix
 from moe_ray.comparison.matrix import answered_only, no_conclusion
-from moe_ray.comparison.paired import Difference, benjamini_hochberg, paired_difference
 from moe_ray.comparison.records import AnsweredDifference, PairedComparison, Verdict
+from moe_ray.comparison.statistics import Difference, benjamini_hochberg, paired_difference
 from moe_ray.comparison.systems import REFERENCES, System, system_column
 from moe_ray.proportions import Z_95
 from moe_ray.scoring.score import Metric

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from moe_ray.comparison.paired import Test
 from moe_ray.comparison.resampling import IntervalMethod
 from moe_ray.comparison.routing_records import RoutingSummary
+from moe_ray.comparison.statistics import Test
 from moe_ray.comparison.systems import SystemKind
 from moe_ray.files import StoredRecord
 from moe_ray.scoring.score import Aggregation

@@ -152,15 +152,6 @@ def log_histogram(seconds: FloatArray) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def merge_histograms(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    """Add histograms, in any order."""
-    total: dict[int, int] = defaultdict(int)
-    for histogram in histograms:
-        for at, count in histogram.items():
-            total[at] += count
-    return dict(sorted(total.items()))
-
-
 def _probe(timings: Sequence[ProbeTiming]) -> ProbeSummary | None:
     total_s = spread(timing.total_s for timing in timings)
     if total_s is None:

@@ -5,15 +5,17 @@ docs/summary-schema.md explains them; change both together.
 
 from typing import Any, Literal
 
+from pydantic import AliasChoices, Field
+
 from moe_ray.files import StoredRecord
 from moe_ray.gating.calibration import Calibration
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 
 
 class RoutingAccuracy(StoredRecord):
     """The router on one domain's examples, or on all (domain None). Interval: 95 %, Wilson.
 
-    `num_foreign` of the n fell below the threshold; the accuracy is that of the most probable domain on all n.
+    `num_out_of_domain` of the n fell below the threshold; the accuracy is that of the most probable domain on all n.
     """
 
     domain: str | None
@@ -22,7 +24,7 @@ class RoutingAccuracy(StoredRecord):
     accuracy: float
     low: float
     high: float
-    num_foreign: int
+    num_out_of_domain: int = Field(validation_alias=AliasChoices("num_out_of_domain", "num_foreign"))
 
 
 class Regret(StoredRecord):
@@ -31,8 +33,8 @@ class Regret(StoredRecord):
     Means per example, weighted as the metric's are; a metric that counts labels has each example's being right here.
     Positive is a loss, whichever way the metric is better. `regret` is exactly the sum of its parts, added in their
     order: `wrong_domain` (another model than the domain's own expert answered), `sent_to_baseline` (the baseline did,
-    since the query was called foreign, or since the system is the baseline) and `right_expert_worse` (the domain's own
-    expert was worse than the best answer). A part is negative where the mistake helped.
+    because the query was classified as out-of-domain, or because the system is the baseline) and `right_expert_worse`
+    (the domain's own expert was worse than the best answer). A part is negative where the mistake helped.
     """
 
     system: str

@@ -16,7 +16,7 @@ from moe_ray.comparison.systems import BASELINE, ORACLE, ROUTED, ExampleSystem, 
 from moe_ray.errors import RunDirectoryError, first_line
 from moe_ray.gating.calibration import calibration
 from moe_ray.proportions import wilson_bounds
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 from moe_ray.store.records import Manifest
 from moe_ray.store.routes import Routes
 
@@ -133,7 +133,7 @@ def _places(routes: Routes) -> IntArray:
 
 def _accuracies(routes: Routes, gold: IntArray) -> list[RoutingAccuracy]:
     """Overall first, then the domains that have examples."""
-    is_right, is_foreign = routes.chosen == gold, routes.is_foreign
+    is_right, is_out_of_domain = routes.chosen == gold, routes.is_out_of_domain
     parts = {None: np.ones(len(gold), dtype=np.bool_)} | {
         domain: where for at, domain in enumerate(routes.domains) if (where := gold == at).any()
     }
@@ -149,7 +149,7 @@ def _accuracies(routes: Routes, gold: IntArray) -> list[RoutingAccuracy]:
                 accuracy=num_right / num,
                 low=low,
                 high=high,
-                num_foreign=int(is_foreign[where].sum()),
+                num_out_of_domain=int(is_out_of_domain[where].sum()),
             )
         )
     return found

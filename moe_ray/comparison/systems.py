@@ -143,7 +143,7 @@ def _alone(model: str, models: Mapping[str, str]) -> System:
 def was_asked_all(matrix: ScoreMatrix, model: str, domain: str) -> bool:
     """True where `model` has an entry, scored or not, for each example of `domain`.
 
-    A model that answered only what a router sent to it by mistake is no system of that domain.
+    A model that answered only what a router sent to it by mistake is not a system of that domain.
     """
     columns = (column for key, column in matrix.columns.items() if key[:2] == (model, domain))
     return any(not (column.reasons == NO_SCORE).any() for column in columns)

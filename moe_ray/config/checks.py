@@ -109,9 +109,9 @@ def _router(config: ExperimentConfig) -> Iterator[Problem]:
             what = f"no domain is named {name}{suggestion(name, config.domains)}"
             yield Problem(path=("router", "data", name), what=what, remedy=f"domains: {', '.join(config.domains)}")
     yield from _router_keys(router)
-    if router.foreign.score == "other_probability" and not any(texts.use == "train" for texts in router.other):
+    if router.out_of_domain.score == "other_probability" and not any(texts.use == "train" for texts in router.other):
         what = "other_probability needs queries of no domain to learn from"
-        yield Problem(path=("router", "foreign", "score"), what=what, remedy="name some under router.other")
+        yield Problem(path=("router", "out_of_domain", "score"), what=what, remedy="name some under router.other")
 
 
 def _router_keys(router: RouterConfig) -> Iterator[Problem]:

@@ -39,7 +39,7 @@ def override(path: Sequence[str], value: Any) -> str:
 def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     """Change `document` as the overrides say, in their order; missing sections are made on the way.
 
-    Raises `ConfigError` when an override is no KEY=VALUE, or names a key below something that has none.
+    Raises `ConfigError` if an override is not KEY=VALUE, or names a key below a value that has no keys.
     """
     for text in overrides:
         shown = f"--set {text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + '...'}"

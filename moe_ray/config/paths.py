@@ -29,17 +29,12 @@ def cache_directory() -> Path:
     return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "moe_ray"
 
 
-def resolve_paths(config: ExperimentConfig, base_dir: Path) -> ExperimentConfig:
-    """Make the local paths of models, data and serving absolute; relative ones are relative to `base_dir`.
+def resolve(config: ExperimentConfig, base_of: BaseOf) -> ExperimentConfig:
+    """Make the local paths of models, data and serving absolute; `base_of` gives the base folder of a key.
 
     So are texts in `engine_settings` that are spelled as paths. Hub ids stay. `output.results_dir` and
     `runtime.temp_dir` stay as they are: relative to the current folder.
     """
-    return resolve(config, lambda _: base_dir)
-
-
-def resolve(config: ExperimentConfig, base_of: BaseOf) -> ExperimentConfig:
-    """The same, with a base for each key: what was typed on a command line has another than the file."""
     models = {name: _model(model, ("models", name), base_of) for name, model in config.models.items()}
     domains = {name: _domain(domain, ("domains", name), base_of) for name, domain in config.domains.items()}
     router = config.router and _router(config.router, base_of)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -197,12 +197,23 @@ def _fields_at(path: KeyPath, root: type[BaseModel]) -> Mapping[str, FieldInfo]:
             kind = get_args(kind)[1]
         elif get_origin(kind) is tuple:
             kind = get_args(kind)[0]
-        elif _is_section(kind) and part in kind.model_fields:
-            kind = kind.model_fields[str(part)].annotation
+        elif _is_section(kind) and (field := _field_of(kind, str(part))):
+            kind = field.annotation
         else:
             return {}
     kind = _without_none(kind)
     return kind.model_fields if _is_section(kind) else {}
+
+
+def _field_of(section: type[BaseModel], key: str) -> FieldInfo | None:
+    """Return the field of a key, which may be the key's name in earlier versions."""
+    by_alias = {
+        name: field
+        for field in section.model_fields.values()
+        if isinstance(field.validation_alias, AliasChoices)
+        for name in field.validation_alias.choices
+    }
+    return section.model_fields.get(key) or by_alias.get(key)
 
 
 def _without_none(kind: Any) -> Any:

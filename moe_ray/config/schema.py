@@ -8,7 +8,7 @@ enter its fingerprint; `runtime` and `output` decide only where, when and how fa
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 PromptStyle = Literal["chat", "completion"]
@@ -294,7 +294,7 @@ class RouterTrainingConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
-class ForeignConfig(Section):
+class OutOfDomainConfig(Section):
     """How the router tells a query that belongs to no domain. The baseline answers it."""
 
     score: Literal["auto", "max_probability", "energy", "mahalanobis", "other_probability"] = Field(
@@ -344,7 +344,11 @@ class RouterConfig(Section):
         "none", description="weighted: the loss weighs labels evenly; downsample: as many texts as the rarest has"
     )
     training: RouterTrainingConfig = RouterTrainingConfig()
-    foreign: ForeignConfig = ForeignConfig()
+    out_of_domain: OutOfDomainConfig = Field(
+        OutOfDomainConfig(),
+        validation_alias=AliasChoices("out_of_domain", "foreign"),
+        serialization_alias="foreign",  # in fingerprints, which a new name must not change
+    )
     gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "auto", description="GPUs to train and route on: auto takes one where there is one, 0 is the CPU"
     )

@@ -93,7 +93,7 @@ def dotted(path: KeyPath) -> str:
 def parse_yaml(text: str, place_of: Callable[[int], Place]) -> Document:
     """Read one YAML document. `place_of` turns a line number, counted from 1, into the place that messages name.
 
-    Raises `ConfigError` on what is no YAML, on a key that is given twice, and on tags beyond plain values.
+    Raises `ConfigError` on invalid YAML, on a key that is given twice, and on tags beyond plain values.
     """
     try:
         node = yaml.compose(text, Loader=CoreLoader)

@@ -11,7 +11,7 @@ from moe_ray.files import StoredRecord
 
 
 class ReliabilityBin(StoredRecord):
-    """Texts whose highest probability lies in [low, high): how sure the router was, and how often it was right."""
+    """Texts whose highest probability lies in [low, high): the mean confidence, and the accuracy."""
 
     low: float
     high: float
@@ -47,12 +47,12 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 NUM_HALVINGS = 60  # of the range of 1/T, which leaves nothing that a double can hold
 # Chosen by cross-validation on validation texts of real routers (docs/measurements/router-accuracy.md): a text with a
 # plain probability of 0.99 counts half as confident. 0.99 ** 64 is 0.53, 0.95 ** 64 is 0.04.
-SURENESS_POWER = 64
+CONFIDENCE_POWER = 64
 # What a second temperature must add to the log-likelihood of the validation texts: the likelihood ratio test's 5 %.
 MIN_GAIN_NATS = 1.92
-# Texts that a router must misjudge before a second temperature is asked for: with fewer, the first few decide alone.
+# Misclassified texts that a second temperature needs: with fewer, the first few would decide alone.
 MIN_MISTAKES = 20
-MAX_DROP = 0.99  # of 1/T, from sure texts to unsure ones: what is left of it keeps their verdict
+MAX_DROP = 0.99  # of 1/T, from confident to uncertain texts; below 1, so that no verdict changes
 DROP_STEP = 1e-4
 
 
@@ -70,37 +70,38 @@ def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
 
 
 class Temperatures(NamedTuple):
-    """What a text's logits are divided by: `sure` where the router is sure of the text, `unsure` where it is not.
+    """Two temperatures, between which 1/T is interpolated by the confidence of each text.
 
-    In between 1/T goes from one to the other by the text's sureness: its highest plain probability to the power of
-    `SURENESS_POWER`. Without `sure` all texts have the one temperature. Both are positive, so that no verdict changes.
+    `confident` holds at confidence 1 and `uncertain` at 0. Confidence is the highest uncalibrated probability to the
+    power of `CONFIDENCE_POWER`. Without `confident`, `uncertain` holds for all texts. Both are positive, so that the
+    most probable label never changes.
     """
 
-    unsure: float
-    sure: float | None = None
+    uncertain: float
+    confident: float | None = None
 
     def scaled(self, logits: FloatArray) -> FloatArray:
         """`logits`, each row divided by its temperature."""
-        if self.sure is None:
-            return logits / self.unsure
-        sureness = _sureness(logits)
-        return logits * ((1 - sureness) / self.unsure + sureness / self.sure)
+        if self.confident is None:
+            return logits / self.uncertain
+        confidence = _confidence(logits)
+        return logits * ((1 - confidence) / self.uncertain + confidence / self.confident)
 
     def probabilities(self, logits: FloatArray) -> FloatArray:
         """Calibrated probabilities [n, k]."""
         return softmax(self.scaled(logits))
 
 
-def _sureness(logits: FloatArray) -> FloatArray:
+def _confidence(logits: FloatArray) -> FloatArray:
     """From 0 to 1 for each text [n, 1]."""
-    return np.asarray(softmax(logits).max(axis=1, keepdims=True) ** SURENESS_POWER)
+    return np.asarray(softmax(logits).max(axis=1, keepdims=True) ** CONFIDENCE_POWER)
 
 
 def fit_temperatures(logits: FloatArray, gold: IntArray) -> Temperatures:
-    """One temperature, as `fit_temperature` finds it, or two where the n validation texts clearly speak for a second.
+    """Fit one temperature, or two if the n validation texts support a second.
 
-    A second must add `MIN_GAIN_NATS` to the log-likelihood of the texts and the doubt, and is not asked for where fewer
-    than `MIN_MISTAKES` texts are misjudged. Sure texts have the lower one.
+    The second must add `MIN_GAIN_NATS` to the log-likelihood of the texts and the prior. It is not fitted if fewer than
+    `MIN_MISTAKES` texts are misclassified. Confident texts have the lower temperature.
     """
     one = Temperatures(fit_temperature(logits, gold))
     if (logits.argmax(axis=1) != gold).sum() < MIN_MISTAKES:
@@ -111,14 +112,14 @@ def fit_temperatures(logits: FloatArray, gold: IntArray) -> Temperatures:
 
 
 def _fit_two(logits: FloatArray, gold: IntArray) -> Temperatures:
-    """The likeliest two. The loss is convex in both 1/T, so along the drop from one to the other it has one valley."""
+    """Fit two temperatures. The loss is convex in both 1/T, so it has one minimum along the drop between them."""
     from scipy.optimize import minimize_scalar
 
-    sureness = _sureness(logits)
+    confidence = _confidence(logits)
 
     def dropping(drop: float) -> Temperatures:
-        sure = fit_temperature(logits * (1 - drop * (1 - sureness)), gold)
-        return Temperatures(unsure=min(sure / (1 - drop), MAX_TEMPERATURE), sure=sure)
+        confident = fit_temperature(logits * (1 - drop * (1 - confidence)), gold)
+        return Temperatures(uncertain=min(confident / (1 - drop), MAX_TEMPERATURE), confident=confident)
 
     found = minimize_scalar(
         lambda drop: _loss(dropping(drop).scaled(logits), gold),
@@ -130,11 +131,11 @@ def _fit_two(logits: FloatArray, gold: IntArray) -> Temperatures:
 
 
 def fit_temperature(logits: FloatArray, gold: IntArray) -> float:
-    """The temperature at which the n validation texts are likeliest, beside one text that says nothing.
+    """Fit a temperature by maximum likelihood on n validation texts and a prior worth one text.
 
-    That one text's worth of doubt, spread evenly over the labels, is what keeps a router that makes no mistake on its
-    validation texts from being taken for one that never will (T -> 0). The negative log-likelihood is convex in 1/T,
-    so its slope is halved down to its only zero. Logits that are all equal have temperature 1.
+    The prior is uniform over the labels. It keeps T above 0 for a router that makes no mistake on its validation texts.
+    The negative log-likelihood is convex in 1/T, so bisection of its slope finds the minimum. Logits that are all equal
+    have temperature 1.
     """
     wanted = _wanted(logits, gold)
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
@@ -150,13 +151,13 @@ def fit_temperature(logits: FloatArray, gold: IntArray) -> float:
 
 
 def _wanted(logits: FloatArray, gold: IntArray) -> float:
-    """The mean logit of the true labels, with one text's worth of doubt."""
+    """The mean logit of the true labels, with the prior's."""
     num = len(gold)
     return float((num * logits[np.arange(num), gold] + logits.mean(axis=1)).mean() / (num + 1))
 
 
 def _loss(logits: FloatArray, gold: IntArray) -> float:
-    """Mean negative log-likelihood of the n texts and the doubt, in nats."""
+    """Mean negative log-likelihood of the n texts and the prior, in nats."""
     return float(log_sum_exp(logits).mean()) - _wanted(logits, gold)
 
 

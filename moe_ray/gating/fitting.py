@@ -1,17 +1,23 @@
-"""Fit a gating network to precomputed features, so that an epoch takes almost no time."""
+"""Fit a gating network to precomputed features, so that an epoch takes almost no time; save and load it."""
 
 import copy
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.config.schema import RouterTrainingConfig
+from moe_ray.errors import ModelError, first_line
+from moe_ray.files import read_json
 from moe_ray.gating.calibration import confusion_matrix, fit_temperature, macro_f1
 from moe_ray.progress import Report, TrainingProgress
 
@@ -232,4 +238,39 @@ def fit_settings(training: RouterTrainingConfig) -> FitSettings:
         warmup_fraction=training.warmup_fraction,
         patience=training.patience,
         seed=training.seed,
+    )
+
+
+SHAPE_FILE = "gating.json"
+WEIGHTS_FILE = "gating.safetensors"
+
+
+def save_gating(network: GatingNetwork, directory: Path) -> None:
+    """Write gating.json and gating.safetensors into an existing directory."""
+    shape = {
+        "num_inputs": network.num_inputs,
+        "num_outputs": network.num_outputs,
+        "hidden_sizes": network.hidden_sizes,
+        "dropout": network.dropout,
+    }
+    (directory / SHAPE_FILE).write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, directory / WEIGHTS_FILE)
+
+
+def load_gating(directory: Path, *, device: str = "cpu") -> GatingNetwork:
+    """Read a saved network back, in evaluation mode. Raises `ModelError` naming the missing or damaged file."""
+    path = directory / SHAPE_FILE
+    try:
+        network = GatingNetwork(**read_json(path))
+        path = directory / WEIGHTS_FILE
+        network.load_state_dict(load_file(path))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise damaged(path, error) from error
+    return network.to(device).eval()
+
+
+def damaged(path: Path, error: Exception) -> ModelError:
+    """Return the error for a saved file that is missing or cannot be read."""
+    return ModelError(
+        f"missing or damaged: {first_line(error)}", where=str(path), remedy="copy its whole directory again"
     )

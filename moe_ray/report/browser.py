@@ -109,9 +109,13 @@ def browser_payload(
 
 def _routes(chosen: Chosen, routes: Routes) -> dict[str, list[Any]]:
     """Of each example: the domain that the router found most probable, its probability, and 1 if out-of-domain."""
-    sure, places, foreign = routes.probabilities.max(axis=1), routes.chosen, routes.is_foreign
+    confidence, places, out_of_domain = routes.probabilities.max(axis=1), routes.chosen, routes.is_out_of_domain
     return {
-        f"{domain}/{example_id}": [routes.domains[places[row]], round(float(sure[row]), 4), int(foreign[row])]
+        f"{domain}/{example_id}": [
+            routes.domains[places[row]],
+            round(float(confidence[row]), 4),
+            int(out_of_domain[row]),
+        ]
         for domain, ids in chosen.examples.items()
         for example_id, row in zip(ids, routes.rows(domain, ids).tolist(), strict=True)
         if row >= 0

@@ -12,7 +12,7 @@ from moe_ray.formatting import count, interval, listed, number, plural, words
 from moe_ray.gating.calibration import Calibration
 from moe_ray.proportions import wilson_bounds
 from moe_ray.report.routing import overall
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 
 Level = Literal["warning", "note"]
 FEW_EXAMPLES = 30
@@ -46,7 +46,7 @@ def routing_cautions(summary: Summary) -> Iterator[Caution]:
         ("Routing drift", _drift(routing)),
         ("Confidence", _miscalibrated(routing)),
         ("Few test texts", _few_texts(routing.test_results)),
-        ("Threshold", _mostly_foreign(summary, routing)),
+        ("Threshold", _mostly_out_of_domain(summary, routing)),
     )
     for title, text in found:
         if text:
@@ -95,12 +95,12 @@ def _few_texts(tested: RouterTestResults | None) -> str:
     return f"the router was tested on fewer than {FEW_EXAMPLES} texts of a label ({listed(few)})." if few else ""
 
 
-def _mostly_foreign(summary: Summary, routing: RoutingSummary) -> str:
+def _mostly_out_of_domain(summary: Summary, routing: RoutingSummary) -> str:
     whole = overall(routing)
-    if whole is None or whole.num_foreign <= MOST * whole.n:
+    if whole is None or whole.num_out_of_domain <= MOST * whole.n:
         return ""
     so = ": the cascade is mostly the baseline" if summary.run.baseline else ""
-    return f"the router classified {count(whole.num_foreign)} of {count(whole.n)} examples as out-of-domain{so}."
+    return f"the router classified {count(whole.num_out_of_domain)} of {count(whole.n)} examples as out-of-domain{so}."
 
 
 ModelDomain = tuple[str, str]  # model, domain

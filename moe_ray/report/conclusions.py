@@ -15,15 +15,15 @@ MIN_LIMIT = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """A difference on a line whose middle is zero.
+    """A difference, `system` minus `other`, on a line whose middle is zero.
 
-    `system`'s half is the right one, `baseline`'s the left. `at`, `start` and `end` are places in percent of the line,
-    `start` and `end` None where there is no interval. `left` and `right` are the differences at the line's ends,
+    In the right half `system` is better, in the left half `other`. `at`, `start` and `end` are places in percent of the
+    line, `start` and `end` None where there is no interval. `left` and `right` are the differences at the line's ends,
     `described` is all of it in words.
     """
 
     system: str
-    baseline: str
+    other: str
     difference: str
     metric: str
     better: str
@@ -68,7 +68,7 @@ def _effect(comparison: PairedComparison, metric: MetricView, limit: float) -> E
     bounds = interval(comparison.low, comparison.high)
     return Effect(
         system=comparison.system_a,
-        baseline=comparison.system_b,
+        other=comparison.system_b,
         difference=signed(comparison.difference),
         metric=metric.title,
         better=metric.better,

@@ -9,7 +9,7 @@ from moe_ray.comparison.routing_records import Regret, RoutingAccuracy, RoutingS
 from moe_ray.comparison.systems import ROUTED
 from moe_ray.formatting import NONE, count, interval, listed, number, plural, signed, words
 from moe_ray.report.measures import Group, Measures, plain, table
-from moe_ray.routing.results import ForeignResult, RouterTestResults
+from moe_ray.routing.files import OutOfDomainResult, RouterTestResults
 
 
 def lost_by_mistakes(item: Regret) -> float:
@@ -27,7 +27,7 @@ def accuracy_table(routing: RoutingSummary) -> Measures:
         plain("95 % interval", [interval(item.low, item.high) for item in rows]),
         plain("right", [count(item.num_right) for item in rows]),
         plain("n", [count(item.n) for item in rows]),
-        plain("out-of-domain", [count(item.num_foreign) for item in rows]),
+        plain("out-of-domain", [count(item.num_out_of_domain) for item in rows]),
         plain(
             "lost by mistakes",
             [_loss(lost_by_mistakes(item)) if item else NONE for item in found],
@@ -82,17 +82,19 @@ def label_table(tested: RouterTestResults) -> Measures:
     return table("The router's own test", caption, "label", tuple(words(item.label) for item in rows), columns)
 
 
-def foreign_table(tested: RouterTestResults) -> Measures:
-    """How well foreign queries were told apart, by set and score."""
-    rows = [*tested.foreign, *tested.validation_foreign]
+def out_of_domain_table(tested: RouterTestResults) -> Measures:
+    """How well out-of-domain queries were told apart, by set and score."""
+    rows = [*tested.out_of_domain, *tested.validation_out_of_domain]
     columns = (
-        plain("score", [_score(item, tested.foreign_score) for item in rows]),
+        plain("score", [_score(item, tested.out_of_domain_score) for item in rows]),
         plain("AUROC", [number(item.auroc) for item in rows]),
         plain("FPR95", [number(item.fpr95) for item in rows]),
         plain("kept", [number(item.kept) for item in rows]),
         plain("n", [count(item.n) for item in rows]),
     )
-    titles = ["tested against"] * len(tested.foreign) + ["chosen by (validation)"] * len(tested.validation_foreign)
+    titles = ["tested against"] * len(tested.out_of_domain) + ["chosen by (validation)"] * len(
+        tested.validation_out_of_domain
+    )
     caption = (
         "Out-of-domain queries against the domains' own; FPR95: share of them kept where 95 % of the own are; "
         "kept: by the router's threshold"
@@ -101,7 +103,7 @@ def foreign_table(tested: RouterTestResults) -> Measures:
     return table("Out-of-domain queries", caption, "set", names, columns, groups=tuple(_groups(titles)))
 
 
-def _score(item: ForeignResult, chosen: str) -> str:
+def _score(item: OutOfDomainResult, chosen: str) -> str:
     return f"{words(item.score)}{' (chosen)' if item.score == chosen else ''}"
 
 
@@ -123,7 +125,7 @@ class RoutingView:
     trade: tuple[str, ...]
     test: str
     labels: Measures | None
-    foreign: Measures | None
+    out_of_domain: Measures | None
 
 
 def routing_view(summary: Summary) -> RoutingView | None:
@@ -140,7 +142,9 @@ def routing_view(summary: Summary) -> RoutingView | None:
         trade=tuple(_trade(routing)),
         test=_test(tested) if tested else "",
         labels=label_table(tested) if tested else None,
-        foreign=foreign_table(tested) if tested and (tested.foreign or tested.validation_foreign) else None,
+        out_of_domain=out_of_domain_table(tested)
+        if tested and (tested.out_of_domain or tested.validation_out_of_domain)
+        else None,
     )
 
 
@@ -150,11 +154,11 @@ def overall(routing: RoutingSummary) -> RoutingAccuracy | None:
 
 
 def routing_sentence(summary: Summary, routing: RoutingSummary) -> str:
-    """In plain words: how often the router was right, how many queries it called foreign, what its mistakes cost."""
+    """The router's accuracy, out-of-domain queries, and the cost of its mistakes, in plain words."""
     whole = overall(routing)
     if whole is None:
         return "The router saw no example."
-    parts = [_right(whole, routing), _against_chance(whole, routing), _foreign(whole, summary.run.baseline)]
+    parts = [_right(whole, routing), _against_chance(whole, routing), _out_of_domain(whole, summary.run.baseline)]
     return " ".join(part for part in (*parts, _mistakes(whole, routing)) if part)
 
 
@@ -178,11 +182,12 @@ def _against_chance(whole: RoutingAccuracy, routing: RoutingSummary) -> str:
     return f"{verdict} always naming {name}, which would be right for {count(largest.n)} ({number(always)})."
 
 
-def _foreign(whole: RoutingAccuracy, baseline: str | None) -> str:
-    if not whole.num_foreign:
+def _out_of_domain(whole: RoutingAccuracy, baseline: str | None) -> str:
+    if not whole.num_out_of_domain:
         return "It classified none of them as out-of-domain."
     who = "in the cascade the baseline answers those" if baseline else "there is no baseline to answer those"
-    return f"It classified {count(whole.num_foreign)} of them as out-of-domain, although all belong to a domain; {who}."
+    num = count(whole.num_out_of_domain)
+    return f"It classified {num} of them as out-of-domain, although all belong to a domain; {who}."
 
 
 def _mistakes(whole: RoutingAccuracy, routing: RoutingSummary) -> str:
@@ -258,13 +263,15 @@ def _test(tested: RouterTestResults) -> str:
         f"accuracy {number(tested.accuracy)} {bounds}, macro-F1 {number(tested.macro_f1)}.",
         f"{_temperatures(tested)} moved its expected calibration error from "
         f"{number(tested.before_scaling.ece)} to {number(tested.after_scaling.ece)}.",
-        f"Its threshold, on {words(tested.foreign_score)}, keeps {number(tested.own_kept)} of the domains' own texts.",
+        f"Its threshold, on {words(tested.out_of_domain_score)}, keeps {number(tested.own_kept)} of the domains' own "
+        "texts.",
     )
     return " ".join(lines)
 
 
 def _temperatures(tested: RouterTestResults) -> str:
-    unsure = number(tested.temperature, 2)
-    if tested.sure_temperature is None:
-        return f"A temperature of {unsure}"
-    return f"Temperatures of {number(tested.sure_temperature, 2)} where it is confident and {unsure} where it is not"
+    uncertain = number(tested.temperature, 2)
+    if tested.confident_temperature is None:
+        return f"A temperature of {uncertain}"
+    confident = number(tested.confident_temperature, 2)
+    return f"Temperatures of {confident} where it is confident and {uncertain} where it is not"

@@ -174,11 +174,11 @@ def _draw_bins(axes: "Axes", calibration: Calibration) -> None:
 
 def _draw_curve(axes: "Axes", curve: CalibrationCurve) -> None:
     for at, item in enumerate(_filled(curve.calibration)):
-        sure, share = item.mean_confidence, item.accuracy
-        assert sure is not None
+        confidence, share = item.mean_confidence, item.accuracy
+        assert confidence is not None
         assert share is not None
         bounds = wilson_bounds(round(share * item.n), item.n)
-        axes.plot([sure, sure], bounds, color=MUTED, linewidth=1 if curve.is_hollow else 2.5)
+        axes.plot([confidence, confidence], bounds, color=MUTED, linewidth=1 if curve.is_hollow else 2.5)
         face, edge = (PAPER, INK) if curve.is_hollow else (INK, PAPER)
         mark: dict[str, Any] = {
             "marker": "s" if curve.is_hollow else "o",
@@ -186,7 +186,7 @@ def _draw_curve(axes: "Axes", curve: CalibrationCurve) -> None:
             "markeredgecolor": edge,
         }
         label = curve.label if not at else None
-        axes.plot([sure], [share], markersize=7.5, linestyle="", zorder=3, label=label, **mark)
+        axes.plot([confidence], [share], markersize=7.5, linestyle="", zorder=3, label=label, **mark)
 
 
 def regret_plots(summary: Summary) -> list[Plot]:

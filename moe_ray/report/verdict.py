@@ -7,8 +7,8 @@ from moe_ray.comparison.records import PairedComparison, Summary
 from moe_ray.comparison.systems import BASELINE, CASCADE, EXPERTS, ROUTED
 from moe_ray.formatting import NO_BREAK, interval, listed, number, p_phrase, percent, plural, words
 from moe_ray.report.conclusions import DomainVerdict, Effect, Headline, effects, in_all, in_any, ranked_headline
-from moe_ray.report.price import DEFINITIONS, Price, price_line, price_of, price_sentence
-from moe_ray.report.views import SUBJECTS, DomainView, MetricView, beats, capital, domain_views, the
+from moe_ray.report.measures import DEFINITIONS, Price, price_line, price_of, price_sentence
+from moe_ray.report.views import SUBJECTS, DomainView, MetricView, beats, capital, domain_views, the, winner_first
 
 OTHER_WAYS = {
     CASCADE: f"the {CASCADE} (queries that the router classifies as out-of-domain go to the {BASELINE})",
@@ -75,7 +75,11 @@ def _verdicts(
 def pair_verdicts(
     summary: Summary | None, compared: Sequence[tuple[DomainView, PairedComparison | None]], contest: Contest
 ) -> tuple[DomainVerdict, ...]:
-    """A verdict for each domain, with its price where there is a summary."""
+    """A verdict for each domain, with its price where there is a summary.
+
+    Sentence, difference and interval have one direction: winner minus loser, or without a winner as in `contest`.
+    """
+    compared = [(view, item and winner_first(item)) for view, item in compared]
     tested = [(item, view.metrics[0]) for view, item in compared if item is not None and _is_tested(item)]
     drawn = iter(effects(tested))
     return tuple(
@@ -166,7 +170,7 @@ def _domain_verdict(
     view: DomainView, contest: Contest, item: PairedComparison, effect: Effect | None, summary: Summary | None
 ) -> DomainVerdict:
     metric, *others = view.metrics
-    winner = _winner(item)
+    winner = item.system_a if item.verdict == "a_better" else None
     price = price_of(summary, contest.system, view.name) if summary is not None else None
     return DomainVerdict(
         domain=view.name,
@@ -196,14 +200,11 @@ def _sentence(item: PairedComparison, metric: MetricView, winner: str | None) ->
     values = f"{metric.title} {number(item.value_a)} against {number(item.value_b)}"
     if winner is None:
         return f"No difference shown between {the(item.system_a)} and {the(item.system_b)}: {values}."
-    loser = item.system_b if winner == item.system_a else item.system_a
-    if winner == item.system_b:
-        values = f"{metric.title} {number(item.value_b)} against {number(item.value_a)}"
-    return capital(f"{beats(winner)} {the(loser)}: {values}.", winner)
+    return capital(f"{beats(winner)} {the(item.system_b)}: {values}.", winner)
 
 
 def _failures(item: PairedComparison, metric: MetricView) -> str:
-    """Who failed how often, and what the answered examples alone say."""
+    """How often each system failed, and the values over the examples that both answered."""
     if item.answered is None:
         return ""
     num, found = item.n_pairs + item.n_dropped, item.answered

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from moe_ray.comparison.records import MetricValue, PairedComparison, Summary, SystemInfo
+from moe_ray.comparison.records import AnsweredDifference, MetricValue, PairedComparison, Summary, SystemInfo
 from moe_ray.comparison.systems import BASELINE, EXPERTS, ORACLE, POLICIES, RANDOM, ROUTED
 from moe_ray.formatting import words
 
@@ -15,7 +15,7 @@ SUBJECTS = {EXPERTS: "experts", ROUTED: "routed experts"}
 class SystemRow:
     """One system on one domain. `model` is set where a single model answers all of the domain.
 
-    `series` is its place in the page's colours and marks. `bound` says what a policy bounds that nobody would run.
+    `series` is its place in the page's colours and marks. `bound` says what a reference policy bounds.
     """
 
     system: str
@@ -148,8 +148,43 @@ def capital(sentence: str, subject: str | None) -> str:
     return sentence if subject is not None and subject not in POLICIES else f"{sentence[0].upper()}{sentence[1:]}"
 
 
+def winner_first(comparison: PairedComparison) -> PairedComparison:
+    """The comparison with the winner as system a, so that the difference and its interval are winner minus loser.
+
+    Without a winner it is returned as it is.
+    """
+    if comparison.verdict != "b_better":
+        return comparison
+    answered = comparison.answered
+    return comparison.model_copy(
+        update={
+            **_reversed(comparison),
+            "system_a": comparison.system_b,
+            "system_b": comparison.system_a,
+            "n_failed_a": comparison.n_failed_b,
+            "n_failed_b": comparison.n_failed_a,
+            "answered": answered and answered.model_copy(update=_reversed(answered)),
+            "verdict": "a_better",
+        }
+    )
+
+
+def _reversed(found: PairedComparison | AnsweredDifference) -> dict[str, float | None]:
+    return {
+        "value_a": found.value_b,
+        "value_b": found.value_a,
+        "difference": _negative(found.difference),
+        "low": _negative(found.high),
+        "high": _negative(found.low),
+    }
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else 0.0 - value  # never -0.0
+
+
 def winner_of(comparison: PairedComparison) -> str:
-    """Who is better, or that nobody was shown to be."""
+    """The better system, or a note that no difference was shown."""
     winners = {
         "a_better": words(comparison.system_a),
         "b_better": words(comparison.system_b),

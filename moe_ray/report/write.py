@@ -21,16 +21,15 @@ from moe_ray.prompts.messages import Message
 from moe_ray.report.browser import ANSWER_COLUMNS, CHOICE_COLUMNS, browser_payload, choose_examples, encoded
 from moe_ray.report.cautions import SYNTHETIC, cautions
 from moe_ray.report.measures import cost_table, latency_table, memory_table
-from moe_ray.report.plots import cost_plot, quality_plot
-from moe_ray.report.resource_plots import resource_plots
+from moe_ray.report.plots import cost_plot, quality_plot, resource_plots
 from moe_ray.report.routing import routing_view
 from moe_ray.report.routing_plots import own_test_plots, regret_plots, routing_plots
 from moe_ray.report.sweep_plots import sweep_plots
 from moe_ray.report.verdict import headline, terms
 from moe_ray.report.views import MetricView, SystemRow, domain_views, winner_of
 from moe_ray.scoring.score import Metric, Scores, read_scores, score_table
-from moe_ray.store.owners import find_owners
 from moe_ray.store.records import Manifest
+from moe_ray.store.reuse import find_owners
 from moe_ray.store.run_directory import RunDirectory
 
 TEST_NAMES = {"mcnemar_exact": "McNemar, exact", "paired_permutation": "paired permutation", None: text.NONE}
@@ -157,7 +156,7 @@ def write_report(run: RunDirectory) -> Summary:
 
 def scores_of_run(run: RunDirectory) -> tuple[pa.Table, dict[str, Metric]]:
     """Read the scores of a run; see `read_scores`."""
-    run.manifest()  # where there is no run at all, say so rather than that it has no scores
+    run.manifest()  # raises if there is no run at all, before the missing scores are reported
     return read_scores(run.scores_path)
 
 

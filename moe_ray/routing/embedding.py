@@ -21,8 +21,7 @@ from moe_ray.engines.transformers.loading import read_pretrained
 from moe_ray.errors import ConfigError, DataError
 from moe_ray.files import read_json
 from moe_ray.gating.embeddings import InputEmbeddings, mean_text_embeddings, read_input_embeddings
-from moe_ray.gating.fitting import LabelledFeatures, balanced_weights, fit, fit_settings
-from moe_ray.gating.network import load_gating, save_gating
+from moe_ray.gating.fitting import LabelledFeatures, balanced_weights, fit, fit_settings, load_gating, save_gating
 from moe_ray.progress import Report
 from moe_ray.routing.classifier import ClassifierOutputs
 from moe_ray.routing.files import LARGEST_MAX_TOKENS, TRAINING_FILE, reading
@@ -38,7 +37,7 @@ class EmbeddingClassifier:
     """Looks up a text's tokens, averages their embeddings and lets a gating network judge the mean.
 
     The features are what its last hidden layer makes of the mean when the mean's length counts too: distances between
-    them tell foreign queries better than between those behind the logits (measured). See `TextClassifier`.
+    them tell out-of-domain queries better than between those behind the logits (measured). See `TextClassifier`.
     """
 
     kind: ClassVar[str] = "embedding"

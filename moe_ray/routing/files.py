@@ -1,9 +1,9 @@
 """A router's directory: the classifier's files, and the router's own.
 
-router.json        kind, labels, temperatures, foreign score and threshold, settings, fingerprints of texts and weights
-foreign.npz        the domains' means, for the score `mahalanobis` alone
-test_results.json  what was measured of it, where somebody did
-data_report.json   what became of the records that it learned from, where a run trained it
+router.json        kind, labels, temperatures, out-of-domain score, threshold, settings, fingerprints
+mahalanobis.npz    the domains' means, only for the score `mahalanobis`
+test_results.json  results on test texts, if it was tested
+data_report.json   how many records were kept and dropped, and why, if a run trained it
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from safetensors import SafetensorError
 
 from moe_ray.arrays import FloatArray
@@ -24,14 +24,65 @@ from moe_ray.config.schema import OTHER
 from moe_ray.errors import ModelError, RunDirectoryError, first_line
 from moe_ray.files import StoredRecord, open_regular, read_json
 from moe_ray.fingerprint import file_sha256, fingerprint
-from moe_ray.gating.calibration import Temperatures
+from moe_ray.gating.calibration import Calibration, LabelResult, Temperatures
 from moe_ray.routing.classifier import CLASSIFIERS
 from moe_ray.routing.out_of_domain import Mahalanobis, ScoreName
-from moe_ray.routing.results import RouterTestResults
 from moe_ray.store.run_directory import RunDirectory
 
+
+class OutOfDomainResult(StoredRecord):
+    """How well one score tells a set of out-of-domain queries from the domains' own test texts.
+
+    `auroc`: the chance that an own query scores higher than an out-of-domain one. `fpr95`: share of out-of-domain
+    queries kept by the threshold that keeps 95 % of the own. `kept`: share of them that the router's threshold keeps.
+    """
+
+    set: str
+    score: str
+    n: int
+    auroc: float
+    fpr95: float
+    kept: float | None
+
+
+class RouterTestResults(StoredRecord):
+    """A router on test texts that nothing of it has seen before.
+
+    `confusion[i][j]`: texts of label i that the router gives label j, before the threshold. `accuracy_low` and
+    `accuracy_high` are the 95 % Wilson interval. `own_kept`: share of the domains' own test texts that the threshold
+    keeps. `validation_out_of_domain` holds the measurement by which the out-of-domain score was chosen.
+    """
+
+    labels: list[str]
+    num_train: int
+    num_validation: int
+    n: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    macro_f1: float
+    per_label: list[LabelResult]
+    confusion: list[list[int]]
+    temperature: float
+    confident_temperature: float | None = Field(
+        None, validation_alias=AliasChoices("confident_temperature", "sure_temperature")
+    )
+    before_scaling: Calibration
+    after_scaling: Calibration
+    out_of_domain_score: str = Field(validation_alias=AliasChoices("out_of_domain_score", "foreign_score"))
+    threshold: float
+    own_kept: float
+    validation_out_of_domain: list[OutOfDomainResult] = Field(
+        validation_alias=AliasChoices("validation_out_of_domain", "validation_foreign")
+    )
+    out_of_domain: list[OutOfDomainResult] = Field(validation_alias=AliasChoices("out_of_domain", "foreign"))
+    train_s: float
+    seconds_per_text: float
+
+
 ROUTER_FILE = "router.json"
-FOREIGN_FILE = "foreign.npz"
+MAHALANOBIS_FILE = "mahalanobis.npz"
+OLD_MAHALANOBIS_FILE = "foreign.npz"  # the name of earlier versions, which the fingerprint of the weights keeps
 TEST_RESULTS_FILE = "test_results.json"
 DATA_FILE = "data_report.json"
 TRAINING_FILE = "training.json"  # a classifier's diary, which decides nothing
@@ -57,7 +108,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 class RouterRecord(StoredRecord):
     """router.json. `texts` is the fingerprint of what it learned from, `weights` that of the files beside this one.
 
-    `settings` is the experiment's section `router` as it was trained with. `sure_temperature` is None where one
+    `settings` is the experiment's section `router` as it was trained with. `confident_temperature` is None where one
     temperature is enough.
     """
 
@@ -66,8 +117,10 @@ class RouterRecord(StoredRecord):
     kind: str
     labels: list[Annotated[str, Field(min_length=1)]]
     temperature: Temperature
-    sure_temperature: Temperature | None = None
-    foreign_score: ScoreName
+    confident_temperature: Temperature | None = Field(
+        None, validation_alias=AliasChoices("confident_temperature", "sure_temperature")
+    )
+    out_of_domain_score: ScoreName = Field(validation_alias=AliasChoices("out_of_domain_score", "foreign_score"))
     threshold: Finite
     query: Literal["question", "prompt"]
     settings: dict[str, Any]
@@ -83,15 +136,16 @@ class RouterRecord(StoredRecord):
 
     @property
     def temperatures(self) -> Temperatures:
-        return Temperatures(self.temperature, self.sure_temperature)
+        return Temperatures(self.temperature, self.confident_temperature)
 
     @property
     def fingerprint(self) -> str | None:
         """Names what decides the routes; None before a router is saved. Settings do not enter: the weights do."""
-        names = ("kind", "labels", "temperature", "foreign_score", "threshold", "query", "weights")
-        told = {name: getattr(self, name) for name in names}
-        if self.sure_temperature is not None:  # a router of one temperature keeps the name that it always had
-            told["sure_temperature"] = self.sure_temperature
+        names = ("kind", "labels", "temperature", "threshold", "query", "weights")
+        # The names of format 1: a fingerprint does not change with the name of a field.
+        told = {name: getattr(self, name) for name in names} | {"foreign_score": self.out_of_domain_score}
+        if self.confident_temperature is not None:
+            told["sure_temperature"] = self.confident_temperature
         return fingerprint(told) if self.weights else None
 
 
@@ -154,11 +208,17 @@ def weights_fingerprint(directory: Path) -> str:
     """Fingerprint of the files that decide what a router says, router.json, measurements and reports left out."""
     left_out = {ROUTER_FILE, TEST_RESULTS_FILE, DATA_FILE, TRAINING_FILE}
     files = [path for path in directory.rglob("*") if path.is_file() and path.name not in left_out]
-    return fingerprint({str(path.relative_to(directory)): file_sha256(path) for path in files})
+    return fingerprint({_name_in_fingerprint(path, directory): file_sha256(path) for path in files})
+
+
+def _name_in_fingerprint(path: Path, directory: Path) -> str:
+    old = directory / OLD_MAHALANOBIS_FILE
+    is_renamed = path == directory / MAHALANOBIS_FILE and not old.exists()
+    return str((old if is_renamed else path).relative_to(directory))
 
 
 def write_mahalanobis(directory: Path, fitted: Mahalanobis) -> None:
-    np.savez(directory / FOREIGN_FILE, means=fitted.means, whitening=fitted.whitening)
+    np.savez(directory / MAHALANOBIS_FILE, means=fitted.means, whitening=fitted.whitening)
 
 
 def require_recorded(directory: Path, record: RouterRecord) -> None:
@@ -172,8 +232,9 @@ def require_recorded(directory: Path, record: RouterRecord) -> None:
 
 
 def read_mahalanobis(directory: Path, num_domains: int) -> Mahalanobis:
-    """Read foreign.npz. Raises `ModelError` where it is missing, damaged, or of another number of domains."""
-    path = directory / FOREIGN_FILE
+    """Read the file of `write_mahalanobis`. Raises `ModelError` if it is missing, damaged, or of other domains."""
+    old = directory / OLD_MAHALANOBIS_FILE
+    path = old if old.is_file() else directory / MAHALANOBIS_FILE
     with reading(path):
         arrays = read_arrays(path)
         means, whitening = arrays["means"], arrays["whitening"]

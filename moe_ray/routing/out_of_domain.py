@@ -19,7 +19,7 @@ ScoreName = Literal["max_probability", "energy", "mahalanobis", "other_probabili
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 
 TPR = 0.95  # of the published figure "false positive rate at 95 % true positives"
-# Smallest variance of a feature's direction, as a share of the largest: a feature that never varied is no ruler.
+# Smallest variance of a feature's direction, as a share of the largest; a constant feature has no unit of distance.
 MIN_VARIANCE_SHARE = 1e-9
 
 
@@ -37,7 +37,7 @@ class Mahalanobis:
     def fit(cls, features: FloatArray, gold: IntArray, own: BoolArray) -> Self:
         """Fit to training texts of every domain; texts of `OTHER` are left out.
 
-        One covariance for all domains, shrunk towards a multiple of the identity as far as so few texts need
+        One covariance for all domains, shrunk towards a multiple of the identity according to the number of texts
         (Ledoit and Wolf 2004).
         """
         from sklearn.covariance import ledoit_wolf
@@ -58,7 +58,7 @@ class Mahalanobis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ForeignScorer:
+class OutOfDomainScorer:
     """Computes the scores. `mahalanobis` is None where a router goes by another score and needs no features."""
 
     own: BoolArray
@@ -75,14 +75,14 @@ class ForeignScorer:
         """One score of each text [n], higher where it looks more like the domains' own.
 
         With `OTHER` among the labels, probabilities are those of all labels, so that what the router learned of
-        foreign queries lowers the highest probability of a domain; energy is over the domains' logits alone, because
-        a high logit of `OTHER` speaks against a query being the domains' own. Its temperature is that of unsure texts.
+        out-of-domain queries lowers the highest probability of a domain. Energy uses the domains' logits alone, because
+        a high logit of `OTHER` is evidence for an out-of-domain query; its temperature is that of uncertain texts.
         """
         if name == "mahalanobis":
             assert self.mahalanobis is not None
             return self.mahalanobis.scores(outputs.features)
         if name == "energy":
-            temperature = self.temperatures.unsure
+            temperature = self.temperatures.uncertain
             return temperature * log_sum_exp(outputs.logits[:, self.own] / temperature)
         domains = self.temperatures.probabilities(outputs.logits)[:, self.own]
         return np.asarray(domains.max(axis=1) if name == "max_probability" else domains.sum(axis=1))
@@ -92,11 +92,11 @@ class ForeignScorer:
         return {name: self.scores(name, outputs) for name in self.names}
 
 
-def auroc(own: FloatArray, foreign: FloatArray) -> float:
-    """The chance that an own query's score is above a foreign one's, ties counting half. Both hold at least one."""
-    ordered = np.sort(foreign)
+def auroc(own: FloatArray, out_of_domain: FloatArray) -> float:
+    """The chance that an own score is above an out-of-domain score, ties counting half. Both hold at least one."""
+    ordered = np.sort(out_of_domain)
     below, up_to = np.searchsorted(ordered, own, "left"), np.searchsorted(ordered, own, "right")
-    return float((below + up_to).mean() / (2 * len(foreign)))
+    return float((below + up_to).mean() / (2 * len(out_of_domain)))
 
 
 def threshold_keeping(own: FloatArray, share: float) -> float:
@@ -105,6 +105,6 @@ def threshold_keeping(own: FloatArray, share: float) -> float:
     return float(np.sort(own)[::-1][max(num_kept, 1) - 1])
 
 
-def fpr95(own: FloatArray, foreign: FloatArray) -> float:
-    """Share of foreign queries that are kept where 95 % of the own are."""
-    return float((foreign >= threshold_keeping(own, TPR)).mean())
+def fpr95(own: FloatArray, out_of_domain: FloatArray) -> float:
+    """Share of out-of-domain queries that are kept where 95 % of the own are."""
+    return float((out_of_domain >= threshold_keeping(own, TPR)).mean())

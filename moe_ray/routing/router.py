@@ -19,6 +19,7 @@ from moe_ray.routing.files import (
     ROUTER_FILE,
     TEST_RESULTS_FILE,
     RouterRecord,
+    RouterTestResults,
     read_mahalanobis,
     read_record,
     read_test_results,
@@ -26,8 +27,7 @@ from moe_ray.routing.files import (
     weights_fingerprint,
     write_mahalanobis,
 )
-from moe_ray.routing.out_of_domain import ForeignScorer, Mahalanobis
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.out_of_domain import Mahalanobis, OutOfDomainScorer
 
 # Eight characters a token of the largest `training.max_tokens`: no classifier reads farther.
 MAX_CHARACTERS = 65_536
@@ -39,7 +39,7 @@ _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class Judgement(NamedTuple):
-    """What a router says of n texts: `probabilities` [n, num_domains], foreign `scores` [n], `seconds` [n].
+    """What a router says of n texts: `probabilities` [n, num_domains], out-of-domain `scores` [n], `seconds` [n].
 
     `seconds` is a text's share of the time that its batch took.
     """
@@ -51,12 +51,12 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where one text goes. `domain` is the most probable one, also where `is_foreign` says that it belongs to none."""
+    """Where one text goes. `domain` is the most probable one, even if the text `is_out_of_domain`."""
 
     probabilities: Mapping[str, float]
     domain: str
     score: float
-    is_foreign: bool
+    is_out_of_domain: bool
     seconds: float
 
 
@@ -65,7 +65,7 @@ class Router:
     """A trained router. `Router.load` reads one; `moe_ray.routing.training.fit_router` trains one.
 
     Every string is a text that it can judge: control characters and lone surrogates are read as spaces, and of a very
-    long text the beginning counts. A blank text has probabilities, and is foreign by definition.
+    long text the beginning counts. A blank text has probabilities, and is out-of-domain by definition.
     """
 
     classifier: TextClassifier
@@ -85,7 +85,7 @@ class Router:
 
     @property
     def threshold(self) -> float:
-        """A text whose score is below is foreign: the baseline answers it."""
+        """A text whose score is below is out-of-domain: the baseline answers it."""
         return self.record.threshold
 
     @property
@@ -99,19 +99,15 @@ class Router:
         return np.array([label != OTHER for label in self.labels])
 
     @property
-    def scorer(self) -> ForeignScorer:
-        return ForeignScorer(own=self.own, temperatures=self.record.temperatures, mahalanobis=self.mahalanobis)
-
-    def require_domains(self, domains: Sequence[str], *, where: str | None = None) -> None:
-        """Raise `ModelError`, with both lists, unless the router knows exactly these domains, in whatever order."""
-        require_domains(self.domains, domains, where=where)
+    def scorer(self) -> OutOfDomainScorer:
+        return OutOfDomainScorer(own=self.own, temperatures=self.record.temperatures, mahalanobis=self.mahalanobis)
 
     def predict_proba(self, texts: Sequence[str]) -> FloatArray:
         """Probabilities [num_texts, num_domains], in the order of `domains`; a row lacks that of `OTHER` to 1."""
         return self.judge(texts).probabilities
 
     def judge(self, texts: Sequence[str]) -> Judgement:
-        """Everything that `route` tells, as arrays. Raises `TypeError` for what is no sequence of strings."""
+        """The results of `route` as arrays. Raises `TypeError` for what is no sequence of strings."""
         parts = list(self._judged(texts))
         if not parts:
             return Judgement(np.zeros((0, len(self.domains))), np.zeros(0), np.zeros(0))
@@ -125,7 +121,7 @@ class Router:
                 probabilities=dict(zip(domains, row.tolist(), strict=True)),
                 domain=domains[int(row.argmax())],
                 score=float(score),
-                is_foreign=bool(score < self.threshold),
+                is_out_of_domain=bool(score < self.threshold),
                 seconds=float(seconds),
             )
             for row, score, seconds in zip(*judgement, strict=True)
@@ -142,7 +138,7 @@ class Router:
             batch = [readable(text) for text in texts[start : start + TEXTS_AT_ONCE]]
             outputs = self.classifier.outputs(batch)
             probabilities = self.record.temperatures.probabilities(outputs.logits)[:, self.own]
-            scores = self.scorer.scores(self.record.foreign_score, outputs)
+            scores = self.scorer.scores(self.record.out_of_domain_score, outputs)
             scores = np.where([is_blank(text) for text in batch], BLANK_SCORE, scores)
             elapsed_s = time.perf_counter() - started_s
             yield Judgement(probabilities, scores, np.full(len(batch), elapsed_s / len(batch)))
@@ -190,7 +186,9 @@ class Router:
         router = cls(
             classifier=classifier,
             record=record,
-            mahalanobis=read_mahalanobis(directory, num_domains) if record.foreign_score == "mahalanobis" else None,
+            mahalanobis=read_mahalanobis(directory, num_domains)
+            if record.out_of_domain_score == "mahalanobis"
+            else None,
             test_results=read_test_results(directory),
         )
         require_recorded(directory, record)

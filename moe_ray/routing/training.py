@@ -1,4 +1,4 @@
-"""Train a router: fit the classifier, then set temperatures and threshold on validation, then test once."""
+"""Train a router: fit the classifier, set temperatures and threshold on the validation texts, test it once."""
 
 import time
 from collections import Counter
@@ -13,32 +13,31 @@ from moe_ray.arrays import BoolArray, FloatArray
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.domains.loading import hash_rank
 from moe_ray.errors import ConfigError, DataError, ModelError
-from moe_ray.gating.calibration import fit_temperatures
+from moe_ray.gating.calibration import calibration, confusion_matrix, fit_temperatures, label_results, macro_f1, softmax
 from moe_ray.progress import Report
+from moe_ray.proportions import wilson_bounds
 from moe_ray.routing.classifier import ClassifierOutputs, TextClassifier, classifier_class
-from moe_ray.routing.evaluation import evaluate, foreign_results
-from moe_ray.routing.files import RouterRecord
-from moe_ray.routing.out_of_domain import ForeignScorer, Mahalanobis, ScoreName, auroc, threshold_keeping
-from moe_ray.routing.results import ForeignResult, RouterTestResults
+from moe_ray.routing.files import OutOfDomainResult, RouterRecord, RouterTestResults
+from moe_ray.routing.out_of_domain import Mahalanobis, OutOfDomainScorer, ScoreName, auroc, fpr95, threshold_keeping
 from moe_ray.routing.router import Router, readable
 from moe_ray.texts.labelled import LabelledText, RouterTexts, codes, texts_fingerprint
 
 # Of each domain, for the means and the spread that Mahalanobis distances are measured in: enough for a shrunk
 # covariance, and it spares a second pass of a large encoder over all training texts.
 MAX_MAHALANOBIS_TEXTS = 1000
-# Where no query of no domain is there to choose by. A fine-tuned encoder is sure of everything, and only its features
-# tell foreign queries (mean AUROC 0.98 against 0.57 by energy); the others' features tell less than energy does
-# (benchmarks.router_accuracy).
+# The defaults without out-of-domain queries to choose by. A fine-tuned encoder is confident about every text, but its
+# features tell out-of-domain queries (mean AUROC 0.98 against 0.57 by energy); those of the others tell less than
+# energy does (benchmarks.router_accuracy).
 DEFAULT_SCORES: Mapping[str, ScoreName] = {"transformer": "mahalanobis", "tfidf": "energy", "embedding": "energy"}
 
 
-class Foreignness(NamedTuple):
-    """How the router tells foreign queries, and by which measurement that was chosen."""
+class Detection(NamedTuple):
+    """How the router tells out-of-domain queries, and by which measurement that was chosen."""
 
-    scorer: ForeignScorer
+    scorer: OutOfDomainScorer
     score: ScoreName
     threshold: float
-    measured: list[ForeignResult]
+    measured: list[OutOfDomainResult]
 
 
 def fit_router(
@@ -60,16 +59,16 @@ def fit_router(
     _require_finite(outputs)
     gold = np.array(codes(texts.validation, texts.labels))
     own = np.array([label != OTHER for label in texts.labels])
-    scorer = ForeignScorer(
+    scorer = OutOfDomainScorer(
         own=own,
         temperatures=fit_temperatures(outputs.logits, gold),
         mahalanobis=_fit_mahalanobis(classifier, texts, own),
     )
-    foreign = _foreignness(config, scorer, outputs, own[gold])
-    record = _record(config, texts.labels, learned_from, foreign)
+    detection = _detection(config, scorer, outputs, own[gold])
+    record = _record(config, texts.labels, learned_from, detection)
     router = Router(classifier=classifier, record=record, mahalanobis=scorer.mahalanobis)
-    results = evaluate(router, texts, train_s=train_s, validation_foreign=foreign.measured)
-    kept = router.mahalanobis if foreign.score == "mahalanobis" else None
+    results = evaluate(router, texts, train_s=train_s, validation_out_of_domain=detection.measured)
+    kept = router.mahalanobis if detection.score == "mahalanobis" else None
     return replace(router, mahalanobis=kept, test_results=results), results
 
 
@@ -122,7 +121,7 @@ def _readable(texts: RouterTexts) -> RouterTexts:
         train=_all_readable(texts.train),
         validation=_all_readable(texts.validation),
         test=_all_readable(texts.test),
-        foreign={name: _all_readable(part) for name, part in texts.foreign.items()},
+        out_of_domain={name: _all_readable(part) for name, part in texts.out_of_domain.items()},
     )
 
 
@@ -138,44 +137,125 @@ def _fit_mahalanobis(classifier: TextClassifier, texts: RouterTexts, own: BoolAr
     return Mahalanobis.fit(features, np.array(codes(drawn, texts.labels)), own)
 
 
-def _foreignness(
-    config: RouterConfig, scorer: ForeignScorer, outputs: ClassifierOutputs, is_own: BoolArray
-) -> Foreignness:
+def _detection(
+    config: RouterConfig, scorer: OutOfDomainScorer, outputs: ClassifierOutputs, is_own: BoolArray
+) -> Detection:
     """Choose score and threshold by the outputs of the n validation texts; `is_own` [n]: those of a domain."""
     scores = scorer.all_scores(outputs)
     own, other = ({name: values[mask] for name, values in scores.items()} for mask in (is_own, ~is_own))
     score = _chosen_score(config, own, other)
-    threshold = threshold_keeping(own[score], config.foreign.keep)
-    measured = foreign_results(OTHER, own, other, {score: threshold}) if not is_own.all() else []
-    return Foreignness(scorer, score, threshold, measured)
+    threshold = threshold_keeping(own[score], config.out_of_domain.keep)
+    measured = out_of_domain_results(OTHER, own, other, {score: threshold}) if not is_own.all() else []
+    return Detection(scorer, score, threshold, measured)
 
 
 def _chosen_score(
     config: RouterConfig, own: Mapping[ScoreName, FloatArray], other: Mapping[ScoreName, FloatArray]
 ) -> ScoreName:
-    wanted = config.foreign.score
+    wanted = config.out_of_domain.score
     if wanted == "auto":
         default = DEFAULT_SCORES[config.kind]
         return max(own, key=lambda name: auroc(own[name], other[name])) if len(other[default]) else default
     if wanted not in own:
         raise ConfigError(
             f"{wanted} needs queries of no domain to learn from",
-            where="router.foreign.score",
+            where="router.out_of_domain.score",
             remedy="name some under router.other, or choose another score",
         )
     return wanted
 
 
-def _record(config: RouterConfig, labels: Sequence[str], learned_from: str, foreign: Foreignness) -> RouterRecord:
+def _record(config: RouterConfig, labels: Sequence[str], learned_from: str, detection: Detection) -> RouterRecord:
     return RouterRecord(
         moe_ray_version=moe_ray.__version__,
         kind=config.kind,
         labels=list(labels),
-        temperature=foreign.scorer.temperatures.unsure,
-        sure_temperature=foreign.scorer.temperatures.sure,
-        foreign_score=foreign.score,
-        threshold=foreign.threshold,
+        temperature=detection.scorer.temperatures.uncertain,
+        confident_temperature=detection.scorer.temperatures.confident,
+        out_of_domain_score=detection.score,
+        threshold=detection.threshold,
         query=config.query,
         settings=config.model_dump(mode="json"),
         texts=learned_from,
     )
+
+
+Scores = Mapping[ScoreName, FloatArray]
+
+
+def evaluate(
+    router: Router,
+    texts: RouterTexts,
+    *,
+    train_s: float = 0.0,
+    validation_out_of_domain: Sequence[OutOfDomainResult] = (),
+) -> RouterTestResults:
+    """Test `router` on the test texts and the out-of-domain sets of `texts`, whose labels are the router's.
+
+    There is at least one test text of a domain. Every out-of-domain score that the router can compute is measured; the
+    test texts with the label `OTHER` are an out-of-domain set of that name.
+    """
+    started_s = time.perf_counter()
+    outputs = router.outputs([text.text for text in texts.test])
+    seconds = time.perf_counter() - started_s
+    gold = np.array(codes(texts.test, router.labels))
+    confusion = confusion_matrix(gold, outputs.logits.argmax(axis=1), len(router.labels))
+    num_right = int(np.trace(confusion))
+    low, high = wilson_bounds(num_right, len(gold))
+    is_own = router.own[gold]
+    scores = router.scorer.all_scores(outputs)
+    own, other = ({name: values[mask] for name, values in scores.items()} for mask in (is_own, ~is_own))
+    return RouterTestResults(
+        labels=list(router.labels),
+        num_train=len(texts.train),
+        num_validation=len(texts.validation),
+        n=len(gold),
+        accuracy=num_right / len(gold),
+        accuracy_low=low,
+        accuracy_high=high,
+        macro_f1=macro_f1(confusion),
+        per_label=label_results(router.labels, confusion),
+        confusion=confusion.tolist(),
+        temperature=router.record.temperature,
+        confident_temperature=router.record.confident_temperature,
+        before_scaling=calibration(softmax(outputs.logits), gold),
+        after_scaling=calibration(router.record.temperatures.probabilities(outputs.logits), gold),
+        out_of_domain_score=router.record.out_of_domain_score,
+        threshold=router.threshold,
+        own_kept=float((own[router.record.out_of_domain_score] >= router.threshold).mean()),
+        validation_out_of_domain=list(validation_out_of_domain),
+        out_of_domain=_out_of_domain(router, own, other, texts.out_of_domain),
+        train_s=train_s,
+        seconds_per_text=seconds / len(gold),
+    )
+
+
+def _out_of_domain(
+    router: Router, own: Scores, other: Scores, sets: Mapping[str, Sequence[LabelledText]]
+) -> list[OutOfDomainResult]:
+    kept = {router.record.out_of_domain_score: router.threshold}
+    scores = {
+        name: router.scorer.all_scores(router.outputs([text.text for text in texts]))
+        for name, texts in sets.items()
+        if texts
+    }
+    if len(other[router.record.out_of_domain_score]):
+        scores = {OTHER: other, **scores}
+    return [result for name, values in scores.items() for result in out_of_domain_results(name, own, values, kept)]
+
+
+def out_of_domain_results(
+    name: str, own: Scores, out_of_domain: Scores, kept: Mapping[ScoreName, float]
+) -> list[OutOfDomainResult]:
+    """How well each score tells the set `name` from the own texts. `kept`: the router's score, with its threshold."""
+    return [
+        OutOfDomainResult(
+            set=name,
+            score=score,
+            n=len(out_of_domain[score]),
+            auroc=auroc(own[score], out_of_domain[score]),
+            fpr95=fpr95(own[score], out_of_domain[score]),
+            kept=float((out_of_domain[score] >= kept[score]).mean()) if score in kept else None,
+        )
+        for score in own
+    ]

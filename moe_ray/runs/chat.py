@@ -98,7 +98,7 @@ def open_chat(path: Path, overrides: tuple[str, ...] = (), *, trust: bool = Fals
 
 def _trained_router(experiment: LoadedExperiment) -> Path:
     from moe_ray.runs.inputs import located, read_inputs
-    from moe_ray.runs.router_name import wanted_router
+    from moe_ray.runs.wanted_router import wanted_router
 
     inputs = read_inputs(experiment, with_models=False)
     with located(experiment):
@@ -175,7 +175,10 @@ class LocalChat:
 
         assert self._router is not None
         (route,) = self._router.route([user_turns(messages) or ""])
-        return verdict_of(route, self._experts, self._fallback, router_ms=1000 * route.seconds)
+        verdict = verdict_of(route, self._experts, self._fallback, router_ms=1000 * route.seconds)
+        if verdict is None:
+            raise ChatError("no model answers the domain of this text: choose one with /model")
+        return verdict
 
     def _request(self, messages: tuple[Message, ...], model: ModelConfig) -> GenerateRequest:
         id, decoding = secrets.token_hex(12), self._decoding

@@ -23,7 +23,7 @@ from moe_ray.store.run_directory import RunDirectory, disk_errors
 
 if TYPE_CHECKING:
     from moe_ray.execution.cluster import Cluster
-    from moe_ray.routing.results import RouterTestResults
+    from moe_ray.routing.files import RouterTestResults
 
 __all__ = [
     "Outcome", "RunPlan", "compare", "compare_systems", "evaluate", "plan", "report", "score", "train_router"
@@ -128,7 +128,7 @@ def _fill_cells(prepared: Prepared, record: RunRecord, cluster: "Cluster", obser
 
 def _grade(prepared: Prepared, record: RunRecord, observer: RunObserver) -> None:
     """Grade all answers, unless the scores that are there were made from the same."""
-    graded = prepared_run(prepared, record.manifest)
+    graded = prepared_run(prepared, record.manifest, record.graders)
     made_from = graded.fingerprint()
     if prepared.run.graded != made_from:
         observer.stage("Grading answers")
@@ -148,7 +148,7 @@ def score(
     experiment: LoadedExperiment | None = None,
     trust: bool = False,
     allow_weak_sandbox: bool = False,
-    tell: Callable[[str], object] = lambda _: None,
+    on_notice: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Grade the answers of a run directory again. Needs its files alone: no data set, no model, no Ray.
 
@@ -156,12 +156,12 @@ def score(
     `load_run` for what a run directory may ask for without it.
 
     Raises `SandboxError` when generated programs would run without a protection that this machine lacks, unless
-    `allow_weak_sandbox`; the manifest tells which protections held. `tell` is called with what the user should know.
+    `allow_weak_sandbox`; the manifest tells which protections held. `on_notice` gets messages for the user.
     """
-    run.manifest()  # where there is no run, say so before anything is made there
-    with exclusive(run, tell), disk_errors(run.path):
+    run.manifest()  # raises if there is no run, before anything is written
+    with exclusive(run, on_notice), disk_errors(run.path):
         stored = load_run(run, experiment=experiment, trust=trust, allow_weak_sandbox=allow_weak_sandbox)
-        record = RunRecord(run, stored.manifest)
+        record = RunRecord(run, stored.manifest, stored.graders)
         sandbox = sandbox_record(stored.config, stored.grader_names)
         if experiment is not None:
             run.write_config(dump_experiment(stored.config))

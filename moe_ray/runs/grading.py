@@ -21,8 +21,8 @@ from moe_ray.runs.work import Prepared, asked_by_routing, wanted_cells, wanted_p
 from moe_ray.scoring.grade import DomainWork, grade_domain, merge_metrics
 from moe_ray.scoring.score import ExampleChecker, Grader, write_scores
 from moe_ray.store.answers import GRADED_COLUMNS, Answer, from_table
-from moe_ray.store.owners import RANKING_COLUMNS, model_identities, one_row_for_each_key, twins_of
 from moe_ray.store.records import Manifest, versions
+from moe_ray.store.reuse import RANKING_COLUMNS, model_identities, one_row_for_each_key, twins_of
 from moe_ray.store.routes import Routes
 from moe_ray.store.run_directory import RunDirectory
 
@@ -33,7 +33,7 @@ WantedKeys = Callable[[str, Sequence[Example]], Mapping[str, Collection[str]]]
 def make_all_graders(
     config: ExperimentConfig, names: Mapping[str, Sequence[str]], base_dir: Path
 ) -> dict[str, Sequence[Grader]]:
-    """Return the graders of every domain; raises `ConfigError` for a name that is none."""
+    """Return the graders of every domain; raises `ConfigError` for an unknown name."""
     return {
         domain: registry.make_graders(
             graders,
@@ -75,7 +75,7 @@ def grading_fingerprint(
     return fingerprint(
         {
             "files": run.files_fingerprint(),
-            "experiment": config.model_dump(mode="json", exclude={"runtime", "output"}),
+            "experiment": config.model_dump(mode="json", by_alias=True, exclude={"runtime", "output"}),
             "sandbox": config.runtime.sandbox.model_dump(mode="json", exclude={"num_workers"}),
             "graders": {domain: names[domain] for domain in config.domains},
             "grader_code": {domain: manifest.domains[domain].get("grader_code", {}) for domain in config.domains},
@@ -89,8 +89,8 @@ def grading_fingerprint(
 class StoredRun:
     """A run on disk with what its answers are graded by, a domain and a model at a time.
 
-    `grader_names` are by domain; the files that they name lie below `base_dir`. `written` is the experiment as the run
-    directory has it; `config`, by which grading goes, may have other limits of the sandbox.
+    `graders` and their names are by domain. `written` is the experiment as the run directory has it; `config`, by which
+    grading goes, may have other limits of the sandbox.
     """
 
     run: RunDirectory
@@ -98,13 +98,9 @@ class StoredRun:
     written: ExperimentConfig
     manifest: Manifest
     grader_names: Mapping[str, Sequence[str]]
-    base_dir: Path
+    graders: Mapping[str, Sequence[Grader]]
     routes: Routes | None
     wanted: WantedKeys
-
-    def graders(self) -> dict[str, Sequence[Grader]]:
-        """The graders of this run, by domain."""
-        return make_all_graders(self.config, self.grader_names, self.base_dir)
 
     def fingerprint(self) -> str:
         """Return what the scores of the answers that are there now are made from."""
@@ -112,12 +108,11 @@ class StoredRun:
 
     def grade(self, made_from: str) -> None:
         """Grade all answers, write the scores, and note what they were `made_from`."""
-        graders = self.graders()
-        scores = (score for domain in self.work(graders) for score in grade_domain(domain))
-        write_scores(self.run.scores_path, scores, merge_metrics(graders))
+        scores = (score for domain in self.work() for score in grade_domain(domain))
+        write_scores(self.run.scores_path, scores, merge_metrics(self.graders))
         self.run.mark_graded(made_from)
 
-    def work(self, graders: Mapping[str, Sequence[Grader]]) -> Iterator[DomainWork]:
+    def work(self) -> Iterator[DomainWork]:
         """What is to be graded, domain by domain.
 
         The models of a domain are those with answers there, and those that were given up, under any name. Their
@@ -127,9 +122,9 @@ class StoredRun:
         asked = {} if self.routes is None else asked_by_routing(self.config, self.routes)
         for domain in self.config.domains:
             of_domain = {model: ids for (name, model), ids in asked.items() if name == domain}
-            yield self._domain_work(domain, graders[domain], of_domain)
+            yield self._domain_work(domain, of_domain)
 
-    def _domain_work(self, domain: str, graders: Sequence[Grader], asked: Mapping[str, Collection[str]]) -> DomainWork:
+    def _domain_work(self, domain: str, asked: Mapping[str, Collection[str]]) -> DomainWork:
         # Read back from the run directory, so that `evaluate` and a later `score` grade the very same texts.
         examples = self.run.examples(domain)
         wanted = self.wanted(domain, examples)
@@ -150,7 +145,7 @@ class StoredRun:
 
         return DomainWork(
             examples=examples,
-            graders=graders,
+            graders=self.graders[domain],
             models=[model for model in models if stored_under[model] or model in given_up],
             answers_of=answers_of,
             asked=asked,
@@ -169,7 +164,7 @@ class StoredRun:
         }
 
 
-def prepared_run(prepared: Prepared, manifest: Manifest) -> StoredRun:
+def prepared_run(prepared: Prepared, manifest: Manifest, graders: Mapping[str, Sequence[Grader]]) -> StoredRun:
     """Return the run that `prepared` tells of, for grading: nothing that is in memory is read or computed again."""
     inputs = prepared.inputs
     return StoredRun(
@@ -178,7 +173,7 @@ def prepared_run(prepared: Prepared, manifest: Manifest) -> StoredRun:
         written=inputs.config,
         manifest=manifest,
         grader_names=inputs.grader_names,
-        base_dir=inputs.experiment.base_dir,
+        graders=graders,
         routes=prepared.routes,
         wanted=_known_keys(prepared),
     )

@@ -38,7 +38,7 @@ def located(experiment: LoadedExperiment) -> Iterator[None]:
 class DataSets:
     """Reads data sets, each once: evaluation and router get the same records.
 
-    Each call returns records of its own, so that a task that changes them changes nobody else's.
+    Each call returns records of its own, so that a task that changes them does not affect others.
     """
 
     def __init__(self) -> None:

@@ -16,21 +16,26 @@ from moe_ray.planning.scheduler import Abandoned
 from moe_ray.runs.grading import check_examples, make_all_graders, sandbox_record
 from moe_ray.runs.inputs import Inputs, located
 from moe_ray.runs.work import Prepared
+from moe_ray.scoring.score import Grader
 from moe_ray.store.opening import RunFacts, begin_session, end_session, open_manifest
 from moe_ray.store.records import GivenUp, Manifest
 from moe_ray.store.run_directory import RunDirectory
 
 
 class RunRecord:
-    """The manifest of a run that this process holds. Every change is on disk when the method returns."""
+    """The manifest of a run that this process holds, with the graders of each domain.
 
-    def __init__(self, run: RunDirectory, manifest: Manifest) -> None:
+    Every change of the manifest is on disk when the method returns.
+    """
+
+    def __init__(self, run: RunDirectory, manifest: Manifest, graders: Mapping[str, Sequence[Grader]]) -> None:
         self._run = run
+        self.graders = graders
         self.manifest = manifest
 
     @property
     def session(self) -> str:
-        """The name of the session that was begun last."""
+        """The name of the last session."""
         return self.manifest.sessions[-1].session
 
     @contextmanager
@@ -81,7 +86,7 @@ def begin(prepared: Prepared) -> RunRecord:
     """
     inputs = prepared.inputs
     config, run = inputs.config, inputs.run
-    graders = make_all_graders(config, inputs.grader_names, inputs.experiment.base_dir)
+    graders = make_all_graders(config, inputs.grader_names, inputs.base_dir)
     manifest = open_manifest(run, config, _facts(inputs))
     if prepared.work.shards:
         with located(inputs.experiment):
@@ -90,7 +95,7 @@ def begin(prepared: Prepared) -> RunRecord:
     run.write_manifest(manifest)
     for name, domain in inputs.domains.items():
         run.write_examples(name, domain.examples)
-    return RunRecord(run, manifest)
+    return RunRecord(run, manifest, graders)
 
 
 def run_identity(config: ExperimentConfig, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from moe_ray.store.run_directory import RunDirectory
 from moe_ray.texts.labelled import RouterTexts
 
 if TYPE_CHECKING:
-    from moe_ray.runs.router_name import WantedRouter
+    from moe_ray.runs.wanted_router import WantedRouter
 
 # An answer's row beside its text: keys, ids, times, counts.
 ROW_BYTES = 256
@@ -48,7 +48,7 @@ class RunPlan:
     """What a run would do on a fleet.
 
     `assumed` are the domains whose data could not be reached, with their size; `notes` are those of the domains' data
-    and prompts. `changes` says what became of the data since the run's last session. `reused` counts the answers that
+    and prompts. `changes` says how the data changed since the run's last session. `reused` counts the answers that
     other run directories would give.
     """
 
@@ -114,8 +114,7 @@ def plan(
 def _planned_router(inputs: Inputs, *, is_here: bool) -> PlannedRouter | None:
     if inputs.config.router is None:
         return None
-    from moe_ray.runs.router_name import wanted_router
-    from moe_ray.runs.router_texts import read_texts
+    from moe_ray.runs.wanted_router import read_texts, wanted_router
 
     try:
         wanted = wanted_router(inputs)

@@ -1,38 +1,163 @@
-"""The router in a run: training it where it is not there yet, and asking it for the run's examples."""
+"""The router in a run, as Ray tasks: train it unless it is there, and route the run's examples."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from moe_ray.arrays import FloatArray
 from moe_ray.config.load import LoadedExperiment
-from moe_ray.config.schema import ExperimentConfig
+from moe_ray.config.schema import ExperimentConfig, RouterConfig
+from moe_ray.device import choose_device, peak_torch_bytes
 from moe_ray.domains.example import Example, query_of
+from moe_ray.execution.gpus import peak_resident_bytes
 from moe_ray.execution.observer import Join, RunObserver, joining
 from moe_ray.files import read_json, write_directory_atomically
 from moe_ray.progress import TrainingProgress
-from moe_ray.routing.files import DATA_FILE, read_record, read_test_results, reading
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import DATA_FILE, RouterTestResults, read_record, read_test_results, reading
+from moe_ray.routing.router import Router
+from moe_ray.routing.training import fit_router
 from moe_ray.runs.inputs import Inputs, located, read_inputs
 from moe_ray.runs.manifest import RunRecord
-from moe_ray.runs.router_name import WantedRouter, named_by_texts, router_directory, wanted_router
-from moe_ray.runs.router_tasks import (
-    Routed,
-    RouterTrainingJob,
-    RoutingJob,
-    Trained,
-    read_files,
-    route_queries,
-    train_router,
-    write_files,
+from moe_ray.runs.wanted_router import (
+    RouterData,
+    WantedRouter,
+    named_by_texts,
+    read_texts,
+    required_router,
+    router_directory,
+    wanted_router,
 )
-from moe_ray.runs.router_texts import RouterData, read_texts, required_router
 from moe_ray.store.routes import Routes
 from moe_ray.store.run_directory import RunDirectory
+from moe_ray.texts.labelled import RouterTexts
 
 if TYPE_CHECKING:
     from moe_ray.execution.tasks import Retries
+
+Files = Mapping[str, bytes]
+
+# Queries that are routed one by one at the end: what one user alone would wait.
+NUM_PROBES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterTrainingJob:
+    """A router to train. `num_threads` are torch's, on a CPU."""
+
+    config: RouterConfig
+    texts: RouterTexts
+    num_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trained router: its directory's files, by name."""
+
+    files: Files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingJob:
+    """A router's files, its domains in the order of the columns that are wanted, and the queries that it is asked."""
+
+    files: Files
+    domains: tuple[str, ...]
+    queries: Sequence[str]
+    num_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routed:
+    """What the router said of n queries, and what that took.
+
+    `probabilities` [n, num_domains]; `scores` [n]; `seconds` [n], each its share of its batch. `resources` are the
+    worker's: its device, the median time of a query alone, its peak memory.
+    """
+
+    probabilities: FloatArray
+    scores: FloatArray
+    seconds: FloatArray
+    resources: Mapping[str, Any]
+
+
+def train_router(job: RouterTrainingJob) -> Iterator[TrainingProgress | Trained]:
+    """Train, and yield how far it is; last of all the router. Errors of the training are raised from here."""
+    events: queue.SimpleQueue[TrainingProgress | Trained | BaseException] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            events.put(Trained(files=_train(job, events)))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that yields, and raised there
+            events.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        event = events.get()
+        if isinstance(event, BaseException):
+            raise event
+        yield event
+        if isinstance(event, Trained):
+            return
+
+
+def _train(job: RouterTrainingJob, events: "queue.SimpleQueue[Any]") -> Files:
+    device = choose_device(job.num_threads)
+    router, _ = fit_router(job.config, job.texts, device=device, report=events.put)
+    with tempfile.TemporaryDirectory(prefix="moe-ray-router-") as folder:
+        directory = Path(folder) / "router"
+        router.save(directory)
+        return read_files(directory)
+
+
+def route_queries(job: RoutingJob) -> Iterator[Routed]:
+    """Ask a router, and yield once what it said."""
+    device = choose_device(job.num_threads)
+    with tempfile.TemporaryDirectory(prefix="moe-ray-router-") as folder:
+        write_files(job.files, Path(folder))
+        router = Router.load(Path(folder), device=device)
+    judged = router.judge(job.queries)
+    order = [router.domains.index(domain) for domain in job.domains]
+    yield Routed(
+        probabilities=judged.probabilities[:, order],
+        scores=judged.scores,
+        seconds=judged.seconds,
+        resources={
+            "device": device,
+            "single_query_s": float(np.median([_alone_s(router, query) for query in job.queries[:NUM_PROBES]])),
+            "peak_resident_bytes": peak_resident_bytes(os.getpid()),
+            "peak_torch_bytes": peak_torch_bytes(device),
+        },
+    )
+
+
+def _alone_s(router: Router, query: str) -> float:
+    started = time.perf_counter()
+    router.judge([query])
+    return time.perf_counter() - started
+
+
+def read_files(directory: Path) -> Files:
+    """The files below a router's directory, by their path in it."""
+    paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}
+
+
+def write_files(files: Files, directory: Path) -> None:
+    """Write what `read_files` read into an existing directory."""
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
 
 Examples = Mapping[str, Sequence[Example]]
 
@@ -163,7 +288,7 @@ def covers(routes: Routes, wanted: WantedRouter, examples: Examples) -> bool:
 
 
 def _record(wanted: WantedRouter, routed: Routed, run: RunDirectory) -> dict[str, Any]:
-    """What the manifest says of the router. A router of this run is told by its path in the run directory."""
+    """The router's record in the manifest. A router of this run has its path relative to the run directory."""
     inside = wanted.directory.is_relative_to(run.path)
     results = read_test_results(wanted.directory)
     return {
@@ -177,7 +302,7 @@ def _record(wanted: WantedRouter, routed: Routed, run: RunDirectory) -> dict[str
 
 
 def _data_report(wanted: WantedRouter, data: RouterData | None, known: Mapping[str, Any] | None) -> Any:
-    """What became of the records that the router learned from: from its texts, its directory or the last session."""
+    """The report on the router's training records, from its texts, its directory or the last session."""
     if wanted.name is None:
         return None
     if data is not None:

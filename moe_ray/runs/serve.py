@@ -18,6 +18,7 @@ from moe_ray.planning.plan import Placement, place_models
 from moe_ray.routing.files import find_router, read_record
 from moe_ray.runs.inputs import inspect_checkpoints
 from moe_ray.runs.work import pinned
+from moe_ray.serving.access import read_keys
 from moe_ray.serving.system import ServedSystem, lay_out, served_models
 from moe_ray.store.run_directory import RunDirectory
 
@@ -174,6 +175,9 @@ def checked(experiment: LoadedExperiment) -> dict[str, Checkpoint]:
     if unknown:
         with problems.gathered():
             raise ConfigError(f"no model is called {unknown[0]}", where=experiment.where("serving.replicas"))
+    with problems.gathered():
+        if (keys_file := _keys_file(experiment)) is not None:
+            read_keys(keys_file)
     problems.raise_if_any()
     return checkpoints
 

@@ -24,10 +24,10 @@ BASELINE, EXPERTS = "baseline", "experts"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The inputs of a run and its work, as far as `only` lets it: "baseline", "experts", a domain, or None for all.
+    """The inputs of a run and its work, restricted by `only`: "baseline", "experts", a domain, or None for all.
 
     `cells` are the matrix's; `work` has those that the `routes` ask for beside them. `done` are the keys of all stored
-    answers, also of those that nobody wants now.
+    answers, including those that are no longer wanted.
     """
 
     inputs: Inputs
@@ -119,7 +119,7 @@ def asked_by_routing(config: ExperimentConfig, routes: Routes) -> Asked:
 
 
 def with_routes(prepared: Prepared, routes: Routes) -> Prepared:
-    """Return `prepared` with the cells that `routes` asks for beside the matrix's, as far as `only` lets them."""
+    """Return `prepared` with the cells that `routes` asks for beside the matrix's, restricted by `only`."""
     inputs, config = prepared.inputs, prepared.inputs.config
     asked = {
         (domain, model): ids

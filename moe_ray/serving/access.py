@@ -71,7 +71,7 @@ class AccessGate:
                 code="host_not_allowed",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             raise ApiError(
                 403,
                 "pages of other origins may not use this server",
@@ -101,6 +101,13 @@ class AccessGate:
                 kind="authentication_error",
                 code="invalid_api_key",
             )
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def _name(address: str) -> str | None:

@@ -5,10 +5,11 @@ first piece of an answer is awaited before the status is sent, so that errors ke
 """
 
 import asyncio
+import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -16,12 +17,22 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from moe_ray.serving.access import AccessGate
 from moe_ray.serving.backend import Backend, Ticket
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, CallLimits, Endpoint
-from moe_ray.serving.failures import engine_error, error_response, no_tokenizer, on_failure, on_http_error, too_late
+from moe_ray.serving.connection import CLIENT_LEFT, EventStream, while_connected
+from moe_ray.serving.failures import (
+    engine_error,
+    error_response,
+    failed,
+    no_tokenizer,
+    on_failure,
+    on_http_error,
+    too_large,
+    too_late,
+)
 from moe_ray.serving.metrics import HELP, Labels, exposition
 from moe_ray.serving.openai import reading
 from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
@@ -31,8 +42,8 @@ from moe_ray.serving.outcome import CallOutcome, log_request
 from moe_ray.serving.page import PAGE_HEADERS, page_files
 from moe_ray.serving.recording import Recorder, rows_of
 from moe_ray.serving.replica import CallPiece
-from moe_ray.serving.slots import Status
 
+LOGGER = logging.getLogger(__name__)
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 Handler = Callable[[Request], Awaitable[Response]]
 ReadCall = Callable[[bytes], ApiCall]
@@ -41,9 +52,6 @@ MIB = 1 << 20
 # Work waits and nothing has moved for so long: something is stuck.
 STUCK_S = 60.0
 FULL_RETRY_S = 1.0
-# Of a client that hung up, which no response reaches; as nginx logs it.
-CLIENT_LEFT = 499
-STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # How Open WebUI begins what it asks on its own: titles, tags, follow-up questions.
 _BACKGROUND_PROMPT = "### Task:\n"
@@ -78,12 +86,12 @@ def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan, recorder: R
             name=endpoint,
         )
     for path, handler in (
-        ("/v1/models", api.models),
-        ("/tokenizer_info", api.tokenizer_info),
-        ("/metrics", api.metrics),
+        ("/v1/models", api.keyed(api.models)),
+        ("/metrics", api.keyed(api.metrics)),
+        ("/tokenizer_info", api.guarded(api.tokenizer_info)),
+        ("/healthz", api.healthz),
+        ("/readyz", api.readyz),
     ):
-        app.add_api_route(path, api.keyed(handler), methods=["GET"], response_model=None)
-    for path, handler in (("/healthz", api.healthz), ("/readyz", api.readyz)):
         app.add_api_route(path, handler, methods=["GET"], response_model=None)
     for path in page_files():
         app.add_api_route(path, api.page, methods=["GET"], include_in_schema=False, response_model=None)
@@ -108,13 +116,13 @@ class Api:
 
         async def handle(request: Request) -> Response:
             started = time.perf_counter()
-            request.state.id = _request_id(request)
             try:
                 self._gate.require_host(request.headers)
                 self._gate.require_key(request.headers)
                 self._require_room()
             except ApiError as error:
-                return self._ended(request, error_response(error), started)
+                self._count(request, error.status, started)
+                return error_response(error)
             self._num_admitted += 1
             try:
                 async with asyncio.timeout(self._serving.request_timeout_s):
@@ -124,11 +132,16 @@ class Api:
             except ApiError as error:
                 response = error_response(error)
             except asyncio.CancelledError:
-                self._ended(request, Response(status_code=CLIENT_LEFT), started)
+                self._leave(request, CLIENT_LEFT, started)
                 raise
-            finally:
-                self._num_admitted -= 1
-            return self._ended(request, response, started)
+            except Exception:
+                LOGGER.exception("a call to %s failed", request.url.path)
+                response = error_response(failed())
+            if isinstance(response, EventStream):  # it counts until its last byte
+                response.on_end = partial(self._leave, request, response.status_code, started)
+            else:
+                self._leave(request, response.status_code, started)
+            return response
 
         return handle
 
@@ -150,24 +163,15 @@ class Api:
         ticket = await self._ticket(request, read)
         ticket.verdict = await self._backend.judge(ticket)
         if ticket.call.stream:
-            return await self._streamed(ticket, request)
-        work = asyncio.ensure_future(self._backend.answer(ticket))
-        watch = asyncio.ensure_future(_client_left(request))
-        try:
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise asyncio.CancelledError
-        finally:
-            watch.cancel()
-            work.cancel()
-        _, answers = work.result()
-        for one in answers:
-            if one.finish_reason == "error":
-                raise engine_error(one.error or "", refused=one.refused)
-        writer = _writer(ticket)
+            return await self._streamed(request, ticket)
+        _, answers = await while_connected(request.receive, self._backend.answer(ticket))
         outcome = self._outcome(ticket)
-        outcome.take_whole(answers)
-        self._finished(ticket, outcome)
+        for choice, one in enumerate(answers):
+            if one.finish_reason == "error":
+                raise engine_error(ticket.call, one.error or "", refused=one.refused)
+            outcome.add(choice, one)
+        writer = _writer(ticket)
+        self._finish(ticket, outcome)
         return Response(writer.whole(answers), media_type="application/json", headers=_verdict_headers(ticket))
 
     async def route(self, request: Request) -> Response:
@@ -181,7 +185,7 @@ class Api:
         """Return the token ids of a text or a conversation, as a model reads them."""
         ticket = await self._ticket(request, reading.tokenize_call)
         if ticket.call.model == AUTO:
-            ticket.call = replace(ticket.call, model=self._backend.system.models[0].name)
+            ticket.call = replace(ticket.call, model=self._backend.system.default_model)
         ticket.verdict = await self._backend.judge(ticket)
         ids = await self._backend.ask(ticket, "token_ids", ticket.call.prompts[0], ticket.call.add_special_tokens)
         if ids is None:
@@ -215,7 +219,8 @@ class Api:
 
     async def tokenizer_info(self, request: Request) -> Response:
         """Describe a model's tokenizer, as lm-evaluation-harness asks for it."""
-        name = request.query_params.get("model") or self._backend.system.models[0].name
+        name = request.query_params.get("model") or AUTO
+        name = self._backend.system.default_model if name == AUTO else name
         call = ApiCall(endpoint="tokenize", model=name, prompts=(), query=None)
         ticket = Ticket(id=_request_id(request), call=call)
         ticket.verdict = await self._backend.judge(ticket)
@@ -227,7 +232,20 @@ class Api:
     async def metrics(self, _request: Request) -> Response:
         """The counters of all ingress replicas, and the state of the slots, for Prometheus."""
         snapshot, status = await self._backend.current_status()
-        return Response(exposition(snapshot, _gauges(status), HELP), media_type="text/plain; version=0.0.4")
+        gauges: dict[tuple[str, Labels], float] = {
+            ("moe_ray_waiting_requests", ()): float(status.num_waiting),
+            ("moe_ray_running_requests", ()): float(status.num_running),
+            ("moe_ray_swaps", ()): float(status.num_swaps),
+            **{
+                ("moe_ray_model_waiting_requests", (("model", name),)): float(model.num_waiting)
+                for name, model in status.models.items()
+            },
+            **{
+                ("moe_ray_model_loaded", (("model", name),)): float(model.value == "loaded")
+                for name, model in status.models.items()
+            },
+        }
+        return Response(exposition(snapshot, gauges, HELP), media_type="text/plain; version=0.0.4")
 
     async def healthz(self, _request: Request) -> Response:
         """The process lives."""
@@ -237,7 +255,7 @@ class Api:
         """Calls are served: not while the server shuts down, nor while calls wait and nothing moves."""
         status = self._backend.status
         reason = (
-            "starting"
+            "the slots have not answered"
             if status is None
             else "shutting down"
             if status.closing
@@ -270,7 +288,7 @@ class Api:
         call = read(await self._body(request))
         session = request.headers.get("x-session-id")
         request.state.ticket = ticket = Ticket(
-            id=request.state.id,
+            id=_request_id(request),
             call=call,
             session=session if session and _REQUEST_ID.fullmatch(session) else None,
             background=request.headers.get("x-moe-ray-priority") == "background"
@@ -281,31 +299,31 @@ class Api:
     async def _body(self, request: Request) -> bytes:
         """Read a body that is not too large; a larger one is refused before all of it has come."""
         limit = int(self._serving.max_body_mib * MIB)
+        declared = request.headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared) > limit:
+            raise too_large(limit)
         parts: list[bytes] = []
         size = 0
         async for part in request.stream():
             size += len(part)
             if size > limit:
-                raise ApiError(413, f"the body is larger than {limit} bytes", code="request_too_large")
+                raise too_large(limit)
             parts.append(part)
         return b"".join(parts)
 
-    async def _streamed(self, ticket: Ticket, request: Request) -> Response:
+    async def _streamed(self, request: Request, ticket: Ticket) -> Response:
         """Wait for the first pieces, then answer 200 and send what comes."""
-        pieces, outcome = self._backend.stream(ticket), self._outcome(ticket)
+        pieces = self._backend.stream(ticket)
+        outcome = self._outcome(ticket)
         try:
-            first: list[CallPiece] = await anext(pieces, [])
+            first = await while_connected(request.receive, _first(pieces))
             writer = _writer(ticket)
-            begun = writer.start() + _written(writer, first)
-            outcome.take(first)
+            begun = writer.start() + _written(ticket, writer, first, outcome)
         except BaseException:
             await pieces.aclose()
             raise
-        return StreamingResponse(
-            self._events(writer, pieces, begun, ticket, outcome, request.url.path),
-            media_type="text/event-stream",
-            headers={**STREAM_HEADERS, **_verdict_headers(ticket)},
-        )
+        events = self._events(writer, pieces, begun, ticket, outcome)
+        return EventStream(events, pieces, headers=_verdict_headers(ticket))
 
     async def _events(
         self,
@@ -314,78 +332,56 @@ class Api:
         begun: bytes,
         ticket: Ticket,
         outcome: CallOutcome,
-        path: str,
-    ) -> AsyncIterator[bytes]:
-        """The events of a stream. Whatever ends it, its generation is stopped and its slot released."""
+    ) -> AsyncGenerator[bytes]:
+        """The events of a stream, whose failures are events too."""
         left_s = self._serving.request_timeout_s - (time.perf_counter() - ticket.started)
-        end = "cancelled"
         try:
             async with asyncio.timeout(max(0.0, left_s)):
                 yield begun
                 async for more in pieces:
-                    outcome.take(more)
-                    yield _written(writer, more)
-                self._finished(ticket, outcome)
-                end = "complete"
+                    yield _written(ticket, writer, more, outcome)
+                self._finish(ticket, outcome)
                 yield writer.end()
         except ApiError as error:
-            end = "failed"
+            ticket.end = "failed"
             yield writer.failure(error)
         except TimeoutError:
-            end = "failed"
+            ticket.end = "failed"
             yield writer.failure(too_late(self._serving.request_timeout_s))
-        finally:
-            await pieces.aclose()
-            elapsed_s = time.perf_counter() - ticket.started
-            self._backend.metrics.observe("moe_ray_request_seconds", elapsed_s)
-            log_request(ticket.id, path, 200, elapsed_s, ticket, end)
+        except Exception:
+            LOGGER.exception("a stream of %s failed", ticket.call.endpoint)
+            ticket.end = "failed"
+            yield writer.failure(failed())
 
-    def _ended(self, request: Request, response: Response, started: float) -> Response:
-        status, path, elapsed_s = response.status_code, request.url.path, time.perf_counter() - started
-        self._backend.metrics.add("moe_ray_requests_total", path=path, status=str(status))
-        if not isinstance(response, StreamingResponse):
-            self._backend.metrics.observe("moe_ray_request_seconds", elapsed_s)
-            end = "complete" if status < 400 else "cancelled" if status == CLIENT_LEFT else "refused"
-            log_request(
-                request.state.id,
-                path,
-                status,
-                elapsed_s,
-                getattr(request.state, "ticket", None),
-                "failed" if status >= 500 else end,
-            )
-        return response
+    def _leave(self, request: Request, status: int, started: float) -> None:
+        """An admitted call is over."""
+        self._num_admitted -= 1
+        self._count(request, status, started)
+
+    def _count(self, request: Request, status: int, started: float) -> None:
+        self._backend.metrics.add("moe_ray_requests_total", path=request.url.path, status=str(status))
+        elapsed_s = time.perf_counter() - started
+        self._backend.metrics.observe("moe_ray_request_seconds", elapsed_s)
+        ticket = getattr(request.state, "ticket", None)
+        log_request(_request_id(request) if ticket is None else ticket.id, request.url.path, status, elapsed_s, ticket)
 
     def _outcome(self, ticket: Ticket) -> CallOutcome:
-        keeps_text = self._recorder is not None and ticket.call.store is not False
-        outcome = CallOutcome(ticket.call, keeps_text=keeps_text)
+        is_recorded = self._recorder is not None and ticket.call.store is not False
+        outcome = CallOutcome(ticket.call, keeps_text=is_recorded)
         ticket.counts = outcome.counts
         return outcome
 
-    def _finished(self, ticket: Ticket, outcome: CallOutcome) -> None:
-        """Count and record a call whose answers are whole."""
+    def _finish(self, ticket: Ticket, outcome: CallOutcome) -> None:
+        """All answers of a call are whole: count and record them."""
         assert ticket.verdict is not None
-        metrics, model = self._backend.metrics, ticket.verdict.expert
-        metrics.add("moe_ray_prompt_tokens_total", outcome.counts.prompt, model=model)
-        metrics.add("moe_ray_completion_tokens_total", outcome.counts.completion, model=model)
+        ticket.end = "complete"
+        metrics, counts = self._backend.metrics, outcome.counts
+        for name, number in (("prompt", counts.prompt), ("completion", counts.completion)):
+            metrics.add(f"moe_ray_{name}_tokens_total", number, model=ticket.verdict.expert)
         if self._recorder is not None and outcome.texts:
             self._recorder.add(rows_of(ticket, outcome.texts))
             if dropped := self._recorder.take_dropped():
                 metrics.add("moe_ray_recording_dropped_total", dropped)
-
-
-def _gauges(status: Status) -> dict[tuple[str, Labels], float]:
-    """The state of the slots."""
-    gauges: dict[tuple[str, Labels], float] = {
-        ("moe_ray_waiting_requests", ()): status.num_waiting,
-        ("moe_ray_running_requests", ()): status.num_running,
-        ("moe_ray_swaps", ()): status.num_swaps,
-    }
-    for name, model in status.models.items():
-        labels: Labels = (("model", name),)
-        gauges["moe_ray_model_waiting_requests", labels] = model.num_waiting
-        gauges["moe_ray_model_loaded", labels] = float(model.value == "loaded")
-    return gauges
 
 
 def _writer(ticket: Ticket) -> Writer:
@@ -393,11 +389,16 @@ def _writer(ticket: Ticket) -> Writer:
     return writer_for(ticket.call, ticket.verdict, request_id=ticket.id, created=int(time.time()))
 
 
-def _written(writer: Writer, pieces: list[CallPiece]) -> bytes:
-    """The events of some pieces; raises `ApiError` at one whose choice has failed."""
+async def _first(pieces: AsyncGenerator[list[CallPiece]]) -> list[CallPiece]:
+    return await anext(pieces, [])
+
+
+def _written(ticket: Ticket, writer: Writer, pieces: Sequence[CallPiece], outcome: CallOutcome) -> bytes:
+    """The events of some pieces, whose tokens are counted; raises `ApiError` at one whose choice has failed."""
     for piece in pieces:
         if piece.delta.finish_reason == "error":
-            raise engine_error(piece.delta.error or "", refused=piece.delta.refused)
+            raise engine_error(ticket.call, piece.delta.error or "", refused=piece.delta.refused)
+        outcome.add(piece.choice, piece.delta)
     return b"".join(writer.delta(piece.choice, piece.delta) for piece in pieces)
 
 
@@ -405,12 +406,6 @@ def _request_id(request: Request) -> str:
     """The client's id where it is one, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
-
-
-async def _client_left(request: Request) -> None:
-    """Return when the client has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _verdict_headers(ticket: Ticket) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +30,10 @@ UNAVAILABLE_S = 5.0
 
 @dataclass(slots=True, kw_only=True)
 class Ticket:
-    """A call on its way through this ingress. `pinned` and `session` come from its headers."""
+    """A call on its way through this ingress. `session` and `background` come from its headers.
+
+    `id` may be the client's, and then several calls can have it; `key` is this call's alone.
+    """
 
     id: str
     call: ApiCall
@@ -38,11 +42,14 @@ class Ticket:
     started: float = field(default_factory=time.perf_counter)
     verdict: RoutingVerdict | None = None
     attempt: int = 0
+    key: str = field(default_factory=lambda: secrets.token_hex(12))
     counts: TokenCounts | None = None
+    end: str = "cancelled"
+    """How the call ended: "complete", "failed" or "cancelled"."""
 
     @property
     def attempt_id(self) -> str:
-        return f"{self.id}-{self.attempt}"
+        return f"{self.key}-{self.attempt}"
 
 
 class Backend:
@@ -71,13 +78,16 @@ class Backend:
     async def renew_forever(self) -> None:
         """Keep the lease of this ingress, and learn how the slots stand."""
         while True:
-            with contextlib.suppress(RayError):
+            try:
                 self.status = await self._owner.renew.remote(self._ingress, self.metrics)
+            except RayError:
+                self.status = None
             await asyncio.sleep(RENEW_S)
 
     async def current_status(self) -> tuple[MetricCounts, Status]:
         """What all ingress replicas have counted, and the slots now."""
-        result: tuple[MetricCounts, Status] = await self._owner.metrics.remote()
+        with _reaching_the_owner():
+            result: tuple[MetricCounts, Status] = await self._owner.metrics.remote()
         return result
 
     async def judge(self, ticket: Ticket) -> RoutingVerdict:
@@ -95,7 +105,8 @@ class Backend:
             return RoutingVerdict(requested=call.model, expert=call.model)
         verdict = await self.routed(call.query)
         if self.system.serving.sticky_sessions and ticket.session:
-            held = await self._owner.session.remote(ticket.session, verdict.expert)
+            with _reaching_the_owner():
+                held = await self._owner.session.remote(ticket.session, verdict.expert)
             if held != verdict.expert:
                 return replace(verdict, expert=held, pinned="session")
         if ticket.background:
@@ -112,7 +123,12 @@ class Backend:
         route = await self._router.route(query)
         elapsed_ms = 1000 * (time.perf_counter() - started)
         self.metrics.observe("moe_ray_router_seconds", elapsed_ms / 1000)
-        return verdict_of(route, self.system.experts, self.system.fallback, router_ms=elapsed_ms)
+        verdict = verdict_of(route, self.system.experts, self.system.fallback, router_ms=elapsed_ms)
+        if verdict is None:
+            raise ApiError(
+                404, "no model answers the domain of this text", kind="not_found_error", code="model_not_found"
+            )
+        return verdict
 
     def _without_a_swap(self, verdict: RoutingVerdict) -> RoutingVerdict:
         """A client's background request goes to a model that is loaded, if its own is not."""
@@ -144,29 +160,31 @@ class Backend:
 
     async def answer(self, ticket: Ticket) -> tuple[RoutingVerdict, list[Generation]]:
         """Return the whole answer. A replica that dies meanwhile is replaced, once."""
-        requests = self.requests(ticket)
+        requests, dead = self.requests(ticket), ""
         while ticket.attempt < MAX_DEATHS:
             ticket.attempt += 1
-            lease = await self.acquire(ticket)
+            lease, is_over = await self.acquire(ticket, dead=dead), False
             try:
                 started = time.perf_counter()
                 answers: list[Generation] = await self._of(lease, "answer", ticket, requests)
+                is_over = True
                 self.metrics.observe("moe_ray_engine_seconds", time.perf_counter() - started, model=self._model(ticket))
             except RayError as error:
-                self.metrics.add("moe_ray_replica_deaths_total", model=self._model(ticket))
                 if not _is_death(error):
                     raise _failure(error) from error
+                self.metrics.add("moe_ray_replica_deaths_total", model=self._model(ticket))
+                dead = lease.replica_name
             else:
                 assert ticket.verdict is not None
                 return ticket.verdict, answers
             finally:
-                self.release(ticket, lease)
+                self.release(ticket, lease, is_over=is_over)
         raise ApiError(500, "the model's process ended twice on this request", kind="server_error", code="engine_died")
 
     async def stream(self, ticket: Ticket) -> AsyncGenerator[list[CallPiece]]:
         """Yield the answer's pieces as they are drawn. A replica that dies ends it with `ApiError`."""
         requests = self.requests(ticket)
-        lease = await self.acquire(ticket)
+        lease, is_over = await self.acquire(ticket), False
         started = time.perf_counter()
         try:
             generator = lease.replica.stream.options(
@@ -174,23 +192,24 @@ class Backend:
             ).remote(ticket.attempt_id, requests)
             async for ref in generator:
                 yield await ref
+            is_over = True
             self.metrics.observe("moe_ray_engine_seconds", time.perf_counter() - started, model=self._model(ticket))
         except RayError as error:
             raise _failure(error) from error
         finally:
-            self.release(ticket, lease)
+            self.release(ticket, lease, is_over=is_over)
 
-    async def acquire(self, ticket: Ticket) -> Lease:
-        """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted."""
+    async def acquire(self, ticket: Ticket, *, dead: str = "") -> Lease:
+        """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted.
+
+        `dead` names a replica that the call has seen die, which the owner may not know yet.
+        """
         verdict = ticket.verdict
         assert verdict is not None
-        pending = self._owner.acquire.remote(verdict.expert, self._ingress, ticket.attempt_id, ticket.background)
+        pending = self._owner.acquire.remote(verdict.expert, self._ingress, ticket.attempt_id, ticket.background, dead)
         try:
-            outcome: Lease | Refusal = await pending
-        except RayError as error:
-            raise ApiError(
-                503, "the slots cannot be reached", kind="service_unavailable", retry_after_s=UNAVAILABLE_S
-            ) from error
+            with _reaching_the_owner():
+                outcome: Lease | Refusal = await pending
         except asyncio.CancelledError:
             self._spawn(self._release(ticket.attempt_id))
             raise
@@ -202,9 +221,10 @@ class Backend:
         ticket.verdict = replace(verdict, queue_ms=outcome.queue_ms, swap_ms=outcome.swap_ms)
         return outcome
 
-    def release(self, ticket: Ticket, lease: Lease) -> None:
-        """The call has ended in whatever way: its replica stops it, and the owner counts it no more."""
-        lease.replica.cancel.remote([ticket.attempt_id])
+    def release(self, ticket: Ticket, lease: Lease, *, is_over: bool) -> None:
+        """The owner counts the call no more; unless it `is_over`, its replica stops it."""
+        if not is_over:
+            lease.replica.cancel.remote([ticket.attempt_id])
         self._spawn(self._release(ticket.attempt_id))
 
     async def ask(self, ticket: Ticket, method: str, *arguments: Any) -> Any:
@@ -215,7 +235,7 @@ class Backend:
         except RayError as error:
             raise _failure(error) from error
         finally:
-            self.release(ticket, lease)
+            self.release(ticket, lease, is_over=True)
 
     async def _of(self, lease: Lease, method: str, ticket: Ticket, requests: Sequence[GenerateRequest]) -> Any:
         return await getattr(lease.replica, method).remote(ticket.attempt_id, requests)
@@ -231,6 +251,16 @@ class Backend:
 
     def _model(self, ticket: Ticket) -> str:
         return "" if ticket.verdict is None else ticket.verdict.expert
+
+
+@contextlib.contextmanager
+def _reaching_the_owner() -> Iterator[None]:
+    try:
+        yield
+    except RayError as error:
+        raise ApiError(
+            503, "the slots cannot be reached", kind="service_unavailable", retry_after_s=UNAVAILABLE_S
+        ) from error
 
 
 def _seed(call: ApiCall, id: str, index: int) -> int:

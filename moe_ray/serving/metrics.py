@@ -71,20 +71,25 @@ def exposition(snapshot: MetricCounts, gauges: Mapping[tuple[str, Labels], float
 
     for (name, labels), amount in sorted(snapshot.counts.items()):
         describe(name, "counter")
-        lines.append(f"{name}{_written(labels)} {amount:g}")
+        lines.append(f"{name}{_written(labels)} {_number(amount)}")
     for (name, labels), amount in sorted(gauges.items()):
         describe(name, "gauge")
-        lines.append(f"{name}{_written(labels)} {amount:g}")
+        lines.append(f"{name}{_written(labels)} {_number(amount)}")
     for (name, labels), row in sorted(snapshot.observed.items()):
         describe(name, "histogram")
         total = 0.0
         for bound, count in zip((*BOUNDS_S, None), row[:-1], strict=True):
             total += count
             le = "+Inf" if bound is None else f"{bound:g}"
-            lines.append(f"{name}_bucket{_written((*labels, ('le', le)))} {total:g}")
-        lines.append(f"{name}_sum{_written(labels)} {row[-1]:.9g}")
-        lines.append(f"{name}_count{_written(labels)} {total:g}")
+            lines.append(f"{name}_bucket{_written((*labels, ('le', le)))} {_number(total)}")
+        lines.append(f"{name}_sum{_written(labels)} {_number(row[-1])}")
+        lines.append(f"{name}_count{_written(labels)} {_number(total)}")
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    """All digits: a rate is the difference of two large counts."""
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 def _written(labels: Labels) -> str:

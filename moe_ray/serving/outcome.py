@@ -4,14 +4,13 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from moe_ray.engines.base import Generation
+from moe_ray.engines.base import Delta, Generation
 from moe_ray.serving.backend import Ticket
 from moe_ray.serving.calls import ApiCall
+from moe_ray.serving.connection import CLIENT_LEFT
 from moe_ray.serving.openai.usage import TokenCounts
-from moe_ray.serving.replica import CallPiece
 
 REQUEST_LOG = logging.getLogger("moe_ray.requests")
 
@@ -32,26 +31,15 @@ class CallOutcome:
         self.counts = TokenCounts(call.n)
         self.texts = [ChoiceText() for _ in range(call.n * len(call.prompts))] if keeps_text else []
 
-    def take(self, pieces: Sequence[CallPiece]) -> None:
-        """Add pieces of a stream."""
-        for index, delta in pieces:
-            if delta.finish_reason is not None:
-                self.counts.add(index, delta)
-            if self.texts:
-                self._keep(index, delta.text, delta.reasoning, delta.finish_reason)
-
-    def take_whole(self, answers: Sequence[Generation]) -> None:
-        """Add the answers to all choices."""
-        for index, one in enumerate(answers):
-            self.counts.add(index, one)
-            if self.texts:
-                self._keep(index, one.text, one.reasoning or "", one.finish_reason)
-
-    def _keep(self, index: int, text: str, reasoning: str, finish_reason: str | None) -> None:
-        kept = self.texts[index]
-        kept.answer.append(text)
-        kept.reasoning.append(reasoning)
-        kept.finish_reason = finish_reason or kept.finish_reason
+    def add(self, index: int, piece: Generation | Delta) -> None:
+        """Add the whole answer of a choice, or the next piece of it."""
+        if piece.finish_reason is not None:
+            self.counts.add(index, piece)
+        if self.texts:
+            kept = self.texts[index]
+            kept.answer.append(piece.text)
+            kept.reasoning.append(piece.reasoning or "")
+            kept.finish_reason = piece.finish_reason or kept.finish_reason
 
 
 def log_requests() -> None:
@@ -65,12 +53,11 @@ def log_requests() -> None:
     REQUEST_LOG.propagate = False
 
 
-def log_request(request_id: str, path: str, status: int, seconds: float, ticket: Ticket | None, end: str) -> None:
+def log_request(request_id: str, path: str, status: int, seconds: float, ticket: Ticket | None) -> None:
     """Log a request that has ended. The line has no prompts, no answers and no keys.
 
     Args:
         ticket: None where the request was refused before its body was read.
-        end: "complete", "refused", "failed" or "cancelled".
     """
     if not REQUEST_LOG.isEnabledFor(logging.INFO):
         return
@@ -79,7 +66,7 @@ def log_request(request_id: str, path: str, status: int, seconds: float, ticket:
         "id": request_id,
         "path": path,
         "status": status,
-        "end": end,
+        "end": _end(status, ticket),
         "total_ms": round(1000 * seconds, 1),
     }
     if ticket is not None:
@@ -96,3 +83,12 @@ def log_request(request_id: str, path: str, status: int, seconds: float, ticket:
         if ticket.counts is not None:
             line |= {"prompt_tokens": ticket.counts.prompt, "completion_tokens": ticket.counts.completion}
     REQUEST_LOG.info(json.dumps(line))
+
+
+def _end(status: int, ticket: Ticket | None) -> str:
+    """How it ended: "complete", "refused", "failed" or "cancelled". The status of a stream says only how it began."""
+    if status == CLIENT_LEFT:
+        return "cancelled"
+    if status >= 400:
+        return "failed" if status >= 500 else "refused"
+    return ticket.end if ticket is not None and ticket.call.stream else "complete"

@@ -54,7 +54,7 @@ def running(system: ServedSystem, tell: Callable[[str], object]) -> Iterator[Ser
             close=lambda timeout_s: _close(owner, timeout_s),
         )
     finally:
-        ray_calls.call_at_end(_close, owner, 0.0, patience_s=CLOSE_PATIENCE_S)
+        ray_calls.call_at_end(lambda: ray.get(owner.close.remote(0.0)), patience_s=CLOSE_PATIENCE_S)
         ray_calls.call_at_end(serve.shutdown, patience_s=CLOSE_PATIENCE_S)
         ray_calls.call_at_end(ray.kill, owner)
 

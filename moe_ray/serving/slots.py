@@ -87,6 +87,7 @@ class _Held:
     replica_name: str = ""
     place: ReplicaPlace | None = None
     num_started: int = 0
+    ending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(slots=True)
@@ -149,12 +150,14 @@ class SlotOwner:
         return dict(self._failures)
 
     async def acquire(
-        self, model: str, ingress: str, call: str, background: bool = False, avoid: str = ""
+        self, model: str, ingress: str, call: str, background: bool = False, dead: str = ""
     ) -> Lease | Refusal:
-        """Wait for `model`, and keep it loaded until `release`. `avoid` names a replica not to be given if possible."""
+        """Wait for `model`, and keep it loaded until `release`. `dead` names a replica that the caller saw die."""
         if self._closing:
             return Refusal("closing", "the server is shutting down", 10.0)
-        held = self._best_slot(model, avoid)
+        if dead:
+            self._lost(dead, "its process has ended")
+        held = self._best_slot(model)
         self._last_ticket += 1
         ticket = self._last_ticket
         future: asyncio.Future[Lease | Refusal] = asyncio.get_running_loop().create_future()
@@ -207,13 +210,13 @@ class SlotOwner:
         await asyncio.gather(*map(self._end, self._slots))
         return drained
 
-    def _best_slot(self, model: str, avoid: str) -> _Held:
+    def _best_slot(self, model: str) -> _Held:
         """Where the model is loaded, the slot with the fewest calls; else the one with the fewest that wait."""
         able = [held for held in self._slots if model in held.shared.models]
 
-        def rank(held: _Held) -> tuple[bool, bool, int]:
+        def rank(held: _Held) -> tuple[bool, int]:
             load = sum(held.state.num_waiting.values()) + held.state.num_running
-            return held.replica_name == avoid, held.state.loaded_model != model, load
+            return held.state.loaded_model != model, load
 
         return min(able, key=rank)
 
@@ -264,26 +267,35 @@ class SlotOwner:
     async def _load(self, held: _Held, model: str) -> None:
         held.num_started += 1
         name = f"{model}@{held.shared.name}-{held.num_started}"
+        timeout_s = self._system.runtime.start_timeout_s
         try:
-            held.replica, held.replica_name = self._open(held, model, name), name
-            held.place = await held.replica.place.remote()
-            await asyncio.wait_for(_of(held.replica.load.remote()), self._system.runtime.start_timeout_s)
+            replica = self._open(held, model, name)
+            held.replica, held.replica_name = replica, name
+            async with asyncio.timeout(timeout_s):
+                held.place = await replica.place.remote()
+                await replica.load.remote()
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the model must learn of it
-            reason = f"{model} cannot be loaded: {reason_of(error)}"
+            why = f"not loaded within {timeout_s:g} s" if isinstance(error, TimeoutError) else reason_of(error)
+            reason = f"{model} cannot be loaded: {why}"
             self._failures[model] = reason
             self._do(held, held.state.load_failed(model, reason, time.monotonic()))
             return
         self._failures.pop(model, None)
-        self._spawn(self._watch(held, model, name))
+        self._spawn(self._watch(replica, name))
         self._do(held, held.state.loaded(model, time.monotonic()))
 
-    async def _watch(self, held: _Held, model: str, name: str) -> None:
+    async def _watch(self, replica: Any, name: str) -> None:
         """Learn at once that the replica's process has died."""
         try:
-            await held.replica.stay.remote()
+            await replica.stay.remote()
         except RayError as error:
-            if held.replica_name == name:
-                self._do(held, held.state.model_lost(model, reason_of(error), time.monotonic()))
+            self._lost(name, reason_of(error))
+
+    def _lost(self, replica_name: str, reason: str) -> None:
+        """The replica of this name, if a slot still has it, is dead."""
+        for held in self._slots:
+            if held.replica_name == replica_name and held.state.model is not None:
+                self._do(held, held.state.model_lost(held.state.model, reason, time.monotonic()))
 
     async def _unload(self, held: _Held, model: str) -> None:
         await self._end(held)
@@ -291,10 +303,13 @@ class SlotOwner:
 
     async def _end(self, held: _Held) -> None:
         """End the replica's process, and wait until it is gone and its GPUs' memory is back."""
-        replica, held.replica, held.replica_name = held.replica, None, ""
-        place, held.place = held.place, None
-        if replica is None:
-            return
+        async with held.ending:  # so that whoever comes second waits too
+            replica, held.replica, held.replica_name = held.replica, None, ""
+            place, held.place = held.place, None
+            if replica is not None:
+                await self._end_replica(held, replica, place)
+
+    async def _end_replica(self, held: _Held, replica: Any, place: ReplicaPlace | None) -> None:
         with contextlib.suppress(RayError, TimeoutError):
             await asyncio.wait_for(_of(replica.leave.remote()), LEAVE_TIMEOUT_S)
         ray.kill(replica)

@@ -48,6 +48,11 @@ class ServedSystem:
     def by_name(self) -> dict[str, ServedModel]:
         return {served.name: served for served in self.models}
 
+    @property
+    def default_model(self) -> str:
+        """The model that is meant where none is named and none is routed to."""
+        return self.fallback or self.models[0].name
+
 
 def served_models(config: ExperimentConfig, context_tokens: Mapping[str, int | None]) -> tuple[ServedModel, ...]:
     """Return the experiment's models in the order of its file."""

@@ -1,6 +1,6 @@
 """Access to the files of a run directory, never outside it: no "..", no links, no devices or pipes.
 
-A run directory may come from somebody else. A link in it that leads outside would let its reader read, or write over,
+A run directory may come from another user. A link in it that leads outside would let its reader read, or write over,
 a file of the person who opens it.
 """
 

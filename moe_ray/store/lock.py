@@ -158,10 +158,10 @@ _CANNOT_LOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EN
 
 
 @contextmanager
-def exclusive(run: RunDirectory, tell: Callable[[str], object] = lambda _: None) -> Iterator[None]:
+def exclusive(run: RunDirectory, on_notice: Callable[[str], object] = lambda _: None) -> Iterator[None]:
     """Hold the run directory for this process; the lock falls with the process, however it ends.
 
-    `tell` is called with a sentence for the user where a lease has to do instead of a lock.
+    `on_notice` is called with a sentence for the user where a lease has to do instead of a lock.
 
     Raises `RunDirectoryError`, naming the other process, when the directory is held already.
     """
@@ -176,7 +176,7 @@ def exclusive(run: RunDirectory, tell: Callable[[str], object] = lambda _: None)
                 raise RunDirectoryError(
                     f"cannot be locked: {error.strerror}", where=str(run.path), remedy="choose another --results-dir"
                 ) from error
-            tell(
+            on_notice(
                 f"The file system of {run.path} cannot lock files ({error.strerror}): a lease file stands in for the "
                 "lock. Start no second command on this run on another machine."
             )

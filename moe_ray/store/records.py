@@ -88,7 +88,7 @@ class GivenUp(StoredRecord):
 class Manifest(StoredRecord):
     """What this run is. `identity` decides whether a resume continues the same run.
 
-    `changes` says what became of the data between sessions; the sentences stand in `notes` too.
+    `changes` says how the data changed between sessions; the sentences are in `notes` too.
     """
 
     format: Literal[1] = 1

@@ -18,7 +18,7 @@ class Routes:
 
     `domains` are the names behind the columns of `probabilities` [n, num_domains]; what a row lacks to 1 is the
     probability of no domain. `scores` [n] say how much a query looks like the domains' own: below `threshold` it
-    counts as foreign. `seconds` [n]: the time that routing it took, its share of its batch.
+    counts as out-of-domain. `seconds` [n]: the time that routing it took, its share of its batch.
     """
 
     router: str
@@ -45,7 +45,7 @@ class Routes:
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.intp)
 
     @property
-    def is_foreign(self) -> npt.NDArray[np.bool_]:
+    def is_out_of_domain(self) -> npt.NDArray[np.bool_]:
         """True [n] where the score is below the threshold."""
         return np.asarray(self.scores < self.threshold, dtype=np.bool_)
 
@@ -55,7 +55,7 @@ ROUTE_SCHEMA = pa.schema(
         pa.field("domain", pa.string(), nullable=False),
         pa.field("example_id", pa.string(), nullable=False),
         pa.field("chosen", pa.string(), nullable=False),
-        pa.field("is_foreign", pa.bool_(), nullable=False),
+        pa.field("is_out_of_domain", pa.bool_(), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("probabilities", pa.list_(pa.float64()), nullable=False),
@@ -67,12 +67,12 @@ MAX_SECONDS = 1e6
 
 
 def routes_to_table(routes: Routes) -> pa.Table:
-    """Routes as a table that pandas and DuckDB open: `chosen` and `is_foreign` are written out for them."""
+    """Routes as a table that pandas and DuckDB open: `chosen` and `is_out_of_domain` are written out for them."""
     columns = {
         "domain": list(routes.example_domains),
         "example_id": list(routes.example_ids),
         "chosen": [routes.domains[at] for at in routes.chosen],
-        "is_foreign": routes.is_foreign,
+        "is_out_of_domain": routes.is_out_of_domain,
         "score": routes.scores,
         "seconds": routes.seconds,
         "probabilities": list(routes.probabilities),

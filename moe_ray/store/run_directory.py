@@ -71,7 +71,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 class RunDirectory:
     """Reads and writes one run directory. Every file appears whole or not at all.
 
-    It may be somebody else's: a path in it that leads out of it raises `RunDirectoryError` (`moe_ray.store.inside`).
+    It may come from another user: a path that leads out of it raises `RunDirectoryError` (`moe_ray.store.inside`).
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,7 +115,7 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """True when a run was begun here."""
+        """True if a run was started here."""
         return self.manifest_path.is_file()
 
     def prepare(self) -> None:
@@ -277,7 +277,7 @@ class RunDirectory:
 
     @property
     def graded(self) -> str | None:
-        """What the scores were made from, as `mark_graded` was told; None when nobody graded."""
+        """The fingerprint that `mark_graded` stored; None if the answers were not graded."""
         path = inside(self.path, "scores", "graded.txt")
         return path.read_text(encoding="utf-8") if path.is_file() and self.scores_path.is_file() else None
 

@@ -4,7 +4,7 @@ The files hold lists of objects with id, text, label, source and split:
 
 classifier_train.json   training and validation texts (split "train" and "validation")
 classifier_test.json    test texts
-foreign/SET.json        each out-of-domain set
+out_of_domain/SET.json  each out-of-domain set
 data_report.json        the labels in order, and the report
 """
 
@@ -35,14 +35,14 @@ class RouterTexts:
 
     `labels` are the domains in the order of the experiment, then `OTHER` if the router learns it. `train` fits the
     weights; `validation` stops training and sets temperatures and threshold; `test` is used once, afterwards.
-    `foreign` are out-of-domain queries, by set, that are used for testing only.
+    `out_of_domain` are out-of-domain queries, by set, that are used for testing only.
     """
 
     labels: tuple[str, ...]
     train: tuple[LabelledText, ...]
     validation: tuple[LabelledText, ...]
     test: tuple[LabelledText, ...]
-    foreign: Mapping[str, tuple[LabelledText, ...]]
+    out_of_domain: Mapping[str, tuple[LabelledText, ...]]
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -112,7 +112,8 @@ def splits_of(texts: RouterTexts) -> Iterator[tuple[str, Sequence[LabelledText]]
 TRAIN_FILE = "classifier_train.json"
 TEST_FILE = "classifier_test.json"
 REPORT_FILE = "data_report.json"
-FOREIGN_DIR = "foreign"
+OUT_OF_DOMAIN_DIR = "out_of_domain"
+OLD_OUT_OF_DOMAIN_DIR = "foreign"  # the name of earlier versions, for the folder and for the key of the report
 
 
 def texts_fingerprint(texts: RouterTexts) -> str:
@@ -120,7 +121,7 @@ def texts_fingerprint(texts: RouterTexts) -> str:
 
     Sources are excluded.
     """
-    groups = [*splits_of(texts), *texts.foreign.items()]
+    groups = [*splits_of(texts), *texts.out_of_domain.items()]
     parts = [[name, [[text.id, text.text, text.label] for text in group]] for name, group in groups]
     return fingerprint({"labels": texts.labels, "parts": parts})
 
@@ -130,13 +131,13 @@ def write_texts_files(directory: Path, texts: RouterTexts, report: DataReport) -
     train = [*_records(texts.train, "train"), *_records(texts.validation, "validation")]
     _write(directory / TRAIN_FILE, train)
     _write(directory / TEST_FILE, _records(texts.test, "test"))
-    (directory / FOREIGN_DIR).mkdir()
-    for name, group in texts.foreign.items():
-        _write(directory / FOREIGN_DIR / f"{name}.json", _records(group, "test"))
+    (directory / OUT_OF_DOMAIN_DIR).mkdir()
+    for name, group in texts.out_of_domain.items():
+        _write(directory / OUT_OF_DOMAIN_DIR / f"{name}.json", _records(group, "test"))
     content = {
         "labels": texts.labels,
         "num_texts": split_counts(texts),
-        "foreign": {name: len(group) for name, group in texts.foreign.items()},
+        OUT_OF_DOMAIN_DIR: {name: len(group) for name, group in texts.out_of_domain.items()},
         **report.as_json(),
     }
     _write(directory / REPORT_FILE, content)

@@ -54,8 +54,12 @@ def test_json_holds_what_route_returns_for_each_line_of_stdin(
     assert [item["text"] for item in found] == [LEGAL, "", SPORTS, CODE]
     for item, one in zip(found, expected, strict=True):
         assert item["probabilities"] == one.probabilities
-        assert (item["domain"], item["score"], item["is_foreign"]) == (one.domain, one.score, one.is_foreign)
-    assert [item["is_foreign"] for item in found] == [False, True, True, False]
+        assert (item["domain"], item["score"], item["is_out_of_domain"]) == (
+            one.domain,
+            one.score,
+            one.is_out_of_domain,
+        )
+    assert [item["is_out_of_domain"] for item in found] == [False, True, True, False]
 
 
 @pytest.mark.parametrize("arguments", [("text", "--router", "nowhere"), ("-", "--router", "."), ("text",), ()])

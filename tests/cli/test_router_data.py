@@ -12,7 +12,7 @@ from moe_ray.cli.main import app
 from moe_ray.cli.terminal import EXIT_USAGE, reported
 from moe_ray.config.load import load_experiment
 from moe_ray.domains.loading import load_domain
-from moe_ray.runs.router_texts import read_texts
+from moe_ray.runs.wanted_router import read_texts
 from tests.support.router_texts import read_texts_files
 
 Command = Callable[..., tuple[int, str]]
@@ -31,7 +31,7 @@ def router_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """An experiment of two domains with a router, a set of other queries and a foreign one."""
+    """An experiment of two domains with a router, a set of other queries and an out-of-domain one."""
 
     def questions(word: str, num: int) -> list[dict[str, Any]]:
         return [{"id": f"{word}{n}", "question": f"{word} {n} or {n * 3}?", "reference": "so"} for n in range(num)]
@@ -75,7 +75,7 @@ def test_the_texts_that_training_would_take_are_written_and_told(
     texts = read_texts_files(out)
     assert texts == read_texts(experiment, examples).texts
     assert {path.name for path in out.iterdir()} == {
-        "classifier_train.json", "classifier_test.json", "data_report.json", "foreign", "expert_eval"
+        "classifier_train.json", "classifier_test.json", "data_report.json", "out_of_domain", "expert_eval"
     }  # fmt: skip
     for name, asked in examples.items():
         records = json.loads((out / "expert_eval" / f"{name}.json").read_text())
@@ -94,7 +94,7 @@ def test_the_same_command_writes_the_same_files_over_its_own(router_data: Comman
     code, shown = router_data(file, "--out", out, "--set", "router.max_texts_per_domain=12", "--set", "router.other=[]")
     assert code == 0, shown
     assert "over the limit" in shown
-    assert list((out / "foreign").iterdir()) == []
+    assert list((out / "out_of_domain").iterdir()) == []
 
 
 def test_a_folder_with_anything_else_in_it_is_left_alone(router_data: Command, file: Path, tmp_path: Path) -> None:

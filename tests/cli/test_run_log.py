@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from moe_ray.cli.main import app
-from moe_ray.cli.progress import LoggedObserver, open_log, session_log
+from moe_ray.cli.progress import LOG_FILE, LoggedObserver, RunLog, open_log, session_log
 from moe_ray.cli.terminal import EXIT_USAGE, reported
 from moe_ray.config.load import load_experiment
-from moe_ray.store.log import LOG_FILE, RunLog
 from moe_ray.store.run_directory import RunDirectory
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "custom-domain.yaml"

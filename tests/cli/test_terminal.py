@@ -136,7 +136,7 @@ def test_a_warning_and_an_error_that_nobody_expected_steer_no_terminal(tmp_path:
     """Both are printed by Python itself, the second when the program is over."""
     (tmp_path / "faulty.py").write_text(
         "import warnings\n"
-        "import moe_ray.cli.setup as setup\n"
+        "import moe_ray.cli.files as setup\n"
         "import moe_ray.cli.main as main\n"
         "def write_starter(file):\n"
         "    warnings.warn('warned \\x1b[2J')\n"

@@ -5,7 +5,7 @@ import pytest
 
 from moe_ray.comparison.costs import RESTART_FACTOR, cost_ratio
 from moe_ray.comparison.records import ExampleCost, Summary
-from moe_ray.report.price import is_shown
+from moe_ray.report.measures import is_shown
 from tests.comparison.routed_run import BASE, RoutedRun, Values
 
 ROUTER_S = 0.25
@@ -23,7 +23,7 @@ def run_of(memory: dict[str, int | None], *, unscored: bool = False) -> RoutedRu
 
 
 def summary_of(run: RoutedRun) -> Summary:
-    """Of domain a, the router sends the first example to a and the second to b; it finds the first foreign."""
+    """Of domain a, the router sends the first example to a and the second to b; it finds the first out-of-domain."""
     return run.summary(
         run.routes({"a": ["a", "b"], "b": ["b", "b"]}, {"a": [0.1, 0.9], "b": [0.9, 0.9]}, threshold=0.5)
     )

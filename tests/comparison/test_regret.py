@@ -24,10 +24,10 @@ def plain_regret(run: RoutedRun, routes: Routes, system: str, domain: str) -> di
     direction = 1 if run.metric.higher_is_better else -1
     parts: dict[str, list[float]] = {"wrong_domain": [], "sent_to_baseline": [], "right_expert_worse": []}
     ends: dict[str, list[float]] = {"oracle": [], "value": []}
-    places = zip(routes.example_domains, routes.chosen, routes.is_foreign, strict=True)
-    rows = [(routes.domains[chosen], bool(foreign)) for name, chosen, foreign in places if name == domain]
-    for at, (chosen, foreign) in enumerate(rows):
-        sent = {"cascade": foreign, "baseline": True}.get(system, False)
+    places = zip(routes.example_domains, routes.chosen, routes.is_out_of_domain, strict=True)
+    rows = [(routes.domains[chosen], bool(out_of_domain)) for name, chosen, out_of_domain in places if name == domain]
+    for at, (chosen, out_of_domain) in enumerate(rows):
+        sent = {"cascade": out_of_domain, "baseline": True}.get(system, False)
         answering = BASE if sent else f"expert-{domain if system == 'experts' else chosen}"
         there = [v for m in run.models if (v := run.values[domain, m][at]) is not None]
         value, right = run.values[domain, answering][at], run.values[domain, f"expert-{domain}"][at]

@@ -64,7 +64,7 @@ def test_the_accuracy_is_counted_over_all_and_by_domain_whatever_the_threshold(
         assert item.n == len(mine)
         assert item.num_right == sum(said[at] == routes.example_domains[at] for at in mine)
         assert item.accuracy == item.num_right / item.n
-        assert item.num_foreign == sum(routes.scores[at] < routes.threshold for at in mine)
+        assert item.num_out_of_domain == sum(routes.scores[at] < routes.threshold for at in mine)
         bounds = binomtest(item.num_right, item.n).proportion_ci(method="wilson")
         assert (item.low, item.high) == pytest.approx((bounds.low, bounds.high))
     assert 0.5 < routing.accuracy[0].accuracy < 1
@@ -113,14 +113,14 @@ def test_what_the_manifest_says_of_the_router_is_passed_on_and_its_test_in_its_o
         "per_label": [],
         "confusion": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
         "temperature": 1.5,
-        "sure_temperature": 1.25,
+        "confident_temperature": 1.25,
         "before_scaling": routing.calibration.model_dump(),
         "after_scaling": routing.calibration.model_dump(),
-        "foreign_score": "energy",
+        "out_of_domain_score": "energy",
         "threshold": 0.4,
         "own_kept": 0.95,
-        "validation_foreign": [],
-        "foreign": [],
+        "validation_out_of_domain": [],
+        "out_of_domain": [],
         "train_s": 1.0,
         "seconds_per_text": 0.1,
     }

@@ -116,6 +116,12 @@ BAD_CONFIGS = (
         what="unknown key; did you mean dtype?",
     ),
     BadConfig(
+        name="misspelt key of a section under its old name",
+        text=GOOD + "router:\n  foreign:\n    kep: 0.9\n",
+        where="router.foreign.kep",
+        what="unknown key; did you mean keep?",
+    ),
+    BadConfig(
         name="misspelt section",
         text=changed("models:", "modles:"),
         where="",

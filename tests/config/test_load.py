@@ -9,7 +9,7 @@ import yaml
 
 from moe_ray.config.dump import dump_experiment
 from moe_ray.config.load import LoadedExperiment, load_experiment
-from moe_ray.config.paths import resolve_paths
+from moe_ray.config.paths import resolve
 from moe_ray.config.schema import ExperimentConfig
 from moe_ray.errors import ConfigError
 
@@ -119,7 +119,7 @@ domains:
     assert config.domains["d"].data.source == str(tmp_path / "sub" / "rows.jsonl")
     assert config.domains["d"].data.ids_file == str(tmp_path / "sub" / "ids.txt")
     assert config.output.results_dir == Path("results")
-    assert resolve_paths(config, Path("/elsewhere")) == config
+    assert resolve(config, lambda _: Path("/elsewhere")) == config
 
 
 def test_a_file_named_from_another_folder_means_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,12 @@ from tests.fuzz.damage import damaged_bytes, damaged_json
 from tests.routing.queries import DOMAINS, nothing_reported, router_texts
 from tests.support.commands import run
 
-FILES = ("router.json", "terms.json", "weights.npz", "foreign.npz")
+FILES = ("router.json", "terms.json", "weights.npz", "mahalanobis.npz")
 
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = RouterConfig.model_validate({"kind": "tfidf", "foreign": {"score": "mahalanobis"}})
+    config = RouterConfig.model_validate({"kind": "tfidf", "out_of_domain": {"score": "mahalanobis"}})
     router, *_ = fit_router(config, router_texts(DOMAINS), device="cpu", report=nothing_reported)
     directory = tmp_path_factory.mktemp("fuzz") / "router"
     router.save(directory)

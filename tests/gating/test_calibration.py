@@ -9,11 +9,11 @@ from sklearn.metrics import log_loss
 
 from moe_ray.arrays import FloatArray, IntArray
 from moe_ray.gating.calibration import (
+    CONFIDENCE_POWER,
     MAX_TEMPERATURE,
     MIN_GAIN_NATS,
     MIN_MISTAKES,
     NUM_BINS,
-    SURENESS_POWER,
     Temperatures,
     calibration,
     fit_temperature,
@@ -48,11 +48,13 @@ def saturated(num: int, temperatures: Temperatures, seed: int) -> tuple[FloatArr
 
 def two_by_hand(logits: FloatArray, temperatures: Temperatures) -> FloatArray:
     """Probabilities text by text, by the definition."""
-    assert temperatures.sure is not None
+    assert temperatures.confident is not None
     rows = []
     for row in logits:
-        sureness = scipy_softmax(row).max() ** SURENESS_POWER
-        rows.append(scipy_softmax(row * (sureness / temperatures.sure + (1 - sureness) / temperatures.unsure)))
+        confidence = scipy_softmax(row).max() ** CONFIDENCE_POWER
+        rows.append(
+            scipy_softmax(row * (confidence / temperatures.confident + (1 - confidence) / temperatures.uncertain))
+        )
     return np.array(rows)
 
 
@@ -107,13 +109,13 @@ def test_a_router_without_mistakes_may_be_as_sure_as_one_doubt_among_its_texts_a
 def test_a_router_worse_than_chance_gets_the_highest_temperature_and_equal_logits_leave_it_at_one() -> None:
     logits, gold = np.array([[5.0, 0.0], [5.0, 0.0]]), np.array([1, 1])
     assert fit_temperature(logits, gold) == pytest.approx(MAX_TEMPERATURE)
-    assert fit_temperatures(logits, gold).unsure == pytest.approx(MAX_TEMPERATURE)
+    assert fit_temperatures(logits, gold).uncertain == pytest.approx(MAX_TEMPERATURE)
     assert fit_temperature(np.full((3, 4), 2.0), np.array([0, 1, 2])) == 1.0
     assert fit_temperatures(np.full((3, 4), 2.0), np.array([0, 1, 2])) == Temperatures(1.0)
 
 
 def test_two_temperatures_are_found_again_and_make_both_ends_believable() -> None:
-    true = Temperatures(unsure=1.6, sure=0.8)
+    true = Temperatures(uncertain=1.6, confident=0.8)
     logits, gold = saturated(20_000, true, seed=4)
     found = fit_temperatures(logits, gold)
     assert found == pytest.approx(true, rel=0.05)
@@ -124,11 +126,11 @@ def test_two_temperatures_are_found_again_and_make_both_ends_believable() -> Non
 
 @pytest.mark.parametrize("seed", range(4))
 def test_two_temperatures_are_where_scipy_finds_the_least_loss_of_both_at_once(seed: int) -> None:
-    logits, gold = saturated(900, Temperatures(unsure=2.0, sure=0.7), seed)
-    sureness = scipy_softmax(logits, axis=1).max(axis=1, keepdims=True) ** SURENESS_POWER
+    logits, gold = saturated(900, Temperatures(uncertain=2.0, confident=0.7), seed)
+    confidence = scipy_softmax(logits, axis=1).max(axis=1, keepdims=True) ** CONFIDENCE_POWER
 
     def loss(betas: FloatArray) -> float:
-        return doubting_loss(logits, gold, sureness * betas[1] + (1 - sureness) * betas[0])
+        return doubting_loss(logits, gold, confidence * betas[1] + (1 - confidence) * betas[0])
 
     best = minimize(loss, [1.0, 1.0], method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-13})
     found = fit_temperatures(logits, gold)
@@ -149,8 +151,8 @@ def test_where_one_temperature_is_the_truth_there_is_no_second(overconfidence: f
 def test_no_verdict_changes_at_any_two_temperatures(scale: float) -> None:
     rng = np.random.default_rng(5)
     logits = rng.normal(scale=scale, size=(300, 4))
-    for sure in (0.01, 0.5, 1.0, 100.0):
-        scaled = Temperatures(unsure=min(100 * sure, MAX_TEMPERATURE), sure=sure).scaled(logits)
+    for confident in (0.01, 0.5, 1.0, 100.0):
+        scaled = Temperatures(uncertain=min(100 * confident, MAX_TEMPERATURE), confident=confident).scaled(logits)
         assert scaled.argmax(axis=1).tolist() == logits.argmax(axis=1).tolist()
 
 
@@ -171,8 +173,8 @@ def test_a_second_temperature_waits_for_enough_mistakes() -> None:
     enough[:MIN_MISTAKES] = 1
     assert fit_temperatures(logits, few) == Temperatures(fit_temperature(logits, few))
     found = fit_temperatures(logits, enough)
-    assert found.sure is not None
-    assert found.unsure > found.sure
+    assert found.confident is not None
+    assert found.uncertain > found.confident
 
 
 def test_the_likelihood_is_scikit_learns_log_loss() -> None:

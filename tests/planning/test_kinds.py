@@ -14,7 +14,7 @@ from moe_ray.planning.cells import Cell, make_shards
 from moe_ray.planning.keys import CellMaker, key_of
 from moe_ray.planning.kinds import GENERATE, KINDS, LIKELIHOOD, CellKind
 from moe_ray.prompts.messages import Prompt
-from moe_ray.store import owners, reuse
+from moe_ray.store import reuse
 from moe_ray.store.answers import ANSWER_SCHEMA
 from tests.planning.cells import PROMPT, make_example, make_identity
 
@@ -108,9 +108,9 @@ def test_a_measured_row_holds_one_number_for_each_continuation() -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_stored_row_tells_its_key(name: str) -> None:
     for row in answered(made(KINDS[name])).to_pylist():
-        assert owners.identity_in_key(row, [make_identity()]) == make_identity().key
-        assert owners.identity_in_key(row, [make_identity(weights="w2")]) is None
-        assert owners.identity_in_key({**row, "kind": "unknown"}, [make_identity()]) is None
+        assert reuse.identity_in_key(row, [make_identity()]) == make_identity().key
+        assert reuse.identity_in_key(row, [make_identity(weights="w2")]) is None
+        assert reuse.identity_in_key({**row, "kind": "unknown"}, [make_identity()]) is None
 
 
 def test_a_further_kind_is_asked_stored_and_reused_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

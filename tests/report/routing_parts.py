@@ -27,14 +27,20 @@ def changed(summary: Summary, **fields: Any) -> Summary:
     return summary.model_copy(update={"routing": routing_of(summary).model_copy(update=fields)})
 
 
-def accuracies(right: dict[str, int], n: int, *, foreign: int = 0) -> list[RoutingAccuracy]:
+def accuracies(right: dict[str, int], n: int, *, out_of_domain: int = 0) -> list[RoutingAccuracy]:
     """The accuracy on each domain's n examples, and on all of them."""
 
     def one(domain: str | None, num_right: int, num: int) -> RoutingAccuracy:
         low, high = wilson_bounds(num_right, num)
         share = num_right / num
         return RoutingAccuracy(
-            domain=domain, n=num, num_right=num_right, accuracy=share, low=low, high=high, num_foreign=foreign
+            domain=domain,
+            n=num,
+            num_right=num_right,
+            accuracy=share,
+            low=low,
+            high=high,
+            num_out_of_domain=out_of_domain,
         )
 
     return [one(name, num, n) for name, num in right.items()] + [one(None, sum(right.values()), n * len(right))]

@@ -9,8 +9,7 @@ from rich.console import Console
 from moe_ray import formatting as text
 from moe_ray.comparison.records import CostRatio, ExampleCost, PairedComparison
 from moe_ray.report.conclusions import effects
-from moe_ray.report.measures import cost_table, latency_table, memory_table
-from moe_ray.report.price import Price, is_shown, price_line, price_sentence
+from moe_ray.report.measures import Price, cost_table, is_shown, latency_table, memory_table, price_line, price_sentence
 from moe_ray.report.tables import summary_tables
 from moe_ray.report.verdict import headline
 from moe_ray.report.views import MetricView, domain_views

@@ -49,10 +49,10 @@ def test_the_sentence_counts_what_the_router_did(routed: Reported) -> None:
     routes = routes_of(routed)
     chosen = [routes.domains[row.argmax()] for row in routes.probabilities]
     num_right = sum(own == other for own, other in zip(routes.example_domains, chosen, strict=True))
-    num_foreign = sum(score < routes.threshold for score in routes.scores)
+    num_out_of_domain = sum(score < routes.threshold for score in routes.scores)
     text = sentence(routed.summary)
     assert text.startswith(f"The router named the right domain for {num_right} of 60 examples")
-    assert f"It classified {num_foreign} of them as out-of-domain" in text
+    assert f"It classified {num_out_of_domain} of them as out-of-domain" in text
 
 
 def test_what_mistakes_cost_is_the_experts_value_less_the_routed_one(routed: Reported) -> None:
@@ -237,7 +237,7 @@ def test_a_router_as_good_as_its_test_is_not_warned_of(routed: Reported) -> None
         ({"accuracy": accuracies(dict.fromkeys(DOMAINS, 20), 50)}, "Routing drift"),
         ({"calibration": synthetic_test(DOMAINS).before_scaling}, "Confidence"),
         ({"test_results": synthetic_test(DOMAINS, num_texts=29)}, "Few test texts"),
-        ({"accuracy": accuracies(dict.fromkeys(DOMAINS, 46), 50, foreign=76)}, "Threshold"),
+        ({"accuracy": accuracies(dict.fromkeys(DOMAINS, 46), 50, out_of_domain=76)}, "Threshold"),
     ],
 )
 def test_what_makes_a_router_doubtful_is_said_first(routed: Reported, fields: dict[str, Any], title: str) -> None:
@@ -251,18 +251,18 @@ def test_the_routers_own_test_stands_in_its_tables(routed: Reported) -> None:
     assert tested is not None
     assert view is not None
     assert view.labels is not None
-    assert view.foreign is not None
+    assert view.out_of_domain is not None
     recalls = column(view.labels, "recall")
     for at, label in enumerate(tested.labels):
         assert float(recalls[label]) == pytest.approx(tested.confusion[at][at] / sum(tested.confusion[at]), abs=0.0005)
-    assert [(group.title, group.end - group.start) for group in view.foreign.groups] == [
+    assert [(group.title, group.end - group.start) for group in view.out_of_domain.groups] == [
         ("tested against", 2), ("chosen by (validation)", 2),
     ]  # fmt: skip
 
 
 def test_one_temperature_is_told_and_so_are_two(routed: Reported) -> None:
-    tested = synthetic_test(DOMAINS).model_copy(update={"temperature": 1.625, "sure_temperature": None})
-    two = tested.model_copy(update={"sure_temperature": 0.975})
+    tested = synthetic_test(DOMAINS).model_copy(update={"temperature": 1.625, "confident_temperature": None})
+    two = tested.model_copy(update={"confident_temperature": 0.975})
     one_view, two_view = (routing_view(changed(routed.summary, test_results=each)) for each in (tested, two))
     assert one_view is not None
     assert two_view is not None
@@ -302,7 +302,7 @@ def test_each_example_of_the_browser_knows_where_it_was_sent(routed: Reported) -
     routes, found = routes_of(routed), payload_of(routed.page)["routes"]
     assert len(found) == len(routes.example_ids)
     for row, (domain, example_id) in enumerate(zip(routes.example_domains, routes.example_ids, strict=True)):
-        name, sure, foreign = found[f"{domain}/{example_id}"]
+        name, confidence, out_of_domain = found[f"{domain}/{example_id}"]
         assert name == routes.domains[routes.probabilities[row].argmax()]
-        assert sure == pytest.approx(max(routes.probabilities[row]), abs=5e-5)
-        assert foreign == int(routes.scores[row] < routes.threshold)
+        assert confidence == pytest.approx(max(routes.probabilities[row]), abs=5e-5)
+        assert out_of_domain == int(routes.scores[row] < routes.threshold)

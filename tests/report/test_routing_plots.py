@@ -80,9 +80,9 @@ def test_the_marked_point_of_a_real_run_is_the_cascade(routed: Reported) -> None
     assert sweep is not None
     unscored = {score.example_id for score in routed.scores if score.value is None}
     kept = [row for row, example_id in enumerate(routes.example_ids) if example_id not in unscored]
-    foreign = sum(routes.scores[row] < routes.threshold for row in kept)
+    out_of_domain = sum(routes.scores[row] < routes.threshold for row in kept)
     assert sweep.n == len(kept)
-    assert own_point(routed.summary, sweep).baseline_share == pytest.approx(foreign / len(kept))
+    assert own_point(routed.summary, sweep).baseline_share == pytest.approx(out_of_domain / len(kept))
 
 
 def test_both_ends_and_the_own_threshold_have_names_in_both_plots(routed: Reported) -> None:

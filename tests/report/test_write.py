@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from moe_ray.comparison.records import CutAnswers, MetricValue, Summary
+from moe_ray.comparison.records import AnsweredDifference, CutAnswers, MetricValue, Summary
 from moe_ray.comparison.runs import compare_runs
 from moe_ray.errors import RunDirectoryError
 from moe_ray.report.cautions import cautions
@@ -109,6 +109,39 @@ def test_a_mixed_result_is_told_as_one(reported: Reported) -> None:
         "no difference was shown in code (pass@1)."
     )
     assert [verdict.winner for verdict in found.domains] == ["experts", "baseline", None]
+
+
+@pytest.mark.parametrize("winner", ["experts", "baseline"])
+def test_sentence_difference_and_interval_are_winner_minus_loser(reported: Reported, winner: str) -> None:
+    numbers: dict[str, object] = {
+        "value_a": 0.9,
+        "value_b": 0.6,
+        "difference": 0.3,
+        "low": 0.1,
+        "high": 0.5,
+        "verdict": "a_better",
+    }
+    if winner == "baseline":
+        numbers = {"value_a": 0.6, "value_b": 0.9, "difference": -0.3, "low": -0.5, "high": -0.1, "verdict": "b_better"}
+    numbers["answered"] = None
+    found = headline(with_comparison(reported.summary, **numbers)).domains[0]
+    verb = "beat" if winner == "experts" else "beats"
+    loser = "baseline" if winner == "experts" else "experts"
+    assert found.sentence == f"The {winner} {verb} the {loser}: accuracy 0.900 against 0.600."
+    assert found.figures.replace("\N{NO-BREAK SPACE}", " ").startswith("95 % interval [0.100, 0.500], ")
+    assert found.effect is not None
+    assert (found.effect.system, found.effect.other, found.effect.difference) == (winner, loser, "+0.300")
+    assert found.effect.start is not None
+    assert 50 < found.effect.start < found.effect.at
+
+
+def test_the_failures_of_a_winner_come_first(reported: Reported) -> None:
+    answered = AnsweredDifference(value_a=0.7, value_b=0.95, difference=-0.25, low=-0.4, high=-0.1, n_pairs=8)
+    summary = with_comparison(reported.summary, verdict="b_better", n_failed_a=2, n_failed_b=1, answered=answered)
+    found = headline(summary).domains[0].failures
+    assert found.startswith("Failed: the baseline on 1 example of ")
+    assert " and the experts on 2 examples of " in found
+    assert "Where both answered: accuracy 0.950 against 0.700, n = 8." in found
 
 
 def with_verdicts(summary: Summary, domain: str, **verdicts: str) -> Summary:

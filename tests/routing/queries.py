@@ -37,13 +37,13 @@ def queries(labels: Sequence[str], num_each: int, first: int = 0) -> tuple[Label
 
 
 def router_texts(labels: Sequence[str] = DOMAINS, num_each: int = 40, num_test_each: int = 40) -> RouterTexts:
-    """Texts of `labels` that never repeat, and a foreign set of sports."""
+    """Texts of `labels` that never repeat, and an out-of-domain set of sports."""
     return RouterTexts(
         labels=tuple(labels),
         train=queries(labels, num_each),
         validation=queries(labels, num_each, first=10_000),
         test=queries(labels, num_test_each, first=20_000),
-        foreign={"sports": queries(["sports"], num_test_each, first=30_000)},
+        out_of_domain={"sports": queries(["sports"], num_test_each, first=30_000)},
     )
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.gating.calibration import MAX_TEMPERATURE, confusion_matrix, label_results, macro_f1, softmax
 from moe_ray.routing import classifier as registry
-from moe_ray.routing.results import RouterTestResults
+from moe_ray.routing.files import RouterTestResults
 from moe_ray.routing.training import fit_router
 from moe_ray.texts.labelled import RouterTexts
 from tests.routing.queries import DOMAINS, WrongClassifier, nothing_reported, router_texts
@@ -41,7 +41,7 @@ def test_confusion_precision_recall_and_f1_are_scikit_learns(seed: int) -> None:
 
 
 @pytest.mark.parametrize("labels", [DOMAINS[:2], DOMAINS, (*DOMAINS, OTHER)])
-def test_a_random_router_is_right_as_often_as_chance_and_tells_nothing_foreign(
+def test_a_random_router_is_right_as_often_as_chance_and_tells_nothing_out_of_domain(
     labels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = measured("RandomClassifier", router_texts(labels, num_each=400, num_test_each=1500), monkeypatch)
@@ -50,7 +50,7 @@ def test_a_random_router_is_right_as_often_as_chance_and_tells_nothing_foreign(
     assert binomtest(num_right, results.n, 1 / len(labels)).pvalue > ONE_IN_A_MILLION
     assert results.macro_f1 == pytest.approx(1 / len(labels), abs=0.05)
     num_own = 1500 * len(set(labels) - {OTHER})
-    for result in results.foreign:
+    for result in results.out_of_domain:
         standard_error = math.sqrt((num_own + result.n + 1) / (12 * num_own * result.n))  # of Mann and Whitney's U
         assert abs(result.auroc - 0.5) < 5 * standard_error
         assert result.fpr95 == pytest.approx(0.95, abs=0.03)
@@ -87,8 +87,10 @@ def test_every_score_is_measured_on_every_set_and_only_the_routers_own_has_a_kep
 ) -> None:
     results = measured("RandomClassifier", router_texts((*DOMAINS, OTHER), num_each=20), monkeypatch)
     names = ["max_probability", "energy", "mahalanobis", "other_probability"]
-    assert [(item.set, item.score) for item in results.foreign] == [(s, n) for s in (OTHER, "sports") for n in names]
-    assert {item.score for item in results.foreign if item.kept is not None} == {results.foreign_score}
-    assert [item.score for item in results.validation_foreign] == names
-    best = max(results.validation_foreign, key=lambda item: item.auroc)
-    assert results.foreign_score == best.score
+    assert [(item.set, item.score) for item in results.out_of_domain] == [
+        (s, n) for s in (OTHER, "sports") for n in names
+    ]
+    assert {item.score for item in results.out_of_domain if item.kept is not None} == {results.out_of_domain_score}
+    assert [item.score for item in results.validation_out_of_domain] == names
+    best = max(results.validation_out_of_domain, key=lambda item: item.auroc)
+    assert results.out_of_domain_score == best.score

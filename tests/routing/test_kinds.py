@@ -29,8 +29,8 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=sorted(CLASSIFIERS))
 def router(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Router:
-    """A router of each kind that learned the domains and `other`, and tells foreign queries by its features."""
-    section = {"kind": request.param, "foreign": {"score": "mahalanobis"}}
+    """A router of each kind that learned the domains and `other`, and tells out-of-domain queries by its features."""
+    section = {"kind": request.param, "out_of_domain": {"score": "mahalanobis"}}
     training = {"learning_rate": 3e-3, "epochs": 4, "max_tokens": 64}
     if request.param == "transformer":
         section |= {"architecture": TINY, "training": training}

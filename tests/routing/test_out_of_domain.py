@@ -1,4 +1,4 @@
-"""Scores for foreign queries against closed forms, SciPy and scikit-learn."""
+"""Scores for out-of-domain queries against closed forms, SciPy and scikit-learn."""
 
 import math
 
@@ -11,15 +11,15 @@ from sklearn.metrics import roc_auc_score
 from moe_ray.arrays import FloatArray
 from moe_ray.gating.calibration import Temperatures
 from moe_ray.routing.classifier import ClassifierOutputs
-from moe_ray.routing.out_of_domain import ForeignScorer, Mahalanobis, auroc, fpr95, threshold_keeping
+from moe_ray.routing.out_of_domain import Mahalanobis, OutOfDomainScorer, auroc, fpr95, threshold_keeping
 
 
 def outputs(logits: FloatArray) -> ClassifierOutputs:
     return ClassifierOutputs(logits=logits, features=logits)
 
 
-def scorer(own: list[bool], temperature: float = 1.0) -> ForeignScorer:
-    return ForeignScorer(own=np.array(own), temperatures=Temperatures(temperature), mahalanobis=None)
+def scorer(own: list[bool], temperature: float = 1.0) -> OutOfDomainScorer:
+    return OutOfDomainScorer(own=np.array(own), temperatures=Temperatures(temperature), mahalanobis=None)
 
 
 def test_energy_of_equal_logits_grows_with_the_logarithm_of_their_number() -> None:
@@ -33,13 +33,15 @@ def test_energy_of_a_cold_router_is_its_highest_logit() -> None:
     assert scorer([True] * 3, 1e-3).scores("energy", outputs(logits)) == pytest.approx([3.0, 2.5])
 
 
-def test_what_the_router_learned_of_foreign_queries_lowers_every_score_but_energy() -> None:
+def test_what_the_router_learned_of_out_of_domain_queries_lowers_every_score_but_energy() -> None:
     own = [True, True, False]
-    plain, foreign = outputs(np.array([[2.0, 0.0, -9.0]])), outputs(np.array([[2.0, 0.0, 9.0]]))
+    plain, out_of_domain = outputs(np.array([[2.0, 0.0, -9.0]])), outputs(np.array([[2.0, 0.0, 9.0]]))
     for name in ("max_probability", "other_probability"):
-        assert scorer(own).scores(name, foreign) < scorer(own).scores(name, plain)
-    assert scorer(own).scores("energy", foreign) == scorer(own).scores("energy", plain)
-    assert scorer(own).scores("other_probability", foreign) == pytest.approx(1 - 1 / (1 + math.exp(-7) + math.exp(-9)))
+        assert scorer(own).scores(name, out_of_domain) < scorer(own).scores(name, plain)
+    assert scorer(own).scores("energy", out_of_domain) == scorer(own).scores("energy", plain)
+    assert scorer(own).scores("other_probability", out_of_domain) == pytest.approx(
+        1 - 1 / (1 + math.exp(-7) + math.exp(-9))
+    )
 
 
 def test_scores_that_cannot_be_computed_are_not_offered() -> None:
@@ -70,9 +72,9 @@ def test_features_that_never_vary_leave_distances_finite() -> None:
 @pytest.mark.parametrize("decimals", [0, 1, 8])
 def test_auroc_is_scikit_learns_with_and_without_ties(decimals: int) -> None:
     rng = np.random.default_rng(decimals)
-    own, foreign = rng.normal(0.7, 1, 300).round(decimals), rng.normal(0, 1, 200).round(decimals)
-    expected = roc_auc_score([1] * 300 + [0] * 200, np.concatenate([own, foreign]))
-    assert auroc(own, foreign) == pytest.approx(expected, abs=1e-12)
+    own, out_of_domain = rng.normal(0.7, 1, 300).round(decimals), rng.normal(0, 1, 200).round(decimals)
+    expected = roc_auc_score([1] * 300 + [0] * 200, np.concatenate([own, out_of_domain]))
+    assert auroc(own, out_of_domain) == pytest.approx(expected, abs=1e-12)
 
 
 def test_auroc_is_one_when_all_own_are_above_and_a_half_when_all_are_equal() -> None:
@@ -91,6 +93,6 @@ def test_a_threshold_keeps_at_least_its_share_and_no_higher_one_does(num: int, s
         assert len(above) < share * num
 
 
-def test_false_positives_are_the_foreign_queries_at_or_above_the_threshold_that_keeps_95_percent() -> None:
+def test_false_positives_are_the_out_of_domain_queries_at_or_above_the_threshold_that_keeps_95_percent() -> None:
     own = np.arange(100.0)
     assert fpr95(own, np.array([4.0, 5.0, 6.0, -1.0])) == 0.5

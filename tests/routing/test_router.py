@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import pytest
 from moe_ray.arrays import FloatArray
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.errors import ModelError, RunDirectoryError
+from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.routing import files, tfidf
 from moe_ray.routing import router as router_module
-from moe_ray.routing.router import BLANK_SCORE, MAX_CHARACTERS, Router
+from moe_ray.routing.router import BLANK_SCORE, MAX_CHARACTERS, Router, require_domains
 from moe_ray.routing.training import fit_router
 from moe_ray.store.records import Manifest
 from moe_ray.store.run_directory import RunDirectory
 from tests.routing.hostile import change_json, seal
 from tests.routing.queries import DOMAINS, RandomClassifier, nothing_reported, queries, router_texts
+from tests.support.old_names import write_old_router
 
 BLANK = ["", " \n\t", "\0\0", "\N{ZERO WIDTH SPACE}\N{NO-BREAK SPACE}", " " * 100_000]
 ODD = [
@@ -35,9 +38,9 @@ ODD = [
 ]
 
 
-def trained(other: bool = False, **foreign: object) -> Router:
+def trained(other: bool = False, **out_of_domain: object) -> Router:
     labels = (*DOMAINS, OTHER) if other else DOMAINS
-    config = RouterConfig.model_validate({"kind": "tfidf", "foreign": foreign})
+    config = RouterConfig.model_validate({"kind": "tfidf", "out_of_domain": out_of_domain})
     return fit_router(config, router_texts(labels), device="cpu", report=nothing_reported)[0]
 
 
@@ -70,15 +73,15 @@ def test_probabilities_have_a_row_for_each_text_and_a_column_for_each_domain(rou
     assert router.route([]) == []
 
 
-def test_with_foreign_queries_learned_rows_lack_their_probability() -> None:
+def test_with_out_of_domain_queries_learned_rows_lack_their_probability() -> None:
     router = trained(other=True)
     assert router.domains == DOMAINS
     assert router.labels == (*DOMAINS, OTHER)
-    foreign = [text.text for text in queries([OTHER], 20, first=50_000)]
-    own, other = router.predict_proba(ASKED).sum(axis=1), router.predict_proba(foreign).sum(axis=1)
+    out_of_domain = [text.text for text in queries([OTHER], 20, first=50_000)]
+    own, other = router.predict_proba(ASKED).sum(axis=1), router.predict_proba(out_of_domain).sum(axis=1)
     assert own.mean() > 0.8
     assert other.mean() < 0.2
-    assert np.mean([route.is_foreign for route in router.route(foreign)]) > 0.9
+    assert np.mean([route.is_out_of_domain for route in router.route(out_of_domain)]) > 0.9
 
 
 def test_a_route_is_the_row_of_its_text_in_words(router: Router) -> None:
@@ -88,7 +91,7 @@ def test_a_route_is_the_row_of_its_text_in_words(router: Router) -> None:
         assert list(route.probabilities.values()) == row.tolist()
         assert route.domain == DOMAINS[int(row.argmax())]
         assert route.score == score
-        assert route.is_foreign == (score < router.threshold)
+        assert route.is_out_of_domain == (score < router.threshold)
         assert route.seconds > 0
     assert (seconds > 0).all()
 
@@ -102,9 +105,9 @@ def test_many_texts_are_judged_in_parts_as_they_are_alone(router: Router, monkey
 
 
 @pytest.mark.parametrize("score", ["max_probability", "energy", "mahalanobis"])
-def test_a_blank_text_is_foreign_by_definition_and_still_has_probabilities(score: str) -> None:
+def test_a_blank_text_is_out_of_domain_by_definition_and_still_has_probabilities(score: str) -> None:
     for route in trained(score=score).route(BLANK):
-        assert route.is_foreign
+        assert route.is_out_of_domain
         assert route.score == BLANK_SCORE
         assert sum(route.probabilities.values()) == pytest.approx(1.0)
 
@@ -144,7 +147,7 @@ def test_a_saved_router_comes_back_with_every_verdict_to_the_last_bit(tmp_path: 
         assert (found == expected).all()
     assert loaded.record == saved.record
     assert loaded.test_results == router.test_results
-    assert (tmp_path / "router" / files.FOREIGN_FILE).exists() == (score == "mahalanobis")
+    assert (tmp_path / "router" / files.MAHALANOBIS_FILE).exists() == (score == "mahalanobis")
     assert [path.name for path in tmp_path.iterdir()] == ["router"], "nothing else is left behind"
 
 
@@ -161,7 +164,7 @@ def test_saving_replaces_a_router_whole_and_nothing_else_ever(router: Router, tm
     directory = tmp_path / "router"
     trained(score="mahalanobis").save(directory)
     router.save(directory)
-    assert not (directory / files.FOREIGN_FILE).exists(), "the old router's files are gone"
+    assert not (directory / files.MAHALANOBIS_FILE).exists(), "the old router's files are gone"
     papers = tmp_path / "papers"
     papers.mkdir()
     (papers / "thesis.txt").write_text("ten years of work")
@@ -212,7 +215,7 @@ def removed(name: str) -> Callable[[Path], object]:
         (changed(temperature="warm"), files.ROUTER_FILE, "missing or damaged"),
         *[
             (changed(**{name: value}), files.ROUTER_FILE, "missing or damaged")
-            for name in ("temperature", "sure_temperature")
+            for name in ("temperature", "confident_temperature")
             for value in (float("nan"), float("inf"), 0, 0.0, -1.0, 1e-320, True, "1", [1.0])
         ],
         *[
@@ -233,7 +236,7 @@ def removed(name: str) -> Callable[[Path], object]:
         ],
         (changed(unheard_of=1), files.ROUTER_FILE, "missing or damaged"),
         (changed(labels=["legal", "code"]), files.ROUTER_FILE, "2 labels, but weights for 3"),
-        (changed(foreign_score="mahalanobis"), files.FOREIGN_FILE, "missing or damaged"),
+        (changed(out_of_domain_score="mahalanobis"), files.MAHALANOBIS_FILE, "missing or damaged"),
         (removed(tfidf.WEIGHTS_FILE), tfidf.WEIGHTS_FILE, "missing or damaged"),
         (written(tfidf.TERMS_FILE, "{}"), tfidf.TERMS_FILE, "missing or damaged"),
         (written(files.TEST_RESULTS_FILE, "{}"), files.TEST_RESULTS_FILE, "missing or damaged"),
@@ -301,7 +304,7 @@ def test_weights_that_fit_their_fingerprint_and_nothing_else_are_refused(
 def test_means_of_other_domains_are_refused(tmp_path: Path) -> None:
     directory = tmp_path / "router"
     trained(score="mahalanobis").save(directory)
-    np.savez(directory / files.FOREIGN_FILE, means=np.zeros((2, 3)), whitening=np.eye(3))
+    np.savez(directory / files.MAHALANOBIS_FILE, means=np.zeros((2, 3)), whitening=np.eye(3))
     seal(directory)
     with pytest.raises(ModelError, match="means must be finite numbers of shape"):
         Router.load(directory)
@@ -322,7 +325,7 @@ def test_a_training_that_diverged_is_told_before_anything_is_saved(monkeypatch: 
 def test_a_router_that_was_saved_before_there_were_two_temperatures_is_the_same(copied: Path, router: Router) -> None:
     path = copied / files.ROUTER_FILE
     record = json.loads(path.read_text())
-    assert record.pop("sure_temperature") is None
+    assert record.pop("confident_temperature") is None
     known = Router.load(copied).fingerprint
     path.write_text(json.dumps(record))
     found = Router.load(copied)
@@ -330,11 +333,55 @@ def test_a_router_that_was_saved_before_there_were_two_temperatures_is_the_same(
     assert (found.predict_proba(ASKED) == router.predict_proba(ASKED)).all()
 
 
+@pytest.mark.parametrize("score", ["energy", "mahalanobis"])
+def test_a_router_saved_under_the_old_names_is_the_same_router(tmp_path: Path, score: str) -> None:
+    router = trained(score=score)
+    saved = replace(router, record=router.record.model_copy(update={"confident_temperature": 0.75})).save(tmp_path)
+    expected = saved.route(ASKED)
+    write_old_router(tmp_path)
+    assert "foreign_score" in json.loads((tmp_path / files.ROUTER_FILE).read_text())
+    found = Router.load(tmp_path)
+    assert found.record.model_copy(update={"settings": saved.record.settings}) == saved.record
+    assert found.test_results == router.test_results
+    assert [one.is_out_of_domain for one in found.route(ASKED)] == [one.is_out_of_domain for one in expected]
+
+
+def test_the_fingerprint_of_a_router_is_that_of_earlier_versions(copied: Path) -> None:
+    changed(confident_temperature=0.75)(copied)
+    record = files.read_record(copied)
+    assert record.fingerprint == fingerprint(
+        {
+            "kind": "tfidf",
+            "labels": list(DOMAINS),
+            "temperature": record.temperature,
+            "sure_temperature": 0.75,
+            "foreign_score": "energy",
+            "threshold": record.threshold,
+            "query": "question",
+            "weights": record.weights,
+        }
+    )
+
+
+def test_the_fingerprint_of_weights_is_that_of_earlier_versions(tmp_path: Path) -> None:
+    trained(score="mahalanobis").save(tmp_path)
+    files_by_old_name = {"terms.json": "terms.json", "weights.npz": "weights.npz", "foreign.npz": "mahalanobis.npz"}
+    expected = {old: file_sha256(tmp_path / name) for old, name in files_by_old_name.items()}
+    assert files.weights_fingerprint(tmp_path) == fingerprint(expected)
+
+
+def test_the_distances_of_two_versions_in_one_directory_are_refused(tmp_path: Path) -> None:
+    trained(score="mahalanobis").save(tmp_path)
+    shutil.copy(tmp_path / files.MAHALANOBIS_FILE, tmp_path / files.OLD_MAHALANOBIS_FILE)
+    with pytest.raises(ModelError, match="not those that it was saved with"):
+        Router.load(tmp_path)
+
+
 def test_a_second_temperature_is_read_and_renames_the_router_but_changes_no_verdict(
     copied: Path, router: Router
 ) -> None:
     known = Router.load(copied).fingerprint
-    changed(sure_temperature=router.record.temperature / 4)(copied)
+    changed(confident_temperature=router.record.temperature / 4)(copied)
     found = Router.load(copied)
     before, after = router.predict_proba(ASKED), found.predict_proba(ASKED)
     assert found.fingerprint != known
@@ -350,10 +397,10 @@ def test_a_router_without_test_results_loads(copied: Path) -> None:
 
 
 def test_other_domains_than_the_routers_are_refused_with_both_lists(router: Router) -> None:
-    router.require_domains(["code", "legal", "biomedical"])
+    require_domains(router.domains, ["code", "legal", "biomedical"])
     for domains in (["code", "legal"], ["code", "legal", "biomedical", "tax"], ["code", "legal", "tax"]):
         with pytest.raises(ModelError) as caught:
-            router.require_domains(domains, where="router.path")
+            require_domains(router.domains, domains, where="router.path")
         assert "between legal, biomedical, code" in caught.value.what
         assert f"domains are {', '.join(domains)}" in caught.value.what
         assert caught.value.where == "router.path"

@@ -18,8 +18,8 @@ from tests.routing.queries import DOMAINS, nothing_reported, queries, router_tex
 FOUR = (*DOMAINS, OTHER)
 
 
-def fitted(texts: RouterTexts, **foreign: object) -> Router:
-    config = RouterConfig.model_validate({"kind": "tfidf", "foreign": foreign})
+def fitted(texts: RouterTexts, **out_of_domain: object) -> Router:
+    config = RouterConfig.model_validate({"kind": "tfidf", "out_of_domain": out_of_domain})
     return fit_router(config, texts, device="cpu", report=nothing_reported)[0]
 
 
@@ -31,7 +31,7 @@ def test_temperatures_and_threshold_are_set_on_validation_alone() -> None:
     assert router.record.temperatures == fit_temperatures(router.outputs(asked).logits, gold)
     kept = np.mean(router.judge(asked).scores >= router.threshold)
     assert 0.9 <= kept < 0.9 + 2 / len(asked)
-    other_test = fitted(replace(texts, test=texts.test[:9], foreign={}), keep=0.9)
+    other_test = fitted(replace(texts, test=texts.test[:9], out_of_domain={}), keep=0.9)
     assert other_test.threshold == router.threshold
     assert other_test.record.temperatures == router.record.temperatures
 
@@ -43,11 +43,13 @@ def test_test_results_are_what_the_router_says_of_the_test_texts() -> None:
     assert results is not None
     own = [text for text in texts.test if text.label != OTHER]
     judged = router.judge([text.text for text in own])
-    foreign = router.judge([text.text for text in texts.foreign["sports"]])
+    out_of_domain = router.judge([text.text for text in texts.out_of_domain["sports"]])
     assert results.own_kept == pytest.approx(np.mean(judged.scores >= router.threshold))
-    chosen = next(item for item in results.foreign if item.set == "sports" and item.score == results.foreign_score)
-    assert chosen.kept == pytest.approx(np.mean(foreign.scores >= router.threshold))
-    assert chosen.auroc == pytest.approx(auroc(judged.scores, foreign.scores))
+    chosen = next(
+        item for item in results.out_of_domain if item.set == "sports" and item.score == results.out_of_domain_score
+    )
+    assert chosen.kept == pytest.approx(np.mean(out_of_domain.scores >= router.threshold))
+    assert chosen.auroc == pytest.approx(auroc(judged.scores, out_of_domain.scores))
     assert (results.n, results.num_train, results.num_validation) == (160, 160, 160)
     wilson = binomtest(round(results.accuracy * 160), 160).proportion_ci(method="wilson")
     assert (results.accuracy_low, results.accuracy_high) == pytest.approx((wilson.low, wilson.high))
@@ -66,17 +68,17 @@ def test_a_binary_routers_calibration_is_that_of_its_probabilities() -> None:
 @pytest.mark.parametrize("score", ["max_probability", "energy", "mahalanobis", "other_probability"])
 def test_a_named_score_is_taken_and_tells_sports_from_the_domains(score: str) -> None:
     router = fitted(router_texts(FOUR), score=score)
-    assert router.record.foreign_score == score
+    assert router.record.out_of_domain_score == score
     assert router.test_results is not None
-    found = {item.score: item.auroc for item in router.test_results.foreign if item.set == "sports"}
+    found = {item.score: item.auroc for item in router.test_results.out_of_domain if item.set == "sports"}
     assert found[score] > 0.8
 
 
-def test_without_foreign_queries_to_choose_by_the_score_is_energy() -> None:
+def test_without_out_of_domain_queries_to_choose_by_the_score_is_energy() -> None:
     router = fitted(router_texts())
-    assert router.record.foreign_score == "energy"
+    assert router.record.out_of_domain_score == "energy"
     assert router.test_results is not None
-    assert router.test_results.validation_foreign == []
+    assert router.test_results.validation_out_of_domain == []
 
 
 def test_the_probability_of_other_needs_that_label() -> None:
@@ -88,7 +90,7 @@ def test_the_record_names_the_texts_and_the_settings() -> None:
     texts = router_texts()
     record = fitted(texts, keep=0.8).record
     assert record.texts == texts_fingerprint(texts)
-    assert RouterConfig.model_validate(record.settings).foreign.keep == 0.8
+    assert RouterConfig.model_validate(record.settings).out_of_domain.keep == 0.8
     assert record.labels == list(DOMAINS)
 
 

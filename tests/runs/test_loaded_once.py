@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs import inputs as inputs_module
 from moe_ray.runs import router as stage
 from moe_ray.runs.inputs import Inputs, read_inputs
-from moe_ray.runs.router_name import WantedRouter, named_by_texts, wanted_router
-from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.runs.wanted_router import RouterData, WantedRouter, named_by_texts, read_texts, wanted_router
+from moe_ray.scoring.registry import make_graders
+from moe_ray.scoring.score import Grader
 from moe_ray.store.routes import Routes
 from moe_ray.texts import cleaning
 from moe_ray.texts.similarity import NearIndex
@@ -82,7 +83,7 @@ def routed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         keys = [(name, example.id) for name, members in inputs.examples.items() for example in members]
         path = str(wanted.directory.relative_to(inputs.run.path))
         about = {"path": path, "fingerprint": wanted.fingerprint, "name": wanted.name}
-        settings = wanted.config.model_dump(mode="json")
+        settings = wanted.config.model_dump(mode="json", by_alias=True)  # as the version without names wrote it
         return _routes(wanted.fingerprint, keys), {**about, "settings": settings}
 
     monkeypatch.setattr(stage, "obtain_router", obtain)
@@ -119,6 +120,21 @@ def test_evaluation_and_router_read_each_data_set_once(
     assert inline.evaluate(leftovers(tmp_path)).num_missing == 0
     assert routed == ["trained", "asked"]
     assert reads == {"garden.jsonl": 1, "harbour.jsonl": 1}
+
+
+def test_graders_are_made_once(
+    tmp_path: Path, inline: Inline, routed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(names: Sequence[str], *settings: Any, where: str, **more: Any) -> list[Grader]:
+        made.append(where)
+        return make_graders(names, *settings, where=where, **more)
+
+    monkeypatch.setattr("moe_ray.scoring.registry.make_graders", counted)
+    assert inline.evaluate(write_world(tmp_path)).num_missing == 0
+    assert routed
+    assert made == ["domains.garden.graders", "domains.harbour.graders"]
 
 
 def test_the_router_gets_its_texts_of_unchanged_records(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A run with a router, on a real Ray with scripted models."""
 
+import json
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from moe_ray.comparison.records import Summary
 from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.domains.example import query_of
 from moe_ray.errors import ModelError, RunFailedError, UserError
@@ -16,9 +19,12 @@ from moe_ray.planning.fleet import Fleet
 from moe_ray.routing.router import Router
 from moe_ray.runs import evaluate as pipeline
 from moe_ray.runs import router as stage
+from moe_ray.runs.grading import StoredRun
+from moe_ray.runs.stored import Run
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import Recorder, content
 from tests.runs.worlds import NUM_ASKED, WORDS, write_world
+from tests.support.old_names import with_old_names, write_old_router
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -79,14 +85,19 @@ def test_an_expert_is_graded_on_the_examples_that_it_was_asked_and_on_no_others(
     assert (value.n, value.n_unscored) == (NUM_ASKED, 0)
 
 
-def test_a_finished_run_trains_nothing_asks_nothing_and_computes_nothing_again(
-    finished: LoadedExperiment, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **more: object) -> None:
         raise AssertionError("the router was trained or asked again")
 
     monkeypatch.setattr(stage, "obtain_router", refuse)
     monkeypatch.setattr(stage, "route_examples", refuse)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_finished_run_trains_nothing_asks_nothing_and_computes_nothing_again(
+    finished: LoadedExperiment, run: RunDirectory
+) -> None:
     before, observer = content(run), Recorder()
     pipeline.evaluate(finished, observer)
     assert (content(run), observer.commits) == (before, [])
@@ -95,6 +106,40 @@ def test_a_finished_run_trains_nothing_asks_nothing_and_computes_nothing_again(
     assert planned.router is not None
     assert planned.router.wanted.is_there
     assert planned.router.texts is None
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_run_written_under_the_old_names_is_read_and_nothing_of_it_is_made_again(
+    finished: LoadedExperiment, run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = RunDirectory(Path(shutil.copytree(run.path, tmp_path / "routed")))
+    record = old.manifest().router
+    assert record is not None
+    write_old_router(old.path / record["path"])
+    for path in (old.manifest_path, old.summary_path):
+        path.write_text(json.dumps(with_old_names(json.loads(path.read_text()))))
+    old.config_path.write_text(old.config_path.read_text().replace("out_of_domain:", "foreign:"))
+    assert "foreign:" in old.config_path.read_text()
+    assert _routing(Run(old.path).summary) == _routing(Run(run.path).summary)
+
+    monkeypatch.setattr(StoredRun, "grade", _refuse_to_grade)
+    for file in (old.config_path, finished.path):
+        observer = Recorder()
+        changes = ["router.foreign.keep=0.95", f"output.results_dir={tmp_path}"]
+        outcome = pipeline.evaluate(load_experiment(file, changes), observer)
+        assert (content(old), observer.commits) == (content(run), [])
+        assert _routing(outcome.summary) == _routing(Run(run.path).summary)
+        assert "foreign" not in old.config_path.read_text()
+
+
+def _routing(summary: Summary) -> dict[str, Any]:
+    """What the summary says of the router, without its settings as they were written."""
+    assert summary.routing is not None
+    return summary.routing.model_dump(exclude={"router"})
+
+
+def _refuse_to_grade(*_: object) -> None:
+    raise AssertionError("the answers were graded again")
 
 
 @pytest.mark.slow

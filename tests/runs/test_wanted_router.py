@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from moe_ray.config.load import LoadedExperiment, load_experiment
+from moe_ray.config.schema import RouterConfig
 from moe_ray.domains.example import query_of
 from moe_ray.errors import ConfigError
 from moe_ray.runs.inputs import read_inputs
 from moe_ray.runs.router import covers
-from moe_ray.runs.router_name import WantedRouter, wanted_router
-from moe_ray.runs.router_texts import read_texts
+from moe_ray.runs.wanted_router import WantedRouter, read_texts, wanted_router
 from moe_ray.store.routes import Routes
 from tests.runs.worlds import NUM_ASKED, write_world
 
@@ -32,10 +32,26 @@ def test_what_decides_no_weight_leaves_the_router_the_same(tmp_path: Path, chang
     assert name(tmp_path) == name(tmp_path, change)
 
 
-@pytest.mark.parametrize("change", ["router.training.seed=1", "router.query=prompt", "router.foreign.keep=0.9"])
+@pytest.mark.parametrize("change", ["router.training.seed=1", "router.query=prompt", "router.out_of_domain.keep=0.9"])
 def test_what_decides_weights_or_threshold_names_another_router(tmp_path: Path, change: str) -> None:
     write_world(tmp_path)
     assert name(tmp_path) != name(tmp_path, change)
+
+
+def test_the_old_name_of_a_key_means_the_same_and_names_the_same_router(tmp_path: Path) -> None:
+    write_world(tmp_path)
+    new, old = "router.out_of_domain.keep=0.9", "router.foreign.keep=0.9"
+    assert load_experiment(tmp_path / "experiment.yaml", [old]).config == (
+        load_experiment(tmp_path / "experiment.yaml", [new]).config
+    )
+    assert name(tmp_path, old) == name(tmp_path, new)
+
+
+def test_the_section_in_the_name_of_a_router_keeps_the_keys_of_earlier_versions() -> None:
+    """Another key would name another router, and train the routers of all runs again."""
+    section = RouterConfig(kind="tfidf").model_dump(mode="json", by_alias=True)
+    assert section["foreign"] == {"score": "auto", "keep": 0.95}
+    assert "out_of_domain" not in section
 
 
 def test_a_router_is_named_by_its_texts_and_not_by_their_place(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_answers_that_cannot_be_written_are_counted_and_leave_no_file(
     def fill(*_arguments: object, **_more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(recording.pq, "write_table", fill)
+    monkeypatch.setattr(pq, "write_table", fill)
     recorder = Recorder(tmp_path, "ingress")
     recorder.add(rows(SECRET, "a"))
     recorder.close()

@@ -40,8 +40,17 @@ def test_routes_are_the_same_when_they_are_read_back(run: RunDirectory) -> None:
 
 
 def test_another_reader_sees_where_each_example_went(run: RunDirectory) -> None:
-    rows = pq.read_table(run.routes_path).select(["example_id", "chosen", "is_foreign"]).to_pylist()
+    rows = pq.read_table(run.routes_path).select(["example_id", "chosen", "is_out_of_domain"]).to_pylist()
     assert [tuple(row.values()) for row in rows] == [("l1", "law", False), ("c1", "law", False), ("c2", "code", True)]
+
+
+def test_a_file_of_earlier_versions_is_read(run: RunDirectory) -> None:
+    table = pq.read_table(run.routes_path)
+    old = ["is_foreign" if name == "is_out_of_domain" else name for name in table.column_names]
+    pq.write_table(table.rename_columns(old).replace_schema_metadata(table.schema.metadata), run.routes_path)
+    found = run.routes()
+    assert found is not None
+    assert found.is_out_of_domain.tolist() == [False, False, True]
 
 
 def test_rows_are_found_by_example_and_those_not_asked_are_minus_one() -> None:

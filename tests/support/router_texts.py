@@ -6,7 +6,15 @@ from pathlib import Path
 from moe_ray.config.schema import OTHER
 from moe_ray.domains.sources import read_file, read_json
 from moe_ray.errors import DataError
-from moe_ray.texts.labelled import FOREIGN_DIR, REPORT_FILE, TEST_FILE, TRAIN_FILE, LabelledText, RouterTexts
+from moe_ray.texts.labelled import (
+    OLD_OUT_OF_DOMAIN_DIR,
+    OUT_OF_DOMAIN_DIR,
+    REPORT_FILE,
+    TEST_FILE,
+    TRAIN_FILE,
+    LabelledText,
+    RouterTexts,
+)
 
 _KEYS = ("id", "text", "label", "source")
 _REMEDY = "write the files again: moe-ray router data FILE"
@@ -16,17 +24,18 @@ def read_texts_files(directory: Path) -> RouterTexts:
     """Read the texts back that `write_texts_files` wrote. Raises `DataError` naming what is missing or malformed."""
     path = directory / REPORT_FILE
     report = read_json(path)
-    if not (isinstance(report, dict) and _are_texts(report.get("labels")) and isinstance(report.get("foreign"), dict)):
+    apart = OLD_OUT_OF_DOMAIN_DIR if isinstance(report, dict) and OLD_OUT_OF_DOMAIN_DIR in report else OUT_OF_DOMAIN_DIR
+    if not (isinstance(report, dict) and _are_texts(report.get("labels")) and isinstance(report.get(apart), dict)):
         raise DataError("does not name labels and out-of-domain sets", where=str(path), remedy=_REMEDY)
     labels = tuple(report["labels"])
     train = _read(directory / TRAIN_FILE, labels, ("train", "validation"))
-    foreign = {name: _read(directory / FOREIGN_DIR / f"{name}.json", (OTHER,), ("test",)) for name in report["foreign"]}
+    out_of_domain = {name: _read(directory / apart / f"{name}.json", (OTHER,), ("test",)) for name in report[apart]}
     return RouterTexts(
         labels=labels,
         train=train["train"],
         validation=train["validation"],
         test=_read(directory / TEST_FILE, labels, ("test",))["test"],
-        foreign={name: splits["test"] for name, splits in foreign.items()},
+        out_of_domain={name: splits["test"] for name, splits in out_of_domain.items()},
     )
 
 

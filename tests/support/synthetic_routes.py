@@ -8,8 +8,8 @@ import numpy as np
 from moe_ray.arrays import FloatArray
 from moe_ray.gating.calibration import calibration, confusion_matrix, label_results, macro_f1, softmax
 from moe_ray.proportions import wilson_bounds
+from moe_ray.routing.files import OutOfDomainResult, RouterTestResults
 from moe_ray.routing.out_of_domain import auroc, fpr95
-from moe_ray.routing.results import ForeignResult, RouterTestResults
 from moe_ray.store.routes import Routes
 from moe_ray.store.run_directory import RunDirectory
 
@@ -51,19 +51,19 @@ def synthetic_test(labels: Sequence[str], *, skill: float = SKILL, num_texts: in
     rng = np.random.default_rng(1)
     gold = np.repeat(np.arange(len(labels)), num_texts)
     own = logits_of(gold.tolist(), len(labels), skill, rng)
-    outside = rng.normal(size=(400, len(labels)))
-    own_scores, outside_scores = own.max(axis=1), outside.max(axis=1)
+    out_of_domain = rng.normal(size=(400, len(labels)))
+    own_scores, out_of_domain_scores = own.max(axis=1), out_of_domain.max(axis=1)
     threshold = float(np.quantile(own_scores, 1 - KEPT))
     confusion = confusion_matrix(gold, own.argmax(axis=1), len(labels))
     num_right = int(np.trace(confusion))
     low, high = wilson_bounds(num_right, len(gold))
-    found = ForeignResult(
+    found = OutOfDomainResult(
         set="web_questions",
         score="energy",
-        n=len(outside),
-        auroc=auroc(own_scores, outside_scores),
-        fpr95=fpr95(own_scores, outside_scores),
-        kept=float((outside_scores >= threshold).mean()),
+        n=len(out_of_domain),
+        auroc=auroc(own_scores, out_of_domain_scores),
+        fpr95=fpr95(own_scores, out_of_domain_scores),
+        kept=float((out_of_domain_scores >= threshold).mean()),
     )
     return RouterTestResults(
         labels=list(labels),
@@ -79,11 +79,11 @@ def synthetic_test(labels: Sequence[str], *, skill: float = SKILL, num_texts: in
         temperature=OVERCONFIDENCE,
         before_scaling=calibration(softmax(own * OVERCONFIDENCE), gold),
         after_scaling=calibration(softmax(own), gold),
-        foreign_score="energy",
+        out_of_domain_score="energy",
         threshold=threshold,
         own_kept=KEPT,
-        validation_foreign=[found.model_copy(update={"score": "max_probability", "kept": None}), found],
-        foreign=[found, found.model_copy(update={"set": "small_talk"})],
+        validation_out_of_domain=[found.model_copy(update={"score": "max_probability", "kept": None}), found],
+        out_of_domain=[found, found.model_copy(update={"set": "small_talk"})],
         train_s=312.0,
         seconds_per_text=0.003,
     )

@@ -77,7 +77,7 @@ def test_every_record_is_kept_or_counted_once() -> None:
     sources = [
         source("legal", [*texts[:60], " ", texts[5].upper()], limit=20, of_run=texts[:3]),
         source("code", texts[55:]),
-        source("other", texts[10:20], name="foreign", use="test"),
+        source("other", texts[10:20], name="out_of_domain", use="test"),
     ]
     for made, given in zip(clean(sources, [normal_form(texts[70])]), sources, strict=True):
         assert made.report.num_kept == len(made.texts)
@@ -98,7 +98,7 @@ ROWS = "my landlord keeps the deposit of the flat i left"
         (" \n\t", "empty"),
     ],
 )
-def test_what_the_run_asks_is_kept_out_of_the_labels_and_every_foreign_set(text: str, reason: str) -> None:
+def test_what_the_run_asks_is_kept_out_of_the_labels_and_every_out_of_domain_set(text: str, reason: str) -> None:
     sources = [source("legal", [text]), source("other", [text], name="set", use="test")]
     for made in clean(sources, [normal_form(ROWS)]):
         assert made.report.dropped == {reason: 1}
@@ -115,9 +115,9 @@ def test_an_example_of_the_run_is_left_out_by_its_id_though_its_text_was_changed
 def test_a_text_with_two_labels_goes_and_takes_no_neighbour_with_it() -> None:
     neighbour = f"{ROWS} yesterday"
     own = [source("legal", [ROWS, neighbour]), source("code", [ROWS.title()])]
-    legal, code, foreign = clean([*own, source("other", [ROWS], name="set", use="test")], [])
+    legal, code, out_of_domain = clean([*own, source("other", [ROWS], name="set", use="test")], [])
     assert [text.text for text in legal.texts] == [neighbour]
-    assert legal.report.dropped == code.report.dropped == foreign.report.dropped == {"two labels": 1}
+    assert legal.report.dropped == code.report.dropped == out_of_domain.report.dropped == {"two labels": 1}
 
 
 def test_of_texts_that_are_nearly_the_same_one_stays_whatever_their_labels() -> None:
@@ -126,17 +126,19 @@ def test_of_texts_that_are_nearly_the_same_one_stays_whatever_their_labels() -> 
     assert sum((Counter(each.report.dropped) for each in made), Counter[str]()) == {"near duplicate": 1}
 
 
-def test_a_foreign_set_changes_nothing_about_the_other_texts() -> None:
+def test_an_out_of_domain_set_changes_nothing_about_the_other_texts() -> None:
     texts = variants(80, seed=5)
     own = [source("legal", texts[::2]), source("code", texts[1::2])]
-    foreign = source("other", [texts[3], texts[-1].upper(), "not like any of them at all"], name="set", use="test")
-    alone, beside = clean(own, []), clean([*own, foreign], [])
+    out_of_domain = source(
+        "other", [texts[3], texts[-1].upper(), "not like any of them at all"], name="set", use="test"
+    )
+    alone, beside = clean(own, []), clean([*own, out_of_domain], [])
     assert texts_of(beside)[:2] == texts_of(alone)
     assert texts_of(beside)[2] == ["not like any of them at all"]
     assert set(beside[2].report.dropped) <= {"duplicate", "near duplicate"}
 
 
-def test_the_first_foreign_set_does_not_share_a_text_with_the_second() -> None:
+def test_the_first_out_of_domain_set_does_not_share_a_text_with_the_second() -> None:
     sets = [source("other", [ROWS], name=name, use="test") for name in ("one", "two")]
     assert sorted(map(len, texts_of(clean(sets, [])))) == [0, 1]
 

@@ -9,7 +9,7 @@ from moe_ray.config.schema import PromptStyle
 from moe_ray.errors import ModelError
 from moe_ray.files import StoredRecord, write_directory_atomically, write_json
 from moe_ray.gating.calibration import LabelResult
-from moe_ray.gating.network import damaged, load_gating, save_gating
+from moe_ray.gating.fitting import damaged, load_gating, save_gating
 
 GATE_FILE = "gate.json"
 INFO_FILE = "training_info.json"

@@ -63,9 +63,9 @@
   const flags = (row) => [row.x ? "error" : "", row.c ? `prompt cut by ${tokens(row.c)}` : "",
     isMisrouted(row) ? (routeOf(row)[2] ? "out-of-domain" : `routed to ${routeOf(row)[0]}`) : ""].filter(Boolean);
 
-  const routeText = ([domain, sure, foreign], row) =>
-    `The router found ${domain} most probable (${sure.toFixed(3)})` + (domain === row.d ? "" : `; the example is of ${row.d}`) +
-    (foreign ? ". It classified the query as out-of-domain, so the baseline answers it in the cascade." : ".");
+  const routeText = ([domain, confidence, outOfDomain], row) =>
+    `The router found ${domain} most probable (${confidence.toFixed(3)})` + (domain === row.d ? "" : `; the example is of ${row.d}`) +
+    (outOfDomain ? ". It classified the query as out-of-domain, so the baseline answers it in the cascade." : ".");
 
   const block = (title, text, className) => {
     const section = element("section", className);

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // Notes stand open on paper, where nobody can open them.
+  // Notes are open on paper, where they cannot be clicked.
   const notes = document.querySelector("details.notes");
   let open = false;
   addEventListener("beforeprint", () => {

@@ -26,7 +26,7 @@ BATCHES_OF_POOL = 64
 
 
 class LengthBatches(Sampler[list[int]]):
-    """The places of rows, batch by batch, drawn anew in each pass.
+    """The places of rows, batch by batch, redrawn in each pass.
 
     Rows are shuffled, sorted by length within pools of 64 batches, and the batches shuffled again: unlike
     transformers' own length grouping, whose batches of a pool follow each other from the longest to the shortest, and

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.files import write_json
-from moe_ray.gating.network import save_gating
+from moe_ray.gating.fitting import save_gating
 from moe_ray.moe.merge.gate import GATE_FILE, GateRecord
 from moe_ray.moe.merge.gate_training import tensor_sha256
 from tests.support.tiny_models import Architecture, make_tiny_checkpoint, make_tokenizer

@@ -12,8 +12,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import accuracy_score, f1_score
 
 from moe_ray.errors import ConfigError, DataError, ModelError
-from moe_ray.gating.fitting import LabelledFeatures, fit_ridge
-from moe_ray.gating.network import load_gating
+from moe_ray.gating.fitting import LabelledFeatures, fit_ridge, load_gating
 from moe_ray.moe.merge.gate import GATE_FILE, INFO_FILE, GateRecord, GateTrainingInfo, TrainedGate
 from moe_ray.moe.merge.gate_training import tensor_sha256, train_gate
 from moe_ray.moe.merge.request import load_gate_config

@@ -26,7 +26,7 @@ def directory(router: TransformerClassifier, tmp_path: Path) -> Path:
         kind="transformer",
         labels=list(DOMAINS),
         temperature=1.0,
-        foreign_score="max_probability",
+        out_of_domain_score="max_probability",
         threshold=0.2,
         query="question",
         settings={},

@@ -93,7 +93,7 @@ def test_the_grader_of_a_run_uses_the_sandbox_that_its_beginning_opened(
     begin(prepared)
     monkeypatch.setattr(sandbox_module, "probe", None)
     stored = load_run(prepared.run, experiment=loaded)
-    graders = stored.graders()["code"]
+    graders = stored.graders["code"]
     example = prepared.domains["code"].examples[0]
     assert [score.value for score in graders[0].grade(example, "base", [])] == [None, None]
     assert shared_sandbox(stored.config.runtime.sandbox).protections.backend == "limits"

@@ -37,8 +37,8 @@ LEFT_OUT: Mapping[str, frozenset[str]] = {
 """Groups of a set that belong to a domain, wholly or for a large part. Judged by reading, before any figure."""
 
 
-def read_foreign(data: Path) -> dict[str, list[LabelledText]]:
-    """Return the foreign sets by name, labelled as queries of no domain."""
+def read_out_of_domain(data: Path) -> dict[str, list[LabelledText]]:
+    """Return the out-of-domain sets by name, labelled as queries of no domain."""
     return {
         name: [
             LabelledText(id=f"{name}/{at}", text=query.text, label=OTHER, source=name)

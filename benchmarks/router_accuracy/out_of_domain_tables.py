@@ -1,4 +1,4 @@
-"""How routers tell foreign queries, and how far their confidence can be believed, as Markdown tables."""
+"""How routers tell out-of-domain queries, and how far their confidence can be believed, as Markdown tables."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -9,13 +9,13 @@ from benchmarks.router_accuracy.routers import ROUTERS
 from benchmarks.router_accuracy.tables import run_of, table
 from moe_ray.config.schema import OTHER
 from moe_ray.gating.calibration import Calibration
+from moe_ray.routing.files import OutOfDomainResult, RouterTestResults
 from moe_ray.routing.out_of_domain import SCORE_NAMES
-from moe_ray.routing.results import ForeignResult, RouterTestResults
 
 TARGET_AUROC = 0.95
 TARGET_ECE = 0.02
 
-# What the foreign sets are told from, and what the router learned of queries of no domain.
+# What the out-of-domain sets are told from, and what the router learned of queries of no domain.
 SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "own questions, no other": ("own", ("pooled",)),
     "own questions, other from the other half of the sets": ("own", tuple(HALVES)),
@@ -24,12 +24,12 @@ SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def foreign_tables(measured: Measurements) -> Iterator[str]:
-    """Yield the tables of foreign queries and of calibration, each under its title."""
-    yield "Foreign sets: AUROC of each score, mean over the sets (lowest set in brackets)\n"
+def out_of_domain_tables(measured: Measurements) -> Iterator[str]:
+    """Yield the tables of out-of-domain queries and of calibration, each under its title."""
+    yield "Out-of-domain sets: AUROC of each score, mean over the sets (lowest set in brackets)\n"
     yield table(["told from / router", *SCORE_NAMES], _score_rows(measured))
     for setting in SETTINGS:
-        yield f"Foreign sets against {setting}, by the score that the router chose: AUROC / FPR95 / kept\n"
+        yield f"Out-of-domain sets against {setting}, by the score that the router chose: AUROC / FPR95 / kept\n"
         yield _set_table(measured, setting)
     yield f"Expected calibration error before and after temperature scaling (target at most {TARGET_ECE})\n"
     yield table(["part / case / router", "n", "temperature", "ECE before", "ECE after", "NLL before", "NLL after"],
@@ -37,11 +37,11 @@ def foreign_tables(measured: Measurements) -> Iterator[str]:
     yield from _reliability(measured)
 
 
-def unseen_results(measured: Measurements, setting: str, router: str) -> list[ForeignResult]:
-    """The foreign results of a router in a setting: of sets that it has never seen, without its own `other` texts."""
+def unseen_results(measured: Measurements, setting: str, router: str) -> list[OutOfDomainResult]:
+    """Out-of-domain results of a router in a setting, of sets that it has never seen; its own `other` is left out."""
     part, cases = SETTINGS[setting]
     runs = [run_of(measured, part, case, router) for case in cases]
-    return [result for run in runs if run for result in run.results.foreign if result.set != OTHER]
+    return [result for run in runs if run for result in run.results.out_of_domain if result.set != OTHER]
 
 
 def _score_rows(measured: Measurements) -> Iterator[Sequence[str]]:
@@ -65,12 +65,12 @@ def _set_table(measured: Measurements, setting: str) -> str:
     return table(["router", *sets], rows)
 
 
-def _chosen(results: Sequence[ForeignResult]) -> dict[str, ForeignResult]:
+def _chosen(results: Sequence[OutOfDomainResult]) -> dict[str, OutOfDomainResult]:
     """By set, the result of the score that the router goes by: the one with a threshold."""
     return {result.set: result for result in results if result.kept is not None}
 
 
-def _shown(result: ForeignResult) -> str:
+def _shown(result: OutOfDomainResult) -> str:
     return f"{result.auroc:.3f} / {result.fpr95:.3f} / {result.kept:.3f}"
 
 
@@ -82,8 +82,8 @@ def _calibration_rows(measured: Measurements) -> Iterator[Sequence[str]]:
 
 
 def _temperatures(results: RouterTestResults) -> str:
-    """That of unsure texts, and that of sure ones if there is one."""
-    known = (results.temperature, results.sure_temperature)
+    """The temperature of uncertain texts, and that of confident texts if there is one."""
+    known = (results.temperature, results.confident_temperature)
     return ", ".join(f"{temperature:.2f}" for temperature in known if temperature is not None)
 
 

@@ -1,29 +1,28 @@
-"""Which router an experiment wants, and what it is called, found out without making its texts.
+"""The router that an experiment wants: its texts, its name and its directory. Trains nothing."""
 
-A router's name is a fingerprint of all that its weights follow from: its section, its base model, the data sets, which
-examples the run evaluates, and the version of the code that makes texts of them.
-"""
-
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from moe_ray.checkpoints.identity import FileHashes, identity_hashes
+from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import OTHER, DataConfig, ExperimentConfig, RouterConfig, is_local_path
+from moe_ray.domains.example import Example
 from moe_ray.domains.loading import is_assumed
-from moe_ray.domains.sources import require_file, resolve_path
+from moe_ray.domains.sources import ReadSource, read_source, require_file, resolve_path
 from moe_ray.engines.registry import settings_class
-from moe_ray.errors import ConfigError, OfflineError
+from moe_ray.errors import ConfigError, DataError, OfflineError
 from moe_ray.fingerprint import file_sha256, fingerprint
 from moe_ray.routing.files import ROUTER_FILE, read_record
 from moe_ray.routing.router import require_domains
-from moe_ray.runs.inputs import Inputs, code_of_task
-from moe_ray.runs.router_texts import required_router
+from moe_ray.runs.inputs import Inputs, code_of_task, located
 from moe_ray.store.run_directory import RunDirectory
-from moe_ray.texts.cleaning import TEXTS_VERSION
-from moe_ray.texts.labelled import RouterTexts, texts_fingerprint
-from moe_ray.texts.sources import data_of
+from moe_ray.texts.cleaning import TEXTS_VERSION, TextSource
+from moe_ray.texts.corpus import MIN_TEXTS, Shares, make_corpus
+from moe_ray.texts.labelled import REASONS, DataReport, Reason, RouterTexts, SourceReport, texts_fingerprint
+from moe_ray.texts.sources import data_of, domain_source, other_sources
 
 Query = Literal["question", "prompt"]
 
@@ -123,7 +122,7 @@ def _name(inputs: Inputs, config: RouterConfig, hashes: FileHashes) -> str:
 
 def _section(config: RouterConfig, hashes: FileHashes) -> dict[str, Any]:
     """The section without what lies where, or runs where; a local base model stands there by its contents."""
-    section = config.model_dump(mode="json", exclude=set(_NOT_IN_NAME))
+    section = config.model_dump(mode="json", by_alias=True, exclude=set(_NOT_IN_NAME))
     for key in ("base_model", "tokenizer"):
         if section[key] is not None and is_local_path(section[key]):
             section[key] = _contents(Path(section[key]), hashes)
@@ -183,11 +182,11 @@ def _of_earlier_session(inputs: Inputs, wanted: WantedRouter) -> WantedRouter | 
 
 
 def _is_section_of(record: Mapping[str, Any], config: RouterConfig) -> bool:
-    """Say whether the recorded router was trained by `config`, as far as its settings tell."""
+    """Say whether the recorded router was trained by `config`, according to its settings."""
     settings = record.get("settings")
     if not isinstance(settings, dict):
         return False
-    wanted = config.model_dump(mode="json")
+    wanted = config.model_dump(mode="json", by_alias=True)
     unknown = {key for key in ("base_model", "tokenizer") if wanted[key] is not None and is_local_path(wanted[key])}
     same = [key for key in wanted if key not in _NOT_IN_NAME | unknown]
     return all(key in settings and settings[key] == wanted[key] for key in same)
@@ -205,3 +204,102 @@ def _data_facts(told: Mapping[str, Any]) -> list[Any]:
     listed = told.get("ids_file")
     ids = listed.get("sha256") if isinstance(listed, Mapping) else None
     return [*(told.get(key) for key in ("sha256", "revision", "num_records", "num_examples")), ids]
+
+
+class RouterData(NamedTuple):
+    """A router's texts, and the report on the records that they were made from."""
+
+    texts: RouterTexts
+    report: DataReport
+
+
+def read_texts(
+    experiment: LoadedExperiment,
+    run_examples: Mapping[str, Sequence[Example]],
+    *,
+    read: ReadSource = read_source,
+    near_duplicates: bool = True,
+) -> RouterData:
+    """Read the texts of the experiment's router; `run_examples` are the examples that the run evaluates, by domain.
+
+    None of the texts is one of those examples, or nearly the same as one, or as another text. They follow from the
+    records, not from the order of them, and a text stays in its split when records are added. A text's id begins with
+    its domain, or with `other` and the name of its set. Without `near_duplicates` no near duplicates are searched and
+    left out: enough to say how many texts there are at most.
+
+    Raises `ConfigError` without a section `router`, and `DataError` when a domain's data cannot be read or when fewer
+    than `MIN_TEXTS` texts of a label, or none of an out-of-domain set, are left.
+    """
+    router = required_router(experiment)
+    with located(experiment):
+        sources, run_forms = _sources(experiment, router, run_examples, read)
+        corpus = make_corpus(
+            sources,
+            run_forms=run_forms,
+            require=lambda reports: _require_enough(reports, router),
+            shares=Shares(test=router.test_fraction, validation=router.validation_fraction),
+            balance=router.balance,
+            near_duplicates=near_duplicates,
+        )
+    train, validation, test = corpus.splits
+    return RouterData(
+        RouterTexts(labels=corpus.labels, train=train, validation=validation, test=test, out_of_domain=corpus.held_out),
+        DataReport(sources=corpus.sources, num_unbalanced=corpus.num_unbalanced),
+    )
+
+
+def required_router(experiment: LoadedExperiment) -> RouterConfig:
+    """Return the experiment's section `router`. Raises `ConfigError` where there is none."""
+    if experiment.config.router is None:
+        raise ConfigError(
+            "the experiment has no router", where=str(experiment.path), remedy="add a section `router:` to it"
+        )
+    return experiment.config.router
+
+
+def _sources(
+    experiment: LoadedExperiment,
+    router: RouterConfig,
+    run_examples: Mapping[str, Sequence[Example]],
+    read: ReadSource,
+) -> tuple[list[TextSource], list[str]]:
+    """The sources of the router's texts, and the forms of the queries that the run asks."""
+    sources, run_forms = [], []
+    for name, domain in experiment.config.domains.items():
+        source, forms = domain_source(name, domain, router, run_examples.get(name, ()), experiment.base_dir, read)
+        sources.append(source)
+        run_forms += forms
+    return [*sources, *other_sources(router, experiment.base_dir, read)], run_forms
+
+
+def _require_enough(reports: Sequence[SourceReport], router: RouterConfig) -> None:
+    taught = [source for source in reports if source.label == OTHER and source.use == "train"]
+    if taught:
+        _require(taught, MIN_TEXTS, where="router.other", remedy="give more of them, or none")
+    for source in reports:
+        if source.use == "test":
+            _require([source], 1, where="router.other", remedy="name another set, or remove this one")
+        elif source.label != OTHER:
+            own = source.name in router.data
+            _require(
+                [source],
+                MIN_TEXTS,
+                where=f"router.data.{source.name}" if own else f"domains.{source.name}.data",
+                remedy=f"lower domains.{source.name}.max_examples, which leaves more records to the router; "
+                f"or name {'other' if own else 'its own'} records under router.data.{source.name}",
+            )
+
+
+def _require(sources: Sequence[SourceReport], num_needed: int, *, where: str, remedy: str) -> None:
+    """Raise `DataError`, with the counts of dropped records, if fewer texts than `num_needed` are left."""
+    num_kept = sum(source.num_kept for source in sources)
+    if num_kept >= num_needed:
+        return
+    dropped = sum((Counter(source.dropped) for source in sources), Counter[Reason]())
+    raise DataError(
+        f"{num_kept} texts of {', '.join(source.name for source in sources)} are left for the router, which needs "
+        f"{num_needed}; of {sum(source.num_records for source in sources)} records were left out: "
+        f"{', '.join(f'{number} ({REASONS[reason]})' for reason, number in dropped.items()) or 'none'}",
+        where=where,
+        remedy=remedy,
+    )

@@ -12,7 +12,7 @@ from moe_ray.config.load import LoadedExperiment, load_experiment
 from moe_ray.domains.example import Example
 from moe_ray.domains.loading import load_domain
 from moe_ray.errors import ConfigError, DataError
-from moe_ray.runs.router_texts import RouterData, read_texts
+from moe_ray.runs.wanted_router import RouterData, read_texts
 from moe_ray.texts.corpus import MIN_TEXTS
 from moe_ray.texts.labelled import LabelledText, texts_fingerprint
 from tests.domains.records import shared, write_jsonl
@@ -79,7 +79,7 @@ def test_the_texts_are_the_questions_that_the_run_does_not_ask(make: Callable[..
         assert {(text.id, text.text) for text in all_texts(data) if text.label == name} == expected
     assert data.texts.labels == data.texts.domains == ("animals", "tools")
     assert {text.source for text in all_texts(data)} == {"animals", "tools"}
-    assert data.texts.foreign == {}
+    assert data.texts.out_of_domain == {}
 
 
 def test_an_ids_file_names_what_the_run_asks_and_leaves_the_rest_to_the_router(
@@ -111,7 +111,7 @@ def test_records_of_its_own_are_read_by_the_domains_task_and_by_their_own_ids_fi
 
 
 def test_what_the_run_asks_is_kept_out_of_every_source(make: Callable[..., LoadedExperiment], tmp_path: Path) -> None:
-    """A question of the run that stands in another domain, among the others and in a foreign set."""
+    """A question of the run that stands in another domain, among the others and in an out-of-domain set."""
     asked = str(of_run(make())["animals"][0].grading["question"])
     write_jsonl(tmp_path / "tools.jsonl", [*rows(TOOLS, 80), {"id": "x", "question": asked.upper(), "reference": "a"}])
     write_jsonl(tmp_path / "small_talk.jsonl", [{"text": asked}, *({"text": f"hi {n} ho {n * 7}"} for n in range(40))])
@@ -119,7 +119,9 @@ def test_what_the_run_asks_is_kept_out_of_every_source(make: Callable[..., Loade
     other = [{"source": "./small_talk.jsonl"}, {"source": "./far.jsonl", "use": "test"}]
     experiment = make(lambda config: config["router"].update(other=other))
     data = read(experiment)
-    left = [text.text for group in data.texts.foreign.values() for text in group] + [t.text for t in all_texts(data)]
+    left = [text.text for group in data.texts.out_of_domain.values() for text in group] + [
+        t.text for t in all_texts(data)
+    ]
     assert not [text for text in left if asked.split("?")[0] in text.lower()]
     dropped = {source.name: dict(source.dropped) for source in data.report.sources}
     assert dropped["tools"]["of the run"] >= 1
@@ -127,7 +129,9 @@ def test_what_the_run_asks_is_kept_out_of_every_source(make: Callable[..., Loade
     assert dropped["far"] == {"nearly of the run": 1}
 
 
-def test_other_queries_are_a_label_or_a_foreign_set(make: Callable[..., LoadedExperiment], tmp_path: Path) -> None:
+def test_other_queries_are_a_label_or_an_out_of_domain_set(
+    make: Callable[..., LoadedExperiment], tmp_path: Path
+) -> None:
     (tmp_path / "errands.csv").write_text(
         "query,kind\n" + "".join(f'"buy {n}, then {n * 5} of it",a\n' for n in range(25))
     )
@@ -142,8 +146,8 @@ def test_other_queries_are_a_label_or_a_foreign_set(make: Callable[..., LoadedEx
     assert len(learned) == 30
     assert {text.source for text in learned} == {"small_talk"}
     assert all(text.id.startswith("other/small_talk/") for text in learned)
-    assert [len(group) for group in texts.foreign.values()] == [8]
-    assert set(texts.foreign) == {"errands"}
+    assert [len(group) for group in texts.out_of_domain.values()] == [8]
+    assert set(texts.out_of_domain) == {"errands"}
 
 
 def test_two_sets_of_one_name_are_told_apart(make: Callable[..., LoadedExperiment], tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_two_sets_of_one_name_are_told_apart(make: Callable[..., LoadedExperimen
         (tmp_path / folder).mkdir()
         write_jsonl(tmp_path / folder / "test set!.jsonl", [{"text": f"{word} {n} rises {n * 3}"} for n in range(5)])
     other = [{"source": f"./{folder}/test set!.jsonl", "use": "test"} for folder in ("a", "b")]
-    assert set(read(make(lambda config: config["router"].update(other=other))).texts.foreign) == {
+    assert set(read(make(lambda config: config["router"].update(other=other))).texts.out_of_domain) == {
         "test-set",
         "test-set-2",
     }
@@ -231,7 +235,7 @@ BAD: Mapping[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]]] = 
         lambda config: config["router"].update(other=[{"source": "./few.jsonl"}]),
         ("router.other", "3 texts of few", f"needs {MIN_TEXTS}", "1 (the same text is there already)"),
     ),
-    "an empty foreign set": (
+    "an empty out-of-domain set": (
         lambda config: config["router"].update(other=[{"source": "./blank.jsonl", "use": "test"}]),
         ("router.other", "0 texts of blank", "nothing but space"),
     ),
@@ -269,7 +273,7 @@ def test_bad_data_is_named_with_its_place_and_a_remedy(
 
 def test_reading_texts_loads_no_heavy_library() -> None:
     heavy = ["torch", "transformers", "scipy", "sklearn", "datasets", "ray", "datasketch"]
-    code = f"import sys, moe_ray.runs.router_texts; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, moe_ray.runs.wanted_router; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -293,7 +297,7 @@ def test_texts_in_all_scripts_and_with_control_characters_are_taken_as_they_are(
     write_jsonl(tmp_path / "strange.jsonl", [*({"text": text} for text in strange), *more])
     other = [{"source": "./strange.jsonl", "use": "test"}]
     texts = read(make(lambda config: config["router"].update(other=other))).texts
-    kept = {text.text for text in texts.foreign["strange"]}
+    kept = {text.text for text in texts.out_of_domain["strange"]}
     assert {"\x00\x1b[31m", strange[1], "?", ("word " * 20_000).strip()} <= kept
 
 
@@ -316,4 +320,4 @@ def test_the_domains_own_questions_are_read_as_published(make: Callable[..., Loa
     assert (biomedical.num_kept, biomedical.dropped) == (400, {"of the run": 100})
     assert code.num_records == 471, "three of them are the prompt's solved tasks"
     assert code.dropped["of the run"] >= 100
-    assert len(data.texts.foreign["banking77_train"]) == 100
+    assert len(data.texts.out_of_domain["banking77_train"]) == 100

@@ -8,7 +8,7 @@ import torch
 
 from moe_ray.architectures.gating_network import GatingNetwork
 from moe_ray.errors import ModelError
-from moe_ray.gating.network import load_gating, save_gating
+from moe_ray.gating.fitting import load_gating, save_gating
 
 
 def network(*hidden_sizes: int, dropout: float = 0.0) -> GatingNetwork:

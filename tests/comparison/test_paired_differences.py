@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import false_discovery_control, ttest_rel
 
-from moe_ray.comparison.paired import benjamini_hochberg, paired_difference
 from moe_ray.comparison.resampling import count_rows, exact_sums, value_of_sums
+from moe_ray.comparison.statistics import benjamini_hochberg, paired_difference
 from tests.comparison.columns import BINARY, MACRO_F1, MEAN, column_of, label_column
 
 LABELS = ("no", "yes")

@@ -1,0 +1,156 @@
+"""A small experiment behind its endpoint: real Ray, real Serve over HTTP, tiny models and a router that was trained.
+
+The domains are those of `tests.routing.queries`. Every engine has a model:
+
+- `baseline` and `code-expert` are tiny llamas of the transformers engine,
+- `legal-expert` is scripted,
+- `biomedical-expert` is an endpoint: the API of `tests.engines.openai_api`.
+"""
+
+import json
+import os
+import signal
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import ray
+import yaml
+
+from moe_ray.config.load import LoadedExperiment, load_experiment
+from moe_ray.config.schema import RouterConfig
+from moe_ray.routing.training import fit_router
+from moe_ray.runs.serve import serving
+from moe_ray.serving.app import owner_of
+from moe_ray.serving.running import Served
+from moe_ray.serving.slots import Lease
+from tests.engines.openai_api import Api
+from tests.execution.experiments import RUNTIME, Recorder, scripted
+from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts
+from tests.support.tiny_models import make_tiny_checkpoint
+
+TIMEOUT_S = 120.0
+NUM_EXAMPLES = 4
+MAX_NEW_TOKENS = 12
+EXPERTS = {domain: f"{domain}-expert" for domain in DOMAINS}
+
+
+def train_router(folder: Path) -> Path:
+    """Train a router of the tests' domains."""
+    config = RouterConfig(kind="tfidf")
+    router, _ = fit_router(config, router_texts(), device="cpu", report=nothing_reported)
+    router.save(folder)
+    return folder
+
+
+def of_every_engine(folder: Path, api: Api) -> dict[str, dict[str, Any]]:
+    """The models of the module's docstring."""
+    settings = {"base_url": api.base_url}
+    llamas = {
+        name: make_tiny_checkpoint(folder / name, "llama", seed)
+        for seed, name in enumerate(("baseline", "code-expert"))
+    }
+    return {
+        **{name: {"path": str(path), "dtype": "float32"} for name, path in llamas.items()},
+        "legal-expert": scripted(text="I am the legal expert."),
+        "biomedical-expert": {"path": "tiny", "engine": "endpoint", "engine_settings": settings},
+    }
+
+
+def write_served(
+    folder: Path,
+    models: Mapping[str, Mapping[str, Any]],
+    *,
+    router: Path | None,
+    num_slots: int = 4,
+    **serving_options: Any,
+) -> LoadedExperiment:
+    """Write an experiment whose domains go to `<domain>-expert`, if that is one of `models`, and load it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    domains = {}
+    for domain in DOMAINS:
+        asked = queries([domain], NUM_EXAMPLES, first=50_000)
+        records = [{"id": one.id, "question": one.text, "label": "yes"} for one in asked]
+        (folder / f"{domain}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        domains[domain] = {
+            "task": "decision",
+            "data": {"source": f"./{domain}.jsonl"},
+            "columns": {"id": "id", "question": "question", "label": "label"},
+            "choices": ["yes", "no"],
+            "prompt": {"template": "{question}"},
+            **({"expert": EXPERTS[domain]} if EXPERTS[domain] in models else {}),
+        }
+    experiment: dict[str, Any] = {
+        "name": "served",
+        "models": dict(models),
+        "baseline": "baseline",
+        "matrix": "full",
+        "likelihood": False,
+        "domains": domains,
+        "decoding": {"max_new_tokens": MAX_NEW_TOKENS},
+        "runtime": {**RUNTIME, "cpu_slots": num_slots, "shard_size": 4},
+        "serving": {"port": 0, **serving_options},
+        "output": {"results_dir": str(folder / "results")},
+    }
+    if router is not None:
+        experiment["router"] = {"kind": "tfidf", "path": str(router)}
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(experiment))
+    return load_experiment(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A served experiment, as its clients and its operator see it."""
+
+    experiment: LoadedExperiment
+    served: Served
+    client: httpx2.Client
+
+    @property
+    def url(self) -> str:
+        return self.served.url
+
+    def chat(self, model: str, content: str, *, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
+        """Post a chat of one message; return the response."""
+        body = {"model": model, "messages": [{"role": "user", "content": content}], **fields}
+        return self.client.post("/v1/chat/completions", json=body, headers=headers)
+
+    def metrics(self) -> dict[str, float]:
+        """The samples of /metrics, spelled as there, once all ingress replicas have reported."""
+        lines = self.client.get("/metrics").raise_for_status().text.splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    def replica(self, model: str) -> Any:
+        """The actor that holds a model, which is loaded for it if need be."""
+        owner = owner_of(self.served.system, {})
+        call = f"test-{uuid.uuid4()}"
+        lease = ray.get(owner.acquire.remote(model, "test", call), timeout=TIMEOUT_S)
+        assert isinstance(lease, Lease)
+        ray.get(owner.release.remote(call))
+        return lease.replica
+
+    def num_open(self, model: str) -> int:
+        """Calls that a model is answering."""
+        found: int = ray.get(self.replica(model).num_open.remote(), timeout=TIMEOUT_S)
+        return found
+
+    def kill(self, model: str) -> None:
+        """SIGKILL for the process that holds a model."""
+        place = ray.get(self.replica(model).place.remote(), timeout=TIMEOUT_S)
+        os.kill(place.pid, signal.SIGKILL)
+
+
+@contextmanager
+def endpoint_of(experiment: LoadedExperiment) -> Iterator[Endpoint]:
+    """Serve `experiment` on a free port of this machine, on the Ray that is connected."""
+    with (
+        serving(experiment, Recorder()) as served,
+        httpx2.Client(base_url=served.url, timeout=TIMEOUT_S) as client,
+    ):
+        assert served.failed == {}
+        yield Endpoint(experiment=experiment, served=served, client=client)
