@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.config.schema import DecodingConfig, ExperimentConfig, ModelConfig
 from moe_ray.engines.base import BatchLimits, GenerateRequest
-from moe_ray.errors import ConfigError, MoeRayError
+from moe_ray.errors import ConfigError, MoeRayError, Problems
 from moe_ray.fingerprint import fingerprint
 from moe_ray.planning.memory import GIB
 from moe_ray.prompts.messages import Message, Prompt
@@ -87,11 +87,14 @@ def open_chat(path: Path, overrides: tuple[str, ...] = (), *, trust: bool = Fals
     Raises `ConfigError` for an experiment whose router is not trained yet: training needs Ray.
     """
     from moe_ray.routing.router import Router
-    from moe_ray.runs.serve import checked, open_served, router_directory_of
+    from moe_ray.runs.inputs import inspect_checkpoints
+    from moe_ray.runs.serve import open_served, router_directory_of
     from moe_ray.runs.work import pinned
 
-    experiment = open_served(path, overrides, trust=trust)
-    config = pinned(experiment.config, checked(experiment))
+    experiment, problems = open_served(path, overrides, trust=trust), Problems()
+    checkpoints = inspect_checkpoints(experiment, problems)
+    problems.raise_if_any()
+    config = pinned(experiment.config, checkpoints)
     directory = router_directory_of(experiment, _trained_router)
     return LocalChat(config, None if directory is None else Router.load(directory))
 

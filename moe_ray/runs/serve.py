@@ -150,10 +150,6 @@ def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Se
     from moe_ray.serving.running import running
 
     config = _with_port(experiment)
-    if config.serving.record_dir is not None:
-        from moe_ray.serving.recording import require_writable
-
-        require_writable(config.serving.record_dir)
     experiment = replace(experiment, config=config)
     observer.stage("Reading checkpoints")
     checkpoints = checked(experiment)
@@ -176,8 +172,13 @@ def checked(experiment: LoadedExperiment) -> dict[str, Checkpoint]:
         with problems.gathered():
             raise ConfigError(f"no model is called {unknown[0]}", where=experiment.where("serving.replicas"))
     with problems.gathered():
-        if (keys_file := _keys_file(experiment)) is not None:
+        if (keys_file := experiment.config.serving.api_keys_file) is not None:
             read_keys(keys_file)
+    with problems.gathered():
+        if (record_dir := experiment.config.serving.record_dir) is not None:
+            from moe_ray.serving.recording import require_writable
+
+            require_writable(record_dir)
     problems.raise_if_any()
     return checkpoints
 
