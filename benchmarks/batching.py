@@ -31,7 +31,8 @@ from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits, GenerateRequest
 from moe_ray.engines.settings import TransformersSettings, parse_settings
 from moe_ray.engines.transformers.continuous import choose_continuous
-from moe_ray.engines.transformers.generation import decode_batch, left_padded
+from moe_ray.engines.transformers.forward import left_padded
+from moe_ray.engines.transformers.generation import decode_batch
 from moe_ray.engines.transformers.loading import LoadedModel, load, loaded_bytes
 from moe_ray.engines.transformers.rows import DecodeRow
 from moe_ray.planning.memory import GIB

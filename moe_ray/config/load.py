@@ -16,7 +16,8 @@ from moe_ray.config.checks import cross_problems
 from moe_ray.config.dump import CoreDumper
 from moe_ray.config.paths import resolve
 from moe_ray.config.problems import config_error, key_path, problems_of
-from moe_ray.config.schema import ExperimentConfig, Section
+from moe_ray.config.schema import ExperimentConfig
+from moe_ray.config.section import Section
 from moe_ray.config.tree import Document, KeyPath, Place, dotted, parse_yaml
 from moe_ray.errors import ConfigError
 from moe_ray.files import JsonError, parse_json, read_bytes

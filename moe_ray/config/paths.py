@@ -13,10 +13,10 @@ from moe_ray.config.schema import (
     GraderConfig,
     ModelConfig,
     RouterConfig,
-    Section,
-    ServingConfig,
     is_local_path,
 )
+from moe_ray.config.section import Section
+from moe_ray.config.serving import ServingConfig
 from moe_ray.config.tree import KeyPath
 
 BaseOf = Callable[[KeyPath], Path]

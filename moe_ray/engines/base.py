@@ -37,6 +37,8 @@ class GenerateRequest:
     seed: int
     num_logprobs: int | None = None
     """Alternatives to report for each token, beside the token itself; None for no log-probabilities."""
+    echo: bool = False
+    """Report the prompt too: its text and, where `num_logprobs` is set, the log-probabilities of its tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +65,12 @@ NEVER_RAN = Timing(batch_rows=0, time_to_first_token_s=None, total_s=0.0)
 class TokenLogprob:
     """The natural log-probability of one token, and of the likeliest tokens in its place, likeliest first.
 
+    The distribution is the model's own, before temperature and top-p. `token` is among `top` if it is one of the
+    likeliest; of equally likely tokens it comes first, so that a greedy token is the first of `top`.
+
     An entry of `top` is (token, token id, log-probability). A token that is no whole character has a replacement
-    character in its text.
+    character in its text. In a prompt, whose texts join, the token that completes a character has it whole, and those
+    before it have no text.
     """
 
     token: str
@@ -84,8 +90,10 @@ class Generation:
     the trace took, None where that is not known. `refused` says of an error that the request itself is at fault: its
     prompt is too long, or the chat template does not take it.
 
-    Where the request asks for log-probabilities, `logprobs` has one entry for each drawn token, and `prompt_logprobs`
-    one for each token of the prompt, whose text is `prompt_text`; the first token of a prompt has None.
+    Where the request asks for log-probabilities, `logprobs` has one entry for each of `token_ids`. Where it asks for an
+    echo, `prompt_text` is the prompt's text; if for both, `prompt_logprobs` has one entry for each token of the prompt,
+    None for the first, and their texts join to the end of `prompt_text`. An end token that was drawn then has a last
+    entry in `logprobs`, because readers of an echo find the prompt's tokens by counting back from the end.
     """
 
     text: str
@@ -132,7 +140,8 @@ class Delta:
     `num_tokens` are the tokens that this delta brought, 0 where the engine learns their number only at the end, and
     `token_ids` those tokens where the engine knows them.
     `reasoning` is a piece of the trace, where the engine separates it from the text.
-    `logprobs` has one entry for each of `token_ids` where the request asks for log-probabilities.
+    `logprobs` has one entry for each of `token_ids` where the request asks for log-probabilities; the last delta may
+    have that of an end token too, as `Generation.logprobs`.
 
     `finish_reason` and the totals are set on the last delta only; with "error", `error` says why. A total that the
     engine does not know is 0.

@@ -19,12 +19,10 @@ MAX_MESSAGE = 300
 # Settings whose wrong values may be a secret, or a mapping that repeats the whole section.
 CHAT_TEMPLATE_KWARGS = "chat_template_kwargs"
 UNSHOWN = (("api_key_env",), ("base_url",), ("env",), ("extra_body",))
-OWN_BODY_KEYS = frozenset(
-    {
-        "model", "messages", "prompt", "stream", "stream_options", "stop", "seed", "temperature", "top_p",
-        "max_tokens", "max_completion_tokens", "n", "best_of", "echo", "logprobs", "prompt_logprobs",
-    }
-)  # fmt: skip
+OWN_BODY_KEYS = frozenset((
+    "model", "messages", "prompt", "stream", "stream_options", "stop", "seed", "temperature", "top_p",
+    "max_tokens", "max_completion_tokens", "n", "best_of", "echo", "logprobs", "prompt_logprobs",
+))  # fmt: skip
 DECIDED_BY_THE_ENDPOINT = ("revision", "tokenizer", "dtype", "quantization", "overflow", "trust_remote_code")
 DECIDED_BY_THE_COMMAND = ("quantization", "overflow", "trust_remote_code")
 CARRIED_BY_THE_COMMAND = ("revision", "tokenizer", "dtype")
@@ -32,7 +30,6 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SettingsT = TypeVar("SettingsT", bound="EngineSettings")
 ApiSettingsT = TypeVar("ApiSettingsT", bound="ApiSettings")
-
 
 # Marks of fields. Every other field decides the text, and enters a model's fingerprint.
 EXECUTION = "execution"  # speed, retries, timeouts, or a simulation of them: never in a fingerprint
@@ -58,6 +55,8 @@ class EngineSettings(BaseModel):
     """Whether `path` may be one file, such as a GGUF."""
     loads_checkpoint: ClassVar[bool] = False
     """Whether the engine loads the checkpoint in its process, with transformers' tokenizer and at one commit."""
+    gives_logprobs: ClassVar[bool] = False
+    """Whether the engine obeys `num_logprobs` and `echo`. Without, a served call that asks for them is refused."""
 
     @classmethod
     def content(cls, model: ModelConfig) -> str:
@@ -104,6 +103,7 @@ class TransformersSettings(EngineSettings):
     """Settings of the transformers engine."""
 
     loads_checkpoint: ClassVar[bool] = True
+    gives_logprobs: ClassVar[bool] = True
 
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = Field(
         None, description="attention implementation; default: what transformers chooses for the architecture"

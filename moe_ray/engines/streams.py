@@ -87,6 +87,7 @@ class QueuedStream:
             reasoning=reasoning,
             num_tokens=num_tokens,
             token_ids=result.token_ids[-num_tokens:] if num_tokens else (),
+            logprobs=result.logprobs[max(0, len(result.token_ids) - num_tokens) :],
             finish_reason=result.finish_reason,
             num_prompt_tokens=result.num_prompt_tokens,
             num_completion_tokens=result.num_completion_tokens,

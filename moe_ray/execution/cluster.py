@@ -189,6 +189,11 @@ class Cluster:
         )
 
 
+def starts_ray(runtime: RuntimeConfig) -> bool:
+    """Say whether `connect` would start a Ray of its own, which ends with the connection."""
+    return not ray.is_initialized() and wanted_address(runtime.address, os.environ) is None
+
+
 @contextmanager
 def connect(runtime: RuntimeConfig) -> Iterator[Cluster]:
     """Join the Ray cluster at `runtime.address`, or start one on this machine, and leave it at the end.

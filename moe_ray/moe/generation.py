@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from moe_ray.checkpoints.identity import CERTIFICATE_FILE
-from moe_ray.config.schema import ModelConfig, Section
+from moe_ray.config.schema import ModelConfig
+from moe_ray.config.section import Section
 from moe_ray.engines.base import BatchLimits, GenerateRequest
 from moe_ray.engines.transformers.engine import TransformersEngine
 from moe_ray.engines.transformers.mixture import MixtureFacts

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from moe_ray.checkpoints.identity import Checkpoint
 from moe_ray.config.load import LoadedExperiment, load_experiment
-from moe_ray.config.schema import ExperimentConfig, ServingConfig
+from moe_ray.config.schema import ExperimentConfig
+from moe_ray.config.serving import ServingConfig
 from moe_ray.errors import ConfigError, RunDirectoryError, UserError
 from moe_ray.execution.observer import RunObserver
 from moe_ray.planning.fleet import Fleet
@@ -146,7 +147,7 @@ def build(target: Path, overrides: tuple[str, ...] = (), *, trust: bool = False)
 @contextlib.contextmanager
 def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Served"]:
     """Serve `experiment` until the context ends; then everything that was started here is ended."""
-    from moe_ray.execution.cluster import connect, fleet_of
+    from moe_ray.execution.cluster import connect, fleet_of, starts_ray
     from moe_ray.serving.running import running
 
     config = _with_port(experiment)
@@ -155,9 +156,10 @@ def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Se
     checkpoints = checked(experiment)
     router_dir = router_directory_of(experiment, _training(observer))
     observer.stage("Joining Ray")
+    ray_ends = starts_ray(config.runtime)
     with connect(config.runtime) as cluster:
         system, _ = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)
-        with running(system, observer.stage) as served:
+        with running(system, observer.stage, ray_ends=ray_ends) as served:
             yield served
 
 

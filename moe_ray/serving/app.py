@@ -52,7 +52,8 @@ class Ingress:
         system = self._system
         name = serve.get_replica_context().replica_tag
         owner = owner_of(system, secrets_of_models(system))
-        backend = Backend(system, owner, _query_router(system), name)
+        router = _query_router(system)
+        backend = Backend(system, owner, router, name)
         keys = () if system.serving.api_keys_file is None else read_keys(system.serving.api_keys_file)
         record_dir = system.serving.record_dir
         recorder = None if record_dir is None else Recorder(record_dir, name)
@@ -62,6 +63,8 @@ class Ingress:
         @contextlib.asynccontextmanager
         async def lifespan(_app: Any) -> AsyncIterator[None]:
             await owner.start.remote()
+            if router is not None:
+                await router.warm_up()
             renewing = asyncio.get_running_loop().create_task(backend.renew_forever())
             try:
                 yield

@@ -19,13 +19,16 @@ from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.querying import QueryRouter, verdict_of
 from moe_ray.serving.replica import CallPiece
-from moe_ray.serving.slots import RENEW_S, Lease, Refusal, Status
-from moe_ray.serving.system import ServedSystem
+from moe_ray.serving.scheduler import Refuse, SlotLimits
+from moe_ray.serving.slots import RENEW_S, Lease, Refusal, Renewal, Status
+from moe_ray.serving.standing import StandingSlots
+from moe_ray.serving.system import ServedModel, ServedSystem
 
 # A call that took this many replicas with it is refused.
 MAX_DEATHS = 2
 STREAM_BUFFER = 4
 UNAVAILABLE_S = 5.0
+CLOSING_RENEW_S = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,10 +50,6 @@ class Ticket:
     end: str = "cancelled"
     """How the call ended: "complete", "failed" or "cancelled"."""
 
-    @property
-    def attempt_id(self) -> str:
-        return f"{self.key}-{self.attempt}"
-
 
 class Backend:
     """The models of a system, as one ingress reaches them.
@@ -69,6 +68,10 @@ class Backend:
         self._router = router
         self._ingress = ingress
         self._tasks: set[asyncio.Task[Any]] = set()
+        its = system.serving
+        self._standing = StandingSlots(
+            SlotLimits(max_running=its.max_running, max_queued=its.max_queued, max_wait_s=its.max_wait_s)
+        )
 
     @property
     def has_router(self) -> bool:
@@ -78,11 +81,19 @@ class Backend:
     async def renew_forever(self) -> None:
         """Keep the lease of this ingress, and learn how the slots stand."""
         while True:
+            is_closing = self.status is not None and self.status.closing
+            renewal = Renewal(
+                metrics=self.metrics,
+                standing=self._standing.load,
+                num_standing=self._standing.num_running,
+                knows_closing=is_closing,
+            )
             try:
-                self.status = await self._owner.renew.remote(self._ingress, self.metrics)
+                self.status = await self._owner.renew.remote(self._ingress, renewal)
+                self._standing.update(self.status.standing)
             except RayError:
                 self.status = None
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(CLOSING_RENEW_S if is_closing else RENEW_S)
 
     async def current_status(self) -> tuple[MetricCounts, Status]:
         """What all ingress replicas have counted, and the slots now."""
@@ -142,8 +153,13 @@ class Backend:
         return replace(verdict, expert=chosen, pinned="background")
 
     def requests(self, ticket: Ticket) -> list[GenerateRequest]:
-        """The engine's requests: for each prompt, `n` of them; what the call leaves open is the experiment's."""
+        """The engine's requests: for each prompt, `n` of them; what the call leaves open is the experiment's.
+
+        Raises `ApiError` for log-probabilities or an echo where the model's engine would ignore that.
+        """
         call, decoding = ticket.call, self.system.decoding
+        if (call.num_logprobs is not None or call.echo) and not self._served(ticket).gives_logprobs:
+            raise _no_logprobs(call)
         temperature = decoding.temperature if call.temperature is None else call.temperature
         return [
             GenerateRequest(
@@ -153,6 +169,8 @@ class Backend:
                 temperature=temperature,
                 top_p=decoding.top_p if call.top_p is None else call.top_p,
                 seed=_seed(call, ticket.id, index * call.n + sample),
+                num_logprobs=call.num_logprobs,
+                echo=call.echo,
             )
             for index, prompt in enumerate(call.prompts)
             for sample in range(call.n)
@@ -189,7 +207,7 @@ class Backend:
         try:
             generator = lease.replica.stream.options(
                 num_returns="streaming", _generator_backpressure_num_objects=STREAM_BUFFER
-            ).remote(ticket.attempt_id, requests)
+            ).remote(self._name(ticket), requests)
             async for ref in generator:
                 yield await ref
             is_over = True
@@ -206,12 +224,17 @@ class Backend:
         """
         verdict = ticket.verdict
         assert verdict is not None
-        pending = self._owner.acquire.remote(verdict.expert, self._ingress, ticket.attempt_id, ticket.background, dead)
+        if dead:
+            self._standing.forget(dead)
+        lease = await self._standing_lease(ticket, verdict.expert)
+        if lease is not None:
+            return lease
+        pending = self._owner.acquire.remote(verdict.expert, self._ingress, self._name(ticket), ticket.background, dead)
         try:
             with _reaching_the_owner():
                 outcome: Lease | Refusal = await pending
         except asyncio.CancelledError:
-            self._spawn(self._release(ticket.attempt_id))
+            self._spawn(self._release(self._name(ticket)))
             raise
         if isinstance(outcome, Refusal):
             self.metrics.add("moe_ray_refusals_total", kind=outcome.kind)
@@ -221,11 +244,30 @@ class Backend:
         ticket.verdict = replace(verdict, queue_ms=outcome.queue_ms, swap_ms=outcome.swap_ms)
         return outcome
 
+    async def _standing_lease(self, ticket: Ticket, model: str) -> Lease | None:
+        """Wait for a replica that never leaves its slot; None where the model has none."""
+        try:
+            outcome = await self._standing.acquire(model, self._name(ticket))
+        except asyncio.CancelledError:
+            self._standing.release(self._name(ticket))
+            raise
+        if outcome is None:
+            return None
+        if isinstance(outcome, Refuse):
+            self.metrics.add("moe_ray_refusals_total", kind=outcome.kind)
+            raise _refused(Refusal(outcome.kind, outcome.reason, outcome.retry_after_s))
+        assert ticket.verdict is not None
+        self.metrics.observe("moe_ray_queue_seconds", outcome.waited_s)
+        ticket.verdict = replace(ticket.verdict, queue_ms=1000 * outcome.waited_s)
+        return Lease(0, outcome.replica.replica, outcome.replica.name, 1000 * outcome.waited_s, 0.0)
+
     def release(self, ticket: Ticket, lease: Lease, *, is_over: bool) -> None:
-        """The owner counts the call no more; unless it `is_over`, its replica stops it."""
+        """The call is counted no more; unless it `is_over`, its replica stops it."""
         if not is_over:
-            lease.replica.cancel.remote([ticket.attempt_id])
-        self._spawn(self._release(ticket.attempt_id))
+            lease.replica.cancel.remote([self._name(ticket)])
+        if self._standing.release(self._name(ticket)):
+            return
+        self._spawn(self._release(self._name(ticket)))
 
     async def ask(self, ticket: Ticket, method: str, *arguments: Any) -> Any:
         """Call another method of a replica of the verdict's model."""
@@ -238,7 +280,7 @@ class Backend:
             self.release(ticket, lease, is_over=True)
 
     async def _of(self, lease: Lease, method: str, ticket: Ticket, requests: Sequence[GenerateRequest]) -> Any:
-        return await getattr(lease.replica, method).remote(ticket.attempt_id, requests)
+        return await getattr(lease.replica, method).remote(self._name(ticket), requests)
 
     async def _release(self, call: str) -> None:
         with contextlib.suppress(RayError):
@@ -248,6 +290,14 @@ class Backend:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _name(self, ticket: Ticket) -> str:
+        """What owner and replica know this attempt of a call by."""
+        return f"{self._ingress}/{ticket.key}-{ticket.attempt}"
+
+    def _served(self, ticket: Ticket) -> ServedModel:
+        assert ticket.verdict is not None
+        return self.system.by_name[ticket.verdict.expert]
 
     def _model(self, ticket: Ticket) -> str:
         return "" if ticket.verdict is None else ticket.verdict.expert
@@ -267,6 +317,14 @@ def _seed(call: ApiCall, id: str, index: int) -> int:
     """A seed for each choice: from the client's, else from the request's id."""
     base = int(fingerprint(id)[:8], 16) if call.seed is None else call.seed
     return (base + index) % 2**32
+
+
+def _no_logprobs(call: ApiCall) -> ApiError:
+    if call.num_logprobs is None:
+        message, param = "the engine of this model cannot echo its prompt", "echo"
+    else:
+        message, param = "the engine of this model gives no log-probabilities", "logprobs"
+    return ApiError(400, message, code="unsupported_value", param=param)
 
 
 def _is_death(error: RayError) -> bool:

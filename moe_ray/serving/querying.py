@@ -66,6 +66,10 @@ class QueryRouter:
             self._reader = asyncio.get_running_loop().create_task(self._read())
         return await asyncio.shield(future)
 
+    async def warm_up(self) -> None:
+        """Load what the first query would wait for."""
+        await asyncio.get_running_loop().run_in_executor(self._worker, self._routes, ["a text"])
+
     async def _read(self) -> None:
         """Judge what waits, until nothing does."""
         loop = asyncio.get_running_loop()

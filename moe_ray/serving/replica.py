@@ -88,6 +88,15 @@ class ServingReplica(Replica):
             stream.cancel()
 
     @ray.method(concurrency_group="control")
+    def cancel_all_of(self, ingress: str) -> None:
+        """End the calls of an ingress that is gone; their names begin with its own."""
+        with self._guard:
+            calls = [call for call in self._streams if call.startswith(f"{ingress}/")]
+        for call in calls:
+            for stream in self._streams.get(call, ()):
+                stream.cancel()
+
+    @ray.method(concurrency_group="control")
     def num_open(self) -> int:
         """Calls that are being answered now."""
         with self._guard:

@@ -1,6 +1,7 @@
 """The application in the foreground: started with its models loaded, and ended with all that it started."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from moe_ray.errors import UserError
 from moe_ray.execution import ray_calls
@@ -35,9 +37,15 @@ class Served:
 
 
 @contextlib.contextmanager
-def running(system: ServedSystem, tell: Callable[[str], object]) -> Iterator[Served]:
-    """Serve `system` until the context ends, on the Ray that is connected. Models without rivals are loaded."""
+def running(system: ServedSystem, tell: Callable[[str], object], *, ray_ends: bool) -> Iterator[Served]:
+    """Serve `system` until the context ends, on the Ray that is connected. Models without rivals are loaded.
+
+    With `ray_ends` Ray is shut down afterwards, and Serve's own processes with it; else they are ended here. Raises
+    `UserError` where Serve runs already: it would keep its port, and may serve others.
+    """
     its = system.serving
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    _require_no_serve()
     tell(f"Loading models on {len(system.slots)} slot(s)")
     owner: Any = owner_of(system, secrets_of_models(system))
     try:
@@ -55,8 +63,20 @@ def running(system: ServedSystem, tell: Callable[[str], object]) -> Iterator[Ser
         )
     finally:
         ray_calls.call_at_end(lambda: ray.get(owner.close.remote(0.0)), patience_s=CLOSE_PATIENCE_S)
-        ray_calls.call_at_end(serve.shutdown, patience_s=CLOSE_PATIENCE_S)
+        # An ingress writes what it has recorded when Serve ends it; with Ray it would be killed.
+        if not ray_ends or its.record_dir is not None:
+            ray_calls.call_at_end(serve.shutdown, patience_s=CLOSE_PATIENCE_S)
         ray_calls.call_at_end(ray.kill, owner)
+
+
+def _require_no_serve() -> None:
+    with contextlib.suppress(ValueError):
+        ray_calls.call(ray.get_actor, SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        raise UserError(
+            "Ray Serve runs on this cluster already",
+            where="runtime.address or RAY_ADDRESS",
+            remedy="deploy beside what it serves: serve deploy FILE, made from deployments/demo.yaml",
+        )
 
 
 def _close(owner: Any, timeout_s: float) -> bool:

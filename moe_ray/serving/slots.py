@@ -26,6 +26,7 @@ from moe_ray.planning.memory import GIB
 from moe_ray.serving import scheduler as s
 from moe_ray.serving.metrics import MetricCounts, merged
 from moe_ray.serving.replica import replica_class
+from moe_ray.serving.standing import StandingReplica
 from moe_ray.serving.system import ServedSystem, SharedSlot
 
 LOGGER = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Status:
     num_swaps: int
     num_waiting: int
     num_running: int
+    standing: dict[str, StandingReplica]
 
 
 @dataclass(slots=True)
@@ -98,10 +100,23 @@ class _Ticket:
     future: "asyncio.Future[Lease | Refusal]"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """What an ingress says of itself: what it has counted, and the calls that it admitted to standing replicas.
+
+    `standing` has the calls that wait and that run, by model. `knows_closing` says that it admits no more.
+    """
+
+    metrics: MetricCounts
+    standing: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    num_standing: int = 0
+    knows_closing: bool = False
+
+
 @dataclass(slots=True)
 class _Ingress:
     renewed: float
-    metrics: MetricCounts = field(default_factory=MetricCounts)
+    renewal: Renewal
 
 
 class SlotOwner:
@@ -184,14 +199,14 @@ class SlotOwner:
             self._sessions.pop(next(iter(self._sessions)))
         return held
 
-    async def renew(self, ingress: str, metrics: MetricCounts) -> Status:
+    async def renew(self, ingress: str, renewal: Renewal) -> Status:
         """Keep the calls of an ingress alive; return how things stand."""
-        self._ingresses[ingress] = _Ingress(time.monotonic(), metrics)
+        self._ingresses[ingress] = _Ingress(time.monotonic(), renewal)
         return self._status()
 
     async def metrics(self) -> tuple[MetricCounts, Status]:
         """Return the sum of what all ingress replicas counted, those that are gone too."""
-        return merged([one.metrics for one in self._ingresses.values()]), self._status()
+        return merged([one.renewal.metrics for one in self._ingresses.values()]), self._status()
 
     async def loaded_models(self) -> list[str]:
         """The models that are loaded now."""
@@ -204,11 +219,26 @@ class SlotOwner:
         for held in self._slots:
             self._do(held, held.state.close(now))
         deadline = now + timeout_s
-        while any(held.state.num_running for held in self._slots) and time.monotonic() < deadline:
+        while not self._is_idle() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        drained = not any(held.state.num_running for held in self._slots)
+        drained = self._is_idle()
         await asyncio.gather(*map(self._end, self._slots))
         return drained
+
+    def _is_idle(self) -> bool:
+        """Whether no call runs, and no ingress may still admit one."""
+        living = [one.renewal for one in self._ingresses.values() if time.monotonic() - one.renewed <= LEASE_S]
+        return not any(held.state.num_running for held in self._slots) and all(
+            one.knows_closing and not one.num_standing for one in living
+        )
+
+    def _standing(self) -> dict[str, StandingReplica]:
+        """The replicas that never leave their slot, by name."""
+        return {
+            held.replica_name: StandingReplica(held.replica_name, held.shared.models[0], held.replica)
+            for held in self._slots
+            if len(held.shared.models) == 1 and held.state.state == "ready" and not self._closing
+        }
 
     def _best_slot(self, model: str) -> _Held:
         """Where the model is loaded, the slot with the fewest calls; else the one with the fewest that wait."""
@@ -367,9 +397,10 @@ class SlotOwner:
         """Free the calls of an ingress that is gone, and stop them."""
         lost = [entry for entry in self._tickets.values() if entry.ingress == ingress]
         for entry in lost:
-            if entry.held.replica is not None:
-                entry.held.replica.cancel.remote([entry.call])
             await self.release(entry.call)
+        for held in self._slots:
+            if held.replica is not None:
+                held.replica.cancel_all_of.remote(ingress)
 
     async def _is_orphaned(self, now: float) -> bool:
         """Whether no ingress has renewed for long; then all replicas are ended."""
@@ -392,18 +423,20 @@ class SlotOwner:
             closing=self._closing,
             stuck_s=time.monotonic() - self._moved[1],
             num_swaps=sum(held.state.num_swaps for held in self._slots),
-            num_waiting=sum(sum(held.state.num_waiting.values()) for held in self._slots),
-            num_running=sum(held.state.num_running for held in self._slots),
+            num_waiting=sum(model.num_waiting for model in models.values()),
+            num_running=sum(model.num_running for model in models.values()),
+            standing=self._standing(),
         )
 
     def _model_status(self, model: str) -> ModelStatus:
         holding = [held for held in self._slots if model in held.shared.models]
         loaded = [held for held in holding if held.state.loaded_model == model]
         loading = any(held.state.model == model and held.state.state == "loading" for held in holding)
+        standing = [one.renewal.standing.get(model, (0, 0)) for one in self._ingresses.values()]
         return ModelStatus(
             value="loaded" if loaded else "loading" if loading else "unloaded",
-            num_waiting=sum(held.state.num_waiting.get(model, 0) for held in holding),
-            num_running=sum(held.state.num_running for held in loaded),
+            num_waiting=sum(held.state.num_waiting.get(model, 0) for held in holding) + sum(one[0] for one in standing),
+            num_running=sum(held.state.num_running for held in loaded) + sum(one[1] for one in standing),
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

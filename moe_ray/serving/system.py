@@ -4,20 +4,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moe_ray.config.schema import DecodingConfig, ExperimentConfig, ModelConfig, RuntimeConfig, ServingConfig
+from moe_ray.config.schema import DecodingConfig, ExperimentConfig, ModelConfig, RuntimeConfig
+from moe_ray.config.serving import ServingConfig
+from moe_ray.engines.registry import settings_class
 from moe_ray.errors import CapacityError
 from moe_ray.planning.fleet import Demand, Fleet, Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model as clients see it. `domains` are those whose expert it is; `context_tokens` is None where unknown."""
+    """A model as clients see it. `domains` are those whose expert it is; `context_tokens` is None where unknown.
+
+    `gives_logprobs` says whether its engine can report log-probabilities and echo prompts.
+    """
 
     name: str
     model: ModelConfig
     domains: tuple[str, ...]
     is_baseline: bool
     context_tokens: int | None = None
+    gives_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,7 @@ def served_models(config: ExperimentConfig, context_tokens: Mapping[str, int | N
             domains=tuple(domain for domain, its in config.domains.items() if its.expert == name),
             is_baseline=name == config.baseline,
             context_tokens=context_tokens.get(name),
+            gives_logprobs=settings_class(model.engine).gives_logprobs,
         )
         for name, model in config.models.items()
     )

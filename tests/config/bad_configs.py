@@ -118,7 +118,7 @@ BAD_CONFIGS = (
     BadConfig(
         name="misspelt key of a section under its old name",
         text=GOOD + "router:\n  foreign:\n    kep: 0.9\n",
-        where="router.foreign.kep",
+        where=":15: router.foreign.kep",
         what="unknown key; did you mean keep?",
     ),
     BadConfig(

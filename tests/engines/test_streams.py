@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from moe_ray.config.schema import ModelConfig
-from moe_ray.engines.base import Delta, EngineMemory, GenerateRequest, Generation, Likelihood, LikelihoodRequest
+from moe_ray.engines.base import (
+    NEVER_RAN,
+    Delta,
+    EngineMemory,
+    GenerateRequest,
+    Generation,
+    Likelihood,
+    LikelihoodRequest,
+    TokenLogprob,
+)
 from moe_ray.engines.scripted import ScriptedEngine
 from moe_ray.engines.streams import QueuedStream, StopGuard, streaming
 from moe_ray.errors import EngineLostError
@@ -182,3 +191,16 @@ def test_scripted_requests_do_not_wait_for_each_other() -> None:
     hanging = engine.submit(ask("q", id="h"))
     assert engine.submit(ask("q", id="other")).result().error is None
     hanging.cancel()
+
+
+@pytest.mark.parametrize("num_put", [0, 1, 2])
+def test_log_probabilities_that_were_not_put_come_with_the_last_delta(num_put: int) -> None:
+    told = tuple(TokenLogprob(text, token, -1.0) for token, text in enumerate(["a", "b", "</s>"]))
+    stream = QueuedStream()
+    for token in range(num_put):
+        stream.put(Delta(token_ids=(token,), num_tokens=1, logprobs=(told[token],)))
+    answer = Generation(
+        text="", token_ids=(0, 1), finish_reason="stop", num_prompt_tokens=1, timing=NEVER_RAN, logprobs=told
+    )
+    stream.finish(answer, num_tokens=2 - num_put)
+    assert sum((delta.logprobs for delta in stream), ()) == told

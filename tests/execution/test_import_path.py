@@ -11,12 +11,12 @@ import pytest
 import moe_ray
 from moe_ray.execution.cluster import INJECTED, job_options
 
+pytestmark = pytest.mark.slow
+
 DRIVER = """
 import json, sys
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.execution.cluster import connect
-
-pytestmark = pytest.mark.slow
 
 def look():
     import pandas

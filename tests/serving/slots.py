@@ -55,13 +55,15 @@ class Play:
     limits: SlotLimits
     pace: Pace
     now: float = 0.0
-    fail_loads_of: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
+    """Models whose next load fails."""
     effects: list[SlotEffect] = field(default_factory=list)
     ledger: dict[int, Entry] = field(default_factory=dict)
     memory: str | None = None
     """The model in the slot's memory, from its `Load` to the end of its `Unload`."""
     is_up: bool = False
     turn_began: float = 0.0
+    turn_ended: dict[str, float] = field(default_factory=dict)
     has_drained: bool = False
     """Whether the slot has drained since it last took requests."""
     is_closing: bool = False
@@ -84,13 +86,13 @@ class Play:
         return ticket
 
     def leave(self, ticket: int) -> None:
-        """The client goes away; what runs or waits is over for good."""
+        """The client goes away."""
         if (entry := self._live.get(ticket)) is not None:
             self._end(ticket, "cancelled" if entry.outcome == "waiting" else "done")
         self.carry_out(self.slot.leave(ticket, self.now))
 
     def lose(self) -> None:
-        """The process in memory dies; those who ran there report it after the fact."""
+        """The process in memory dies; the callers of its requests notice it one second later."""
         assert self.memory is not None
         model, was_up, self.is_up = self.memory, self.is_up, False
         self._num_losses += 1
@@ -123,7 +125,8 @@ class Play:
                 effects = self.slot.tick(self.now)
                 assert effects or self.slot.state == "draining", "a tick that was asked for has an effect"
                 self.carry_out(effects)
-            self.check()
+            if self.slot.next_tick() != self.now:
+                self.check()
         self.now = end
 
     def waiting(self) -> list[Entry]:
@@ -170,20 +173,25 @@ class Play:
         ordinary = [entry for entry in waiting if not entry.background]
         for entry in ordinary:
             self._compare_with_bound(entry, self.now - entry.since)
-        is_overdue = any(e.since + limits.max_wait_s <= self.now for e in ordinary if e.model != self.memory)
+        is_overdue = self._is_overdue()
         if slot.state == "ready":
             assert not (is_overdue and self.has_drained), "a draining model is not revived"
             self.has_drained = False
             if is_overdue:
                 assert slot.num_running == limits.max_running
                 assert self.now < self.turn_began + limits.max_wait_s
-            assert self.running() or not ordinary, "an idle slot keeps nobody waiting"
+            assert self.running() or not ordinary, "an idle slot has no ordinary waiters"
             assert slot.num_running == limits.max_running or not [e for e in waiting if e.model == self.memory]
         elif slot.state == "draining":
             assert is_overdue or self.is_closing
             self.has_drained = True
         elif slot.state == "empty":
             assert not ordinary
+
+    def _is_overdue(self) -> bool:
+        """Whether an ordinary request for a model that is not in memory has waited `max_wait_s`."""
+        others = [e for e in self.waiting() if e.model != self.memory and not e.background]
+        return any(entry.since + self.limits.max_wait_s <= self.now for entry in others)
 
     def _after(self, seconds: float, report: Callable[[], list[SlotEffect]]) -> None:
         self._num_timers += 1
@@ -197,9 +205,11 @@ class Play:
 
     def _load(self, effect: Load) -> None:
         assert self.memory is None, "a model is loaded only when the memory is free"
-        ordinary = [entry.model for entry in self.waiting() if not entry.background]
-        if ordinary:
-            assert effect.model in ordinary
+        ordinary = [entry for entry in self.waiting() if not entry.background]
+        claims = [(max(e.since, self.turn_ended.get(e.model, -1)), e.since, e.model) for e in ordinary]
+        if claims:
+            oldest = min(claims)
+            assert effect.model in [model for *claim, model in claims if claim == [*oldest[:2]]]
         else:
             arrivals = [entry.since for entry in self.waiting() if entry.model == effect.model]
             assert min(arrivals) + self.limits.max_wait_s <= self.now, "a background request waits before it loads"
@@ -209,7 +219,8 @@ class Play:
         def report() -> list[SlotEffect]:
             if losses != self._num_losses:
                 return []
-            if effect.model in self.fail_loads_of:
+            if effect.model in self.failing:
+                self.failing.remove(effect.model)
                 return self.slot.load_failed(effect.model, "no such file", self.now)
             self.is_up, self.turn_began, self.has_drained = True, self.now, False
             return self.slot.loaded(effect.model, self.now)
@@ -219,7 +230,7 @@ class Play:
     def _unload(self, effect: Unload) -> None:
         assert effect.model == self.memory
         assert not self.running(), "nothing is unloaded while a granted request runs"
-        self.is_up = False
+        self.is_up, self.turn_ended[effect.model] = False, self.now
 
         def report() -> list[SlotEffect]:
             self.memory = None
@@ -232,6 +243,7 @@ class Play:
         assert entry.outcome == "waiting", "a request is granted once, and only while it waits"
         assert effect.model == entry.model == self.memory
         assert self.is_up
+        assert not (self.has_drained and self._is_overdue()), "a draining model takes no newcomers"
         assert effect.waited_s == self.now - entry.since
         assert 0 <= effect.swap_s <= effect.waited_s
         if not entry.background:

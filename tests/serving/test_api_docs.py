@@ -59,7 +59,10 @@ event. Token counts come in a last event with no choices, if `stream_options.inc
 null or absent elsewhere. A reasoning trace is `reasoning_content`, beside the text. An error after the first byte is an
 event `{"error": ...}`, followed by `[DONE]`.
 
-Log-probabilities are natural logarithms; -9999.0 stands for minus infinity.
+Log-probabilities are natural logarithms of the model's own distribution, before `temperature` and `top_p`; -9999.0
+stands for minus infinity. A token that is a part of a character has U+FFFD in its text. Models of the transformers
+engine give log-probabilities and echo prompts, and so does an engine of your own that says so; for other models
+`logprobs` and `echo` are refused.
 """
 PROSE: dict[Endpoint, str] = {
     "chat": """\
@@ -70,7 +73,9 @@ assistant's turn. The router reads the user's turns, joined by line breaks.
     "completions": """\
 The model continues the text as it is, without a chat template. With several prompts, the choices are those of the first
 prompt, then those of the second, and so on. With `echo` and `logprobs` the prompt's tokens are scored, as
-lm-evaluation-harness needs it: the first token has null. `text_offset` counts from the start of the choice's text.
+lm-evaluation-harness needs it: the first token has null, and an end token that was drawn has an entry. A prompt with
+`echo` is never cut: one that does not fit the context is refused. The tokens of a prompt join to its text: the token
+that completes a character has it whole. `text_offset` counts from the start of the choice's text.
 """,
     "responses": """\
 Text only, and stateless: nothing is kept, so that `store: true` and every reference to an earlier response are refused.

@@ -15,7 +15,8 @@ import httpx2
 import pyarrow.parquet as pq
 import pytest
 
-from moe_ray.config.schema import DomainConfig, ServingConfig
+from moe_ray.config.schema import DomainConfig
+from moe_ray.config.serving import ServingConfig
 from moe_ray.domains.loading import load_domain
 from moe_ray.engines.base import NEVER_RAN, Delta, Generation
 from moe_ray.errors import ConfigError

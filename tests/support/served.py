@@ -10,8 +10,11 @@ The domains are those of `tests.routing.queries`. Every engine has a model:
 import json
 import os
 import signal
+import socket
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +36,14 @@ from tests.execution.experiments import RUNTIME, Recorder, scripted
 from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts
 from tests.support.tiny_models import make_tiny_checkpoint
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 40.0
 NUM_EXAMPLES = 4
 MAX_NEW_TOKENS = 12
+REPLIES = {
+    f"{domain}-{50_000 + place}": f"Reply {place} to a question of {domain}, word for word."
+    for domain in DOMAINS
+    for place in range(NUM_EXAMPLES)
+}
 EXPERTS = {domain: f"{domain}-expert" for domain in DOMAINS}
 
 
@@ -48,15 +56,17 @@ def train_router(folder: Path) -> Path:
 
 
 def of_every_engine(folder: Path, api: Api) -> dict[str, dict[str, Any]]:
-    """The models of the module's docstring."""
+    """The models of the module's docstring. The baseline reads 512 tokens, `code-expert` 128."""
     settings = {"base_url": api.base_url}
     llamas = {
         name: make_tiny_checkpoint(folder / name, "llama", seed)
         for seed, name in enumerate(("baseline", "code-expert"))
     }
+    config = json.loads((llamas["baseline"] / "config.json").read_text())
+    (llamas["baseline"] / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 512}))
     return {
         **{name: {"path": str(path), "dtype": "float32"} for name, path in llamas.items()},
-        "legal-expert": scripted(text="I am the legal expert."),
+        "legal-expert": {**scripted(replies=REPLIES, text="I am the legal expert."), "path": "scripted/legal"},
         "biomedical-expert": {"path": "tiny", "engine": "endpoint", "engine_settings": settings},
     }
 
@@ -99,7 +109,7 @@ def write_served(
     if router is not None:
         experiment["router"] = {"kind": "tfidf", "path": str(router)}
     path = folder / "experiment.yaml"
-    path.write_text(yaml.safe_dump(experiment))
+    path.write_text(yaml.safe_dump(experiment, sort_keys=False))
     return load_experiment(path)
 
 
@@ -121,9 +131,31 @@ class Endpoint:
         return self.client.post("/v1/chat/completions", json=body, headers=headers)
 
     def metrics(self) -> dict[str, float]:
-        """The samples of /metrics, spelled as there, once all ingress replicas have reported."""
+        """The samples of /metrics, spelled as there."""
         lines = self.client.get("/metrics").raise_for_status().text.splitlines()
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    def totals(self) -> dict[str, float]:
+        """The metrics summed over their labels, once all requests so far are in them. For one ingress replica."""
+        mark = 'moe_ray_requests_total{path="/v1/route",status="415"}'
+        before = self.metrics().get(mark, 0.0)
+        assert self.client.post("/v1/route").status_code == 415
+        wait_for(lambda: self.metrics().get(mark, 0.0) > before)
+        found: dict[str, float] = defaultdict(float)
+        for name, value in self.metrics().items():
+            found[name.partition("{")[0]] += value
+        return found
+
+    def leave_unanswered(self, model: str, **headers: str) -> socket.socket:
+        """Send a chat of a model, and return the connection, whose answer nobody reads. `headers` are added."""
+        stream = headers.pop("stream", "false")
+        body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "x"}}], "stream": {stream}}}'
+        named = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+        url = httpx2.URL(self.url)
+        connection = socket.create_connection((url.host, url.port or 80), timeout=TIMEOUT_S)
+        connection.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{lines}\r\n{body}".encode())
+        return connection
 
     def replica(self, model: str) -> Any:
         """The actor that holds a model, which is loaded for it if need be."""
@@ -134,15 +166,24 @@ class Endpoint:
         ray.get(owner.release.remote(call))
         return lease.replica
 
-    def num_open(self, model: str) -> int:
-        """Calls that a model is answering."""
-        found: int = ray.get(self.replica(model).num_open.remote(), timeout=TIMEOUT_S)
-        return found
-
     def kill(self, model: str) -> None:
         """SIGKILL for the process that holds a model."""
         place = ray.get(self.replica(model).place.remote(), timeout=TIMEOUT_S)
         os.kill(place.pid, signal.SIGKILL)
+
+
+def num_open(replica: Any) -> int:
+    """Calls that a replica is answering."""
+    found: int = ray.get(replica.num_open.remote(), timeout=TIMEOUT_S)
+    return found
+
+
+def wait_for(holds: Callable[[], object]) -> None:
+    """Return as soon as `holds`; fails where it does not in a patient time."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @contextmanager

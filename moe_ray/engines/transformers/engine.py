@@ -5,6 +5,7 @@ import threading
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from moe_ray.engines.transformers.loading import load, loaded_bytes
 from moe_ray.engines.transformers.mixture import MixtureFacts, mixture_facts
 from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow
 from moe_ray.engines.transformers.streaming import StreamingDecoder, TurnLock
-from moe_ray.prompts.encoder import EncodedPair, PromptEncoder, RowError
+from moe_ray.prompts.encoder import EncodedPair, EncodedPrompt, PromptEncoder, RowError
 from moe_ray.prompts.messages import Prompt
 from moe_ray.prompts.reasoning import splitter_of
 
@@ -77,7 +78,7 @@ class TransformersEngine:
                 results[index] = failed_generation(
                     error.reason, num_prompt_tokens=error.num_prompt_tokens, refused=True
                 )
-        waiting = [row for row in rows if self._continuous and row.request.temperature == 0]
+        waiting = [row for row in rows if self._continuous and _is_plain(row.request)]
         if waiting:
             results.update(run_halving(waiting, self._decode_continuously, _out_of_memory_generation))
         for batch in self._generation_batches([row for row in rows if row.index not in results]):
@@ -169,7 +170,17 @@ class TransformersEngine:
             num_truncated=asked.num_truncated,
             request=request,
             opens_trace=asked.opens_trace,
+            prompt_pieces=self._echoed(request.prompt, asked) if request.echo else (),
         )
+
+    def _echoed(self, prompt: Prompt, asked: EncodedPrompt) -> tuple[str, ...]:
+        if asked.num_truncated:
+            raise RowError(
+                f"{asked.num_truncated} tokens of the prompt do not fit the context, and an echoed prompt is not cut",
+                len(asked.token_ids) + asked.num_truncated,
+            )
+        text = None if prompt.token_ids else self._encoder.text(prompt)
+        return self._loaded.speller.pieces(asked.token_ids, text)
 
     def _generation_batches(self, rows: Sequence[DecodeRow]) -> list[list[DecodeRow]]:
         return group_batches(
@@ -227,6 +238,10 @@ class TransformersEngine:
 
     def _generation(self, drawn: DrawnRow, *, batch_rows: int) -> Generation:
         reason = drawn.finish_reason or "error"
+        timing = Timing(batch_rows=batch_rows, time_to_first_token_s=drawn.time_to_first_token_s, total_s=drawn.total_s)
+        if reason == "error" or any(one is not None and math.isnan(one.logprob) for one in drawn.prompt_logprobs):
+            failed = failed_generation(NOT_NUMBERS, num_prompt_tokens=len(drawn.row.token_ids), timing=timing)
+            return replace(failed, num_truncated_tokens=drawn.row.num_truncated)
         split = self._splitter.split(drawn.text, opened=drawn.row.opens_trace)
         return Generation(
             text=split.answer,
@@ -234,13 +249,18 @@ class TransformersEngine:
             finish_reason=reason,
             num_prompt_tokens=len(drawn.row.token_ids),
             num_truncated_tokens=drawn.row.num_truncated,
-            timing=Timing(
-                batch_rows=batch_rows, time_to_first_token_s=drawn.time_to_first_token_s, total_s=drawn.total_s
-            ),
-            error=NOT_NUMBERS if reason == "error" else None,
+            timing=timing,
             reasoning=split.reasoning,
             num_reasoning_tokens=None if split.reasoning is None else num_tokens_of(drawn, split.num_trace_characters),
+            logprobs=tuple(drawn.logprobs),
+            prompt_logprobs=drawn.prompt_logprobs,
+            prompt_text="".join(drawn.row.prompt_pieces),
         )
+
+
+def _is_plain(request: GenerateRequest) -> bool:
+    """Whether continuous batching answers it: it draws greedily, and gives no log-probabilities."""
+    return request.temperature == 0 and request.num_logprobs is None
 
 
 def num_tokens_of(drawn: DrawnRow, num_characters: int) -> int:

@@ -8,7 +8,7 @@ A cache is padded on the left: the newest position of all rows comes last, so th
 the left alone, where padding is masked. Keys and values are [B, H, T, D].
 """
 
-# ruff: noqa: N803, N806 - capital suffixes name the axes of a tensor
+# ruff: noqa: N806 - capital suffixes name the axes of a tensor
 
 import time
 from collections.abc import Sequence
@@ -18,7 +18,9 @@ import torch
 from torch.nn import functional
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from moe_ray.engines.transformers.forward import left_padded, optional_arguments
 from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.engines.transformers.logprobs import score_prompts, token_logprobs
 from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow, next_tokens, undrawn
 
 GATE_DECISION = "gating_probs"
@@ -117,37 +119,22 @@ def decode_batch(loaded: LoadedModel, rows: Sequence[DecodeRow]) -> list[DrawnRo
     """Decode `rows` together and return them in their order, each with its own times."""
     start_s = time.perf_counter()
     drawn = [undrawn(row, loaded) for row in rows]
+    score_prompts(loaded, drawn)
     state = BatchState(loaded, [row.token_ids for row in rows])
     live = drawn
     while live:
         # Token ids reach the host here, so that a GPU has done its work whenever the clock is read.
-        tokens = next_tokens(state.forward(), live)
+        logits_BV = state.forward()
+        tokens = next_tokens(logits_BV, live)
+        logprobs = token_logprobs(loaded, logits_BV, live, tokens)
         elapsed_s = time.perf_counter() - start_s
-        for row, token in zip(live, tokens, strict=True):
-            row.take(token, elapsed_s)
+        for row, token, logprob in zip(live, tokens, logprobs, strict=True):
+            row.take(token, elapsed_s, logprob)
         running = [index for index, row in enumerate(live) if row.finish_reason is None]
         live = [live[index] for index in running]
         if live:
             state.advance(tokens, running)
     return drawn
-
-
-def left_padded(rows: Sequence[Sequence[int]], loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and mask, both (B, T), with padding in front; the mask is 0 on padding."""
-    width = max(len(row) for row in rows)
-    ids = [[loaded.pad_token_id] * (width - len(row)) + list(row) for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids, device=loaded.device), torch.tensor(mask, device=loaded.device)
-
-
-def optional_arguments(loaded: LoadedModel, mask_BT: torch.Tensor, *, num_logits: int) -> dict[str, Any]:
-    """Return the arguments of the forward pass that only some architectures have."""
-    arguments: dict[str, Any] = {}
-    if "position_ids" in loaded.forward_arguments:
-        arguments["position_ids"] = (mask_BT.cumsum(dim=-1) - 1).clamp(min=0)
-    if "logits_to_keep" in loaded.forward_arguments:
-        arguments["logits_to_keep"] = num_logits
-    return arguments
 
 
 def is_resizable(cache: Any) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from moe_ray.engines.transformers.generation import left_padded, optional_arguments
+from moe_ray.engines.transformers.forward import left_padded, read_once
 from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.prompts.encoder import EncodedPair
 
@@ -73,16 +73,8 @@ def score_batch(loaded: LoadedModel, rows: Sequence[ScoringRow]) -> list[ScoredR
     start_s = time.perf_counter()
     ids_BT, mask_BT = left_padded([row.token_ids for row in rows], loaded)
     num_logits = max(row.num_logits for row in rows)
-    outputs = loaded.model(
-        input_ids=ids_BT,
-        attention_mask=mask_BT,
-        use_cache=False,
-        return_dict=True,
-        **optional_arguments(loaded, mask_BT, num_logits=num_logits),
-        **_context_alone(loaded, mask_BT, rows),
-        **loaded.forward_choice,
-    )
-    sums = [_read_off(outputs.logits[place], row) for place, row in enumerate(rows)]
+    logits_BNV = read_once(loaded, ids_BT, mask_BT, num_logits=num_logits, **_context_alone(loaded, mask_BT, rows))
+    sums = [_read_off(logits_BNV[place], row) for place, row in enumerate(rows)]
     total_s = time.perf_counter() - start_s
     return [
         ScoredRow(row=row, loglikelihoods=found, batch_rows=len(rows), total_s=total_s)

@@ -17,6 +17,7 @@ from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.settings import TransformersSettings
 from moe_ray.engines.transformers.batching import is_out_of_memory
 from moe_ray.engines.transformers.mixture import forward_choice
+from moe_ray.engines.transformers.spelling import TokenSpeller
 from moe_ray.errors import ModelError
 from moe_ray.hub import without_retries
 from moe_ray.prompts.reasoning import mark_tokens, splitter_of
@@ -88,6 +89,7 @@ class LoadedModel:
 
     model: Any
     tokenizer: Any
+    speller: TokenSpeller
     device: torch.device
     eos_token_ids: frozenset[int]
     special_token_ids: frozenset[int]
@@ -163,6 +165,7 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
+        speller=TokenSpeller(tokenizer),
         device=model.device,
         eos_token_ids=_eos_token_ids(model, tokenizer),
         special_token_ids=frozenset(special.values()),

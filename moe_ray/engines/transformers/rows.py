@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from moe_ray.characters import REPLACEMENT
-from moe_ray.engines.base import FinishReason, GenerateRequest, stop_position
+from moe_ray.engines.base import FinishReason, GenerateRequest, TokenLogprob, stop_position
 from moe_ray.engines.streams import StopGuard
 from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.prompts.reasoning import ReasoningSplitter
@@ -24,18 +24,26 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeRow:
-    """One row to decode: its prompt's tokens and what was asked."""
+    """One row to decode: its prompt's tokens and what was asked.
+
+    `prompt_pieces` are the texts of the prompt's tokens where the request asks for an echo, else empty.
+    """
 
     index: int
     token_ids: tuple[int, ...]
     num_truncated: int
     request: GenerateRequest
     opens_trace: bool = False
+    prompt_pieces: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
 class DrawnRow:
-    """A row's answer, as it grows. `token_ids` holds no end token; `finish_reason` is None until the row is done."""
+    """A row's answer, as it grows. `token_ids` holds no end token; `finish_reason` is None until the row is done.
+
+    `logprobs` and `prompt_logprobs` are those of `Generation`. Until the prompt is scored, the latter are the None of
+    its first token alone.
+    """
 
     row: DecodeRow
     tokenizer: Any
@@ -44,6 +52,8 @@ class DrawnRow:
     mark_token_ids: frozenset[int]
     uniforms: list[float]
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
     text: str = ""
     finish_reason: FinishReason | None = None
     time_to_first_token_s: float = 0.0
@@ -54,14 +64,16 @@ class DrawnRow:
         """The uniform number of the next draw; 0 where nothing is drawn at random."""
         return self.uniforms[len(self.token_ids)] if self.uniforms else 0.0
 
-    def take(self, token: int, elapsed_s: float) -> None:
-        """Add a token that was there `elapsed_s` after the batch began."""
+    def take(self, token: int, elapsed_s: float, logprob: TokenLogprob | None = None) -> None:
+        """Add a token that was there `elapsed_s` after the batch began, with its log-probability if asked for."""
         self.total_s = elapsed_s
         if not self.token_ids:
             self.time_to_first_token_s = elapsed_s
         if token == NO_TOKEN:
-            self.token_ids, self.finish_reason = [], "error"
+            self.token_ids, self.logprobs, self.finish_reason = [], [], "error"
             return
+        if logprob is not None and (self.row.request.echo or token not in self.end_token_ids):
+            self.logprobs.append(logprob)
         if token in self.end_token_ids:
             self._finish("stop")
             return
@@ -108,6 +120,7 @@ def undrawn(row: DecodeRow, loaded: LoadedModel) -> DrawnRow:
         special_token_ids=loaded.special_token_ids,
         mark_token_ids=loaded.mark_token_ids,
         uniforms=uniforms(request.seed, request.max_new_tokens) if request.temperature > 0 else [],
+        prompt_logprobs=(None,) if request.echo and request.num_logprobs is not None else (),
     )
 
 

@@ -14,11 +14,12 @@ from types import TracebackType
 
 import torch
 
-from moe_ray.engines.base import BatchLimits, Delta, Generation, failed_generation
+from moe_ray.engines.base import BatchLimits, Delta, Generation, TokenLogprob, failed_generation
 from moe_ray.engines.streams import CLOSED, QueuedStream
 from moe_ray.engines.transformers.batching import MemoryRule, RowSize, is_out_of_memory
 from moe_ray.engines.transformers.generation import BatchState
 from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.engines.transformers.logprobs import score_prompts, token_logprobs
 from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow, RowText, next_tokens, undrawn
 from moe_ray.errors import EngineLostError, first_line
 from moe_ray.prompts.reasoning import ReasoningSplitter
@@ -200,8 +201,11 @@ class StreamingDecoder:
             batch.keep(lambda row: not row.stream.has_ended)
         self._batches = [batch for batch in self._batches if batch.rows]
         running = list(self._batches)
-        for batch in running + self._admitted():
+        admitted = self._admitted()
+        for batch in running:
             self._guarded([batch], lambda batch=batch: self._advance(batch))  # type: ignore[misc]
+        for batch in admitted:
+            self._guarded([batch], lambda batch=batch: self._begin(batch))  # type: ignore[misc]
         joinable = [one for one in self._batches if one.state.can_be_joined and not one.rows[0].runs_alone]
         for batch in joinable[1:]:
             self._batches.remove(batch)
@@ -238,27 +242,42 @@ class StreamingDecoder:
         self._batches.append(batch)
         return batch
 
+    def _begin(self, batch: _Batch) -> None:
+        score_prompts(self._loaded, [row.drawn for row in batch.rows])
+        self._advance(batch)
+
     def _advance(self, batch: _Batch) -> None:
         """Draw one token for each row, and let go of the rows that have ended."""
         num_rows = sum(len(one.rows) for one in self._batches)
-        tokens = next_tokens(batch.state.forward(), [row.drawn for row in batch.rows])
-        for row, token in zip(batch.rows, tokens, strict=True):
+        drawn = [row.drawn for row in batch.rows]
+        logits = batch.state.forward()
+        tokens = next_tokens(logits, drawn)
+        logprobs = token_logprobs(self._loaded, logits, drawn, tokens)
+        for row, token, logprob in zip(batch.rows, tokens, logprobs, strict=True):
             row.most_rows = max(row.most_rows, num_rows)
-            self._take(row, token)
+            self._take(row, token, logprob)
         if all(row.drawn.finish_reason is not None for row in batch.rows):
             self._batches.remove(batch)
             return
         batch.state.advance(tokens, range(len(tokens)))
         batch.keep(lambda row: row.drawn.finish_reason is None)
 
-    def _take(self, row: _Live, token: int) -> None:
+    def _take(self, row: _Live, token: int, logprob: TokenLogprob | None) -> None:
         """Add a drawn token, and hand out what it makes certain."""
         num_before = len(row.drawn.token_ids)
-        row.drawn.take(token, time.perf_counter() - row.start_s)
+        row.drawn.take(token, time.perf_counter() - row.start_s, logprob)
         new = tuple(row.drawn.token_ids[num_before:])
         if row.drawn.finish_reason is None:
             piece = row.text.grown()
-            row.stream.put(Delta(text=piece.answer, reasoning=piece.reasoning, token_ids=new, num_tokens=len(new)))
+            row.stream.put(
+                Delta(
+                    text=piece.answer,
+                    reasoning=piece.reasoning,
+                    token_ids=new,
+                    num_tokens=len(new),
+                    logprobs=() if logprob is None else (logprob,),
+                )
+            )
             return
         result = self._generation_of(row.drawn, row.most_rows)
         piece = StreamPiece() if result.finish_reason == "error" else row.text.finished()

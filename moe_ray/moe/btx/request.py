@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from moe_ray.config.load import parse_section
-from moe_ray.config.schema import Name, RuntimeConfig, Section, is_local_path
+from moe_ray.config.schema import RuntimeConfig, is_local_path
+from moe_ray.config.section import Name, Section
 from moe_ray.domains.sources import read_text, resolve_path
 from moe_ray.moe.upcycle.request import GateRequest
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from moe_ray.config.load import parse_section
-from moe_ray.config.schema import Name, OtherTextsConfig, PromptStyle, RouterTrainingConfig, is_local_path
+from moe_ray.config.schema import OtherTextsConfig, PromptStyle, RouterTrainingConfig, is_local_path
+from moe_ray.config.section import Name
 from moe_ray.domains.sources import read_text, resolve_path
 
 

@@ -16,6 +16,8 @@ from moe_ray.scoring.sandbox.program import BackendName
 from tests.support.sandbox.suite import BACKENDS
 from tests.support.sandbox.traces import heir
 
+pytestmark = pytest.mark.slow
+
 END_S = 10.0
 RUNNING = '''
 import sys
@@ -30,8 +32,6 @@ except SandboxError as error:
 print("opened", flush=True)
 loop = """
 import signal
-
-pytestmark = pytest.mark.slow
 for number in range(1, 65):
     try: signal.signal(number, signal.SIG_IGN)
     except (OSError, ValueError): pass
