@@ -38,7 +38,6 @@ def system(*, fallback: str | None = "base", experts: Sequence[str] = ("law", "m
                 domains=(name,) if name in experts else (),
                 is_baseline=name == fallback,
                 context_tokens=128,
-                gives_logprobs=True,
             )
             for name in MODELS
         ),
