@@ -16,12 +16,13 @@ from moe_ray.engines.base import GenerateRequest, Generation
 from moe_ray.execution.ray_calls import reason_of
 from moe_ray.fingerprint import fingerprint
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, RoutingVerdict
+from moe_ray.serving.leases import Lease, Refusal, Renewal, Status
 from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.querying import QueryRouter, verdict_of
 from moe_ray.serving.replica import CallPiece
 from moe_ray.serving.scheduler import Refuse, SlotLimits
-from moe_ray.serving.slots import RENEW_S, Lease, Refusal, Renewal, Status
+from moe_ray.serving.slots import RENEW_S
 from moe_ray.serving.standing import StandingSlots
 from moe_ray.serving.system import ServedModel, ServedSystem
 
