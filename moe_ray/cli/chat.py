@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import cast
 
-from moe_ray.characters import one_line, printable
+from moe_ray.characters import one_line
 from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.errors import ConfigError, RunFailedError
 from moe_ray.execution import interruption
@@ -88,19 +88,14 @@ def _piped() -> str:
 
 def _answer_once(models: ChatModels, model: str, question: str) -> None:
     """Print the answer alone, as it comes."""
+    console = output_console()
     try:
         for event in models.answer([Message(role="user", content=question)], model):
             if isinstance(event, ChatPiece):
-                _write(event.text)
+                console.write(event.text)
     except ChatError as error:
         raise RunFailedError(str(error)) from error
-    _write("\n")
-
-
-def _write(text: str) -> None:
-    """Write a piece as it is, but safe: rich would expand its tabs."""
-    sys.stdout.write(printable(text))
-    sys.stdout.flush()
+    console.write("\n")
 
 
 class Conversation:
@@ -190,8 +185,8 @@ class Conversation:
                         self._console.print(reasoning, style=REASONING, end="")
                     if text and is_thinking:
                         is_thinking = False
-                        _write("\n\n")
-                    _write(text)
+                        self._console.write("\n\n")
+                    self._console.write(text)
                     answer.append(text)
                 case ChatEnd(reason, num_tokens):
                     self._note(f"\n{_figures(reason, num_tokens, time.perf_counter() - started_s)}")
