@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from moe_ray.characters import one_line
-from moe_ray.cli.terminal import Terminal, output_console
+from moe_ray.cli.terminal import Terminal, output_console, write_piece
 from moe_ray.errors import ConfigError, RunFailedError
 from moe_ray.execution import interruption
 from moe_ray.prompts.messages import Message
@@ -88,14 +88,13 @@ def _piped() -> str:
 
 def _answer_once(models: ChatModels, model: str, question: str) -> None:
     """Print the answer alone, as it comes."""
-    console = output_console()
     try:
         for event in models.answer([Message(role="user", content=question)], model):
             if isinstance(event, ChatPiece):
-                console.write(event.text)
+                write_piece(event.text)
     except ChatError as error:
         raise RunFailedError(str(error)) from error
-    console.write("\n")
+    write_piece("\n")
 
 
 class Conversation:
@@ -185,8 +184,8 @@ class Conversation:
                         self._console.print(reasoning, style=REASONING, end="")
                     if text and is_thinking:
                         is_thinking = False
-                        self._console.write("\n\n")
-                    self._console.write(text)
+                        write_piece("\n\n")
+                    write_piece(text)
                     answer.append(text)
                 case ChatEnd(reason, num_tokens):
                     self._note(f"\n{_figures(reason, num_tokens, time.perf_counter() - started_s)}")

@@ -28,11 +28,6 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
-    def write(self, text: str) -> None:
-        """Write a piece of a text that is not whole yet: safe, but neither wrapped nor with its tabs expanded."""
-        self.file.write(printable(text))
-        self.file.flush()
-
     def render_str(self, text: str, **options: Any) -> Text:
         """Return `text` as rich shows it; it is made safe before its lines are measured and wrapped."""
         return super().render_str(printable(text), **options)
@@ -83,6 +78,12 @@ def safe_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def write_piece(text: str) -> None:
+    """Write a piece of an answer to the standard output as it is, but safe: rich would expand its tabs."""
+    sys.stdout.write(printable(text))
+    sys.stdout.flush()
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

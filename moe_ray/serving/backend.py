@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import secrets
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
@@ -233,7 +234,7 @@ class Backend:
         try:
             with _reaching_the_owner():
                 outcome: Lease | Refusal = await pending
-        except asyncio.CancelledError:
+        except BaseException:  # Ray reports a cancelled call as an error of its own, too
             self._spawn(self._release(self._name(ticket)))
             raise
         if isinstance(outcome, Refusal):
@@ -264,10 +265,9 @@ class Backend:
     def release(self, ticket: Ticket, lease: Lease, *, is_over: bool) -> None:
         """The call is counted no more; unless it `is_over`, its replica stops it."""
         if not is_over:
-            lease.replica.cancel.remote([self._name(ticket)])
-        if self._standing.release(self._name(ticket)):
-            return
-        self._spawn(self._release(self._name(ticket)))
+            self._spawn(self._stop(lease.replica, self._name(ticket)))
+        if not self._standing.release(self._name(ticket)):
+            self._spawn(self._release(self._name(ticket)))
 
     async def ask(self, ticket: Ticket, method: str, *arguments: Any) -> Any:
         """Call another method of a replica of the verdict's model."""
@@ -286,8 +286,13 @@ class Backend:
         with contextlib.suppress(RayError):
             await self._owner.release.remote(call)
 
+    async def _stop(self, replica: Any, call: str) -> None:
+        with contextlib.suppress(RayError):
+            await replica.cancel.remote([call])
+
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        """Run `work` beside the request. Ray would cancel its calls with those of a request whose client left."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -15,6 +15,7 @@ from moe_ray.serving.calls import ApiError
 Result = TypeVar("Result")
 
 CLIENT_LEFT = 499
+_ENDING: set[asyncio.Future[None]] = set()
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -65,8 +66,16 @@ class EventStream(StreamingResponse):
                 sending.result()
         finally:
             watch.cancel()
-            sending.cancel()
-            await asyncio.wait((sending,))
+            ending = asyncio.ensure_future(self._end(sending))
+            _ENDING.add(ending)
+            ending.add_done_callback(_ENDING.discard)
+            await asyncio.shield(ending)  # a second cancellation does not stop it
+
+    async def _end(self, sending: "asyncio.Future[None]") -> None:
+        sending.cancel()
+        await asyncio.wait((sending,))
+        try:
             for source in self._sources:
                 await source.aclose()
+        finally:
             self.on_end()

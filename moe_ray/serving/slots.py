@@ -38,6 +38,7 @@ LEAVE_TIMEOUT_S = 50.0
 # An application without any ingress (deleted, or its cluster's controller died) ends its replicas after that long.
 ORPHANED_S = 30.0
 MAX_SESSIONS = 10_000
+MAX_GIVEN_UP = 10_000
 
 
 class Lease(NamedTuple):
@@ -117,6 +118,7 @@ class Renewal:
 class _Ingress:
     renewed: float
     renewal: Renewal
+    is_gone: bool = False
 
 
 class SlotOwner:
@@ -146,6 +148,7 @@ class SlotOwner:
         self._last_ingress_left = time.monotonic()
         self._failures: dict[str, str] = {}
         self._sessions: dict[str, str] = {}
+        self._given_up: dict[str, bool] = {}
 
     async def start(self) -> None:
         """Begin to keep time; load the models that have a slot of their own. Does nothing the second time."""
@@ -170,6 +173,8 @@ class SlotOwner:
         """Wait for `model`, and keep it loaded until `release`. `dead` names a replica that the caller saw die."""
         if self._closing:
             return Refusal("closing", "the server is shutting down", 10.0)
+        if self._given_up.pop(call, False):
+            return Refusal("closing", "the call was given up", 1.0)
         if dead:
             self._lost(dead, "its process has ended")
         held = self._best_slot(model)
@@ -186,6 +191,10 @@ class SlotOwner:
         ticket = self._by_call.pop(call, None)
         entry = self._tickets.pop(ticket, None) if ticket is not None else None
         if entry is None or ticket is None:
+            # Ray does not keep the order of calls: this one's `acquire` may come later.
+            self._given_up[call] = True
+            while len(self._given_up) > MAX_GIVEN_UP:
+                self._given_up.pop(next(iter(self._given_up)))
             return
         if not entry.future.done():
             entry.future.cancel()
@@ -215,15 +224,19 @@ class SlotOwner:
     async def close(self, timeout_s: float) -> bool:
         """Refuse new calls, wait for those that run, end all replicas; return whether all calls ended in time."""
         self._closing = True
-        now = time.monotonic()
-        for held in self._slots:
-            self._do(held, held.state.close(now))
-        deadline = now + timeout_s
+        deadline = time.monotonic() + timeout_s
+        # Of a slot with one model the ingress replicas know who runs: for its scheduler it may be idle.
+        self._close_slots([held for held in self._slots if len(held.shared.models) > 1])
         while not self._is_idle() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         drained = self._is_idle()
+        self._close_slots(self._slots)
         await asyncio.gather(*map(self._end, self._slots))
         return drained
+
+    def _close_slots(self, slots: Sequence[_Held]) -> None:
+        for held in slots:
+            self._do(held, held.state.close(time.monotonic()))
 
     def _is_idle(self) -> bool:
         """Whether no call runs, and no ingress may still admit one."""
@@ -386,7 +399,8 @@ class SlotOwner:
             for held in self._slots:
                 self._do(held, held.state.tick(now))
             for name, ingress in list(self._ingresses.items()):
-                if now - ingress.renewed > LEASE_S:
+                if now - ingress.renewed > LEASE_S and not ingress.is_gone:
+                    ingress.is_gone, ingress.renewal = True, Renewal(metrics=ingress.renewal.metrics)
                     await self._expire(name)
             self._note_progress(now)
             if await self._is_orphaned(now):

@@ -34,6 +34,7 @@ def system(*, fallback: str | None = "base", experts: Sequence[str] = ("law", "m
             ServedModel(
                 name=name,
                 model=ModelConfig(path=f"scripted/{name}", engine="scripted"),
+                gives_logprobs=True,
                 domains=(name,) if name in experts else (),
                 is_baseline=name == fallback,
                 context_tokens=128,
