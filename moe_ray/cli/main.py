@@ -220,6 +220,23 @@ def serve(
 
 
 @app.command()
+def chat(
+    target: Annotated[
+        Path | None, typer.Argument(metavar="FILE|RUN", help="An experiment file, or a run directory.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Chat with a served system instead: http://HOST:PORT.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Model that answers; default: auto.")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the API key for --url.")] = None,
+    set_: o.Set = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run code that the run directory names.")] = False,
+) -> None:
+    """Chat with an experiment's models in this terminal, one model in memory at a time; piped text is one question."""
+    from moe_ray.cli.chat import chat_in_terminal
+
+    chat_in_terminal(target, url, model=model, key_file=api_key_file, overrides=tuple(set_ or []), trust=trust)
+
+
+@app.command()
 def demo(
     results_dir: Annotated[Path, typer.Option(help="Folder for the demo's data and results.")] = Path("results"),
     mixtures: Annotated[bool, typer.Option("--mixtures", help="Add a merged and an upcycled mixture.")] = False,

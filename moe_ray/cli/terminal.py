@@ -80,6 +80,12 @@ def safe_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+def write_piece(text: str) -> None:
+    """Write a piece of an answer to the standard output as it is, but safe: rich would expand its tabs."""
+    sys.stdout.write(printable(text))
+    sys.stdout.flush()
+
+
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What `sys.excepthook` does, with the error's own text made safe."""
     sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace))))

@@ -16,6 +16,7 @@ from moe_ray.config.schema import (
     is_local_path,
 )
 from moe_ray.config.section import Section
+from moe_ray.config.serving import ServingConfig
 from moe_ray.config.tree import KeyPath
 
 BaseOf = Callable[[KeyPath], Path]
@@ -29,7 +30,7 @@ def cache_directory() -> Path:
 
 
 def resolve(config: ExperimentConfig, base_of: BaseOf) -> ExperimentConfig:
-    """Make the local paths of models and data absolute; `base_of` gives the base folder of a key.
+    """Make the local paths of models, data and serving absolute; `base_of` gives the base folder of a key.
 
     So are texts in `engine_settings` that are spelled as paths. Hub ids stay. `output.results_dir` and
     `runtime.temp_dir` stay as they are: relative to the current folder.
@@ -37,7 +38,17 @@ def resolve(config: ExperimentConfig, base_of: BaseOf) -> ExperimentConfig:
     models = {name: _model(model, ("models", name), base_of) for name, model in config.models.items()}
     domains = {name: _domain(domain, ("domains", name), base_of) for name, domain in config.domains.items()}
     router = config.router and _router(config.router, base_of)
-    return _with(config, {"models": models, "domains": domains, "router": router})
+    serving = _serving(config.serving, base_of)
+    return _with(config, {"models": models, "domains": domains, "router": router, "serving": serving})
+
+
+def _serving(serving: ServingConfig, base_of: BaseOf) -> ServingConfig:
+    """Processes of Ray have other working directories than the command."""
+    given = {name: getattr(serving, name) for name in ("api_keys_file", "record_dir")}
+    changes = {
+        name: Path(_absolute(str(path), base_of(("serving", name)))) for name, path in given.items() if path is not None
+    }
+    return _with(serving, changes)
 
 
 def _model(model: ModelConfig, key: KeyPath, base_of: BaseOf) -> ModelConfig:

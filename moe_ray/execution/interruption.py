@@ -12,6 +12,7 @@ from types import FrameType
 EXIT_INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _asked = threading.Event()
+_terminated = threading.Event()
 
 
 def exit_at_once() -> None:
@@ -30,6 +31,7 @@ def listening() -> Iterator[None]:
     An error that comes after such a signal is taken for its consequence: native code and imports turn one into others.
     """
     _asked.clear()
+    _terminated.clear()
     before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
     report_unraisable = sys.unraisablehook
     sys.unraisablehook = lambda lost: None if lost.exc_type is KeyboardInterrupt else report_unraisable(lost)
@@ -52,8 +54,17 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def accept() -> None:
+    """Go on after Ctrl-C, which is then forgotten. Raises `KeyboardInterrupt` after SIGTERM, which ends the command."""
+    if _terminated.is_set():
+        raise KeyboardInterrupt
+    _asked.clear()
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
     _asked.set()
+    if number == signal.SIGTERM:
+        _terminated.set()
     raise KeyboardInterrupt
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +61,11 @@ def _refuse_code(run: RunDirectory, config: ExperimentConfig) -> None:
             )
 
 
-def router_directory_of(experiment: LoadedExperiment, observer: RunObserver) -> Path | None:
-    """Return the directory of the experiment's router, trained now where it is not there yet; None without one."""
+def router_directory_of(experiment: LoadedExperiment, obtain: Callable[[LoadedExperiment], Path]) -> Path | None:
+    """Return the directory of the experiment's router, which `obtain` finds or trains unless the file names it.
+
+    None for an experiment without a router.
+    """
     router = experiment.config.router
     if router is None:
         return None
@@ -70,11 +73,16 @@ def router_directory_of(experiment: LoadedExperiment, observer: RunObserver) -> 
         path = Path(router.path).expanduser()
         directory = path if path.is_absolute() else experiment.base_dir / path
     else:
-        from moe_ray.runs.router import trained_router
-
-        directory = trained_router(experiment, observer)[0]
+        directory = obtain(experiment)
     _require_domains(experiment, directory)
     return directory.resolve()
+
+
+def _training(observer: RunObserver) -> Callable[[LoadedExperiment], Path]:
+    """Return what trains an experiment's router where it is not there yet."""
+    from moe_ray.runs.router import trained_router
+
+    return lambda experiment: trained_router(experiment, observer)[0]
 
 
 def _require_domains(experiment: LoadedExperiment, directory: Path) -> None:
@@ -104,15 +112,9 @@ def plan_serving(
         router_dir=router_dir,
         decoding=config.decoding,
         runtime=config.runtime,
-        serving=config.serving.model_copy(update={"api_keys_file": _keys_file(experiment)}),
+        serving=config.serving,
     )
     return system, placement
-
-
-def _keys_file(experiment: LoadedExperiment) -> Path | None:
-    """The file of API keys as an absolute path: the processes that read it run in other folders."""
-    path = experiment.config.serving.api_keys_file
-    return None if path is None else (experiment.base_dir / path.expanduser()).resolve()
 
 
 def _context_tokens(checkpoint: Checkpoint) -> int | None:
@@ -136,7 +138,7 @@ def build(target: Path, overrides: tuple[str, ...] = (), *, trust: bool = False)
 
     experiment = open_served(target, overrides, trust=trust)
     observer = LoggingObserver(logging.getLogger("moe_ray"))
-    checkpoints, router_dir = checked(experiment), router_directory_of(experiment, observer)
+    checkpoints, router_dir = checked(experiment), router_directory_of(experiment, _training(observer))
     with connect(experiment.config.runtime) as cluster:
         system, _ = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)
     return application(system)
@@ -152,7 +154,7 @@ def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Se
     experiment = replace(experiment, config=config)
     observer.stage("Reading checkpoints")
     checkpoints = checked(experiment)
-    router_dir = router_directory_of(experiment, observer)
+    router_dir = router_directory_of(experiment, _training(observer))
     observer.stage("Joining Ray")
     ray_ends = starts_ray(config.runtime)
     with connect(config.runtime) as cluster:
@@ -172,8 +174,13 @@ def checked(experiment: LoadedExperiment) -> dict[str, Checkpoint]:
         with problems.gathered():
             raise ConfigError(f"no model is called {unknown[0]}", where=experiment.where("serving.replicas"))
     with problems.gathered():
-        if (keys_file := _keys_file(experiment)) is not None:
+        if (keys_file := experiment.config.serving.api_keys_file) is not None:
             read_keys(keys_file)
+    with problems.gathered():
+        if (record_dir := experiment.config.serving.record_dir) is not None:
+            from moe_ray.serving.recording import require_writable
+
+            require_writable(record_dir)
     problems.raise_if_any()
     return checkpoints
 

@@ -33,13 +33,14 @@ from moe_ray.serving.failures import (
     too_large,
     too_late,
 )
-from moe_ray.serving.metrics import Labels, exposition
+from moe_ray.serving.metrics import HELP, Labels, exposition
 from moe_ray.serving.openai import reading
 from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
 from moe_ray.serving.openai.schema import PATHS, openapi_extra
-from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.openai.writing import Writer
+from moe_ray.serving.outcome import CallOutcome, log_request
 from moe_ray.serving.page import PAGE_HEADERS, page_files
+from moe_ray.serving.recording import Recorder, rows_of
 from moe_ray.serving.replica import CallPiece
 
 LOGGER = logging.getLogger(__name__)
@@ -56,9 +57,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _BACKGROUND_PROMPT = "### Task:\n"
 
 
-def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan) -> FastAPI:
-    """Return the ASGI application."""
-    api = Api(backend, gate)
+def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan, recorder: Recorder | None = None) -> FastAPI:
+    """Return the ASGI application. Without a `recorder` nothing is recorded."""
+    api = Api(backend, gate, recorder)
     app = FastAPI(
         title="moe_ray",
         description="Domain experts behind a router, in the terms of OpenAI's API.",
@@ -100,9 +101,10 @@ def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan) -> FastAPI:
 class Api:
     """The handlers. `gate` judges headers; the models are behind `backend`."""
 
-    def __init__(self, backend: Backend, gate: AccessGate) -> None:
+    def __init__(self, backend: Backend, gate: AccessGate, recorder: Recorder | None = None) -> None:
         self._backend = backend
         self._gate = gate
+        self._recorder = recorder
         system = backend.system
         self._serving = system.serving
         self._max_admitted = len(system.slots) * system.serving.max_running + system.serving.max_queued
@@ -163,13 +165,13 @@ class Api:
         if ticket.call.stream:
             return await self._streamed(request, ticket)
         _, answers = await while_connected(request.receive, self._backend.answer(ticket))
-        counts = TokenCounts(ticket.call.n)
+        outcome = self._outcome(ticket)
         for choice, one in enumerate(answers):
             if one.finish_reason == "error":
                 raise engine_error(ticket.call, one.error or "", refused=one.refused)
-            counts.add(choice, one)
+            outcome.add(choice, one)
         writer = _writer(ticket)
-        self._count_tokens(ticket, counts)
+        self._finish(ticket, outcome)
         return Response(writer.whole(answers), media_type="application/json", headers=_verdict_headers(ticket))
 
     async def route(self, request: Request) -> Response:
@@ -285,13 +287,14 @@ class Api:
             raise ApiError(415, "send JSON, with Content-Type: application/json", code="unsupported_media_type")
         call = read(await self._body(request))
         session = request.headers.get("x-session-id")
-        return Ticket(
+        request.state.ticket = ticket = Ticket(
             id=_request_id(request),
             call=call,
             session=session if session and _REQUEST_ID.fullmatch(session) else None,
             background=request.headers.get("x-moe-ray-priority") == "background"
             or bool(call.query and call.query.startswith(_BACKGROUND_PROMPT)),
         )
+        return ticket
 
     async def _body(self, request: Request) -> bytes:
         """Read a body that is not too large; a larger one is refused before all of it has come."""
@@ -311,15 +314,15 @@ class Api:
     async def _streamed(self, request: Request, ticket: Ticket) -> Response:
         """Wait for the first pieces, then answer 200 and send what comes."""
         pieces = self._backend.stream(ticket)
-        counts = TokenCounts(ticket.call.n)
+        outcome = self._outcome(ticket)
         try:
             first = await while_connected(request.receive, _first(pieces))
             writer = _writer(ticket)
-            begun = writer.start() + _written(ticket, writer, first, counts)
+            begun = writer.start() + _written(ticket, writer, first, outcome)
         except BaseException:
             await pieces.aclose()
             raise
-        events = self._events(writer, pieces, begun, ticket, counts)
+        events = self._events(writer, pieces, begun, ticket, outcome)
         return EventStream(events, pieces, headers=_verdict_headers(ticket))
 
     async def _events(
@@ -328,7 +331,7 @@ class Api:
         pieces: AsyncGenerator[list[CallPiece]],
         begun: bytes,
         ticket: Ticket,
-        counts: TokenCounts,
+        outcome: CallOutcome,
     ) -> AsyncGenerator[bytes]:
         """The events of a stream, whose failures are events too."""
         left_s = self._serving.request_timeout_s - (time.perf_counter() - ticket.started)
@@ -336,15 +339,18 @@ class Api:
             async with asyncio.timeout(max(0.0, left_s)):
                 yield begun
                 async for more in pieces:
-                    yield _written(ticket, writer, more, counts)
-                self._count_tokens(ticket, counts)
+                    yield _written(ticket, writer, more, outcome)
+                self._finish(ticket, outcome)
                 yield writer.end()
         except ApiError as error:
+            ticket.end = "failed"
             yield writer.failure(error)
         except TimeoutError:
+            ticket.end = "failed"
             yield writer.failure(too_late(self._serving.request_timeout_s))
         except Exception:
             LOGGER.exception("a stream of %s failed", ticket.call.endpoint)
+            ticket.end = "failed"
             yield writer.failure(failed())
 
     def _leave(self, request: Request, status: int, started: float) -> None:
@@ -354,26 +360,28 @@ class Api:
 
     def _count(self, request: Request, status: int, started: float) -> None:
         self._backend.metrics.add("moe_ray_requests_total", path=request.url.path, status=str(status))
-        self._backend.metrics.observe("moe_ray_request_seconds", time.perf_counter() - started)
+        elapsed_s = time.perf_counter() - started
+        self._backend.metrics.observe("moe_ray_request_seconds", elapsed_s)
+        ticket = getattr(request.state, "ticket", None)
+        log_request(_request_id(request) if ticket is None else ticket.id, request.url.path, status, elapsed_s, ticket)
 
-    def _count_tokens(self, ticket: Ticket, counts: TokenCounts) -> None:
+    def _outcome(self, ticket: Ticket) -> CallOutcome:
+        is_recorded = self._recorder is not None and ticket.call.store is not False
+        outcome = CallOutcome(ticket.call, keeps_text=is_recorded)
+        ticket.counts = outcome.counts
+        return outcome
+
+    def _finish(self, ticket: Ticket, outcome: CallOutcome) -> None:
+        """All answers of a call are whole: count and record them."""
         assert ticket.verdict is not None
+        ticket.end = "complete"
+        metrics, counts = self._backend.metrics, outcome.counts
         for name, number in (("prompt", counts.prompt), ("completion", counts.completion)):
-            self._backend.metrics.add(f"moe_ray_{name}_tokens_total", number, model=ticket.verdict.expert)
-
-
-HELP = {
-    "moe_ray_requests_total": "Requests by path and status.",
-    "moe_ray_request_seconds": "Seconds from a request's head to its last byte.",
-    "moe_ray_engine_seconds": "Seconds of a call inside its model's process.",
-    "moe_ray_refusals_total": "Calls that were not admitted.",
-    "moe_ray_waiting_requests": "Calls that wait for a slot.",
-    "moe_ray_running_requests": "Calls that were admitted and have not ended.",
-    "moe_ray_swaps": "Models unloaded to make room for another.",
-    "moe_ray_queue_seconds": "Seconds that a call waited for its slot, swaps apart.",
-    "moe_ray_swap_seconds": "Seconds that a call waited while its slot loaded or unloaded a model.",
-    "moe_ray_router_seconds": "Seconds that the router took for a call.",
-}
+            metrics.add(f"moe_ray_{name}_tokens_total", number, model=ticket.verdict.expert)
+        if self._recorder is not None and outcome.texts:
+            self._recorder.add(rows_of(ticket, outcome.texts))
+            if dropped := self._recorder.take_dropped():
+                metrics.add("moe_ray_recording_dropped_total", dropped)
 
 
 def _writer(ticket: Ticket) -> Writer:
@@ -385,13 +393,12 @@ async def _first(pieces: AsyncGenerator[list[CallPiece]]) -> list[CallPiece]:
     return await anext(pieces, [])
 
 
-def _written(ticket: Ticket, writer: Writer, pieces: Sequence[CallPiece], counts: TokenCounts) -> bytes:
+def _written(ticket: Ticket, writer: Writer, pieces: Sequence[CallPiece], outcome: CallOutcome) -> bytes:
     """The events of some pieces, whose tokens are counted; raises `ApiError` at one whose choice has failed."""
     for piece in pieces:
         if piece.delta.finish_reason == "error":
             raise engine_error(ticket.call, piece.delta.error or "", refused=piece.delta.refused)
-        if piece.delta.finish_reason is not None:
-            counts.add(piece.choice, piece.delta)
+        outcome.add(piece.choice, piece.delta)
     return b"".join(writer.delta(piece.choice, piece.delta) for piece in pieces)
 
 

@@ -12,7 +12,9 @@ from moe_ray.fingerprint import fingerprint
 from moe_ray.serving.access import AccessGate, read_keys
 from moe_ray.serving.api import make_api
 from moe_ray.serving.backend import Backend
+from moe_ray.serving.outcome import log_requests
 from moe_ray.serving.querying import QueryRouter
+from moe_ray.serving.recording import Recorder
 from moe_ray.serving.slots import SlotOwner
 from moe_ray.serving.system import ServedSystem
 
@@ -53,6 +55,9 @@ class Ingress:
         router = _query_router(system)
         backend = Backend(system, owner, router, name)
         keys = () if system.serving.api_keys_file is None else read_keys(system.serving.api_keys_file)
+        record_dir = system.serving.record_dir
+        recorder = None if record_dir is None else Recorder(record_dir, name)
+        log_requests()
         gate = AccessGate(keys, (system.serving.host, *system.serving.allowed_hosts))
 
         @contextlib.asynccontextmanager
@@ -65,8 +70,10 @@ class Ingress:
                 yield
             finally:
                 renewing.cancel()
+                if recorder is not None:
+                    await asyncio.to_thread(recorder.close)
 
-        return make_api(backend, gate, lifespan)
+        return make_api(backend, gate, lifespan, recorder)
 
 
 def secrets_of_models(system: ServedSystem) -> dict[str, dict[str, str]]:

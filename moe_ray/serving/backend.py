@@ -16,11 +16,13 @@ from moe_ray.engines.base import GenerateRequest, Generation
 from moe_ray.execution.ray_calls import reason_of
 from moe_ray.fingerprint import fingerprint
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, RoutingVerdict
+from moe_ray.serving.leases import Lease, Refusal, Renewal, Status
 from moe_ray.serving.metrics import MetricCounts
-from moe_ray.serving.querying import QueryRouter
+from moe_ray.serving.openai.usage import TokenCounts
+from moe_ray.serving.querying import QueryRouter, verdict_of
 from moe_ray.serving.replica import CallPiece
 from moe_ray.serving.scheduler import Refuse, SlotLimits
-from moe_ray.serving.slots import RENEW_S, Lease, Refusal, Renewal, Status
+from moe_ray.serving.slots import RENEW_S
 from moe_ray.serving.standing import StandingSlots
 from moe_ray.serving.system import ServedModel, ServedSystem
 
@@ -46,6 +48,9 @@ class Ticket:
     verdict: RoutingVerdict | None = None
     attempt: int = 0
     key: str = field(default_factory=lambda: secrets.token_hex(12))
+    counts: TokenCounts | None = None
+    end: str = "cancelled"
+    """How the call ended: "complete", "failed" or "cancelled"."""
 
 
 class Backend:
@@ -131,23 +136,12 @@ class Backend:
         route = await self._router.route(query)
         elapsed_ms = 1000 * (time.perf_counter() - started)
         self.metrics.observe("moe_ray_router_seconds", elapsed_ms / 1000)
-        expert = self.system.experts.get(route.domain)
-        fallback = self.system.fallback
-        falls_back = fallback is not None and (route.is_out_of_domain or expert is None)
-        chosen = fallback if falls_back or expert is None else expert
-        if chosen is None:
+        verdict = verdict_of(route, self.system.experts, self.system.fallback, router_ms=elapsed_ms)
+        if verdict is None:
             raise ApiError(
                 404, "no model answers the domain of this text", kind="not_found_error", code="model_not_found"
             )
-        return RoutingVerdict(
-            requested=AUTO,
-            expert=chosen,
-            probabilities=dict(route.probabilities),
-            confidence=max(route.probabilities.values()),
-            out_of_domain=route.is_out_of_domain,
-            fell_back=falls_back,
-            router_ms=elapsed_ms,
-        )
+        return verdict
 
     def _without_a_swap(self, verdict: RoutingVerdict) -> RoutingVerdict:
         """A client's background request goes to a model that is loaded, if its own is not."""

@@ -6,6 +6,25 @@ from dataclasses import dataclass, field
 Labels = tuple[tuple[str, str], ...]
 BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
+HELP = {
+    "moe_ray_requests_total": "Requests by path and status.",
+    "moe_ray_request_seconds": "Seconds from a request's head to its last byte.",
+    "moe_ray_engine_seconds": "Seconds of a call inside its model's process.",
+    "moe_ray_prompt_tokens_total": "Tokens of prompts of answered calls, by model.",
+    "moe_ray_completion_tokens_total": "Tokens drawn for answered calls, by model.",
+    "moe_ray_replica_deaths_total": "Times that a model's process ended under a call, by model.",
+    "moe_ray_recording_dropped_total": "Answers that could not be recorded.",
+    "moe_ray_model_waiting_requests": "Calls that wait for a model.",
+    "moe_ray_model_loaded": "1 where a model is loaded.",
+    "moe_ray_refusals_total": "Calls that were not admitted.",
+    "moe_ray_waiting_requests": "Calls that wait for a slot.",
+    "moe_ray_running_requests": "Calls that were admitted and have not ended.",
+    "moe_ray_swaps": "Models unloaded to make room for another.",
+    "moe_ray_queue_seconds": "Seconds that a call waited for its slot, swaps apart.",
+    "moe_ray_swap_seconds": "Seconds that a call waited while its slot loaded or unloaded a model.",
+    "moe_ray_router_seconds": "Seconds that the router took for a call.",
+}
+
 
 @dataclass(slots=True)
 class MetricCounts:

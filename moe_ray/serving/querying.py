@@ -3,14 +3,38 @@
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from moe_ray.device import use_threads
 from moe_ray.routing.router import Route, Router
+from moe_ray.serving.calls import AUTO, RoutingVerdict
 
 MAX_BATCH = 32
 MAX_REMEMBERED = 4096
+
+
+def verdict_of(
+    route: Route, experts: Mapping[str, str], fallback: str | None, *, router_ms: float
+) -> RoutingVerdict | None:
+    """Return which model answers: the domain's expert; `fallback` for an out-of-domain query, or a missing expert.
+
+    `experts` maps domains to models. None where no model answers the domain.
+    """
+    expert = experts.get(route.domain)
+    falls_back = fallback is not None and (route.is_out_of_domain or expert is None)
+    chosen = fallback if falls_back or expert is None else expert
+    if chosen is None:
+        return None
+    return RoutingVerdict(
+        requested=AUTO,
+        expert=chosen,
+        probabilities=dict(route.probabilities),
+        confidence=max(route.probabilities.values()),
+        out_of_domain=route.is_out_of_domain,
+        fell_back=falls_back,
+        router_ms=router_ms,
+    )
 
 
 class QueryRouter:

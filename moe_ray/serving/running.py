@@ -63,7 +63,8 @@ def running(system: ServedSystem, tell: Callable[[str], object], *, ray_ends: bo
         )
     finally:
         ray_calls.call_at_end(lambda: ray.get(owner.close.remote(0.0)), patience_s=CLOSE_PATIENCE_S)
-        if not ray_ends:
+        # An ingress writes what it has recorded when Serve ends it; with Ray it would be killed.
+        if not ray_ends or its.record_dir is not None:
             ray_calls.call_at_end(serve.shutdown, patience_s=CLOSE_PATIENCE_S)
         ray_calls.call_at_end(ray.kill, owner)
 

@@ -6,26 +6,21 @@ there are. A call counts from its admission until its ingress releases it; an in
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from moe_ray.engines.base import BatchLimits
-from moe_ray.execution.cluster import actor_class
-from moe_ray.execution.node_agent import NodeAgent
 from moe_ray.execution.ray_calls import reason_of
-from moe_ray.execution.replica import ReplicaPlace, ReplicaSpec
-from moe_ray.planning.memory import GIB
+from moe_ray.execution.replica import ReplicaPlace
 from moe_ray.serving import scheduler as s
+from moe_ray.serving.leases import Lease, ModelStatus, Refusal, Renewal, Status
 from moe_ray.serving.metrics import MetricCounts, merged
-from moe_ray.serving.replica import replica_class
+from moe_ray.serving.replicas import Replicas
 from moe_ray.serving.standing import StandingReplica
 from moe_ray.serving.system import ServedSystem, SharedSlot
 
@@ -33,51 +28,10 @@ LOGGER = logging.getLogger(__name__)
 RENEW_S = 1.0
 LEASE_S = 10.0
 TICK_S = 0.25
-DEPARTURE_TIMEOUT_S = 60.0
-LEAVE_TIMEOUT_S = 50.0
 # An application without any ingress (deleted, or its cluster's controller died) ends its replicas after that long.
 ORPHANED_S = 30.0
 MAX_SESSIONS = 10_000
 MAX_GIVEN_UP = 10_000
-
-
-class Lease(NamedTuple):
-    """A call may use `replica` until it is released. Times in milliseconds."""
-
-    ticket: int
-    replica: Any
-    replica_name: str
-    queue_ms: float
-    swap_ms: float
-
-
-class Refusal(NamedTuple):
-    """A call was not admitted. `kind` is "full", "failed" or "closing"."""
-
-    kind: str
-    reason: str
-    retry_after_s: float
-
-
-class ModelStatus(NamedTuple):
-    """`value` is "loaded", "loading" or "unloaded"."""
-
-    value: str
-    num_waiting: int
-    num_running: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """The slots at one moment. `stuck_s` is how long calls have waited while nothing moved."""
-
-    models: dict[str, ModelStatus]
-    closing: bool
-    stuck_s: float
-    num_swaps: int
-    num_waiting: int
-    num_running: int
-    standing: dict[str, StandingReplica]
 
 
 @dataclass(slots=True)
@@ -101,19 +55,6 @@ class _Ticket:
     future: "asyncio.Future[Lease | Refusal]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Renewal:
-    """What an ingress says of itself: what it has counted, and the calls that it admitted to standing replicas.
-
-    `standing` has the calls that wait and that run, by model. `knows_closing` says that it admits no more.
-    """
-
-    metrics: MetricCounts
-    standing: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    num_standing: int = 0
-    knows_closing: bool = False
-
-
 @dataclass(slots=True)
 class _Ingress:
     renewed: float
@@ -129,7 +70,7 @@ class SlotOwner:
 
     def __init__(self, system: ServedSystem, environments: Mapping[str, Mapping[str, str]]) -> None:
         self._system = system
-        self._environments = environments
+        self._replicas = Replicas(system, environments)
         limits = s.SlotLimits(
             max_running=system.serving.max_running,
             max_queued=system.serving.max_queued,
@@ -139,7 +80,6 @@ class SlotOwner:
         self._tickets: dict[int, _Ticket] = {}
         self._by_call: dict[str, int] = {}
         self._ingresses: dict[str, _Ingress] = {}
-        self._agents: dict[str, Any] = {}
         self._last_ticket = 0
         self._moved = (0, time.monotonic())
         self._closing = False
@@ -312,7 +252,7 @@ class SlotOwner:
         name = f"{model}@{held.shared.name}-{held.num_started}"
         timeout_s = self._system.runtime.start_timeout_s
         try:
-            replica = self._open(held, model, name)
+            replica = self._replicas.open(held.shared, model, name)
             held.replica, held.replica_name = replica, name
             async with asyncio.timeout(timeout_s):
                 held.place = await replica.place.remote()
@@ -350,47 +290,7 @@ class SlotOwner:
             replica, held.replica, held.replica_name = held.replica, None, ""
             place, held.place = held.place, None
             if replica is not None:
-                await self._end_replica(held, replica, place)
-
-    async def _end_replica(self, held: _Held, replica: Any, place: ReplicaPlace | None) -> None:
-        with contextlib.suppress(RayError, TimeoutError):
-            await asyncio.wait_for(_of(replica.leave.remote()), LEAVE_TIMEOUT_S)
-        ray.kill(replica)
-        if place is None:
-            return
-        with contextlib.suppress(RayError, TimeoutError):
-            agent = self._agent(held.shared.slot.node)
-            bytes_before = place.gpu_bytes if held.shared.slot.share == 1 else None
-            wait = agent.await_departure.remote(place.pid, place.gpu_uuids, bytes_before, DEPARTURE_TIMEOUT_S)
-            await asyncio.wait_for(_of(wait), 2 * DEPARTURE_TIMEOUT_S)
-
-    def _agent(self, node: str) -> Any:
-        if node not in self._agents:
-            affinity = NodeAffinitySchedulingStrategy(node, soft=False)
-            options = actor_class(NodeAgent).options(num_cpus=0, max_concurrency=16, scheduling_strategy=affinity)
-            self._agents[node] = options.remote()
-        return self._agents[node]
-
-    def _open(self, held: _Held, model: str, name: str) -> Any:
-        config, runtime, slot = self._system.by_name[model].model, self._system.runtime, held.shared.slot
-        spec = ReplicaSpec(
-            replica=name,
-            model_name=model,
-            model=config,
-            decoding=self._system.decoding,
-            limits=BatchLimits(max_rows=runtime.batch_size, cache_memory_bytes=int(runtime.batch_memory_gib * GIB)),
-            cpu_threads=runtime.cpu_threads,
-            uses_gpu=held.shared.uses_gpu,
-            environment=self._environments.get(model, {}),
-        )
-        options = {
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(slot.node, soft=False),
-            "num_gpus": slot.num_gpus,
-            "num_cpus": 0,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        }
-        return replica_class(self._system.serving.max_running).options(**options).remote(spec)
+                await self._replicas.end(held.shared, replica, place)
 
     async def _keep_time(self) -> None:
         while True:
@@ -462,8 +362,3 @@ class SlotOwner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             LOGGER.error("the owner of the slots failed: %s", error, exc_info=error)
-
-
-async def _of(ref: Any) -> Any:
-    """Ray's references can be awaited, but are no coroutines."""
-    return await ref

@@ -13,10 +13,10 @@ from moe_ray.engines.base import Delta, GenerateRequest, Generation, Timing
 from moe_ray.planning.fleet import Slot
 from moe_ray.routing.router import Route
 from moe_ray.serving.backend import Backend
+from moe_ray.serving.leases import Lease, ModelStatus, Refusal, Renewal, Status
 from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.querying import QueryRouter
 from moe_ray.serving.replica import CallPiece
-from moe_ray.serving.slots import Lease, ModelStatus, Refusal, Renewal, Status
 from moe_ray.serving.standing import StandingReplica
 from moe_ray.serving.system import ServedModel, ServedSystem, SharedSlot
 
@@ -34,10 +34,10 @@ def system(*, fallback: str | None = "base", experts: Sequence[str] = ("law", "m
             ServedModel(
                 name=name,
                 model=ModelConfig(path=f"scripted/{name}", engine="scripted"),
+                gives_logprobs=True,
                 domains=(name,) if name in experts else (),
                 is_baseline=name == fallback,
                 context_tokens=128,
-                gives_logprobs=True,
             )
             for name in MODELS
         ),

@@ -2,8 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from moe_ray.serving.api import HELP
-from moe_ray.serving.metrics import BOUNDS_S, MetricCounts, exposition, merged
+from moe_ray.serving.metrics import BOUNDS_S, HELP, MetricCounts, exposition, merged
 
 
 def counted(*amounts: float, **labels: str) -> MetricCounts:

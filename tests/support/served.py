@@ -27,8 +27,8 @@ from moe_ray.config.schema import RouterConfig
 from moe_ray.routing.training import fit_router
 from moe_ray.runs.serve import serving
 from moe_ray.serving.app import owner_of
+from moe_ray.serving.leases import Lease
 from moe_ray.serving.running import Served
-from moe_ray.serving.slots import Lease
 from tests.engines.openai_api import Api
 from tests.execution.experiments import RUNTIME, Recorder, scripted
 from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts

@@ -1,0 +1,60 @@
+"""What the owner of the slots and an ingress tell each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from moe_ray.serving.metrics import MetricCounts
+from moe_ray.serving.standing import StandingReplica
+
+
+class Lease(NamedTuple):
+    """A call may use `replica` until it is released. Times in milliseconds."""
+
+    ticket: int
+    replica: Any
+    replica_name: str
+    queue_ms: float
+    swap_ms: float
+
+
+class Refusal(NamedTuple):
+    """A call was not admitted. `kind` is "full", "failed" or "closing"."""
+
+    kind: str
+    reason: str
+    retry_after_s: float
+
+
+class ModelStatus(NamedTuple):
+    """`value` is "loaded", "loading" or "unloaded"."""
+
+    value: str
+    num_waiting: int
+    num_running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The slots at one moment. `stuck_s` is how long calls have waited while nothing moved."""
+
+    models: dict[str, ModelStatus]
+    closing: bool
+    stuck_s: float
+    num_swaps: int
+    num_waiting: int
+    num_running: int
+    standing: dict[str, StandingReplica]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """What an ingress says of itself: what it has counted, and the calls that it admitted to standing replicas.
+
+    `standing` has the calls that wait and that run, by model. `knows_closing` says that it admits no more.
+    """
+
+    metrics: MetricCounts
+    standing: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    num_standing: int = 0
+    knows_closing: bool = False
