@@ -11,8 +11,10 @@ from ray.exceptions import ActorDiedError
 
 from moe_ray.execution.replica import ReplicaPlace
 from moe_ray.serving import slots
+from moe_ray.serving.leases import Lease, Refusal, Renewal
 from moe_ray.serving.metrics import MetricCounts
-from moe_ray.serving.slots import Lease, Refusal, Renewal, SlotOwner
+from moe_ray.serving.replicas import Replicas
+from moe_ray.serving.slots import SlotOwner
 from moe_ray.serving.system import ServedSystem, SharedSlot
 from tests.serving.fakes import MODELS, Remote, settled, system
 
@@ -69,7 +71,7 @@ class FakeAgent:
         await self.may_depart.wait()
 
 
-class Owner(SlotOwner):
+class FakeReplicas(Replicas):
     """`processes` are the replicas that were opened, in their order; `prepare` may change a new one."""
 
     def __init__(self, of: ServedSystem) -> None:
@@ -78,7 +80,7 @@ class Owner(SlotOwner):
         self.agent = FakeAgent()
         self.prepare: Callable[[FakeProcess], None] = lambda process: None
 
-    def _open(self, held: Any, model: str, name: str) -> Any:
+    def open(self, shared: SharedSlot, model: str, name: str) -> Any:
         process = FakeProcess(model)
         self.prepare(process)
         self.processes.append(process)
@@ -86,6 +88,18 @@ class Owner(SlotOwner):
 
     def _agent(self, node: str) -> Any:
         return self.agent
+
+
+class Owner(SlotOwner):
+    """An owner of such replicas."""
+
+    def __init__(self, of: ServedSystem) -> None:
+        super().__init__(of, {})
+        self._replicas = self.fake = FakeReplicas(of)
+
+    @property
+    def processes(self) -> list[FakeProcess]:
+        return self.fake.processes
 
     async def granted(self, model: str, call: str, **others: Any) -> Lease:
         outcome = await asyncio.wait_for(self.acquire(model, "i", call, **others), 10)
@@ -139,12 +153,12 @@ def test_a_slot_that_is_shared_loads_who_is_asked_for_and_swaps_when_it_is_idle(
 def test_no_model_is_loaded_before_the_memory_of_the_last_is_free() -> None:
     async def scene(owner: Owner) -> None:
         await owner.granted("law", "1")
-        owner.agent.may_depart.clear()
+        owner.fake.agent.may_depart.clear()
         await owner.release("1")
         waits = asyncio.ensure_future(owner.granted("med", "2"))
         await settled()
         assert [process.model for process in owner.processes] == ["law"]
-        owner.agent.may_depart.set()
+        owner.fake.agent.may_depart.set()
         assert (await waits).replica.model == "med"
 
     play(scene, one_slot=True)
@@ -205,7 +219,7 @@ def test_a_load_that_fails_is_told_to_those_who_wait_for_it_alone() -> None:
         def prepare(process: FakeProcess) -> None:
             process.error = RuntimeError("no such weights") if process.model == "med" else None
 
-        owner.prepare = prepare
+        owner.fake.prepare = prepare
         failed, fine = await asyncio.gather(owner.acquire("med", "i", "1"), owner.acquire("law", "i", "2"))
         assert isinstance(failed, Refusal)
         assert (failed.kind, "no such weights" in failed.reason) == ("failed", True)
@@ -281,12 +295,12 @@ def test_an_end_whose_time_is_up_says_that_calls_were_cut() -> None:
 def test_the_end_waits_for_a_process_that_is_ending_already() -> None:
     async def scene(owner: Owner) -> None:
         await owner.granted("law", "1")
-        owner.agent.may_depart.clear()
+        owner.fake.agent.may_depart.clear()
         ending = asyncio.ensure_future(owner.close(60.0))
         await owner.release("1")
         await asyncio.sleep(0.05)
         assert not ending.done()
-        owner.agent.may_depart.set()
+        owner.fake.agent.may_depart.set()
         assert await ending
 
     play(scene, one_slot=True)
