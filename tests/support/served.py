@@ -34,7 +34,7 @@ from tests.execution.experiments import RUNTIME, Recorder, scripted
 from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts
 from tests.support.tiny_models import make_tiny_checkpoint
 
-TIMEOUT_S = 40.0
+TIMEOUT_S = 120.0
 NUM_EXAMPLES = 4
 MAX_NEW_TOKENS = 12
 REPLIES = {
