@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lm_eval.__main__ import cli_evaluate  # type: ignore[import-not-found]
-from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.models.huggingface import HFLM
 
 RECORD: dict[str, Any] = {"rows": [], "load_s": 0.0, "generate_s": 0.0, "measure_s": 0.0}
 
