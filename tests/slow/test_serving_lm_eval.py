@@ -12,7 +12,9 @@ import pytest
 import torch
 import transformers
 
-from tests.engines.asking import completion
+from moe_ray.config.schema import ModelConfig
+from moe_ray.engines.transformers.engine import TransformersEngine
+from tests.engines.asking import ROOMY, ask, completion
 from tests.execution.experiments import scripted
 from tests.support.served import Endpoint, endpoint_of, write_served
 from tests.support.tiny_models import make_tiny_checkpoint
@@ -27,12 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-PAIRS = [
-    ("the drug is", " yes"),
-    ("the drug is", " no"),
-    ("a court of law", " is the answer"),
-    ("def sum", " return a"),
-]
+PAIRS = [("the drug is", " yes"), ("the drug is", " no"), ("a court of law", " is it"), ("def sum", " return a")]
 TEXTS = ["the drug is", "a question of law", "def sum(list):"]
 NUM_TOKENS = 8
 
@@ -106,10 +103,6 @@ def test_a_greedy_continuation_is_recognised(scene: Scene, completions: Any) -> 
 
 @pytest.mark.parametrize("style", ["completion", "chat"])
 def test_texts_are_those_of_the_engine_without_a_server(scene: Scene, completions: Any, style: Any) -> None:
-    from moe_ray.config.schema import ModelConfig
-    from moe_ray.engines.transformers.engine import TransformersEngine
-    from tests.engines.asking import ROOMY, ask
-
     settings = {"until": ["\n"], "max_gen_toks": NUM_TOKENS, "temperature": 0}
     if style == "chat":
         from lm_eval.models.openai_completions import LocalChatCompletion
