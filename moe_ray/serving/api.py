@@ -105,9 +105,8 @@ class Api:
         self._backend = backend
         self._gate = gate
         self._recorder = recorder
-        system = backend.system
-        self._serving = system.serving
-        self._max_admitted = len(system.slots) * system.serving.max_running + system.serving.max_queued
+        self._serving = backend.system.serving
+        self._max_admitted = backend.system.max_calls
         self._num_admitted = 0
         self._created = int(time.time())
 

@@ -94,7 +94,7 @@ def _query_router(system: ServedSystem) -> QueryRouter | None:
 def application(system: ServedSystem) -> serve.Application:
     """Return the application to give to `serve.run`."""
     serving = system.serving
-    admitted = len(system.slots) * serving.max_running + serving.max_queued + HEADROOM
+    admitted = system.max_calls + HEADROOM
     options: dict[str, Any] = {
         "name": "ingress",
         "max_ongoing_requests": admitted,

@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.querying import QueryRouter, verdict_of
 from moe_ray.serving.replica import CallPiece
-from moe_ray.serving.scheduler import Refuse, SlotLimits
+from moe_ray.serving.scheduler import Refuse
 from moe_ray.serving.slots import RENEW_S
 from moe_ray.serving.standing import StandingSlots
 from moe_ray.serving.system import ServedModel, ServedSystem
@@ -70,10 +70,7 @@ class Backend:
         self._router = router
         self._ingress = ingress
         self._tasks: set[asyncio.Task[Any]] = set()
-        its = system.serving
-        self._standing = StandingSlots(
-            SlotLimits(max_running=its.max_running, max_queued=its.max_queued, max_wait_s=its.max_wait_s)
-        )
+        self._standing = StandingSlots(system.limits)
 
     @property
     def has_router(self) -> bool:
@@ -186,7 +183,7 @@ class Backend:
             lease, is_over = await self.acquire(ticket, dead=dead), False
             try:
                 started = time.perf_counter()
-                answers: list[Generation] = await self._of(lease, "answer", ticket, requests)
+                answers: list[Generation] = await lease.replica.answer.remote(self._name(ticket), requests)
                 is_over = True
                 self.metrics.observe("moe_ray_engine_seconds", time.perf_counter() - started, model=self._model(ticket))
             except RayError as error:
@@ -279,9 +276,6 @@ class Backend:
             raise _failure(error) from error
         finally:
             self.release(ticket, lease, is_over=True)
-
-    async def _of(self, lease: Lease, method: str, ticket: Ticket, requests: Sequence[GenerateRequest]) -> Any:
-        return await getattr(lease.replica, method).remote(self._name(ticket), requests)
 
     async def _release(self, call: str) -> None:
         with contextlib.suppress(RayError):

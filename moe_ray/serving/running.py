@@ -13,13 +13,13 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from moe_ray.errors import UserError
 from moe_ray.execution import ray_calls
+from moe_ray.serving.access import ANY_HOST
 from moe_ray.serving.app import application, owner_of, secrets_of_models
 from moe_ray.serving.system import ServedSystem
 
 READY_TIMEOUT_S = 1800.0
 LOOK_EVERY_S = 0.5
 CLOSE_PATIENCE_S = 60.0
-ANY_HOST = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

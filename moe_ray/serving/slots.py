@@ -71,12 +71,7 @@ class SlotOwner:
     def __init__(self, system: ServedSystem, environments: Mapping[str, Mapping[str, str]]) -> None:
         self._system = system
         self._replicas = Replicas(system, environments)
-        limits = s.SlotLimits(
-            max_running=system.serving.max_running,
-            max_queued=system.serving.max_queued,
-            max_wait_s=system.serving.max_wait_s,
-        )
-        self._slots = [_Held(shared, s.SlotScheduler(shared.models, limits)) for shared in system.slots]
+        self._slots = [_Held(shared, s.SlotScheduler(shared.models, system.limits)) for shared in system.slots]
         self._tickets: dict[int, _Ticket] = {}
         self._by_call: dict[str, int] = {}
         self._ingresses: dict[str, _Ingress] = {}
@@ -85,7 +80,6 @@ class SlotOwner:
         self._closing = False
         self._started = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._last_ingress_left = time.monotonic()
         self._failures: dict[str, str] = {}
         self._sessions: dict[str, str] = {}
         self._given_up: dict[str, bool] = {}
@@ -117,14 +111,7 @@ class SlotOwner:
             return Refusal("closing", "the call was given up", 1.0)
         if dead:
             self._lost(dead, "its process has ended")
-        held = self._best_slot(model)
-        self._last_ticket += 1
-        ticket = self._last_ticket
-        future: asyncio.Future[Lease | Refusal] = asyncio.get_running_loop().create_future()
-        self._tickets[ticket] = _Ticket(held, ingress, call, future)
-        self._by_call[call] = ticket
-        self._do(held, held.state.request(ticket, model, time.monotonic(), background=background))
-        return await future
+        return await self._request(self._best_slot(model), model, ingress, call, background=background)
 
     async def release(self, call: str) -> None:
         """The call has ended, or its client has left, admitted or not."""
@@ -232,18 +219,26 @@ class SlotOwner:
         if entry is not None and not entry.future.done():
             entry.future.set_result(outcome)
 
-    def _warm(self, held: _Held) -> None:
-        """Load the slot's only model before anybody asks: by a call that leaves as soon as it is admitted."""
+    def _request(
+        self, held: _Held, model: str, ingress: str, call: str, *, background: bool = False
+    ) -> "asyncio.Future[Lease | Refusal]":
+        """Bring a call before the slot's scheduler; return what will hold its answer."""
         self._last_ticket += 1
         ticket = self._last_ticket
         future: asyncio.Future[Lease | Refusal] = asyncio.get_running_loop().create_future()
-        self._tickets[ticket] = _Ticket(held, "", f"warm-{ticket}", future)
-        self._by_call[f"warm-{ticket}"] = ticket
-        self._do(held, held.state.request(ticket, held.shared.models[0], time.monotonic()))
+        self._tickets[ticket] = _Ticket(held, ingress, call, future)
+        self._by_call[call] = ticket
+        self._do(held, held.state.request(ticket, model, time.monotonic(), background=background))
+        return future
+
+    def _warm(self, held: _Held) -> None:
+        """Load the slot's only model before anybody asks: by a call that leaves as soon as it is admitted."""
+        call = f"warm-{held.shared.name}"
+        future = self._request(held, held.shared.models[0], "", call)
 
         async def leave() -> None:
             await future
-            await self.release(f"warm-{ticket}")
+            await self.release(call)
 
         self._spawn(leave())
 

@@ -9,6 +9,7 @@ from moe_ray.config.serving import ServingConfig
 from moe_ray.engines.registry import settings_class
 from moe_ray.errors import CapacityError
 from moe_ray.planning.fleet import Demand, Fleet, Slot
+from moe_ray.serving.scheduler import SlotLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,17 @@ class ServedSystem:
     decoding: DecodingConfig
     runtime: RuntimeConfig
     serving: ServingConfig
+
+    @property
+    def limits(self) -> SlotLimits:
+        """What each slot accepts."""
+        its = self.serving
+        return SlotLimits(max_running=its.max_running, max_queued=its.max_queued, max_wait_s=its.max_wait_s)
+
+    @property
+    def max_calls(self) -> int:
+        """Calls that can run or wait at a time, in all slots together."""
+        return len(self.slots) * self.serving.max_running + self.serving.max_queued
 
     @property
     def by_name(self) -> dict[str, ServedModel]:

@@ -43,7 +43,7 @@ class FakeBackend:
     """One model that answers with `words`, and fails after them where told to."""
 
     def __init__(self, words: tuple[str, ...] = ("billing", " it", " is")) -> None:
-        self.system = SimpleNamespace(serving=ServingConfig(), slots=(1,))
+        self.system = SimpleNamespace(serving=ServingConfig(), max_calls=192)
         self.metrics = MetricCounts()
         self.words = words
         self.fails = False
