@@ -30,13 +30,13 @@ LAYERS = (
     ("report",),
     ("microworld",),
     ("serving",),
-    ("runs",),
+    ("clusters", "runs"),
     ("api", "cli"),
     ("entry",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT = {
-    "ray": {"execution", "serving"},
+    "ray": {"clusters", "execution", "serving"},
     "torch": {"architectures", "checkpoints", "device", "engines", "gating", "microworld", "moe", "routing"},
     "transformers": {"architectures", "checkpoints", "engines", "gating", "microworld", "moe", "routing"},
 }

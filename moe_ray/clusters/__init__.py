@@ -1,0 +1,1 @@
+"""Runs on clusters: Ray jobs, SLURM, Kubernetes, and a doctor."""

@@ -1,0 +1,107 @@
+"""Submitted runs: the record in the run directory, and the interface to the system that runs them.
+
+Every kind of cluster implements `Launcher`, so that `status`, `logs`, `stop` and `sync` are one command each.
+"""
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from pydantic import Field, ValidationError
+
+from moe_ray.errors import RunDirectoryError, UserError
+from moe_ray.files import StoredRecord, read_bytes, write_text_atomically
+from moe_ray.store.inside import inside
+
+SubmissionState = Literal["pending", "running", "succeeded", "failed", "stopped", "interrupted", "unknown"]
+LauncherKind = Literal["ray-job", "slurm"]
+
+SUBMISSION_FILE = "submission.json"
+_LAUNCHERS: dict[LauncherKind, str] = {
+    "ray-job": "moe_ray.clusters.ray_jobs.launcher",
+    "slurm": "moe_ray.clusters.slurm.launcher",
+}
+
+
+class Submission(StoredRecord):
+    """A submitted run. A second submission of the same run replaces the record and increments `attempt`.
+
+    `id` is the scheduler's. `target` is the address of the Ray cluster, or the ssh host of the SLURM cluster; empty for
+    the machine that the command ran on. `command` has the arguments of `moe-ray` that the job runs. `details` is for
+    the launcher alone.
+    """
+
+    version: Literal[1] = 1
+    kind: LauncherKind
+    id: str
+    target: str
+    command: tuple[str, ...]
+    submitted_at: str
+    attempt: int = Field(default=1, ge=1)
+    details: dict[str, str] = Field(default_factory=dict)
+
+
+class SubmissionStatus(NamedTuple):
+    """What is known about a submission now.
+
+    "interrupted" is a run that stopped before its end and resumes, by itself or when it is submitted again. "unknown"
+    means that the scheduler did not answer, or no longer lists the job; it never means that the run ended.
+    """
+
+    state: SubmissionState
+    reason: str = ""
+    exit_code: int | None = None
+    """Of the run itself; None before it ended, and where it is not known."""
+
+
+class Launcher(Protocol):
+    """Controls the submissions of one kind of cluster."""
+
+    def status(self, run: Path, submission: Submission) -> SubmissionStatus:
+        """Return the state of the submission. A scheduler that fails or hangs gives "unknown", never an exception."""
+        ...
+
+    def logs(self, run: Path, submission: Submission, *, follow: bool) -> Iterator[str]:
+        """Yield the lines of the run's log; with `follow`, until the submission ends."""
+        ...
+
+    def stop(self, run: Path, submission: Submission) -> None:
+        """End the run and everything that would start it again, and return when nothing is left."""
+        ...
+
+    def sync(self, run: Path, submission: Submission, on_progress: Callable[[str], object]) -> None:
+        """Copy the run directory from the cluster to `run`, small results first. Resumable."""
+        ...
+
+
+def launcher_for(submission: Submission) -> Launcher:
+    """Return the launcher of this submission's kind."""
+    launcher: Launcher = import_module(_LAUNCHERS[submission.kind]).LAUNCHER
+    return launcher
+
+
+def write_submission(run: Path, submission: Submission) -> None:
+    """Write the record into the run directory, which is created if necessary."""
+    run.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(inside(run, SUBMISSION_FILE), submission.model_dump_json(indent=2) + "\n")
+
+
+def read_submission(run: Path) -> Submission:
+    """Read the record of a run directory.
+
+    Raises `UserError` where there is none, `RunDirectoryError` for a file that is not one.
+    """
+    path = inside(run, SUBMISSION_FILE)
+    try:
+        return Submission.model_validate_json(read_bytes(path))
+    except FileNotFoundError as error:
+        raise UserError(
+            "was not submitted to a cluster",
+            where=str(run),
+            remedy="name a run directory that `moe-ray submit` or `moe-ray slurm` wrote to",
+        ) from error
+    except (OSError, ValidationError) as error:
+        raise RunDirectoryError(
+            "is not the record of a submission", where=str(path), remedy="remove it and submit the run again"
+        ) from error
