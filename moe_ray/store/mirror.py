@@ -30,9 +30,6 @@ MAX_SNAPSHOTS = 20
 _ADDRESSES = "write s3://BUCKET/PREFIX, or a folder"
 _MANIFESTS, _FILES = "manifests", "files"
 
-Stamp = tuple[int, int]
-Report = Callable[[str], object]
-
 
 class MirroredFile(StoredRecord):
     """One file of the run directory. `object` is its name below the prefix."""
@@ -60,7 +57,7 @@ class _FileGoneError(Exception):
 
 
 class _Known(NamedTuple):
-    stamp: Stamp
+    stamp: tuple[int, int]
     file: MirroredFile
 
 
@@ -126,7 +123,11 @@ class Mirror:
         return manifest
 
     def pull(
-        self, folder: Path, *, wanted: Callable[[str, int], bool] = lambda _path, _size: True, on_progress: Report
+        self,
+        folder: Path,
+        *,
+        wanted: Callable[[str, int], bool] = lambda _path, _size: True,
+        on_progress: Callable[[str], object],
     ) -> int:
         """Copy the mirror's files to `folder`, small results first; return the number of files that were copied.
 

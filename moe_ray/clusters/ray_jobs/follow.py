@@ -15,13 +15,13 @@ TRANSFER_SHARE = 0.1
 LAST_READS = 3
 PATIENCE_S = 600.0
 
-Say = Callable[[str], object]
+Notify = Callable[[str], object]
 
 
 class _JobLog:
     """The lines of a job's log that were not read yet."""
 
-    def __init__(self, client: JobsClient, id: str, on_notice: Say) -> None:
+    def __init__(self, client: JobsClient, id: str, on_notice: Notify) -> None:
         self._client, self._id, self._on_notice = client, id, on_notice
         self._num_read = 0
         self._is_lost = False
@@ -55,7 +55,7 @@ class _JobLog:
         return text
 
 
-def follow(client: JobsClient, id: str, *, on_notice: Say, poll_s: float = POLL_S) -> Iterator[str]:
+def follow(client: JobsClient, id: str, *, on_notice: Notify, poll_s: float = POLL_S) -> Iterator[str]:
     """Yield the lines of a job's log until the job ends. A connection that fails is tried again for `PATIENCE_S`.
 
     Raises `RunFailedError` when the cluster is silent for longer, or has forgotten the job.
@@ -75,7 +75,7 @@ def follow(client: JobsClient, id: str, *, on_notice: Say, poll_s: float = POLL_
         time.sleep(max(poll_s, (time.monotonic() - start_s) / TRANSFER_SHARE))
 
 
-def final_state(client: JobsClient, id: str, *, on_notice: Say, poll_s: float = POLL_S) -> JobInfo:
+def final_state(client: JobsClient, id: str, *, on_notice: Notify, poll_s: float = POLL_S) -> JobInfo:
     """Return the state of a job that is at its end, with the patience of `follow`."""
     silence = _Silence(on_notice)
     while True:
@@ -101,7 +101,7 @@ def _info(client: JobsClient, id: str, silence: "_Silence") -> JobInfo | None:
 class _Silence:
     """How long the cluster has not answered."""
 
-    def __init__(self, on_notice: Say) -> None:
+    def __init__(self, on_notice: Notify) -> None:
         self._on_notice = on_notice
         self._since_s: float | None = None
 

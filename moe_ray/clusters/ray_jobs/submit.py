@@ -3,13 +3,13 @@
 import secrets
 import shlex
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from moe_ray.clusters.ray_jobs.access import parse_address
 from moe_ray.clusters.ray_jobs.client import JobMissingError, JobsClient, JobsUnreachableError
+from moe_ray.clusters.ray_jobs.follow import Notify
 from moe_ray.clusters.ray_jobs.package import package_name
 from moe_ray.clusters.ray_jobs.results import require_place
 from moe_ray.clusters.ray_jobs.shipping import EXPERIMENT_FILE, Shipment, shipment
@@ -24,8 +24,6 @@ RETRY_S = 2.0
 HASH_CHARACTERS = 8
 MAX_ATTEMPTS = 1000
 _NONCE = "moe_ray_nonce"
-
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,7 @@ def plan_job(experiment: LoadedExperiment, request: JobRequest) -> JobPlan:
     )
 
 
-def open_client(request: JobRequest, on_notice: Say) -> JobsClient:
+def open_client(request: JobRequest, on_notice: Notify) -> JobsClient:
     """Connect to the Jobs API, and show what answers. Raises `UserError` where nothing does."""
     client = JobsClient(parse_address(request.address, insecure=request.is_insecure), token_file=request.token_file)
     try:
@@ -89,7 +87,7 @@ def open_client(request: JobRequest, on_notice: Say) -> JobsClient:
     return client
 
 
-def start_job(client: JobsClient, plan: JobPlan, request: JobRequest, on_notice: Say) -> Submission:
+def start_job(client: JobsClient, plan: JobPlan, request: JobRequest, on_notice: Notify) -> Submission:
     """Upload the package, write the record into the run directory, and start the job.
 
     A run that was submitted before gets the next attempt, which resumes it. Raises `UserError` while the earlier one
