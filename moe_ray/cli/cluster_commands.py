@@ -8,7 +8,7 @@ import typer
 from moe_ray.cli import options as o
 
 Address = Annotated[str, typer.Option(metavar="URL", help="The cluster's dashboard: http://localhost:8265.")]
-Place = Annotated[
+ResultsPlace = Annotated[
     str | None,
     typer.Option(
         "--results-dir",
@@ -40,7 +40,7 @@ def add_cluster_commands(app: typer.Typer) -> None:
 def submit(
     file: o.ExperimentFile,
     address: Address,
-    results: Place = None,
+    results: ResultsPlace = None,
     set_: o.Set = None,
     model: o.Baseline = None,
     max_new_tokens: o.MaxNewTokens = None,

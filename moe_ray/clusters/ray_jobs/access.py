@@ -62,15 +62,15 @@ _SPELLING = "write http://localhost:8265, the address that `ray start --head` pr
 def find_token(token_file: Path | None, environment: Mapping[str, str] = os.environ) -> FoundToken:
     """Return the token for a cluster that asks for one.
 
-    Taken from `token_file`, else from RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN, or ~/.ray/auth_token. Raises `UserError`
+    Taken from `token_file`, else as Ray does: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token. Raises `UserError`
     where there is none, and for a file that cannot be read, is empty, or that other users may read.
     """
     if token_file is not None:
         return _read(token_file, "--token-file")
-    if path := environment.get(TOKEN_PATH_VARIABLE):
-        return _read(Path(path).expanduser(), TOKEN_PATH_VARIABLE)
     if value := environment.get(TOKEN_VARIABLE, "").strip():
         return FoundToken(_plain(value, TOKEN_VARIABLE), TOKEN_VARIABLE)
+    if path := environment.get(TOKEN_PATH_VARIABLE):
+        return _read(Path(path).expanduser(), TOKEN_PATH_VARIABLE)
     default = Path("~/.ray/auth_token").expanduser()
     if default.is_file():
         return _read(default, "Ray's default")

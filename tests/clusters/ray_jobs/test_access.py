@@ -51,10 +51,10 @@ def test_a_token_file_that_is_named_comes_before_the_variables(tmp_path: Path) -
     assert found.value == "secret"
 
 
-def test_the_variables_of_ray_name_the_token(tmp_path: Path) -> None:
+def test_the_variables_of_ray_name_the_token_in_rays_order(tmp_path: Path) -> None:
     path = token_file(tmp_path)
-    assert find_token(None, {"RAY_AUTH_TOKEN_PATH": str(path), "RAY_AUTH_TOKEN": "other"}).value == "secret"
-    assert find_token(None, {"RAY_AUTH_TOKEN": " other "}).value == "other"
+    assert find_token(None, {"RAY_AUTH_TOKEN_PATH": str(path)}).value == "secret"
+    assert find_token(None, {"RAY_AUTH_TOKEN_PATH": str(path), "RAY_AUTH_TOKEN": " other "}).value == "other"
 
 
 @pytest.mark.parametrize(
