@@ -56,6 +56,9 @@ def submit(
     include: Include = None,
     on_cluster: OnCluster = None,
     python: Annotated[str, typer.Option(metavar="COMMAND", help="Python on the cluster's head node.")] = "python",
+    mirror_period_s: Annotated[
+        float, typer.Option("--mirror-period", metavar="SECONDS", min=1, help="Time between two copies to s3://...")
+    ] = 30.0,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the job is submitted.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files that would be sent, and stop.")] = False,
 ) -> None:
@@ -81,6 +84,7 @@ def submit(
         include=tuple(include or ()),
         on_cluster=tuple(on_cluster or ()),
         python=python,
+        mirror_period_s=mirror_period_s,
     )
     submit_experiment(o.load(file, changes), request, detach=detach, dry_run=dry_run)
 

@@ -21,8 +21,6 @@ from moe_ray.store.mirror import Mirror, MirrorTakenError, is_url
 
 EXIT_NOT_MIRRORED = 1
 EXIT_USAGE = 2
-MIRROR_PERIOD_S = 30.0
-PERIOD_VARIABLE = "MOE_RAY_MIRROR_PERIOD_S"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         _say(f"error: {error}")
         return EXIT_USAGE
     command = [sys.executable, "-m", "moe_ray", *options.command, "--results-dir", str(results_dir)]
-    return _supervise(_start(command), mirror, run)
+    return _supervise(_start(command), mirror, run, options.mirror_period_s)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -49,6 +47,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--results", required=True, help="absolute folder, or address of fsspec, of run directories")
     parser.add_argument("--name", required=True, help="name of the run directory")
     parser.add_argument("--id", required=True, help="id of this job")
+    parser.add_argument("--mirror-period-s", type=float, required=True, help="time between two copies to an address")
     parser.add_argument("command", nargs="+", help="arguments of moe-ray")
     return parser.parse_args(arguments)
 
@@ -66,8 +65,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     return child
 
 
-def _supervise(child: subprocess.Popen[bytes], mirror: Mirror | None, run: Path) -> int:
-    period_s = float(os.environ.get(PERIOD_VARIABLE, MIRROR_PERIOD_S))
+def _supervise(child: subprocess.Popen[bytes], mirror: Mirror | None, run: Path, period_s: float) -> int:
     while mirror is not None:
         try:
             child.wait(timeout=period_s)

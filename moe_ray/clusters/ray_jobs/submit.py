@@ -42,6 +42,7 @@ class JobRequest:
     include: tuple[Path, ...] = ()
     on_cluster: tuple[Path, ...] = ()
     python: str = "python"
+    mirror_period_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +141,8 @@ def _submission(client: JobsClient, plan: JobPlan, request: JobRequest, attempt:
 
 
 def _entrypoint(plan: JobPlan, request: JobRequest, id: str) -> str:
-    arguments = ["--results", plan.results, "--name", plan.name, "--id", id, "--", *plan.command]
+    arguments = ["--results", plan.results, "--name", plan.name, "--id", id]
+    arguments += [f"--mirror-period-s={request.mirror_period_s:g}", "--", *plan.command]
     return shlex.join([*shlex.split(request.python), "-m", DRIVER, *arguments])
 
 
