@@ -62,8 +62,8 @@ _SPELLING = "write http://localhost:8265, the address that `ray start --head` pr
 def find_token(token_file: Path | None, environment: Mapping[str, str] = os.environ) -> FoundToken:
     """Return the token for a cluster that asks for one.
 
-    Taken from `token_file`, else as Ray does: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token. Raises `UserError`
-    where there is none, and for a file that cannot be read, is empty, or that other users may read.
+    Taken from `token_file`, else in Ray's order from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH and ~/.ray/auth_token. Raises
+    `UserError` where there is none, and for a file that cannot be read, is empty, or that other users may read.
     """
     if token_file is not None:
         return _read(token_file, "--token-file")
