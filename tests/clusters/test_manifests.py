@@ -159,7 +159,7 @@ def test_every_volume_that_is_mounted_is_declared(name: str) -> None:
 def test_a_job_resumes_from_the_volume_on_a_new_cluster() -> None:
     spec = manifest("rayjob.yaml")["spec"]
     assert spec["backoffLimit"] >= 1
-    assert spec["entrypoint"].startswith("python jobs/run.py evaluate ")
+    assert spec["entrypoint"].startswith("python /app/jobs/run.py evaluate ")
     assert "--results-dir /data/" in spec["entrypoint"]
 
 

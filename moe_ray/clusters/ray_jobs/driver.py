@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from moe_ray.clusters.ray_jobs.results import write_mark
 from moe_ray.config.paths import cache_directory
@@ -53,16 +52,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start the command. Signals go to it and leave this process, which still has results to save."""
-    child = subprocess.Popen(command)
+    """Start the command. A stop leaves this process, which still has results to save.
 
-    def forward(number: int, _frame: FrameType | None) -> None:
-        if child.poll() is None:
-            child.send_signal(number)
-
+    Ray signals every process of a job that is stopped: a signal that was passed on would reach the command twice.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
-    return child
+        signal.signal(number, lambda _number, _frame: None)
+    return subprocess.Popen(command)
 
 
 def _supervise(child: subprocess.Popen[bytes], mirror: Mirror | None, run: Path, period_s: float) -> int:
