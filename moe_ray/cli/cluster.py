@@ -9,8 +9,8 @@ from moe_ray.cli.terminal import Terminal, output_console
 from moe_ray.clusters.ray_jobs.client import JobsClient
 from moe_ray.clusters.ray_jobs.follow import final_state, follow
 from moe_ray.clusters.ray_jobs.package import PackedFile
-from moe_ray.clusters.ray_jobs.results import fetch
 from moe_ray.clusters.ray_jobs.submit import JobPlan, JobRequest, open_client, plan_job, start_job
+from moe_ray.clusters.ray_jobs.transfer import bring
 from moe_ray.clusters.submission import Submission, launcher_for, read_submission
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import UserError
@@ -37,7 +37,7 @@ def submit_experiment(experiment: LoadedExperiment, request: JobRequest, *, deta
                 f"\nThe job goes on. moe-ray logs {plan.run} --follow shows it again, moe-ray stop {plan.run} ends it."
             )
             raise
-    _bring_small_results(console, plan.run, submission)
+        _bring_small_results(console, client, plan.run, submission)
     raise typer.Exit(code)
 
 
@@ -56,11 +56,11 @@ def _follow(console: Terminal, client: JobsClient, submission: Submission) -> in
     return code
 
 
-def _bring_small_results(console: Terminal, run: Path, submission: Submission) -> None:
+def _bring_small_results(console: Terminal, client: JobsClient, run: Path, submission: Submission) -> None:
     """Copy what is small. That it cannot be copied here does not change how the run ended."""
     place = submission.details["results"]
     try:
-        num_copied = fetch(run, place, submission.id, small_only=True, on_progress=lambda _path: None)
+        num_copied = bring(client, submission, run, small_only=True, on_progress=lambda _path: None)
     except UserError as error:
         console.print(f"Results stay on the cluster in {place}: {error}")
         return

@@ -141,7 +141,7 @@ class Mirror:
         chosen.sort(key=lambda entry: (not is_small(entry[0], entry[1].size_bytes), entry[1].size_bytes))
         copied = 0
         for path, file in chosen:
-            _require_plain(path, self.url)
+            require_plain(path, self.url)
             target = inside(folder, path)
             if not _is_there(target, file):
                 on_progress(path)
@@ -261,8 +261,8 @@ def _is_there(path: Path, file: MirroredFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size_bytes and file_sha256(path) == file.sha256
 
 
-def _require_plain(path: str, url: str) -> None:
-    """Refuse a path that leads out of the folder, or to a hidden file: the mirror may be another user's."""
+def require_plain(path: str, where: str) -> None:
+    """Refuse a path that leads out of a run directory, or to a hidden file: the list at `where` may be hostile."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or any(part.startswith(".") for part in parts):
-        raise RunDirectoryError(f"lists the path {path!r}", where=url, remedy="use a mirror that moe-ray wrote")
+        raise RunDirectoryError(f"lists the path {path!r}", where=where, remedy="use results that moe-ray wrote")

@@ -15,6 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from moe_ray.clusters.ray_jobs.access import parse_address
+from moe_ray.clusters.ray_jobs.client import JobsClient
+from moe_ray.clusters.ray_jobs.results import all_files
+from moe_ray.clusters.ray_jobs.transfer import fetch_by_jobs
 from moe_ray.clusters.submission import read_submission
 from moe_ray.store.mirror import Mirror
 from moe_ray.store.run_directory import RunDirectory
@@ -103,6 +107,10 @@ def test_the_right_token_runs_the_experiment_and_the_answers_are_those_of_this_m
     code, shown = other(head, "status", str(run))
     assert shown.startswith("succeeded, exit code 0"), shown
     assert f"{NUM_EXAMPLES}" in other(head, "logs", str(run))[1]
+    apart = tmp_path / "apart"
+    with JobsClient(parse_address(head.url, insecure=False), token_file=head.token_file) as client:
+        fetch_by_jobs(client, read_submission(run), apart, wanted=all_files, on_progress=lambda _path: None)
+    assert content(apart) == content(run)
     here = tmp_path / "here"
     environment = {**head.environment, "RAY_AUTH_MODE": "disabled"}
     with command("evaluate", str(file), "--results-dir", str(here), environment=environment) as process:

@@ -22,7 +22,10 @@ class FakeJob:
 
 @dataclass
 class FakeJobs:
-    """What the server holds. `states` and `log` are what a new job gets; `broken` requests get no answer."""
+    """What the server holds. `states` and `log` are what a new job gets; `broken` requests get no answer.
+
+    Jobs that print results print nothing, and are in `senders`.
+    """
 
     url: str = ""
     token: str | None = None
@@ -31,17 +34,18 @@ class FakeJobs:
     broken: list[str] = field(default_factory=list)
     packages: dict[str, bytes] = field(default_factory=dict)
     jobs: dict[str, FakeJob] = field(default_factory=dict)
+    senders: dict[str, FakeJob] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     tokens_seen: list[str] = field(default_factory=list)
 
     def files(self) -> list[str]:
-        """Names of the files of the only package."""
-        (content,) = self.packages.values()
+        """Names of the files of the first package."""
+        content = next(iter(self.packages.values()))
         return zipfile.ZipFile(io.BytesIO(content)).namelist()
 
     def text(self, name: str) -> str:
-        """Content of a file of the only package."""
-        (content,) = self.packages.values()
+        """Content of a file of the first package."""
+        content = next(iter(self.packages.values()))
         return zipfile.ZipFile(io.BytesIO(content)).read(name).decode()
 
 
@@ -106,8 +110,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, ""
             case ["POST", "jobs"]:
                 return self._submitted(json.loads(body))
-            case [_, "jobs", id, *_] if id not in fake.jobs:
+            case [_, "jobs", id, *_] if id not in fake.jobs | fake.senders:
                 return 404, f"Job {id} does not exist"
+            case ["GET", "jobs", id] if id in fake.senders:
+                return 200, {"status": "SUCCEEDED", "driver_exit_code": 0, "metadata": {}}
+            case ["GET", "jobs", id, "logs"] if id in fake.senders:
+                return 200, {"logs": ""}
             case ["GET", "jobs", id]:
                 states = fake.jobs[id].states
                 state = states.pop(0) if len(states) > 1 else states[0]
@@ -123,7 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         id = body["submission_id"]
         if id in self.jobs.jobs:
             return 500, f"Traceback\nValueError: Job with submission_id {id} already exists."
-        self.jobs.jobs[id] = FakeJob(body, list(self.jobs.states), self.jobs.log)
+        jobs = self.jobs.senders if "-results-" in id else self.jobs.jobs
+        jobs[id] = FakeJob(body, list(self.jobs.states), self.jobs.log)
         return 200, {"submission_id": id}
 
     def _send(self, status: int, content: Any) -> None:

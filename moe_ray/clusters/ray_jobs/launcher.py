@@ -7,7 +7,7 @@ from pathlib import Path
 from moe_ray.clusters.ray_jobs.access import parse_address
 from moe_ray.clusters.ray_jobs.client import JobInfo, JobMissingError, JobsClient, JobsUnreachableError
 from moe_ray.clusters.ray_jobs.follow import follow
-from moe_ray.clusters.ray_jobs.results import fetch
+from moe_ray.clusters.ray_jobs.transfer import bring
 from moe_ray.clusters.submission import Launcher, Submission, SubmissionState, SubmissionStatus
 from moe_ray.errors import RunFailedError, UserError, first_line
 
@@ -68,8 +68,9 @@ class RayJobLauncher:
             time.sleep(STOP_POLL_S)
 
     def sync(self, run: Path, submission: Submission, on_progress: Callable[[str], object]) -> None:
-        """See `Launcher.sync`. Needs no cluster: results are in a folder that both machines see, or in a mirror."""
-        fetch(run, submission.details["results"], submission.id, small_only=False, on_progress=on_progress)
+        """See `Launcher.sync`. The cluster is asked only if this machine does not see its results."""
+        with client_of(submission) as client:
+            bring(client, submission, run, small_only=False, on_progress=on_progress)
 
 
 def client_of(submission: Submission) -> JobsClient:

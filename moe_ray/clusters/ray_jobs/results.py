@@ -51,13 +51,13 @@ def fetch(run: Path, place: str, id: str, *, small_only: bool, on_progress: Call
     """Copy a job's run directory to `run`, small results first; return the number of files that were copied.
 
     Files that are there with the same content are left; every file appears whole. Raises `UserError` for a folder that
-    is not the one that the job wrote.
+    is not the one that the job wrote; `is_here` asks before.
     """
-    wanted = is_small if small_only else _all
+    wanted = is_small if small_only else all_files
     if is_url(place):
         return Mirror(place).pull(run, wanted=wanted, on_progress=on_progress)
     folder = Path(place)
-    _require_marked(folder, id)
+    require_mark(folder, id)
     if run.exists() and run.samefile(folder):
         return 0
     copied = 0
@@ -68,7 +68,19 @@ def fetch(run: Path, place: str, id: str, *, small_only: bool, on_progress: Call
     return copied
 
 
-def _all(_path: str, _size_bytes: int) -> bool:
+def is_here(place: str, id: str) -> bool:
+    """Say whether this machine sees a job's run directory: a mirror, or a folder that this job wrote."""
+    if is_url(place):
+        return True
+    try:
+        require_mark(Path(place), id)
+    except UserError:
+        return False
+    return True
+
+
+def all_files(_path: str, _size_bytes: int) -> bool:
+    """Want every file."""
     return True
 
 
@@ -89,7 +101,8 @@ def _copy(source: Path, target: Path) -> bool:
     return True
 
 
-def _require_marked(folder: Path, id: str) -> None:
+def require_mark(folder: Path, id: str) -> None:
+    """Raise `UserError` unless this job wrote the run directory `folder`."""
     try:
         found = JobMark.model_validate_json(read_bytes(inside(folder, JOB_FILE))).id
     except (OSError, ValidationError):

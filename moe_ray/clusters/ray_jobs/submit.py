@@ -126,7 +126,7 @@ def _next_attempt(run: Path) -> int:
 
 
 def _submission(client: JobsClient, plan: JobPlan, request: JobRequest, attempt: int) -> Submission:
-    details = {"results": f"{plan.results}/{plan.name}"}
+    details = {"results": f"{plan.results}/{plan.name}", "python": request.python}
     if request.token_file is not None:
         details["token_file"] = str(request.token_file.absolute())
     return Submission(
