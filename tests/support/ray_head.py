@@ -68,7 +68,13 @@ def ray_head(folder: Path, *, num_cpus: int = 2) -> Iterator[Head]:
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(
             [str(Path(sys.executable).parent / "ray"), "start", "--head", *options],
-            env={**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file), MARK: mark},
+            env={
+                **environment,
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token_file),
+                MARK: mark,
+                **PATIENT,
+            },
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -89,7 +95,8 @@ def _wait_for_agent(url: str, token: str, process: subprocess.Popen[bytes], log:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline_s, log.read_text()
         try:
-            if httpx2.get(f"{url}/api/version", headers=headers, trust_env=False).status_code == 200:
+            answer = httpx2.get(f"{url}/api/version", headers=headers, trust_env=False)
+            if answer.status_code == 200 and "block forever" in log.read_text():
                 return
         except httpx2.HTTPError:
             pass

@@ -3,6 +3,8 @@
 import secrets
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,18 +76,20 @@ def plan_job(experiment: LoadedExperiment, request: JobRequest) -> JobPlan:
     )
 
 
-def open_client(request: JobRequest, on_notice: Notify) -> JobsClient:
+@contextmanager
+def open_client(request: JobRequest, on_notice: Notify) -> Iterator[JobsClient]:
     """Connect to the Jobs API, and show what answers. Raises `UserError` where nothing does."""
-    client = JobsClient(parse_address(request.address, insecure=request.is_insecure), token_file=request.token_file)
-    try:
-        on_notice(f"Ray {client.ray_version()} at {client.address.url}")
-    except JobsUnreachableError as error:
-        raise UserError(
-            str(error),
-            where=f"--address {request.address}",
-            remedy="check that the cluster runs and that its dashboard's port is reachable from here",
-        ) from error
-    return client
+    address = parse_address(request.address, insecure=request.is_insecure)
+    with JobsClient(address, token_file=request.token_file) as client:
+        try:
+            on_notice(f"Ray {client.ray_version()} at {client.address.url}")
+        except JobsUnreachableError as error:
+            raise UserError(
+                str(error),
+                where=f"--address {request.address}",
+                remedy="check that the cluster runs and that its dashboard's port is reachable from here",
+            ) from error
+        yield client
 
 
 def start_job(client: JobsClient, plan: JobPlan, request: JobRequest, on_notice: Notify) -> Submission:
