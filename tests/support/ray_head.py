@@ -73,7 +73,6 @@ def ray_head(folder: Path, *, num_cpus: int = 2) -> Iterator[Head]:
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token_file),
                 MARK: mark,
-                **PATIENT,
             },
             stdout=log,
             stderr=subprocess.STDOUT,

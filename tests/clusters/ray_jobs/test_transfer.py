@@ -9,7 +9,7 @@ import pytest
 
 from moe_ray.clusters.ray_jobs import send, transfer
 from moe_ray.clusters.ray_jobs.access import JobsAddress
-from moe_ray.clusters.ray_jobs.client import JobsClient
+from moe_ray.clusters.ray_jobs.client import JobsClient, JobsUnreachableError
 from moe_ray.clusters.ray_jobs.results import all_files, write_mark
 from moe_ray.clusters.submission import Submission
 from moe_ray.errors import UserError
@@ -104,7 +104,7 @@ def test_a_copy_that_was_cut_off_continues_with_the_rest(
 
     def cut_off(client: JobsClient, submission: Submission, pieces: list[send.FilePiece]) -> list[str]:
         if len(jobs) == 2:
-            raise transfer.JobsUnreachableError("connection lost")
+            raise JobsUnreachableError("connection lost")
         lines: list[str] = run_here(client, submission, pieces)
         return lines
 
