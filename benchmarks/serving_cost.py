@@ -167,9 +167,8 @@ def cpu_seconds() -> float:
 
 
 def _print(found: dict[tuple[str, int], list[dict[str, Any]]], clients: list[int]) -> None:
-    print(
-        f"{'row':<8}{'clients':>8}{'p50 ms':>9}{'p99 ms':>9}{'req/s':>9}{'added p50':>11}{'of bare':>9}{'CPU ms':>8}{'of bare':>9}"
-    )
+    print(f"{'row':<8}{'clients':>8}{'p50 ms':>9}{'p99 ms':>9}{'req/s':>9}{'added p50':>11}{'of bare':>9}", end="")
+    print(f"{'CPU ms':>8}{'of bare':>9}")
     for number in clients:
         bare = {key: statistics.median(one[key] for one in found["bare", number]) for key in FIGURES}
         for name in ("bare", "model", "auto"):
