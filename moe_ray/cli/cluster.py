@@ -17,6 +17,8 @@ from moe_ray.errors import UserError
 from moe_ray.execution import interruption
 from moe_ray.formatting import plural, size
 
+EXIT_NO_PROGRAM = 127  # of a shell
+
 
 def submit_experiment(experiment: LoadedExperiment, request: JobRequest, *, detach: bool, dry_run: bool) -> None:
     """Submit a run, follow it to its end, and copy its small results. Exits with the exit code of the run."""
@@ -53,6 +55,8 @@ def _follow(console: Terminal, client: JobsClient, submission: Submission) -> in
     console.print(f"\nJob {submission.id}: {info.state.lower()}, exit code {code}")
     if info.state == "FAILED" and info.driver_exit_code is None:
         console.print(info.message)
+    if code == EXIT_NO_PROGRAM:
+        console.print("remedy: name the Python that has moe_ray's dependencies on the head: --python /path/to/python")
     return code
 
 

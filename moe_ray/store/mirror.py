@@ -102,7 +102,7 @@ class Mirror:
         return None
 
     def push(self, folder: Path) -> MirrorManifest:
-        """Upload what changed in `folder` since the newest manifest, then write a manifest.
+        """Upload what changed in `folder` since the newest manifest, then write a manifest. No change, no manifest.
 
         Raises `MirrorTakenError` if another writer wrote a manifest since this object read or wrote the last one.
         """
@@ -115,6 +115,8 @@ class Mirror:
             else:
                 raise self._failed(f"the files of {folder} did not stay for the time of a copy")
             self._require_own()
+            if before is not None and before.files == files:
+                return before
             generation = before.generation + 1 if before else 1
             manifest = MirrorManifest(generation=generation, writer=self._writer, files=files)
             self._put_text(f"{_MANIFESTS}/{generation:08}.json", manifest.model_dump_json(), Path(scratch))

@@ -59,7 +59,8 @@ def test_a_second_push_uploads_only_what_changed_and_removes_what_is_gone(
     mirror.push(run)
     assert [name.rsplit(".", 1)[0].rsplit("/", 1)[1] for name in sent] == ["shard-2.parquet", "00000002"]
     assert pulled(url, tmp_path / "home") == {"manifest.json": "{}", "answers/shard-2.parquet": "two"}
-    for _ in range(3):
+    for number in range(3):
+        write(run, "log.txt", str(number))
         mirror.push(run)
     assert not [name for name in mirror._fs.find(mirror._prefix) if "shard-1" in name]
 
@@ -125,6 +126,7 @@ def test_a_truncated_manifest_is_passed_over(run: Path, tmp_path: Path) -> None:
     whole = (tmp_path / "store/manifests/00000001.json").read_text()
     (tmp_path / "store/manifests/00000002.json").write_text(whole[: len(whole) // 2])
     assert pulled(url, tmp_path / "home")["manifest.json"] == "{}"
+    write(run, "log.txt", "resumed")
     assert Mirror(url, writer="b").push(run).generation == 2
 
 
@@ -137,6 +139,14 @@ def test_a_damaged_object_is_refused_and_nothing_appears(run: Path, tmp_path: Pa
     assert not list((tmp_path / "home/answers").iterdir())
 
 
+def test_a_push_without_a_change_writes_nothing(url: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = Mirror(url, writer="a")
+    mirror.push(run)
+    sent = record_uploads(mirror, monkeypatch)
+    assert mirror.push(run).generation == 1
+    assert sent == []
+
+
 def test_two_writers_of_one_mirror_are_noticed(url: str, run: Path, tmp_path: Path) -> None:
     first, second = Mirror(url, writer="first"), Mirror(url, writer="second")
     first.pull(tmp_path / "a", on_progress=lambda _path: None)
@@ -144,7 +154,7 @@ def test_two_writers_of_one_mirror_are_noticed(url: str, run: Path, tmp_path: Pa
     second.push(run)
     with pytest.raises(RunDirectoryError, match="second wrote generation 1"):
         first.push(run)
-    second.push(run)
+    assert second.push(run).writer == "second"
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", ".hidden"])

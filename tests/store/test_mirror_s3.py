@@ -84,9 +84,14 @@ def test_a_run_directory_goes_to_s3_and_back_and_changes_follow(url: str, run: P
     assert pulled(url, tmp_path / "one") == {"manifest.json": "{}", "answers/shard-1.parquet": "one"}
     write(run, "answers/merged.parquet", "merged")
     (run / "answers/shard-1.parquet").unlink()
-    for _ in range(3):
+    for number in range(3):
+        write(run, "log.txt", str(number))
         mirror.push(run)
-    assert pulled(url, tmp_path / "two") == {"manifest.json": "{}", "answers/merged.parquet": "merged"}
+    assert pulled(url, tmp_path / "two") == {
+        "manifest.json": "{}",
+        "answers/merged.parquet": "merged",
+        "log.txt": "2",
+    }
     assert not [name for name in mirror._fs.find(mirror._prefix) if "shard-1" in name]
 
 

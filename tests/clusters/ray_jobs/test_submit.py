@@ -56,6 +56,29 @@ def test_the_exit_code_is_the_drivers_own(
     assert str(state.get("message", "")) in shown
 
 
+def test_a_python_that_is_not_there_is_said_with_its_option(moe_ray: Command, jobs: FakeJobs, file: Path) -> None:
+    jobs.states = [{"status": "FAILED", "driver_exit_code": 127}]
+    code, shown = submit(moe_ray, jobs, file, "--python", "/opt/env/bin/python -u")
+    assert code == 127
+    assert "--python /path/to/python" in shown
+    (job,) = jobs.jobs.values()
+    assert job.body["entrypoint"].startswith("/opt/env/bin/python -u -m moe_ray.")
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
+    moe_ray: Command, jobs: FakeJobs, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    jobs.states = [{"status": "RUNNING"}]
+    monkeypatch.setattr("moe_ray.cli.cluster.follow", interrupted)
+    code, shown = submit(moe_ray, jobs, file)
+    assert code == 130
+    assert "moe-ray logs results/spoilt --follow" in shown
+    assert ("POST", f"/api/jobs/{read_submission(RUN).id}/stop") not in jobs.requests
+
+
 def test_a_log_that_cannot_be_read_does_not_end_the_job(moe_ray: Command, jobs: FakeJobs, file: Path) -> None:
     jobs.states = [{"status": "RUNNING"}, {"status": "RUNNING"}, {"status": "FAILED", "driver_exit_code": 2}]
     jobs.broken = ["/logs"]
