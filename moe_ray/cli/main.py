@@ -134,11 +134,13 @@ def evaluate(
     brief: o.Brief = False,
 ) -> None:
     """Run an experiment, or resume it, and write its report."""
-    from moe_ray.cli.runs import evaluate_experiment
+    from moe_ray.cli.runs import advised, evaluate_experiment
 
     extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
     changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    evaluate_experiment(o.load(file, changes), only, reuse or [], brief=brief)
+    experiment = o.load(file, changes)
+    with advised(experiment):
+        evaluate_experiment(experiment, only, reuse or [], brief=brief)
 
 
 @app.command()
@@ -185,6 +187,38 @@ def compare(
     from moe_ray.cli.runs import compare_results
 
     compare_results(first, second, systems, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="An experiment file: check what it needs, too.")
+    ] = None,
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="Check every node of this SLURM job, or of the Ray cluster that is named.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    explain: Annotated[
+        str | None, typer.Option(metavar="ID", help="Print what a check finds and why it matters; all: list them.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds that a check may take.")] = 5.0,
+    set_: o.Set = None,
+    results_dir: o.ResultsDir = None,
+) -> None:
+    """Check what would keep a run from working here. Changes nothing, and asks no outside network.
+
+    Exit codes: 0 ready, or warnings only; 1 failures; 2 it could not look.
+    """
+    from moe_ray.cli import doctor
+
+    if explain is not None:
+        doctor.explain(explain, as_json=as_json)
+        return
+    code = doctor.show_doctor(
+        file, set_ or [], results_dir, nodes=nodes, as_json=as_json, strict=strict, limit_s=timeout
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
