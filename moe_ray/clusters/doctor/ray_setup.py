@@ -10,6 +10,7 @@ from moe_ray.clusters.doctor.machine import Machine
 from moe_ray.errors import UserError, first_line
 from moe_ray.execution.discovery import AUTO, wanted_address
 from moe_ray.execution.ray_calls import knock
+from moe_ray.files import read_bytes
 
 # Variables that change what Ray does, which tests or another session may have left in the shell.
 LEFT_BEHIND = {
@@ -98,7 +99,7 @@ def token_file(machine: Machine) -> Iterator[Problem]:
     needs_one = machine.variable("RAY_AUTH_MODE") == "token" and not machine.variable("RAY_AUTH_TOKEN")
     try:
         status = path.stat()
-        empty = not path.read_bytes().strip()
+        empty = not read_bytes(path).strip()
     except OSError as error:
         if configured or needs_one:
             yield Problem(

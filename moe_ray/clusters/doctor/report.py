@@ -64,7 +64,7 @@ class DoctorReport(StoredRecord):
         for report in reports:
             key = tuple((one.check, one.severity, one.what, one.command) for one in report.findings)
             groups.setdefault(key, []).append(report)
-        slowest: dict[str, float] = Field(default_factory=dict)
+        slowest = dict[str, float]()
         for report in reports:
             for name, seconds in report.slow_s.items():
                 slowest[name] = max(seconds, slowest.get(name, 0.0))

@@ -10,16 +10,11 @@ import pytest
 from moe_ray.clusters.doctor.checks import all_checks
 from moe_ray.clusters.doctor.examine import examine
 from moe_ray.clusters.doctor.machine import Machine
-from tests.clusters.doctor.machines import clean_machine, gpu, in_slurm, with_experiment
+from tests.clusters.doctor.machines import gpu, in_slurm, with_experiment
 from tests.clusters.doctor.plants import PLANTS
 
 # Found on real file systems by test_real_faults.
 REAL = {"temp-space", "temp-noexec", "results-space"}
-
-
-@pytest.fixture
-def machine(tmp_path: Path, short_folder: Path) -> Machine:
-    return clean_machine(tmp_path, short_folder)
 
 
 @pytest.mark.parametrize(
