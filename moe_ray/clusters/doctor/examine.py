@@ -9,7 +9,7 @@ from pathlib import Path
 from platform import python_version
 
 from moe_ray.clusters.doctor.checks import Check, Problem, all_checks
-from moe_ray.clusters.doctor.machine import Machine
+from moe_ray.clusters.doctor.machine import Machine, UnansweredError
 from moe_ray.clusters.doctor.report import Finding, NodeReport
 from moe_ray.errors import UserError, first_line
 
@@ -32,6 +32,8 @@ class _Run:
         before = time.monotonic()
         try:
             self.problems = list(self.check.probe(machine)) if self.check.probe is not None else []
+        except UnansweredError:
+            self.problems = []
         except Exception as error:  # noqa: BLE001 - one check that breaks must not hide what the others find
             self.problems = [_unchecked(self.check, error)]
         self.elapsed_s = time.monotonic() - before

@@ -129,7 +129,7 @@ def memory(machine: Machine) -> Iterator[Problem]:
     if machine.experiment is None or machine.address is not None:
         return
     runtime = machine.experiment.config.runtime
-    gpu_bytes = [reading.total_bytes for reading in machine.read_gpus()]
+    gpu_bytes = [reading.total_bytes for reading in machine.gpus()]
     gpu_bytes = gpu_bytes if runtime.gpus == "auto" else gpu_bytes[: runtime.gpus]
     for name, model in _models(machine):
         needed = _needed_bytes(machine, model)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from moe_ray.clusters.doctor.checks import Problem, check
-from moe_ray.clusters.doctor.machine import Machine
+from moe_ray.clusters.doctor.machine import Machine, UnansweredError
 from moe_ray.clusters.doctor.packages import installed_version
 from moe_ray.formatting import size
 from moe_ray.planning.memory import GIB
@@ -32,7 +32,7 @@ def gpu_count(machine: Machine) -> Iterator[Problem]:
             f"srun --overlap --gpus-per-node={allocated} nvidia-smi -L",
         )
         return
-    readings = machine.read_gpus()
+    readings = machine.gpus()
     absent = [name for name in visible or () if name.isdecimal() and int(name) >= len(readings)]
     if readings and absent:
         yield Problem(
@@ -49,7 +49,11 @@ def gpu_driver(machine: Machine) -> Iterator[Problem]:
     The kernel module is loaded, but NVML (nvidia-smi) shows no GPU: the driver was updated without a reboot, or a
     container was started without its GPUs.
     """
-    if machine.read_gpus():
+    try:
+        if machine.gpus():
+            return
+    except UnansweredError:
+        yield Problem("the NVIDIA driver does not answer in time", "NVML was asked for the GPUs", "nvidia-smi")
         return
     allocated = machine.variable("SLURM_GPUS_ON_NODE")
     in_container = any(machine.variable(name) for name in CONTAINER_VARIABLES) or any(
@@ -76,7 +80,7 @@ def torch_cuda(machine: Machine) -> Iterator[Problem]:
     Models would run on the CPU, or fail to load.
     """
     version = installed_version(machine, "torch") or ""
-    if version.endswith("+cpu") and machine.read_gpus():
+    if version.endswith("+cpu") and machine.gpus():
         yield Problem(
             "torch was built without CUDA, and this machine has GPUs",
             f"torch {version}",
@@ -92,7 +96,7 @@ def gpu_busy(machine: Machine) -> Iterator[Problem]:
     shared through SLURM, only the GPUs in CUDA_VISIBLE_DEVICES count.
     """
     visible = _visible(machine)
-    for reading in machine.read_gpus():
+    for reading in machine.gpus():
         mine = visible is None or str(reading.index) in visible or reading.uuid in visible
         if mine and reading.used_bytes > IDLE_BYTES:
             yield Problem(

@@ -66,6 +66,7 @@ class Machine:
     read_gpus: Callable[[], Sequence[GpuReading]] = read_gpus
     found_clusters: Callable[[], Sequence[FoundCluster]] = field(default=lambda: tuple(found_clusters()))
     _outputs: "dict[tuple[str, ...], _Once]" = field(default_factory=dict, compare=False)
+    _gpus: "list[_Fact]" = field(default_factory=list, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     @classmethod
@@ -144,6 +145,13 @@ class Machine:
         found = shutil.which(command, path=self.variable("PATH"))
         return Path(found) if found is not None else None
 
+    def gpus(self) -> Sequence[GpuReading]:
+        """Return the GPUs that the driver shows. Raises `UnansweredError` when it does not answer in time."""
+        with self._lock:
+            if not self._gpus:
+                self._gpus.append(_Fact(self.read_gpus))
+        return self._gpus[0].value(COMMAND_SHARE * self.limit_s)
+
     def run(self, *command: str) -> Output | None:
         """Run a command, once for all checks, and return how it ended; None where it is not on PATH.
 
@@ -190,6 +198,35 @@ class Machine:
             free_files=sizes.f_favail,
             is_noexec=bool(sizes.f_flag & os.ST_NOEXEC),
         )
+
+
+class UnansweredError(Exception):
+    """What several checks need did not answer in time. One of them says so, for all."""
+
+
+class _Fact:
+    """The GPUs, as a thread reads them that may hang for ever."""
+
+    def __init__(self, compute: Callable[[], Sequence[GpuReading]]) -> None:
+        self._done = threading.Event()
+        self._value: Sequence[GpuReading] = ()
+        self._error: Exception | None = None
+        threading.Thread(target=self._run, args=(compute,), name="gpus", daemon=True).start()
+
+    def value(self, limit_s: float) -> Sequence[GpuReading]:
+        if not self._done.wait(limit_s):
+            raise UnansweredError
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _run(self, compute: Callable[[], Sequence[GpuReading]]) -> None:
+        try:
+            self._value = compute()
+        except Exception as error:  # noqa: BLE001 - raised in each thread that waits
+            self._error = error
+        finally:
+            self._done.set()
 
 
 class _Once:

@@ -14,6 +14,7 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTP
 LOCAL_NAMES = ("localhost", "127.0.0.1")
 NUM_NAMES_AT_ONCE = 16
 NUM_SHOWN = 4
+CONNECT_SHARE = 0.4
 
 
 @check("host-name", "warning")
@@ -85,6 +86,26 @@ def proxy(machine: Machine) -> Iterator[Problem]:
         )
 
 
+@check("endpoints", "failure")
+def endpoints(machine: Machine) -> Iterator[Problem]:
+    """Nothing answers where a model's API should be.
+
+    Tried is a connection to each `base_url` on this machine or inside the cluster, one after the other; others are left
+    alone. Not checked where a proxy is set.
+    """
+    config = machine.experiment.config if machine.experiment is not None else None
+    if any(machine.variable(name) for name in PROXY_VARIABLES):
+        return
+    for url in dict.fromkeys(_inner_urls(config)):
+        parts = urlsplit(url)
+        address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        try:
+            socket.create_connection(address, timeout=CONNECT_SHARE * machine.limit_s).close()
+        except OSError as error:
+            shown = f"{error.strerror or error}"
+            yield Problem(f"nothing answers at {url}, an engine's base_url", shown, f"curl -i {url}/models")
+
+
 @check("serving-port", "warning")
 def serving_port(machine: Machine) -> Iterator[Problem]:
     """The port that the experiment is served at is taken.
@@ -117,17 +138,28 @@ def _unknown(machine: Machine, name: str) -> str:
 
 
 def _inner_hosts(address: str | None, config: ExperimentConfig | None) -> Iterator[str]:
-    """Yield the hosts inside the cluster that HTTP requests go to: private addresses and names without a dot."""
+    """Yield the hosts inside the cluster that HTTP requests go to."""
+    if address is not None and ":" in address:
+        host = urlsplit(f"//{address}").hostname or ""
+        yield from [host] if _is_inside(host) else []
+    for url in _inner_urls(config):
+        yield urlsplit(url).hostname or ""
+
+
+def _inner_urls(config: ExperimentConfig | None) -> Iterator[str]:
+    """Yield the addresses of APIs on this machine or inside the cluster."""
     models = config.models.values() if config is not None else ()
-    urls = [str(model.engine_settings.get("base_url", "")) for model in models]
-    urls += [f"http://{address}"] if address is not None and ":" in address else []
-    for url in urls:
-        host = urlsplit(url).hostname or ""
-        if host and (_is_private(host) or "." not in host):
-            yield host
+    for url in (str(model.engine_settings.get("base_url", "")) for model in models):
+        if _is_inside(urlsplit(url).hostname or ""):
+            yield url
+
+
+def _is_inside(host: str) -> bool:
+    return bool(host) and (_is_private(host) or "." not in host)
 
 
 def _is_private(host: str) -> bool:
+    """True for private and loopback addresses."""
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:

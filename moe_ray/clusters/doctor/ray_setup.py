@@ -67,7 +67,7 @@ def other_ray(machine: Machine) -> Iterator[Problem]:
             ", ".join(str(cluster) for cluster in own),
             f"export RAY_ADDRESS={own[0].address}",
         )
-    elif found and machine.read_gpus():
+    elif found and machine.gpus():
         yield Problem(
             "another user's Ray cluster uses this machine, and a run would share its GPUs",
             ", ".join(str(cluster) for _, cluster in found),

@@ -238,6 +238,14 @@ by_experiment(
 )
 
 
+@plant("endpoints that do not listen")
+def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    return with_experiment(machine, model(engine="endpoint", engine_settings={"base_url": url}))
+
+
 @plant("serving-port is taken")
 def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
     server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))

@@ -136,3 +136,18 @@ def test_every_check_explains_itself() -> None:
         assert each.title.endswith(".")
         assert len(each.title) < 100
         assert len(each.explanation) > 20, each.id
+
+
+def test_a_driver_that_hangs_is_one_finding_of_one_check(machine: Machine) -> None:
+    over = threading.Event()
+
+    def hangs() -> tuple[()]:
+        over.wait()
+        return ()
+
+    report = examine(replace(machine, limit_s=LIMIT_S, read_gpus=hangs))
+    over.set()
+    assert [(one.check, one.what) for one in report.findings] == [
+        ("gpu-driver", "the NVIDIA driver does not answer in time")
+    ]
+    assert report.elapsed_s < 2 * LIMIT_S
