@@ -108,9 +108,11 @@ class _Silence:
         beat = _beat(path)
         if beat != self._last_beat:
             self._last_beat, self._since = beat, time.monotonic()
-        if beat is None or self._holder.is_gone:
+        if beat is None:
             return True
-        return read_holder(path) == self._holder and time.monotonic() - self._since >= SILENCE_S
+        if read_holder(path) != self._holder:  # another later life was faster
+            return False
+        return self._holder.is_gone or time.monotonic() - self._since >= SILENCE_S
 
 
 def _beat(path: Path) -> int | None:

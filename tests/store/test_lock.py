@@ -128,6 +128,18 @@ def test_a_lease_that_leads_outside_is_neither_read_nor_written(run: RunDirector
 @pytest.mark.usefixtures("no_locks")
 def test_of_many_that_find_a_stale_lease_one_takes_it(run: RunDirectory) -> None:
     write_lease(run, Holder("x", socket.gethostname(), gone_pid()))
+    assert num_holding(run) == 1
+
+
+@pytest.mark.usefixtures("no_locks", "second_life")
+@pytest.mark.parametrize("host", ["node1", socket.gethostname()], ids=["elsewhere", "here"])
+def test_of_many_later_lives_one_takes_the_lease_of_the_earlier_life(run: RunDirectory, host: str) -> None:
+    write_lease(run, replace(life(0), host=host, pid=gone_pid()))
+    assert num_holding(run) == 1
+
+
+def num_holding(run: RunDirectory) -> int:
+    """The number of eight that hold `run` when all of them try it at once."""
     holding, refused, everyone, over = [], [], threading.Barrier(8), threading.Barrier(8)
 
     def attempt() -> None:
@@ -145,7 +157,8 @@ def test_of_many_that_find_a_stale_lease_one_takes_it(run: RunDirectory) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(holding), len(refused)) == (1, 7)
+    assert len(holding) + len(refused) == 8
+    return len(holding)
 
 
 @pytest.mark.usefixtures("no_locks")

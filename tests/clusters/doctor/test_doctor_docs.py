@@ -48,7 +48,8 @@ def page() -> str:
     parts = [INTRODUCTION]
     for topic, checks in groupby(all_checks(), key=lambda each: each.topic):
         parts.append(
-            f"\n## {TITLES[topic]}\n\n| check | severity | what it finds | why it matters |\n| --- | --- | --- | --- |\n"
+            f"\n## {TITLES[topic]}\n\n"
+            "| check | severity | what it finds | why it matters |\n| --- | --- | --- | --- |\n"
         )
         parts += [
             f"| `{each.id}` | {each.severity} | {each.title} | {' '.join(each.explanation.split())} |\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,3 +143,16 @@ def test_a_lock_check_leaves_no_file_behind(machine: Machine) -> None:
     assert lock is not None
     assert list(lock(checked)) == []
     assert sorted(checked.experiment.base_dir.iterdir()) == before
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+def test_a_machine_with_bubblewrap_can_isolate_programs(machine: Machine) -> None:
+    def change(experiment: dict[str, Any], _: Path) -> None:
+        domain = experiment["domains"]["parity"]
+        domain |= {"task": "code", "columns": {"id": "id", "question": "question", "tests": "tests"}}
+        domain.pop("choices")
+
+    checked = with_environment(with_experiment(machine, change), PATH=os.environ["PATH"])
+    sandbox = check_called("sandbox").probe
+    assert sandbox is not None
+    assert list(sandbox(checked)) == []
