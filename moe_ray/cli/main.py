@@ -9,6 +9,7 @@ import typer
 
 import moe_ray
 from moe_ray.cli import options as o
+from moe_ray.cli.doctor_command import add_doctor
 from moe_ray.cli.moe_commands import moe_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
 
@@ -190,38 +191,6 @@ def compare(
 
 
 @app.command()
-def doctor(
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="An experiment file: check what it needs, too.")
-    ] = None,
-    nodes: Annotated[
-        bool, typer.Option("--nodes", help="Check every node of this SLURM job, or of the Ray cluster that is named.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    explain: Annotated[
-        str | None, typer.Option(metavar="ID", help="Print what a check finds and why it matters; all: list them.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds that a check may take.")] = 5.0,
-    set_: o.Set = None,
-    results_dir: o.ResultsDir = None,
-) -> None:
-    """Check what would keep a run from working here. Changes nothing, and asks no outside network.
-
-    Exit codes: 0 ready, or warnings only; 1 failures; 2 it could not look.
-    """
-    from moe_ray.cli import doctor
-
-    if explain is not None:
-        doctor.explain(explain, as_json=as_json)
-        return
-    code = doctor.show_doctor(
-        file, set_ or [], results_dir, nodes=nodes, as_json=as_json, strict=strict, limit_s=timeout
-    )
-    raise typer.Exit(code)
-
-
-@app.command()
 def route(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts; - reads them from stdin, one a line.")],
     router: Annotated[
@@ -279,6 +248,9 @@ def demo(
     from moe_ray.cli.demo import run_demo
 
     run_demo(results_dir, mixtures=mixtures)
+
+
+add_doctor(app)
 
 
 @data_app.command("prepare")

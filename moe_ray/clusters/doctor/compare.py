@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moe_ray.clusters.doctor.checks import check_called, compares_nodes
+from moe_ray.clusters.doctor.checks import Severity, check_called, compares_nodes
 from moe_ray.clusters.doctor.report import Finding, NodeReport
 
 MAX_SKEW_S = 10.0
+OF_THE_SYSTEM = ("glibc", "NVIDIA driver")
 
 NODE_SILENT = compares_nodes(
     "node-silent",
@@ -20,9 +21,10 @@ NODE_SILENT = compares_nodes(
 VERSIONS = compares_nodes(
     "versions",
     "failure",
-    """Nodes have different versions of Python or of packages.
+    """Nodes have different versions of Python, of packages or of the system.
 
-    Ray refuses nodes with another version of Python or Ray. Another torch or transformers can change answers.
+    Ray refuses nodes with another version of Python or Ray. Another torch or transformers can change answers. Another
+    glibc or NVIDIA driver is a warning: compiled packages may not load.
     """,
 )
 CLOCK_SKEW = compares_nodes(
@@ -74,9 +76,8 @@ def _with_findings(report: NodeReport, usual: dict[str, str], answered: Answered
             VERSIONS,
             f"{name} is {version} here, and {usual[name]} on other nodes",
             f"{name} {version}",
-            f"ssh {report.node} python -m pip install '{name}=={usual[name]}'"
-            if name != "python"
-            else f"ssh {report.node} python --version",
+            f"ssh {report.node} command -v python",
+            "warning" if name in OF_THE_SYSTEM else None,
         )
         for name, version in report.versions.items()
         if version != usual[name]
@@ -98,5 +99,7 @@ def _silent(node: str, answered: Answered) -> NodeReport:
     )
 
 
-def _finding(name: str, what: str, evidence: str, command: str) -> Finding:
-    return Finding(check=name, severity=check_called(name).severity, what=what, evidence=evidence, command=command)
+def _finding(name: str, what: str, evidence: str, command: str, severity: Severity | None = None) -> Finding:
+    return Finding(
+        check=name, severity=severity or check_called(name).severity, what=what, evidence=evidence, command=command
+    )

@@ -1,12 +1,13 @@
 """Run all checks of a machine at once, each within a time limit."""
 
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
+from platform import libc_ver, python_version
 
 from moe_ray.clusters.doctor.checks import Check, Problem, all_checks
 from moe_ray.clusters.doctor.machine import Machine, UnansweredError
@@ -64,13 +65,16 @@ def examine(machine: Machine, checks: Iterable[Check] | None = None) -> NodeRepo
         findings=tuple(clean.finding(each, problem) for each, problem in _failures_first(found)),
         hung=tuple(each.id for each in hung),
         slow_s={run.check.id: run.elapsed_s for run in runs if (run.elapsed_s or 0.0) > SLOW_S and run.elapsed_s},
-        versions=versions_here(),
+        versions=versions_here(machine),
     )
 
 
-def versions_here() -> dict[str, str]:
-    """Return the versions that must be equal on all nodes."""
-    found = {"python": python_version()}
+def versions_here(machine: Machine) -> dict[str, str]:
+    """Return the versions that are compared between nodes."""
+    found = {"python": python_version(), "glibc": libc_ver()[1]}
+    driver = re.search(r"\b\d+\.\d+(\.\d+)?\b", machine.read("proc/driver/nvidia/version") or "")
+    if driver is not None:
+        found["NVIDIA driver"] = driver[0]
     for name in COMPARED_PACKAGES:
         try:
             found[name] = version(name)
