@@ -65,9 +65,9 @@ class Machine:
     addresses_of: Callable[[str], Sequence[str]] = field(default=lambda name: _addresses(name))
     read_gpus: Callable[[], Sequence[GpuReading]] = read_gpus
     found_clusters: Callable[[], Sequence[FoundCluster]] = field(default=lambda: tuple(found_clusters()))
-    _outputs: "dict[tuple[str, ...], _Once]" = field(default_factory=dict, compare=False)
-    _gpus: "list[_Fact]" = field(default_factory=list, compare=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    _outputs: "dict[tuple[str, ...], _Once]" = field(default_factory=dict, init=False, compare=False)
+    _gpus: "list[_Fact]" = field(default_factory=list, init=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, compare=False)
 
     @classmethod
     def here(

@@ -10,9 +10,10 @@ import pytest
 from moe_ray.clusters.doctor.checks import all_checks
 from moe_ray.clusters.doctor.examine import examine
 from moe_ray.clusters.doctor.machine import Machine
+from tests.clusters.doctor import job_plants, machine_plants
 from tests.clusters.doctor.machines import gpu, in_slurm, with_experiment
-from tests.clusters.doctor.plants import PLANTS
 
+PLANTS = {**machine_plants.PLANTS, **job_plants.PLANTS}
 # Found on real file systems by test_real_faults.
 REAL = {"temp-space", "temp-noexec", "results-space"}
 
