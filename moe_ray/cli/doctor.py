@@ -11,8 +11,8 @@ from moe_ray.clusters.doctor.checks import Severity, all_checks, check_called
 from moe_ray.clusters.doctor.examine import examine
 from moe_ray.clusters.doctor.machine import DEFAULT_LIMIT_S, Machine
 from moe_ray.clusters.doctor.nodes import examine_nodes
-from moe_ray.clusters.doctor.report import DoctorReport, Finding
-from moe_ray.clusters.doctor.request import Request, examine_here, loaded
+from moe_ray.clusters.doctor.report import DoctorFinding, DoctorReport
+from moe_ray.clusters.doctor.request import DoctorRequest, examine_here, loaded
 from moe_ray.config.load import LoadedExperiment, override
 from moe_ray.errors import RunFailedError, UserError
 from moe_ray.formatting import plural
@@ -88,10 +88,12 @@ def advise(experiment: LoadedExperiment, error: UserError | RunFailedError) -> N
         _show_finding(console, finding)
 
 
-def _request(file: Path | None, overrides: Sequence[str], results_dir: Path | None, limit_s: float) -> Request:
+def _request(file: Path | None, overrides: Sequence[str], results_dir: Path | None, limit_s: float) -> DoctorRequest:
     """Nodes may have another working directory: paths are absolute."""
     more = [override(("output", "results_dir"), str(results_dir.absolute()))] if results_dir is not None else []
-    request = Request(file=None if file is None else file.absolute(), overrides=(*overrides, *more), limit_s=limit_s)
+    request = DoctorRequest(
+        file=None if file is None else file.absolute(), overrides=(*overrides, *more), limit_s=limit_s
+    )
     experiment, _ = loaded(request.file, request.overrides)
     if experiment is None or results_dir is not None:
         return request
@@ -122,7 +124,7 @@ def _show(console: Terminal, report: DoctorReport) -> None:
     console.print(f"{told}; moe-ray doctor --explain ID says why it matters")
 
 
-def _show_finding(console: Terminal, finding: Finding) -> None:
+def _show_finding(console: Terminal, finding: DoctorFinding) -> None:
     mark, style = STYLES[finding.severity]
     console.print(mark, style=style, end="  ")
     console.print(f"{finding.check}: {one_line(finding.what)}")

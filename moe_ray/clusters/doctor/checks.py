@@ -17,7 +17,7 @@ Severity = Literal["failure", "warning"]
 TOPICS = ("limits", "folders", "packages", "ray_setup", "network", "gpus", "slurm", "experiment", "results", "compare")
 
 
-class Problem(NamedTuple):
+class Fault(NamedTuple):
     """What is wrong here, how that was seen, and the one command that fixes it or shows more.
 
     `what` is equal on all nodes with the same problem; what differs between nodes belongs into `evidence`.
@@ -29,28 +29,28 @@ class Problem(NamedTuple):
     severity: Severity | None = None
 
 
-Probe = Callable[[Machine], Iterator[Problem]]
+FaultProbe = Callable[[Machine], Iterator[Fault]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class MachineCheck:
     """A check. `probe` is None for one that compares nodes. `severity` is that of its problems, unless they say so."""
 
     id: str
     severity: Severity
     title: str
     explanation: str
-    probe: Probe | None
+    probe: FaultProbe | None
     topic: str
 
 
-_CHECKS: dict[str, Check] = {}
+_CHECKS: dict[str, MachineCheck] = {}
 
 
-def check(name: str, severity: Severity) -> Callable[[Probe], Probe]:
+def check(name: str, severity: Severity) -> Callable[[FaultProbe], FaultProbe]:
     """Register a function as the probe of the check `name`."""
 
-    def register(probe: Probe) -> Probe:
+    def register(probe: FaultProbe) -> FaultProbe:
         _add(name, severity, inspect.getdoc(probe) or "", probe, probe.__module__.rpartition(".")[2])
         return probe
 
@@ -63,21 +63,23 @@ def compares_nodes(name: str, severity: Severity, text: str) -> str:
     return name
 
 
-def _add(name: str, severity: Severity, text: str, probe: Probe | None, topic: str) -> None:
+def _add(name: str, severity: Severity, text: str, probe: FaultProbe | None, topic: str) -> None:
     if name in _CHECKS:
         raise ValueError(f"two checks are called {name}")
     title, _, explanation = text.partition("\n\n")
-    _CHECKS[name] = Check(id=name, severity=severity, title=title, explanation=explanation, probe=probe, topic=topic)
+    _CHECKS[name] = MachineCheck(
+        id=name, severity=severity, title=title, explanation=explanation, probe=probe, topic=topic
+    )
 
 
-def all_checks() -> tuple[Check, ...]:
+def all_checks() -> tuple[MachineCheck, ...]:
     """Return every check, by topic."""
     for topic in TOPICS:
         import_module(f"{__package__}.{topic}")
     return tuple(sorted(_CHECKS.values(), key=lambda each: TOPICS.index(each.topic)))
 
 
-def check_called(name: str) -> Check:
+def check_called(name: str) -> MachineCheck:
     """Return one check. Raises `UserError` with the nearest name when there is none."""
     known = {each.id: each for each in all_checks()}
     if name not in known:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from moe_ray.clusters.doctor.checks import Severity, check_called, compares_nodes
-from moe_ray.clusters.doctor.report import Finding, NodeReport
+from moe_ray.clusters.doctor.report import DoctorFinding, NodeReport
 
 MAX_SKEW_S = 10.0
 OF_THE_SYSTEM = ("glibc", "NVIDIA driver")
@@ -38,7 +38,7 @@ CLOCK_SKEW = compares_nodes(
 )
 
 
-class Answered(NamedTuple):
+class NodeAnswers(NamedTuple):
     """The reports of the nodes, the nodes that did not answer with the reason, and when they were asked (Unix time)."""
 
     reports: Sequence[NodeReport]
@@ -48,7 +48,7 @@ class Answered(NamedTuple):
     answered_at_s: float
 
 
-def compared(answered: Answered) -> list[NodeReport]:
+def compared(answered: NodeAnswers) -> list[NodeReport]:
     """Return the reports with what differs between the nodes; a silent node gets a report of its own."""
     usual = _usual_versions(answered.reports)
     found = [_with_findings(report, usual, answered) for report in answered.reports]
@@ -70,7 +70,7 @@ def _usual_versions(reports: Sequence[NodeReport]) -> dict[str, str]:
     return {name: counter.most_common(1)[0][0] for name, counter in counts.items()}
 
 
-def _with_findings(report: NodeReport, usual: dict[str, str], answered: Answered) -> NodeReport:
+def _with_findings(report: NodeReport, usual: dict[str, str], answered: NodeAnswers) -> NodeReport:
     more = [
         _finding(
             VERSIONS,
@@ -88,7 +88,7 @@ def _with_findings(report: NodeReport, usual: dict[str, str], answered: Answered
     return report.model_copy(update={"findings": (*more, *report.findings)})
 
 
-def _silent(node: str, answered: Answered) -> NodeReport:
+def _silent(node: str, answered: NodeAnswers) -> NodeReport:
     reason = answered.reason or "no output"
     return NodeReport(
         node=node,
@@ -99,7 +99,7 @@ def _silent(node: str, answered: Answered) -> NodeReport:
     )
 
 
-def _finding(name: str, what: str, evidence: str, command: str, severity: Severity | None = None) -> Finding:
-    return Finding(
+def _finding(name: str, what: str, evidence: str, command: str, severity: Severity | None = None) -> DoctorFinding:
+    return DoctorFinding(
         check=name, severity=severity or check_called(name).severity, what=what, evidence=evidence, command=command
     )

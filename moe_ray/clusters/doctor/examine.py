@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import libc_ver, python_version
 
-from moe_ray.clusters.doctor.checks import Check, Problem, all_checks
-from moe_ray.clusters.doctor.machine import Machine, UnansweredError
-from moe_ray.clusters.doctor.report import Finding, NodeReport
+from moe_ray.clusters.doctor.checks import Fault, MachineCheck, all_checks
+from moe_ray.clusters.doctor.machine import Machine, SilentFactError
+from moe_ray.clusters.doctor.report import DoctorFinding, NodeReport
 from moe_ray.errors import UserError, first_line
 
 SLOW_S = 1.0
@@ -25,22 +25,22 @@ MIN_SECRET_CHARACTERS = 6
 class _Run:
     """One check under way, on a thread that dies with the process: a call that hangs in the kernel cannot be ended."""
 
-    check: Check
-    problems: list[Problem] = field(default_factory=list)
+    check: MachineCheck
+    problems: list[Fault] = field(default_factory=list)
     elapsed_s: float | None = None
 
     def on(self, machine: Machine) -> None:
         before = time.monotonic()
         try:
             self.problems = list(self.check.probe(machine)) if self.check.probe is not None else []
-        except UnansweredError:
+        except SilentFactError:
             self.problems = []
         except Exception as error:  # noqa: BLE001 - one check that breaks must not hide what the others find
             self.problems = [_unchecked(self.check, error)]
         self.elapsed_s = time.monotonic() - before
 
 
-def examine(machine: Machine, checks: Iterable[Check] | None = None) -> NodeReport:
+def examine(machine: Machine, checks: Iterable[MachineCheck] | None = None) -> NodeReport:
     """Run the checks side by side and return what they found within `machine.limit_s`.
 
     A check that does not end is a finding of its own, and costs that time once.
@@ -83,17 +83,17 @@ def versions_here(machine: Machine) -> dict[str, str]:
     return found
 
 
-def _failures_first(found: list[tuple[Check, Problem]]) -> list[tuple[Check, Problem]]:
+def _failures_first(found: list[tuple[MachineCheck, Fault]]) -> list[tuple[MachineCheck, Fault]]:
     return sorted(found, key=lambda pair: (pair[1].severity or pair[0].severity) != "failure")
 
 
-def _unchecked(each: Check, error: Exception) -> Problem:
+def _unchecked(each: MachineCheck, error: Exception) -> Fault:
     what = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
-    return Problem("this could not be checked", what, f"moe-ray doctor --explain {each.id}", "warning")
+    return Fault("this could not be checked", what, f"moe-ray doctor --explain {each.id}", "warning")
 
 
-def _hung(each: Check, limit_s: float) -> Problem:
-    return Problem(
+def _hung(each: MachineCheck, limit_s: float) -> Fault:
+    return Fault(
         f"this check did not end within {limit_s:g} s, so a run would hang here too",
         each.title,
         f"moe-ray doctor --explain {each.id}",
@@ -117,8 +117,8 @@ class _Cleaner:
             reverse=True,
         )
 
-    def finding(self, each: Check, problem: Problem) -> Finding:
-        return Finding(
+    def finding(self, each: MachineCheck, problem: Fault) -> DoctorFinding:
+        return DoctorFinding(
             check=each.id,
             severity=problem.severity or each.severity,
             what=self._text(problem.what),

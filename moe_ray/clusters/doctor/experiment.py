@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moe_ray.architectures.shapes import parameters_of_config
 from moe_ray.checkpoints.files import count_parameters
-from moe_ray.clusters.doctor.checks import Problem, check
+from moe_ray.clusters.doctor.checks import Fault, check
 from moe_ray.clusters.doctor.limits import memory_available_bytes
 from moe_ray.clusters.doctor.machine import Machine
 from moe_ray.config.schema import DataConfig, ExperimentConfig, ModelConfig, is_local_path
@@ -22,24 +22,24 @@ UNPRIVILEGED = ("proc/sys/user/max_user_namespaces", "proc/sys/kernel/unprivileg
 
 
 @check("experiment", "failure")
-def experiment_file(machine: Machine) -> Iterator[Problem]:
+def experiment_file(machine: Machine) -> Iterator[Fault]:
     """The experiment's file has mistakes.
 
     The evidence is what every command would say about it.
     """
     if machine.wrong_experiment is not None:
         error = machine.wrong_experiment
-        yield Problem("the experiment's file has mistakes", error.in_a_list, "moe-ray plan FILE")
+        yield Fault("the experiment's file has mistakes", error.in_a_list, "moe-ray plan FILE")
         return
     for name, model in _models(machine):
         try:
             validate_engine(model)
         except UserError as error:
-            yield Problem(f"models.{name}.{error.where}: {error.what}", f"engine {model.engine}", "moe-ray plan FILE")
+            yield Fault(f"models.{name}.{error.where}: {error.what}", f"engine {model.engine}", "moe-ray plan FILE")
 
 
 @check("models", "failure")
-def models(machine: Machine) -> Iterator[Problem]:
+def models(machine: Machine) -> Iterator[Fault]:
     """A model's files are not here.
 
     A local checkpoint is a folder with config.json, weights and a tokenizer, at the same path on all nodes.
@@ -54,11 +54,11 @@ def models(machine: Machine) -> Iterator[Problem]:
         if missing is None and not any(any(path.glob(pattern)) for pattern in WEIGHTS):
             missing = "it has no weights"
         if missing is not None:
-            yield Problem(f"the checkpoint of models.{name} is not here", f"{path}: {missing}", f"ls -l {path}")
+            yield Fault(f"the checkpoint of models.{name} is not here", f"{path}: {missing}", f"ls -l {path}")
 
 
 @check("hub-models", "failure")
-def hub_models(machine: Machine) -> Iterator[Problem]:
+def hub_models(machine: Machine) -> Iterator[Fault]:
     """A model of the hub is not in the cache, and cannot be fetched here.
 
     With HF_HUB_OFFLINE nothing is fetched. Compute nodes often have no internet: inside a SLURM job this is a warning.
@@ -70,7 +70,7 @@ def hub_models(machine: Machine) -> Iterator[Problem]:
     for name, model in _models(machine):
         if _has_files(model) and not is_local_path(model.path) and not _is_cached(cache, "models", model.path):
             why = "HF_HUB_OFFLINE is set" if offline else "compute nodes often have no internet"
-            yield Problem(
+            yield Fault(
                 f"models.{name} is on the hub, and not in the cache",
                 f"{model.path} is not in {cache}; {why}",
                 f"HF_HUB_OFFLINE=0 moe-ray models download FILE --only {name}  # where there is internet",
@@ -79,7 +79,7 @@ def hub_models(machine: Machine) -> Iterator[Problem]:
 
 
 @check("data", "failure")
-def data(machine: Machine) -> Iterator[Problem]:
+def data(machine: Machine) -> Iterator[Fault]:
     """A data set is not here.
 
     A local file is missing, or a data set of the hub is not in the cache and HF_HUB_OFFLINE is set.
@@ -91,9 +91,9 @@ def data(machine: Machine) -> Iterator[Problem]:
         path = machine.experiment.base_dir / Path(section.source).expanduser()
         if is_local_path(section.source):
             if not path.exists():
-                yield Problem(f"the data of {key} is not here", f"{path} does not exist", f"ls -l {path.parent}")
+                yield Fault(f"the data of {key} is not here", f"{path} does not exist", f"ls -l {path.parent}")
         elif offline and not _has_data(machine, section.source):
-            yield Problem(
+            yield Fault(
                 f"the data of {key} is on the hub, and not in the cache",
                 f"{section.source}; the hub is switched off by a variable",
                 "HF_HUB_OFFLINE=0 HF_DATASETS_OFFLINE=0 moe-ray data prepare FILE  # where there is internet",
@@ -101,7 +101,7 @@ def data(machine: Machine) -> Iterator[Problem]:
 
 
 @check("api-keys", "failure")
-def api_keys(machine: Machine) -> Iterator[Problem]:
+def api_keys(machine: Machine) -> Iterator[Fault]:
     """The variable with an API's key is not set.
 
     The key itself is never printed, and kept in no file.
@@ -112,7 +112,7 @@ def api_keys(machine: Machine) -> Iterator[Problem]:
             names = ", ".join(
                 name for name, model in _models(machine) if model.engine_settings.get("api_key_env") == variable
             )
-            yield Problem(
+            yield Fault(
                 f"{variable} is not set, and models need the key in it",
                 f"engine_settings.api_key_env of {names}",
                 f"read -rs {variable} && export {variable}",
@@ -120,7 +120,7 @@ def api_keys(machine: Machine) -> Iterator[Problem]:
 
 
 @check("memory", "failure")
-def memory(machine: Machine) -> Iterator[Problem]:
+def memory(machine: Machine) -> Iterator[Fault]:
     """A model does not fit.
 
     Its weights alone, with the usual share for activations, are larger than the memory of all GPUs here, or without a
@@ -135,13 +135,13 @@ def memory(machine: Machine) -> Iterator[Problem]:
         needed = _needed_bytes(machine, model)
         on_gpu = bool(gpu_bytes) and model.gpus != 0 and settings_class(model.engine).needs_gpu
         if model.gpus != "auto" and model.gpus > len(gpu_bytes):
-            yield Problem(
+            yield Fault(
                 f"models.{name} needs {model.gpus:g} GPUs, and this machine has {len(gpu_bytes)}",
                 f"models.{name}.gpus",
                 f"moe-ray evaluate FILE --set models.{name}.gpus=auto",
             )
         elif needed is not None and needed > (room := _room_bytes(machine, gpu_bytes if on_gpu else [])):
-            yield Problem(
+            yield Fault(
                 f"models.{name} does not fit: it needs at least {size(needed)}",
                 f"{'all GPUs here together have' if on_gpu else 'free memory of this machine:'} {size(room)}",
                 f"moe-ray plan FILE --set models.{name}.quantization=4bit",
@@ -149,7 +149,7 @@ def memory(machine: Machine) -> Iterator[Problem]:
 
 
 @check("sandbox", "failure")
-def sandbox(machine: Machine) -> Iterator[Problem]:
+def sandbox(machine: Machine) -> Iterator[Fault]:
     """Generated programs cannot be isolated here.
 
     An experiment that runs generated code needs bubblewrap or user namespaces. `runtime.sandbox.allow_weak` accepts
@@ -166,7 +166,7 @@ def sandbox(machine: Machine) -> Iterator[Problem]:
     spaces = machine.run("unshare", "--user", "--map-root-user", "--pid", "--net", "--fork", "true")
     if spaces is None or spaces.code != 0:
         shown = "bwrap is not on PATH" if tried is None else f"bwrap: {(tried.text.strip() or 'fails')[:200]}"
-        yield Problem(
+        yield Fault(
             "generated programs cannot be isolated: neither bubblewrap nor user namespaces work",
             f"{shown}; {', '.join(_namespace_limits(machine)) or 'unshare fails too'}",
             "apt-get install bubblewrap  # as root; or: moe-ray evaluate FILE --allow-weak-sandbox",

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from moe_ray.clusters.doctor.checks import Problem, check
-from moe_ray.clusters.doctor.machine import Machine, UnansweredError
+from moe_ray.clusters.doctor.checks import Fault, check
+from moe_ray.clusters.doctor.machine import Machine, SilentFactError
 from moe_ray.clusters.doctor.packages import installed_version
 from moe_ray.formatting import size
 from moe_ray.planning.memory import GIB
@@ -16,7 +16,7 @@ CONTAINER_FILES = (".dockerenv", "run/.containerenv")
 
 
 @check("gpu-count", "failure")
-def gpu_count(machine: Machine) -> Iterator[Problem]:
+def gpu_count(machine: Machine) -> Iterator[Fault]:
     """The GPUs that are visible are not those that are allocated.
 
     SLURM says in SLURM_GPUS_ON_NODE how many GPUs a job has here; CUDA_VISIBLE_DEVICES lists those that CUDA uses; the
@@ -26,7 +26,7 @@ def gpu_count(machine: Machine) -> Iterator[Problem]:
     allocated = machine.variable("SLURM_GPUS_ON_NODE")
     visible = _visible(machine)
     if machine.in_slurm_job and allocated.isdecimal() and visible is not None and len(visible) != int(allocated):
-        yield Problem(
+        yield Fault(
             f"SLURM allocated {allocated} GPUs here, and CUDA_VISIBLE_DEVICES lists {len(visible)}",
             f"CUDA_VISIBLE_DEVICES={machine.variable('CUDA_VISIBLE_DEVICES')}",
             f"srun --overlap --gpus-per-node={allocated} nvidia-smi -L",
@@ -35,7 +35,7 @@ def gpu_count(machine: Machine) -> Iterator[Problem]:
     readings = machine.gpus()
     absent = [name for name in visible or () if name.isdecimal() and int(name) >= len(readings)]
     if readings and absent:
-        yield Problem(
+        yield Fault(
             "CUDA_VISIBLE_DEVICES lists a GPU that this machine does not have",
             f"CUDA_VISIBLE_DEVICES={machine.variable('CUDA_VISIBLE_DEVICES')}, and the driver shows {len(readings)}",
             "unset CUDA_VISIBLE_DEVICES",
@@ -43,7 +43,7 @@ def gpu_count(machine: Machine) -> Iterator[Problem]:
 
 
 @check("gpu-driver", "failure")
-def gpu_driver(machine: Machine) -> Iterator[Problem]:
+def gpu_driver(machine: Machine) -> Iterator[Fault]:
     """The machine has NVIDIA GPUs, and the driver does not answer.
 
     The kernel module is loaded, but NVML (nvidia-smi) shows no GPU: the driver was updated without a reboot, or a
@@ -52,21 +52,21 @@ def gpu_driver(machine: Machine) -> Iterator[Problem]:
     try:
         if machine.gpus():
             return
-    except UnansweredError:
-        yield Problem("the NVIDIA driver does not answer in time", "NVML was asked for the GPUs", "nvidia-smi")
+    except SilentFactError:
+        yield Fault("the NVIDIA driver does not answer in time", "NVML was asked for the GPUs", "nvidia-smi")
         return
     allocated = machine.variable("SLURM_GPUS_ON_NODE")
     in_container = any(machine.variable(name) for name in CONTAINER_VARIABLES) or any(
         (machine.root / name).exists() for name in CONTAINER_FILES
     )
     if machine.in_slurm_job and in_container and allocated.isdecimal() and int(allocated):
-        yield Problem(
+        yield Fault(
             "GPUs are allocated, and this container sees none",
             f"SLURM_GPUS_ON_NODE={allocated}; the driver shows none",
             "apptainer exec --nv IMAGE nvidia-smi -L",
         )
     elif (machine.root / "proc/driver/nvidia/version").exists():
-        yield Problem(
+        yield Fault(
             "the NVIDIA driver is loaded and shows no GPU",
             "/proc/driver/nvidia/version exists; NVML lists no GPU",
             "nvidia-smi",
@@ -74,14 +74,14 @@ def gpu_driver(machine: Machine) -> Iterator[Problem]:
 
 
 @check("torch-cuda", "failure")
-def torch_cuda(machine: Machine) -> Iterator[Problem]:
+def torch_cuda(machine: Machine) -> Iterator[Fault]:
     """torch was built without CUDA, and this machine has GPUs.
 
     Models would run on the CPU, or fail to load.
     """
     version = installed_version(machine, "torch") or ""
     if version.endswith("+cpu") and machine.gpus():
-        yield Problem(
+        yield Fault(
             "torch was built without CUDA, and this machine has GPUs",
             f"torch {version}",
             f"{machine.prefix}/bin/python -m pip install --force-reinstall torch",
@@ -89,7 +89,7 @@ def torch_cuda(machine: Machine) -> Iterator[Problem]:
 
 
 @check("gpu-busy", "warning")
-def gpu_busy(machine: Machine) -> Iterator[Problem]:
+def gpu_busy(machine: Machine) -> Iterator[Fault]:
     """Another process uses the memory of a GPU.
 
     A run plans with the whole memory of a GPU. One that is partly taken runs out of memory. Of a machine that is
@@ -99,7 +99,7 @@ def gpu_busy(machine: Machine) -> Iterator[Problem]:
     for reading in machine.gpus():
         mine = visible is None or str(reading.index) in visible or reading.uuid in visible
         if mine and reading.used_bytes > IDLE_BYTES:
-            yield Problem(
+            yield Fault(
                 "a GPU's memory is in use by other processes",
                 f"GPU {reading.index}: {size(reading.used_bytes)} of {size(reading.total_bytes)}",
                 "nvidia-smi --query-compute-apps=pid,used_memory --format=csv",

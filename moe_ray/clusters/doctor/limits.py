@@ -4,7 +4,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from moe_ray.clusters.doctor.checks import Problem, check
+from moe_ray.clusters.doctor.checks import Fault, check
 from moe_ray.clusters.doctor.machine import Machine
 from moe_ray.formatting import size
 from moe_ray.planning.memory import GIB
@@ -20,7 +20,7 @@ MEMORY_TOLERANCE = 1.1
 
 
 @check("open-files", "warning")
-def open_files(machine: Machine) -> Iterator[Problem]:
+def open_files(machine: Machine) -> Iterator[Fault]:
     """Too few files may be open at once.
 
     Ray opens sockets and files for each worker. It raises the soft limit of open files up to the hard limit, to at most
@@ -29,7 +29,7 @@ def open_files(machine: Machine) -> Iterator[Problem]:
     soft, hard = machine.limit_of(resource.RLIMIT_NOFILE)
     most = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
     if most and max(soft, min(max(most), RAY_OPEN_FILES)) < MIN_OPEN_FILES:
-        yield Problem(
+        yield Fault(
             f"at most {max(most)} files may be open, and Ray needs {MIN_OPEN_FILES}",
             f"limit of open files: {soft} (soft), {hard} (hard)",
             f"ulimit -Hn {RAY_OPEN_FILES}  # as root, or ask the administrator",
@@ -37,7 +37,7 @@ def open_files(machine: Machine) -> Iterator[Problem]:
 
 
 @check("processes", "warning")
-def processes(machine: Machine) -> Iterator[Problem]:
+def processes(machine: Machine) -> Iterator[Fault]:
     """Too few processes may run.
 
     Ray starts several processes for each node and one for each worker, each with tens of threads, which count as
@@ -45,14 +45,14 @@ def processes(machine: Machine) -> Iterator[Problem]:
     """
     soft, hard = machine.limit_of(resource.RLIMIT_NPROC)
     if machine.user_id != 0 and soft != resource.RLIM_INFINITY and soft < MIN_PROCESSES:
-        yield Problem(
+        yield Fault(
             f"at most {soft} processes and threads may run, and Ray needs about {MIN_PROCESSES}",
             f"limit of processes: {soft} (soft), {hard} (hard)",
             f"ulimit -u {hard if hard != resource.RLIM_INFINITY else 'unlimited'}",
         )
     allowed = _group_limit(machine, "pids", "pids.max", "pids.max")
     if allowed is not None and allowed < MIN_PROCESSES:
-        yield Problem(
+        yield Fault(
             f"the control group allows {allowed} processes and threads, and Ray needs about {MIN_PROCESSES}",
             "pids.max of this process's control group",
             "docker run --pids-limit=-1 ...  # or ask the administrator",
@@ -60,7 +60,7 @@ def processes(machine: Machine) -> Iterator[Problem]:
 
 
 @check("shared-memory", "warning")
-def shared_memory(machine: Machine) -> Iterator[Problem]:
+def shared_memory(machine: Machine) -> Iterator[Fault]:
     """/dev/shm is too small for Ray's objects.
 
     Ray keeps objects in /dev/shm. Where it is too small, as the 64 MiB of a container by default, Ray uses files in its
@@ -71,7 +71,7 @@ def shared_memory(machine: Machine) -> Iterator[Problem]:
     if usage is None or usage.free_bytes < MIN_SHM_BYTES:
         free = "does not exist" if usage is None else f"has {size(usage.free_bytes)} free"
         whole = "" if usage is None else f"{size(usage.total_bytes)} in all"
-        yield Problem(
+        yield Fault(
             f"/dev/shm is smaller than {size(MIN_SHM_BYTES)}",
             f"/dev/shm {free}; {whole}".rstrip("; "),
             "mount -o remount,size=50% /dev/shm  # as root; docker run --shm-size=8g for a container",
@@ -79,14 +79,14 @@ def shared_memory(machine: Machine) -> Iterator[Problem]:
 
 
 @check("overcommit", "warning")
-def overcommit(machine: Machine) -> Iterator[Problem]:
+def overcommit(machine: Machine) -> Iterator[Fault]:
     """The kernel refuses memory that is reserved and not used.
 
     With vm.overcommit_memory=2 a process cannot reserve more than the machine has. Ray and CUDA reserve much more than
     they use, and end with "Cannot allocate memory".
     """
     if (machine.read("proc/sys/vm/overcommit_memory") or "").strip() == NO_OVERCOMMIT:
-        yield Problem(
+        yield Fault(
             "the kernel refuses to overcommit memory, which Ray and CUDA need",
             "vm.overcommit_memory = 2",
             "sysctl vm.overcommit_memory=0  # as root, or ask the administrator",
@@ -94,7 +94,7 @@ def overcommit(machine: Machine) -> Iterator[Problem]:
 
 
 @check("cpu-count", "warning")
-def cpu_count(machine: Machine) -> Iterator[Problem]:
+def cpu_count(machine: Machine) -> Iterator[Fault]:
     """Ray would count more CPUs than this process may use.
 
     Ray counts the CPUs of the machine, or those of the outermost control group. It sees neither the CPUs to which SLURM
@@ -105,7 +105,7 @@ def cpu_count(machine: Machine) -> Iterator[Problem]:
     allowed = min(machine.num_allowed_cpus, _quota(machine) or machine.num_allowed_cpus)
     if machine.address is None and counted > allowed:
         threads = machine.experiment.config.runtime.cpu_threads if machine.experiment is not None else 2
-        yield Problem(
+        yield Fault(
             f"Ray would count {counted} CPUs, and this process may use {allowed}",
             f"CPUs of the machine: {machine.num_cpus}; bound to: {machine.num_allowed_cpus}",
             f"moe-ray evaluate FILE --set runtime.cpu_slots={max(1, allowed // threads)}",
@@ -113,7 +113,7 @@ def cpu_count(machine: Machine) -> Iterator[Problem]:
 
 
 @check("memory-limit", "warning")
-def memory_limit(machine: Machine) -> Iterator[Problem]:
+def memory_limit(machine: Machine) -> Iterator[Fault]:
     """Ray would count more memory than this process may use.
 
     Ray reads the memory of the machine, or the limit of the outermost control group; the limit that SLURM sets for a
@@ -126,7 +126,7 @@ def memory_limit(machine: Machine) -> Iterator[Problem]:
     counted = min(total or 0, outermost or total or 0)
     allowed = memory_limit_bytes(machine)
     if machine.address is None and allowed is not None and counted > allowed * MEMORY_TOLERANCE:
-        yield Problem(
+        yield Fault(
             f"Ray would count {size(counted)} of memory, and this process may use {size(allowed)}",
             "the memory limit of this process's control group",
             f"ray start --head --memory={int(0.7 * allowed)} --object-store-memory={int(0.2 * allowed)}",

@@ -24,14 +24,14 @@ COMMAND_SHARE = 0.9
 MAX_FACT_BYTES = 1 << 20
 
 
-class Output(NamedTuple):
+class CommandOutput(NamedTuple):
     """How a command ended: its exit code, None when it was ended at its time limit, and all that it printed."""
 
     code: int | None
     text: str
 
 
-class Usage(NamedTuple):
+class DiskUsage(NamedTuple):
     """Sizes of a file system, in bytes and in files."""
 
     total_bytes: int
@@ -146,13 +146,13 @@ class Machine:
         return Path(found) if found is not None else None
 
     def gpus(self) -> Sequence[GpuReading]:
-        """Return the GPUs that the driver shows. Raises `UnansweredError` when it does not answer in time."""
+        """Return the GPUs that the driver shows. Raises `SilentFactError` when it does not answer in time."""
         with self._lock:
             if not self._gpus:
                 self._gpus.append(_Fact(self.read_gpus))
         return self._gpus[0].value(COMMAND_SHARE * self.limit_s)
 
-    def run(self, *command: str) -> Output | None:
+    def run(self, *command: str) -> CommandOutput | None:
         """Run a command, once for all checks, and return how it ended; None where it is not on PATH.
 
         It is killed at its time limit, together with what it started.
@@ -161,7 +161,7 @@ class Machine:
             once = self._outputs.setdefault(command, _Once())
         return once.result(lambda: self._run(command))
 
-    def _run(self, command: tuple[str, ...]) -> Output | None:
+    def _run(self, command: tuple[str, ...]) -> CommandOutput | None:
         path = self.which(command[0])
         if path is None:
             return None
@@ -178,20 +178,20 @@ class Machine:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.communicate()
-            return Output(None, "")
-        return Output(process.returncode, shown.decode("utf-8", errors="replace"))
+            return CommandOutput(None, "")
+        return CommandOutput(process.returncode, shown.decode("utf-8", errors="replace"))
 
     def mount(self, path: Path) -> Mount | None:
         """Return the mount that holds `path`."""
         return mount_of(path, self.root / "proc/self/mountinfo")
 
-    def usage(self, path: Path) -> Usage | None:
+    def usage(self, path: Path) -> DiskUsage | None:
         """Return the sizes of the file system under `path`, which need not exist; None where it cannot be asked."""
         try:
             sizes = os.statvfs(nearest_existing(path))
         except OSError:
             return None
-        return Usage(
+        return DiskUsage(
             total_bytes=sizes.f_blocks * sizes.f_frsize,
             free_bytes=sizes.f_bavail * sizes.f_frsize,
             total_files=sizes.f_files,
@@ -200,7 +200,7 @@ class Machine:
         )
 
 
-class UnansweredError(Exception):
+class SilentFactError(Exception):
     """What several checks need did not answer in time. One of them says so, for all."""
 
 
@@ -215,7 +215,7 @@ class _Fact:
 
     def value(self, limit_s: float) -> Sequence[GpuReading]:
         if not self._done.wait(limit_s):
-            raise UnansweredError
+            raise SilentFactError
         if self._error is not None:
             raise self._error
         return self._value
@@ -234,9 +234,9 @@ class _Once:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._results: list[Output | None] = []
+        self._results: list[CommandOutput | None] = []
 
-    def result(self, compute: Callable[[], Output | None]) -> Output | None:
+    def result(self, compute: Callable[[], CommandOutput | None]) -> CommandOutput | None:
         with self._lock:
             if not self._results:
                 self._results.append(compute())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from moe_ray.clusters.doctor.checks import Problem, check
+from moe_ray.clusters.doctor.checks import Fault, check
 from moe_ray.clusters.doctor.machine import Machine
 from moe_ray.config.schema import ExperimentConfig
 
@@ -18,7 +18,7 @@ CONNECT_SHARE = 0.4
 
 
 @check("host-name", "warning")
-def host_name(machine: Machine) -> Iterator[Problem]:
+def host_name(machine: Machine) -> Iterator[Fault]:
     """This node's name leads to the node itself only.
 
     Debian maps the hostname to 127.0.1.1 in /etc/hosts. A Ray that takes its address from the name then tells other
@@ -29,12 +29,12 @@ def host_name(machine: Machine) -> Iterator[Problem]:
     try:
         found = machine.addresses_of(machine.host)
     except OSError as error:
-        yield Problem(
+        yield Fault(
             "this node's name has no address", f"{machine.host}: {error.strerror or error}", "getent hosts $(hostname)"
         )
         return
     if all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found):
-        yield Problem(
+        yield Fault(
             "this node's name leads to a loopback address, which other nodes cannot reach",
             f"{machine.host} is {', '.join(found)}",
             "ray start --head --node-ip-address=$(hostname -I | cut -d' ' -f1)",
@@ -42,7 +42,7 @@ def host_name(machine: Machine) -> Iterator[Problem]:
 
 
 @check("node-names", "failure")
-def node_names(machine: Machine) -> Iterator[Problem]:
+def node_names(machine: Machine) -> Iterator[Fault]:
     """The names of a job's nodes have no address here.
 
     The nodes of a Ray cluster connect to each other. Checked inside a SLURM job of several nodes.
@@ -56,7 +56,7 @@ def node_names(machine: Machine) -> Iterator[Problem]:
         unknown = [name for name in pool.map(lambda name: _unknown(machine, name), names) if name]
     if unknown:
         more = f" and {len(unknown) - NUM_SHOWN} more" if len(unknown) > NUM_SHOWN else ""
-        yield Problem(
+        yield Fault(
             f"the names of {len(unknown)} of the job's nodes have no address",
             ", ".join(unknown[:NUM_SHOWN]) + more,
             f"getent hosts {unknown[0]}",
@@ -64,7 +64,7 @@ def node_names(machine: Machine) -> Iterator[Problem]:
 
 
 @check("proxy", "warning")
-def proxy(machine: Machine) -> Iterator[Problem]:
+def proxy(machine: Machine) -> Iterator[Fault]:
     """A proxy would get requests to this machine and to the cluster.
 
     HTTP clients (Ray's job submission, endpoints of models) obey http_proxy. Names that no_proxy does not list go to
@@ -79,7 +79,7 @@ def proxy(machine: Machine) -> Iterator[Problem]:
     missing = [host for host in dict.fromkeys(wanted) if not _is_exempt(host, exempt)]
     if names and missing:
         both = ",".join([*(part for part in exempt if part), *missing])
-        yield Problem(
+        yield Fault(
             f"requests to {', '.join(missing)} would go to the proxy",
             f"{', '.join(names)} is set, and no_proxy does not list them",
             f"export no_proxy={both} NO_PROXY={both}",
@@ -87,7 +87,7 @@ def proxy(machine: Machine) -> Iterator[Problem]:
 
 
 @check("endpoints", "failure")
-def endpoints(machine: Machine) -> Iterator[Problem]:
+def endpoints(machine: Machine) -> Iterator[Fault]:
     """Nothing answers where a model's API should be.
 
     Tried is a connection to each `base_url` on this machine or inside the cluster, one after the other; others are left
@@ -103,11 +103,11 @@ def endpoints(machine: Machine) -> Iterator[Problem]:
             socket.create_connection(address, timeout=CONNECT_SHARE * machine.limit_s).close()
         except OSError as error:
             shown = f"{error.strerror or error}"
-            yield Problem(f"nothing answers at {url}, an engine's base_url", shown, f"curl -i {url}/models")
+            yield Fault(f"nothing answers at {url}, an engine's base_url", shown, f"curl -i {url}/models")
 
 
 @check("serving-port", "warning")
-def serving_port(machine: Machine) -> Iterator[Problem]:
+def serving_port(machine: Machine) -> Iterator[Fault]:
     """The port that the experiment is served at is taken.
 
     Checked where the file names `serving.port`.
@@ -121,7 +121,7 @@ def serving_port(machine: Machine) -> Iterator[Problem]:
         try:
             probe.bind((serving.host, serving.port))
         except OSError as error:
-            yield Problem(
+            yield Fault(
                 f"port {serving.port} of {serving.host} cannot be listened on",
                 error.strerror or str(error),
                 "moe-ray serve FILE --port 0",

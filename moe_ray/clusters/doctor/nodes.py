@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from moe_ray.clusters.doctor.compare import Answered, compared
+from moe_ray.clusters.doctor.compare import NodeAnswers, compared
 from moe_ray.clusters.doctor.machine import Machine, nearest_existing
 from moe_ray.clusters.doctor.report import NodeReport
-from moe_ray.clusters.doctor.request import MARK, Request
+from moe_ray.clusters.doctor.request import MARK, DoctorRequest
 from moe_ray.clusters.doctor.results import LOCKED, SEEN
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import UserError
@@ -31,7 +31,7 @@ STEP_VARIABLES = (
 NUM_REASON_LINES = 3
 
 
-def examine_nodes(request: Request, experiment: LoadedExperiment | None) -> list[NodeReport]:
+def examine_nodes(request: DoctorRequest, experiment: LoadedExperiment | None) -> list[NodeReport]:
     """Return a report of every node, with what differs between them.
 
     Raises `UserError` outside of a SLURM job where no Ray cluster is named, and when no node answers.
@@ -60,7 +60,7 @@ def examine_nodes(request: Request, experiment: LoadedExperiment | None) -> list
     return compared(answered)
 
 
-def _by_srun(request: Request, environment: Mapping[str, str]) -> Answered:
+def _by_srun(request: DoctorRequest, environment: Mapping[str, str]) -> NodeAnswers:
     names = _node_names(environment)
     command = [
         "srun", "--overlap", "--no-kill", "--kill-on-bad-exit=0", f"--nodes={len(names)}", f"--ntasks={len(names)}",
@@ -71,7 +71,7 @@ def _by_srun(request: Request, environment: Mapping[str, str]) -> Answered:
     shown, reason = _output(command, environment, request.limit_s + START_S)
     reports = list(_reports(shown))
     answering = {report.node for report in reports}
-    return Answered(
+    return NodeAnswers(
         reports=reports,
         silent=[name for name in names if name not in answering],
         reason=reason,

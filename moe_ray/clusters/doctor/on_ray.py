@@ -8,9 +8,9 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from moe_ray.clusters.doctor.compare import Answered
+from moe_ray.clusters.doctor.compare import NodeAnswers
 from moe_ray.clusters.doctor.report import NodeReport
-from moe_ray.clusters.doctor.request import Request, examine_here
+from moe_ray.clusters.doctor.request import DoctorRequest, examine_here
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.execution import ray_calls
 from moe_ray.execution.cluster import connect, living_nodes
@@ -20,7 +20,7 @@ START_S = 60.0
 NODE_ID_CHARACTERS = 6
 
 
-def ask_by_ray(request: Request, address: str) -> Answered:
+def ask_by_ray(request: DoctorRequest, address: str) -> NodeAnswers:
     """Ask every living node of the cluster at `address`. Raises `UserError` when it cannot be joined."""
     with connect(RuntimeConfig(address=address)):
         asked_at_s = time.time()
@@ -44,7 +44,7 @@ def ask_by_ray(request: Request, address: str) -> Answered:
             except RayError as error:
                 reason = ray_calls.reason_of(error)
         answering = {report.node for report in reports}
-        return Answered(
+        return NodeAnswers(
             reports=reports,
             silent=[name for name in names.values() if name not in answering],
             reason=reason or "its task did not end in time",
@@ -54,7 +54,7 @@ def ask_by_ray(request: Request, address: str) -> Answered:
 
 
 def _examine_there(request: str, name: str) -> str:
-    return examine_here(Request.model_validate_json(request), name).model_dump_json()
+    return examine_here(DoctorRequest.model_validate_json(request), name).model_dump_json()
 
 
 def _on(task: Any, node: str) -> Any:

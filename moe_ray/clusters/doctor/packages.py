@@ -5,7 +5,7 @@ from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-from moe_ray.clusters.doctor.checks import Problem, check
+from moe_ray.clusters.doctor.checks import Fault, check
 from moe_ray.clusters.doctor.machine import Machine
 
 NEEDED = {"ray": (2, 50), "torch": (2, 6), "transformers": (5, 23)}
@@ -13,7 +13,7 @@ ONCE_ONLY = ("ray", "torch", "transformers", "numpy", "pydantic", "pyarrow")
 
 
 @check("packages", "failure")
-def packages(machine: Machine) -> Iterator[Problem]:
+def packages(machine: Machine) -> Iterator[Fault]:
     """A package that runs need is missing or too old.
 
     Commands that only read results work without ray and torch; a run does not.
@@ -22,13 +22,13 @@ def packages(machine: Machine) -> Iterator[Problem]:
         found = _distribution(machine, name)
         wanted = ".".join(map(str, least))
         if found is None:
-            yield Problem(
+            yield Fault(
                 f"{name} is not installed",
                 f"not found by the Python in {machine.prefix}",
                 f"{machine.prefix}/bin/python -m pip install '{name}>={wanted}'",
             )
         elif _numbers(found.version) < least:
-            yield Problem(
+            yield Fault(
                 f"{name} is older than {wanted}",
                 f"version {found.version}",
                 f"{machine.prefix}/bin/python -m pip install --upgrade '{name}>={wanted}'",
@@ -36,7 +36,7 @@ def packages(machine: Machine) -> Iterator[Problem]:
 
 
 @check("ray-command", "warning")
-def ray_command(machine: Machine) -> Iterator[Problem]:
+def ray_command(machine: Machine) -> Iterator[Fault]:
     """The command `ray` on PATH belongs to another Python.
 
     `ray start` would start a cluster with another version of Ray or Python than a run uses; the two refuse each other.
@@ -44,7 +44,7 @@ def ray_command(machine: Machine) -> Iterator[Problem]:
     command = machine.which("ray")
     interpreter = _interpreter(command) if command is not None else None
     if interpreter is not None and interpreter.parent.parent.resolve() != machine.prefix.resolve():
-        yield Problem(
+        yield Fault(
             "the command `ray` on PATH belongs to another Python than moe-ray",
             f"{command} starts {interpreter}; moe-ray runs in {machine.prefix}",
             f'export PATH="{machine.prefix}/bin:$PATH"',
@@ -52,7 +52,7 @@ def ray_command(machine: Machine) -> Iterator[Problem]:
 
 
 @check("import-path", "warning")
-def import_path(machine: Machine) -> Iterator[Problem]:
+def import_path(machine: Machine) -> Iterator[Fault]:
     """A package is installed twice.
 
     PYTHONPATH and ~/.local put packages before those of the environment, also inside a container. Which copy is used
@@ -61,7 +61,7 @@ def import_path(machine: Machine) -> Iterator[Problem]:
     for name in ONCE_ONLY:
         places = [str(Path(entry).resolve()) for entry in machine.import_path if entry and _holds(entry, name)]
         if len(distinct := list(dict.fromkeys(places))) > 1:
-            yield Problem(
+            yield Fault(
                 f"{name} is on the import path twice",
                 f"{distinct[0]} hides the one in {distinct[1]}",
                 "export PYTHONNOUSERSITE=1; unset PYTHONPATH",

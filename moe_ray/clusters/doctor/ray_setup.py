@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from moe_ray.clusters.doctor.checks import Problem, check
+from moe_ray.clusters.doctor.checks import Fault, check
 from moe_ray.clusters.doctor.machine import Machine
 from moe_ray.errors import UserError, first_line
 from moe_ray.execution.discovery import AUTO, wanted_address
@@ -27,7 +27,7 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @check("ray-address", "failure")
-def ray_address(machine: Machine) -> Iterator[Problem]:
+def ray_address(machine: Machine) -> Iterator[Fault]:
     """The Ray cluster that runs would join does not answer.
 
     `runtime.address`, else RAY_ADDRESS, names the cluster. A variable that is left from an earlier session names one
@@ -42,16 +42,16 @@ def ray_address(machine: Machine) -> Iterator[Problem]:
         try:
             address = wanted_address(AUTO, machine.environment) or ""
         except UserError as error:
-            yield Problem(f"{where} is auto, which names no cluster here", error.what, "ray start --head")
+            yield Fault(f"{where} is auto, which names no cluster here", error.what, "ray start --head")
             return
     try:
         knock(address, KNOCK_SHARE * machine.limit_s)
     except (OSError, ValueError) as error:
-        yield Problem(f"no Ray cluster answers at {address}, which {where} names", first_line(error), remove)
+        yield Fault(f"no Ray cluster answers at {address}, which {where} names", first_line(error), remove)
 
 
 @check("other-ray", "warning")
-def other_ray(machine: Machine) -> Iterator[Problem]:
+def other_ray(machine: Machine) -> Iterator[Fault]:
     """Another Ray runs on this machine.
 
     A run that names no cluster starts a Ray of its own beside it. Both count all CPUs and GPUs of the machine as
@@ -62,13 +62,13 @@ def other_ray(machine: Machine) -> Iterator[Problem]:
     found = sorted({str(cluster): cluster for cluster in machine.found_clusters()}.items())
     own = [cluster for _, cluster in found if cluster.is_own]
     if own:
-        yield Problem(
+        yield Fault(
             "a Ray cluster of yours runs on this machine, and a run would start another one beside it",
             ", ".join(str(cluster) for cluster in own),
             f"export RAY_ADDRESS={own[0].address}",
         )
     elif found and machine.gpus():
-        yield Problem(
+        yield Fault(
             "another user's Ray cluster uses this machine, and a run would share its GPUs",
             ", ".join(str(cluster) for _, cluster in found),
             "nvidia-smi",
@@ -76,7 +76,7 @@ def other_ray(machine: Machine) -> Iterator[Problem]:
 
 
 @check("ray-variables", "warning")
-def ray_variables(machine: Machine) -> Iterator[Problem]:
+def ray_variables(machine: Machine) -> Iterator[Fault]:
     """A variable that changes how Ray works is left in the shell.
 
     Such variables are made for one job or for tests. A variable that is set in ~/.bashrc or left from another session
@@ -84,11 +84,11 @@ def ray_variables(machine: Machine) -> Iterator[Problem]:
     """
     for name, effect in LEFT_BEHIND.items():
         if name in machine.environment:
-            yield Problem(f"{name} is set: it {effect}", f"{name} is in the environment", f"unset {name}")
+            yield Fault(f"{name} is set: it {effect}", f"{name} is in the environment", f"unset {name}")
 
 
 @check("token-file", "failure")
-def token_file(machine: Machine) -> Iterator[Problem]:
+def token_file(machine: Machine) -> Iterator[Fault]:
     """Ray's token file is missing, empty, or readable by others.
 
     Whoever reads the token can run programs on the cluster. The file belongs to you alone, with mode 0600. Ray itself
@@ -102,14 +102,14 @@ def token_file(machine: Machine) -> Iterator[Problem]:
         empty = not read_bytes(path).strip()
     except OSError as error:
         if configured or needs_one:
-            yield Problem(
+            yield Fault(
                 "the file with Ray's token cannot be read", f"{path}: {error.strerror}", "ray get-auth-token --generate"
             )
         return
     if empty and (configured or needs_one):
-        yield Problem("the file with Ray's token is empty", str(path), "ray get-auth-token --generate")
+        yield Fault("the file with Ray's token is empty", str(path), "ray get-auth-token --generate")
     elif status.st_mode & OTHERS and _can_be_reached(path):
-        yield Problem(
+        yield Fault(
             "the file with Ray's token can be used by other users",
             f"{path} has mode {stat.S_IMODE(status.st_mode):04o}",
             f"chmod 600 {path}",
@@ -117,13 +117,13 @@ def token_file(machine: Machine) -> Iterator[Problem]:
 
 
 @check("token-value", "warning")
-def token_value(machine: Machine) -> Iterator[Problem]:
+def token_value(machine: Machine) -> Iterator[Fault]:
     """Ray's token itself is in the environment.
 
     SLURM stores the environment of a job that is submitted, and other programs log it. Name a file in its place.
     """
     if machine.variable("RAY_AUTH_TOKEN"):
-        yield Problem(
+        yield Fault(
             "RAY_AUTH_TOKEN holds the token itself, which SLURM and logs may keep",
             "RAY_AUTH_TOKEN is in the environment",
             "unset RAY_AUTH_TOKEN; export RAY_AUTH_TOKEN_PATH=~/.ray/auth_token",
@@ -131,7 +131,7 @@ def token_value(machine: Machine) -> Iterator[Problem]:
 
 
 @check("token-mode", "warning")
-def token_mode(machine: Machine) -> Iterator[Problem]:
+def token_mode(machine: Machine) -> Iterator[Fault]:
     """A token exists, and clients are not told to send it.
 
     `ray start` uses ~/.ray/auth_token when it exists, but a client without RAY_AUTH_MODE=token does not send it: the
@@ -139,7 +139,7 @@ def token_mode(machine: Machine) -> Iterator[Problem]:
     """
     has_token = (machine.home / ".ray/auth_token").exists()
     if machine.address is not None and has_token and not machine.variable("RAY_AUTH_MODE"):
-        yield Problem(
+        yield Fault(
             "a Ray token exists, and RAY_AUTH_MODE does not say whether to send it",
             f"{machine.home / '.ray/auth_token'} exists; RAY_AUTH_MODE is not set",
             "export RAY_AUTH_MODE=token",

@@ -9,7 +9,7 @@ from moe_ray.clusters.doctor.checks import Severity
 from moe_ray.files import StoredRecord
 
 
-class Finding(StoredRecord):
+class DoctorFinding(StoredRecord):
     """A problem that a check found."""
 
     check: str
@@ -29,7 +29,7 @@ class NodeReport(StoredRecord):
     clock_s: float
     elapsed_s: float
     num_checks: int
-    findings: tuple[Finding, ...]
+    findings: tuple[DoctorFinding, ...]
     hung: tuple[str, ...] = ()
     slow_s: dict[str, float] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
@@ -43,7 +43,7 @@ class NodeGroup(StoredRecord):
     """Nodes with the same findings; the evidence is that of the first one."""
 
     nodes: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[DoctorFinding, ...]
 
 
 class DoctorReport(StoredRecord):
@@ -81,7 +81,7 @@ class DoctorReport(StoredRecord):
         )
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[DoctorFinding, ...]:
         return tuple(finding for group in self.groups for finding in group.findings)
 
     def exit_code(self, *, strict: bool = False) -> int:

@@ -14,7 +14,7 @@ from moe_ray.files import StoredRecord
 MARK = "moe-ray doctor report: "
 
 
-class Request(StoredRecord):
+class DoctorRequest(StoredRecord):
     """The experiment to check, its overrides, the folder where the nodes meet, and the time for a check."""
 
     file: Path | None = None
@@ -23,7 +23,7 @@ class Request(StoredRecord):
     limit_s: float
 
 
-def examine_here(request: Request, name: str | None = None) -> NodeReport:
+def examine_here(request: DoctorRequest, name: str | None = None) -> NodeReport:
     """Examine this machine, which is called `name` in the report. Raises `ConfigError` when there is no such file."""
     experiment, wrong = loaded(request.file, request.overrides)
     machine = Machine.here(experiment, wrong_experiment=wrong, meeting=request.meeting, limit_s=request.limit_s)
@@ -45,7 +45,7 @@ def loaded(file: Path | None, overrides: tuple[str, ...]) -> tuple[LoadedExperim
 
 def main(text: str) -> None:
     """Print the report of this node as one line."""
-    report = examine_here(Request.model_validate_json(text))
+    report = examine_here(DoctorRequest.model_validate_json(text))
     sys.stdout.write(f"{MARK}{report.model_dump_json()}\n")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from moe_ray.clusters.doctor.checks import Problem, check
+from moe_ray.clusters.doctor.checks import Fault, check
 from moe_ray.clusters.doctor.machine import Machine, nearest_existing
 from moe_ray.formatting import size
 
@@ -25,7 +25,7 @@ CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO, errno.EI
 
 
 @check("results-folder", "failure")
-def results_folder(machine: Machine) -> Iterator[Problem]:
+def results_folder(machine: Machine) -> Iterator[Fault]:
     """The results cannot be written.
 
     `output.results_dir`, or the run's folder in it, is a file or belongs to another user.
@@ -35,9 +35,9 @@ def results_folder(machine: Machine) -> Iterator[Problem]:
         return
     place = nearest_existing(run)
     if not place.is_dir():
-        yield Problem("the results folder is a file", str(place), "moe-ray evaluate FILE --results-dir ~/results")
+        yield Fault("the results folder is a file", str(place), "moe-ray evaluate FILE --results-dir ~/results")
     elif not os.access(place, os.W_OK | os.X_OK):
-        yield Problem(
+        yield Fault(
             "the results folder cannot be written by this user",
             str(place),
             "moe-ray evaluate FILE --results-dir ~/results",
@@ -45,7 +45,7 @@ def results_folder(machine: Machine) -> Iterator[Problem]:
 
 
 @check("results-space", "failure")
-def results_space(machine: Machine) -> Iterator[Problem]:
+def results_space(machine: Machine) -> Iterator[Fault]:
     """The disk of the results is full, in bytes or in files.
 
     A run directory holds a few files and its answers. A disk can be full in files (inodes) though bytes are free.
@@ -55,14 +55,14 @@ def results_space(machine: Machine) -> Iterator[Problem]:
         return
     usage = machine.usage(run)
     if usage is not None and usage.total_bytes and usage.free_bytes < LOW_FREE_BYTES:
-        yield Problem(
+        yield Fault(
             "the disk of the results is almost full",
             f"{size(usage.free_bytes)} of {size(usage.total_bytes)} are free",
             f"df -h {nearest_existing(run)}",
             "failure" if usage.free_bytes < MIN_FREE_BYTES else "warning",
         )
     if usage is not None and usage.total_files and usage.free_files < MIN_FREE_FILES:
-        yield Problem(
+        yield Fault(
             "the disk of the results has almost no room for further files",
             f"{usage.free_files} of {usage.total_files} files are free",
             f"df -i {nearest_existing(run)}",
@@ -70,7 +70,7 @@ def results_space(machine: Machine) -> Iterator[Problem]:
 
 
 @check("quota", "warning")
-def quota(machine: Machine) -> Iterator[Problem]:
+def quota(machine: Machine) -> Iterator[Fault]:
     """A quota is used up.
 
     Clusters limit the bytes and the number of files of each user. Asked are `lfs quota` where the results are on
@@ -85,12 +85,12 @@ def quota(machine: Machine) -> Iterator[Problem]:
         shown = machine.run(*command)
         for place, kind, used, limit in _quotas(shown.text if shown is not None else ""):
             if used >= QUOTA_SHARE * limit:
-                yield Problem(f"the quota of {kind} is used up", f"{place}: {used} of {limit}", " ".join(command))
+                yield Fault(f"the quota of {kind} is used up", f"{place}: {used} of {limit}", " ".join(command))
                 return
 
 
 @check("results-lock", "warning")
-def results_lock(machine: Machine) -> Iterator[Problem]:
+def results_lock(machine: Machine) -> Iterator[Fault]:
     """Locks in the results folder do not exclude other processes.
 
     Two commands on one run directory exclude each other with a lock. Where the file system cannot lock, or locks on one
@@ -105,7 +105,7 @@ def results_lock(machine: Machine) -> Iterator[Problem]:
     option = mount.local_lock_option if mount is not None else None
     why = f"mounted with {option}" if option is not None else _lock_failure(folder)
     if why is not None:
-        yield Problem(
+        yield Fault(
             "the results folder cannot lock files for all nodes, so a lease file will replace the lock",
             f"{folder}: {why}",
             f"findmnt -T {folder}",
@@ -113,7 +113,7 @@ def results_lock(machine: Machine) -> Iterator[Problem]:
 
 
 @check("shared-folder", "failure")
-def shared_folder(machine: Machine) -> Iterator[Problem]:
+def shared_folder(machine: Machine) -> Iterator[Fault]:
     """A node does not see the results folder of the others.
 
     The nodes of a job meet in the run directory. Checked with --nodes and an experiment: a file that the asking machine
@@ -124,7 +124,7 @@ def shared_folder(machine: Machine) -> Iterator[Problem]:
     deadline = time.monotonic() + min(VISIBLE_WITHIN_S, 0.5 * machine.limit_s)
     while not _sees(machine.meeting):
         if time.monotonic() >= deadline:
-            yield Problem(
+            yield Fault(
                 "this node does not see the results folder of the machine that asks",
                 f"{machine.meeting.parent} has no {machine.meeting.name} here",
                 f"findmnt -T {machine.meeting.parent}",
@@ -134,7 +134,7 @@ def shared_folder(machine: Machine) -> Iterator[Problem]:
 
 
 @check("shared-lock", "warning")
-def shared_lock(machine: Machine) -> Iterator[Problem]:
+def shared_lock(machine: Machine) -> Iterator[Fault]:
     """A lock that another node holds does not exclude this one.
 
     Checked with --nodes and an experiment: the asking machine holds a lock while the nodes try it.
@@ -146,7 +146,7 @@ def shared_lock(machine: Machine) -> Iterator[Problem]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return
-    yield Problem(
+    yield Fault(
         "a lock of another node does not exclude this one, so two jobs could work in one run directory",
         f"{machine.meeting.parent}: this node got a lock that is held",
         f"findmnt -T {machine.meeting.parent}",

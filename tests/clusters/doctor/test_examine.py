@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from moe_ray.clusters.doctor.checks import Check, Problem, all_checks, check, check_called
+from moe_ray.clusters.doctor.checks import Fault, MachineCheck, all_checks, check, check_called
 from moe_ray.clusters.doctor.examine import examine
 from moe_ray.clusters.doctor.machine import Machine
 from moe_ray.errors import UserError
@@ -20,8 +20,8 @@ from tests.clusters.doctor.machines import add_command, in_slurm, with_environme
 LIMIT_S = 0.5
 
 
-def made(name: str, probe: object) -> Check:
-    return Check(id=name, severity="failure", title=name, explanation="", probe=probe, topic="limits")  # type: ignore[arg-type]
+def made(name: str, probe: object) -> MachineCheck:
+    return MachineCheck(id=name, severity="failure", title=name, explanation="", probe=probe, topic="limits")  # type: ignore[arg-type]
 
 
 def has_ended(pid: int) -> bool:
@@ -53,7 +53,7 @@ def test_a_probe_that_hangs_costs_the_limit_once_and_is_named(machine: Machine) 
 def test_many_probes_that_hang_cost_the_limit_once(machine: Machine) -> None:
     over = threading.Event()
 
-    def wait(_: Machine) -> Iterator[Problem]:
+    def wait(_: Machine) -> Iterator[Fault]:
         over.wait()
         return iter(())
 
@@ -76,11 +76,11 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(machine: Machine, t
 
 
 def test_a_probe_that_breaks_does_not_hide_the_others(machine: Machine) -> None:
-    def breaks(_: Machine) -> Iterator[Problem]:
+    def breaks(_: Machine) -> Iterator[Fault]:
         raise RuntimeError("unforeseen")
 
-    def finds(_: Machine) -> Iterator[Problem]:
-        yield Problem("wrong", "seen", "true")
+    def finds(_: Machine) -> Iterator[Fault]:
+        yield Fault("wrong", "seen", "true")
 
     report = examine(machine, [made("breaks", breaks), made("finds", finds)])
     assert [(one.check, one.severity, one.what) for one in report.findings] == [
@@ -90,7 +90,7 @@ def test_a_probe_that_breaks_does_not_hide_the_others(machine: Machine) -> None:
 
 
 def test_a_slow_check_is_named_with_its_time(machine: Machine) -> None:
-    def slow(_: Machine) -> Iterator[Problem]:
+    def slow(_: Machine) -> Iterator[Fault]:
         time.sleep(1.05)
         return iter(())
 
@@ -98,8 +98,8 @@ def test_a_slow_check_is_named_with_its_time(machine: Machine) -> None:
 
 
 def test_values_of_secrets_are_not_printed_and_the_home_is_short(machine: Machine) -> None:
-    def tells(seen: Machine) -> Iterator[Problem]:
-        yield Problem(f"{seen.environment['MY_API_KEY']}", f"{seen.home}/x has hunter2!", f"rm {seen.home}/x")
+    def tells(seen: Machine) -> Iterator[Fault]:
+        yield Fault(f"{seen.environment['MY_API_KEY']}", f"{seen.home}/x has hunter2!", f"rm {seen.home}/x")
 
     secret = with_environment(machine, MY_API_KEY="sk-0123456789", DB_PASSWORD="hunter2!")
     (finding,) = examine(secret, [made("tells", tells)]).findings

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.clusters.doctor.compare import Answered, compared
+from moe_ray.clusters.doctor.compare import NodeAnswers, compared
 from moe_ray.clusters.doctor.nodes import examine_nodes
-from moe_ray.clusters.doctor.report import DoctorReport, Finding, NodeReport
-from moe_ray.clusters.doctor.request import Request
+from moe_ray.clusters.doctor.report import DoctorFinding, DoctorReport, NodeReport
+from moe_ray.clusters.doctor.request import DoctorRequest
 from moe_ray.errors import UserError
 from tests.execution.experiments import scripted, write_experiment
 
@@ -65,7 +65,7 @@ def allocation(tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPat
 
 def asked(folder: Path | None = None) -> DoctorReport:
     experiment = None if folder is None else write_experiment(folder / "experiment", {"base": scripted()})
-    request = Request(file=None if experiment is None else experiment.path, limit_s=5)
+    request = DoctorRequest(file=None if experiment is None else experiment.path, limit_s=5)
     return DoctorReport.of(examine_nodes(request, experiment), 1.0)
 
 
@@ -120,8 +120,8 @@ def report_of(node: str, *, clock_s: float = 100.0, **versions: str) -> NodeRepo
     )
 
 
-def answered(*reports: NodeReport, silent: tuple[str, ...] = ()) -> Answered:
-    return Answered(reports=reports, silent=silent, reason="", asked_at_s=99.0, answered_at_s=103.0)
+def answered(*reports: NodeReport, silent: tuple[str, ...] = ()) -> NodeAnswers:
+    return NodeAnswers(reports=reports, silent=silent, reason="", asked_at_s=99.0, answered_at_s=103.0)
 
 
 def found(*reports: NodeReport) -> dict[str, list[str]]:
@@ -156,7 +156,7 @@ def test_nodes_are_in_the_order_of_their_numbers() -> None:
 
 def test_nodes_group_by_what_is_wrong_and_not_by_its_evidence() -> None:
     def with_evidence(node: str, evidence: str, severity: str = "failure") -> NodeReport:
-        finding = Finding.model_validate(
+        finding = DoctorFinding.model_validate(
             {"check": "data", "severity": severity, "what": "x", "evidence": evidence, "command": "y"}
         )
         return report_of(node).model_copy(update={"findings": (finding,)})
