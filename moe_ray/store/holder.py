@@ -11,6 +11,7 @@ from typing import Any
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PID_NAMESPACE = Path("/proc/self/ns/pid")
+NUMBERS = ("pid", "slurm_restart_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,9 @@ def parse_holder(text: str | bytes) -> Holder | None:
     """Return the holder that `text` describes; None where it describes none."""
     try:
         value: Any = json.loads(text)
-        numbers = {name: int(value[name]) for name in ("pid", "slurm_restart_count") if name in value}
-        texts = {
-            name: str(value[name]) for name in Holder.__dataclass_fields__ if name in value and name not in numbers
-        }
-        return Holder(**{**texts, **numbers})
+        kinds = {name: int if name in NUMBERS else str for name in Holder.__dataclass_fields__ if name in value}
+        fields: dict[str, Any] = {name: kind(value[name]) for name, kind in kinds.items()}
+        return Holder(**fields)
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
 

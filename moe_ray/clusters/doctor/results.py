@@ -78,7 +78,7 @@ def quota(machine: Machine) -> Iterator[Fault]:
     """
     run = _run_path(machine)
     mount = machine.mount(nearest_existing(run)) if run is not None else None
-    commands = [("quota", "-w", "-p")]
+    commands: list[tuple[str, ...]] = [("quota", "-w", "-p")]
     if mount is not None and mount.kind == "lustre":
         commands = [("lfs", "quota", "-u", str(machine.user_id), str(mount.point)), *commands]
     for command in commands:
