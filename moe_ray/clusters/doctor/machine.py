@@ -45,8 +45,8 @@ class DiskUsage(NamedTuple):
 class Machine:
     """A machine with its environment. `root` is the folder below which /proc, /sys, /dev and /tmp are.
 
-    `meeting` is a folder that the asking machine made for all nodes. `wrong_experiment` is why the experiment's file
-    cannot be used.
+    `meeting` is a folder that the asking machine made for all nodes, `cluster` the head's address of the Ray cluster
+    that this machine is in. `wrong_experiment` is why the experiment's file cannot be used.
     """
 
     environment: Mapping[str, str]
@@ -59,6 +59,7 @@ class Machine:
     experiment: LoadedExperiment | None = None
     wrong_experiment: UserError | None = None
     meeting: Path | None = None
+    cluster: str | None = None
     root: Path = Path("/")
     limit_s: float = DEFAULT_LIMIT_S
     limit_of: Callable[[int], tuple[int, int]] = resource.getrlimit
@@ -76,6 +77,7 @@ class Machine:
         *,
         wrong_experiment: UserError | None = None,
         meeting: Path | None = None,
+        cluster: str | None = None,
         limit_s: float = DEFAULT_LIMIT_S,
     ) -> "Machine":
         """Return the machine that this process runs on."""
@@ -90,6 +92,7 @@ class Machine:
             experiment=experiment,
             wrong_experiment=wrong_experiment,
             meeting=meeting,
+            cluster=cluster,
             limit_s=limit_s,
         )
 
@@ -115,7 +118,7 @@ class Machine:
     def address(self) -> str | None:
         """The Ray cluster that a run would join, as it is written: host:port, auto; None where it starts its own."""
         configured = self.experiment.config.runtime.address if self.experiment is not None else None
-        address = configured or self.variable("RAY_ADDRESS") or None
+        address = self.cluster or configured or self.variable("RAY_ADDRESS") or None
         if address == AUTO and self.variable("RAY_ADDRESS") not in ("", AUTO, "local"):
             address = self.variable("RAY_ADDRESS")
         return None if address == "local" else address

@@ -23,6 +23,7 @@ NODE_ID_CHARACTERS = 6
 def ask_by_ray(request: DoctorRequest, address: str) -> NodeAnswers:
     """Ask every living node of the cluster at `address`. Raises `UserError` when it cannot be joined."""
     with connect(RuntimeConfig(address=address)):
+        request = request.model_copy(update={"cluster": ray.get_runtime_context().gcs_address})
         asked_at_s = time.time()
         names = _names(living_nodes())
         task: Any = ray.remote(_examine_there)

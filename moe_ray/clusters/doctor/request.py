@@ -15,18 +15,28 @@ MARK = "moe-ray doctor report: "
 
 
 class DoctorRequest(StoredRecord):
-    """The experiment to check, its overrides, the folder where the nodes meet, and the time for a check."""
+    """The experiment to check, its overrides, and the time for a check.
+
+    `meeting` is the folder where the nodes meet, `cluster` the head's address of the Ray cluster that they are in.
+    """
 
     file: Path | None = None
     overrides: tuple[str, ...] = ()
     meeting: Path | None = None
+    cluster: str | None = None
     limit_s: float
 
 
 def examine_here(request: DoctorRequest, name: str | None = None) -> NodeReport:
     """Examine this machine, which is called `name` in the report. Raises `ConfigError` when there is no such file."""
     experiment, wrong = loaded(request.file, request.overrides)
-    machine = Machine.here(experiment, wrong_experiment=wrong, meeting=request.meeting, limit_s=request.limit_s)
+    machine = Machine.here(
+        experiment,
+        wrong_experiment=wrong,
+        meeting=request.meeting,
+        cluster=request.cluster,
+        limit_s=request.limit_s,
+    )
     report = examine(machine)
     return report if name is None else report.model_copy(update={"node": name})
 
