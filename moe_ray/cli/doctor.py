@@ -94,7 +94,9 @@ def _request(file: Path | None, overrides: Sequence[str], results_dir: Path | No
     request = DoctorRequest(
         file=None if file is None else file.absolute(), overrides=(*overrides, *more), limit_s=limit_s
     )
-    experiment, _ = loaded(request.file, request.overrides)
+    experiment, wrong = loaded(request.file, request.overrides)
+    if wrong is not None and file is not None and not file.is_file():
+        raise wrong
     if experiment is None or results_dir is not None:
         return request
     folder = experiment.config.output.results_dir.expanduser().absolute()

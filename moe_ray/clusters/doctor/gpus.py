@@ -12,7 +12,6 @@ from moe_ray.planning.memory import GIB
 IDLE_BYTES = 2 * GIB
 NO_DEVICES = ("NoDevFiles", "-1")
 CONTAINER_VARIABLES = ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
-CONTAINER_FILES = (".dockerenv", "run/.containerenv")
 
 
 @check("gpu-count", "failure")
@@ -56,9 +55,7 @@ def gpu_driver(machine: Machine) -> Iterator[Fault]:
         yield Fault("the NVIDIA driver does not answer in time", "NVML was asked for the GPUs", "nvidia-smi")
         return
     allocated = machine.variable("SLURM_GPUS_ON_NODE")
-    in_container = any(machine.variable(name) for name in CONTAINER_VARIABLES) or any(
-        (machine.root / name).exists() for name in CONTAINER_FILES
-    )
+    in_container = any(machine.variable(name) for name in CONTAINER_VARIABLES)
     if machine.in_slurm_job and in_container and allocated.isdecimal() and int(allocated):
         yield Fault(
             "GPUs are allocated, and this container sees none",

@@ -28,7 +28,7 @@ class DoctorRequest(StoredRecord):
 
 
 def examine_here(request: DoctorRequest, name: str | None = None) -> NodeReport:
-    """Examine this machine, which is called `name` in the report. Raises `ConfigError` when there is no such file."""
+    """Examine this machine, which is called `name` in the report."""
     experiment, wrong = loaded(request.file, request.overrides)
     machine = Machine.here(
         experiment,
@@ -42,14 +42,12 @@ def examine_here(request: DoctorRequest, name: str | None = None) -> NodeReport:
 
 
 def loaded(file: Path | None, overrides: tuple[str, ...]) -> tuple[LoadedExperiment | None, ConfigError | None]:
-    """Load an experiment, or return why it cannot be used. Raises `ConfigError` when there is no such file."""
+    """Load an experiment, or return why it cannot be used."""
     if file is None:
         return None, None
     try:
         return load_experiment(file, overrides), None
     except ConfigError as error:
-        if not file.is_file():
-            raise
         return None, error
 
 
