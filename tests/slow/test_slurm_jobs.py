@@ -1,0 +1,126 @@
+"""Experiments as jobs of a real SLURM: from `moe-ray slurm` to COMPLETED, with the answers of a run without SLURM."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from moe_ray.clusters.slurm.launcher import LAUNCHER
+from moe_ray.clusters.submission import read_submission
+from tests.support.slurm_jobs import answers, answers_without_slurm, left_on, submit, write_scripted
+from tests.support.slurm_lab import SlurmLab, wait_until
+
+pytestmark = pytest.mark.slow
+
+CPUS = ("--cpus-per-node", 2, "--memory-per-node", "3G")
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2, 3])
+def test_a_job_completes_with_the_answers_of_a_run_without_slurm(lab: SlurmLab, num_nodes: int) -> None:
+    folder = lab.shared / f"plain-{num_nodes}"
+    experiment = write_scripted(folder)
+    options = ("--nodes", num_nodes, "--gpus-per-node", 2, "--time", 10, *CPUS)
+    job = submit(lab, experiment, folder / "results", *options)
+    job.wait()
+    assert answers(job) == answers_without_slurm(experiment, folder / "laptop")
+    assert f"{num_nodes} nodes are ready" in job.log
+    assert (job.run / "report.html").is_file()
+    status = LAUNCHER.status(job.run, read_submission(job.run))
+    assert (status.state, status.exit_code) == ("succeeded", 0)
+    for node in lab.nodes:
+        assert left_on(lab, node) == []
+    assert not list(Path("/tmp").glob(f"mr-*-{job.id}.*"))
+
+
+def test_the_token_is_in_no_script_record_process_or_log(lab: SlurmLab) -> None:
+    folder = lab.shared / "token"
+    experiment = write_scripted(folder, seconds_per_batch=0.3)
+    options = ("--nodes", 2, "--time", 10, *CPUS)
+    job = submit(lab, experiment, folder / "results", *options, RAY_AUTH_TOKEN="shell-secret")
+    job.wait_for_answers(1)
+    path = job.run / "slurm" / f"{job.id}.0" / "token"
+    token = path.read_text()
+    assert path.stat().st_mode & 0o077 == 0
+    texts = [
+        lab.on("ctl", "scontrol", "show", "job", "-o", job.id).stdout,
+        lab.on("ctl", "scontrol", "write", "batch_script", job.id, "-").stdout,
+        *(lab.on(node, "ps", "axeww").stdout for node in ("node1", "node2")),
+    ]
+    job.wait()
+    texts += [job.log, *(file.read_text(errors="replace") for file in job.run.rglob("*") if file.is_file())]
+    assert not [text for text in texts if token in text or "shell-secret" in text]
+    assert not path.exists()
+
+
+def test_two_jobs_share_a_node_and_leave_foreign_processes_alone(lab: SlurmLab) -> None:
+    """The first job ends first; the second one's Ray and a process that only looks like Ray go on."""
+    folder = lab.shared / "two"
+    foreign = lab.folder / "raylet"
+    foreign.write_text("#!/bin/bash\nwhile :; do sleep 1000; done\n")
+    foreign.chmod(0o755)
+    lab.on("node1", "bash", "-c", f"setsid {foreign} >/dev/null 2>&1 &")
+    quick, slow = write_scripted(folder / "quick"), write_scripted(folder / "slow", seconds_per_batch=1.0)
+    options = ("--nodes", 1, "--gpus-per-node", 1, "--time", 10, *CPUS, "--set", "runtime.batch_size=2")
+    second = submit(lab, slow, folder / "slow-results", *options)
+    second.wait_for_answers(1)
+    first = submit(lab, quick, folder / "quick-results", *options)
+    first.wait()
+    assert second.state == "RUNNING"
+    assert second.field("BatchHost") == first.field("BatchHost")
+    second.wait()
+    for job, experiment in ((first, quick), (second, slow)):
+        assert len(answers(job)) == 48
+        assert all(row["error"] is None for row in answers(job)), experiment
+    assert len(lab.processes("node1", str(foreign))) == 1
+    lab.on("node1", "pkill", "-f", str(foreign))
+    wait_until(lambda: not left_on(lab, "node1"), "nothing is left", 10)
+
+
+def test_a_cancelled_job_leaves_nothing_and_is_not_started_again(lab: SlurmLab) -> None:
+    folder = lab.shared / "stopped"
+    job = submit(lab, write_scripted(folder, seconds_per_batch=2.0), folder / "results", "--nodes", 3, *CPUS)
+    job.wait_for_answers(1)
+    record = read_submission(job.run)
+    done = lab.on("ctl", "scancel", job.id)
+    assert done.returncode == 0
+    job.wait("CANCELLED")
+    wait_until(lambda: not any(left_on(lab, node) for node in lab.nodes), "nothing is left", 30)
+    state = job.written_state()
+    assert state is not None
+    assert (state.phase, state.exit_code, state.will_requeue) == ("ended", 75, False)
+    assert lab.on("ctl", "squeue", "-h").stdout == ""
+    assert record.id == job.id
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--partition", "nope"), "invalid partition specified: nope"),
+        (("--time", "3-00:00:00"), "partition main allows at most 1-00:00:00"),
+        (("--time", "02:00:00", "--partition", "urgent"), "partition urgent allows at most 01:00:00"),
+        (("--gpus-per-node", 9), "Requested node configuration is not available"),
+        (("--host", "nowhere.invalid"), "cannot reach nowhere.invalid"),
+    ],
+)
+def test_a_job_that_can_never_start_is_one_message(
+    lab: SlurmLab, tmp_path: Path, options: tuple[object, ...], words: str
+) -> None:
+    experiment = write_scripted(lab.shared / "never")
+    done = lab.moe_ray("slurm", experiment, "--results-dir", tmp_path / "results", *options, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_sbatch_takes_the_scripts_of_three_sites(lab: SlurmLab, tmp_path: Path) -> None:
+    experiment = write_scripted(lab.shared / "sites")
+    sites = sorted((Path(__file__).parents[2] / "cluster" / "slurm").glob("*.yaml"))
+    assert len(sites) == 3
+    for site in sites:
+        done = lab.moe_ray("slurm", experiment, "--nodes", 2, "--gpus-per-node", 2, "--site", site, "--dry-run")
+        # This cluster has other partitions, accounts and types of GPUs than the examples.
+        script = re.sub(r"#SBATCH --(partition|constraint|qos|mem)=.*\n", "", done.stdout).replace("gpu:a100:", "gpu:")
+        (tmp_path / "job.sh").write_text(script)
+        tested = lab.on("ctl", "sbatch", "--test-only", str(tmp_path / "job.sh"), check=False)
+        assert "to start at" in tested.stderr, tested.stderr
