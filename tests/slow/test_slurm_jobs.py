@@ -1,7 +1,13 @@
 """Experiments as jobs of a real SLURM: from `moe-ray slurm` to COMPLETED, with the answers of a run without SLURM."""
 
+import os
 import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,14 +21,23 @@ pytestmark = pytest.mark.slow
 CPUS = ("--cpus-per-node", 2, "--memory-per-node", "3G")
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The answers of a run on this machine, without SLURM."""
+    folder = tmp_path_factory.mktemp("laptop")
+    return answers_without_slurm(write_scripted(folder), folder / "results")
+
+
 @pytest.mark.parametrize("num_nodes", [1, 2, 3])
-def test_a_job_completes_with_the_answers_of_a_run_without_slurm(lab: SlurmLab, num_nodes: int) -> None:
+def test_a_job_completes_with_the_answers_of_a_run_without_slurm(
+    lab: SlurmLab, num_nodes: int, expected: list[dict[str, Any]]
+) -> None:
     folder = lab.shared / f"plain-{num_nodes}"
     experiment = write_scripted(folder)
     options = ("--nodes", num_nodes, "--gpus-per-node", 2, "--time", 10, *CPUS)
     job = submit(lab, experiment, folder / "results", *options)
     job.wait()
-    assert answers(job) == answers_without_slurm(experiment, folder / "laptop")
+    assert answers(job) == expected
     assert f"{num_nodes} nodes are ready" in job.log
     assert (job.run / "report.html").is_file()
     status = LAUNCHER.status(job.run, read_submission(job.run))
@@ -36,7 +51,7 @@ def test_the_token_is_in_no_script_record_process_or_log(lab: SlurmLab) -> None:
     folder = lab.shared / "token"
     experiment = write_scripted(folder, seconds_per_batch=0.3)
     options = ("--nodes", 2, "--time", 10, *CPUS)
-    job = submit(lab, experiment, folder / "results", *options, RAY_AUTH_TOKEN="shell-secret")
+    job = submit(lab, experiment, folder / "results", *options, environment={"RAY_AUTH_TOKEN": "shell-secret"})
     job.wait_for_answers(1)
     path = job.run / "slurm" / f"{job.id}.0" / "token"
     token = path.read_text()
@@ -52,28 +67,32 @@ def test_the_token_is_in_no_script_record_process_or_log(lab: SlurmLab) -> None:
     assert not path.exists()
 
 
-def test_two_jobs_share_a_node_and_leave_foreign_processes_alone(lab: SlurmLab) -> None:
+def test_two_jobs_share_a_node_and_leave_foreign_processes_alone(lab: SlurmLab, expected: list[dict[str, Any]]) -> None:
     """The first job ends first; the second one's Ray and a process that only looks like Ray go on."""
     folder = lab.shared / "two"
-    foreign = lab.folder / "raylet"
-    foreign.write_text("#!/bin/bash\nwhile :; do sleep 1000; done\n")
-    foreign.chmod(0o755)
-    lab.on("node1", "bash", "-c", f"setsid {foreign} >/dev/null 2>&1 &")
-    quick, slow = write_scripted(folder / "quick"), write_scripted(folder / "slow", seconds_per_batch=1.0)
-    options = ("--nodes", 1, "--gpus-per-node", 1, "--time", 10, *CPUS, "--set", "runtime.batch_size=2")
-    second = submit(lab, slow, folder / "slow-results", *options)
-    second.wait_for_answers(1)
-    first = submit(lab, quick, folder / "quick-results", *options)
-    first.wait()
-    assert second.state == "RUNNING"
-    assert second.field("BatchHost") == first.field("BatchHost")
-    second.wait()
-    for job, experiment in ((first, quick), (second, slow)):
-        assert len(answers(job)) == 48
-        assert all(row["error"] is None for row in answers(job)), experiment
-    assert len(lab.processes("node1", str(foreign))) == 1
-    lab.on("node1", "pkill", "-f", str(foreign))
-    wait_until(lambda: not left_on(lab, "node1"), "nothing is left", 10)
+    with foreign_raylet(lab) as pid:
+        quick, slow = write_scripted(folder / "quick"), write_scripted(folder / "slow", seconds_per_batch=3.0)
+        options = ("--nodes", 1, "--gpus-per-node", 1, "--time", 10, *CPUS)
+        second = submit(lab, slow, folder / "slow-results", *options)
+        first = submit(lab, quick, folder / "quick-results", *options)
+        first.wait()
+        assert second.state == "RUNNING"
+        assert second.field("BatchHost") == first.field("BatchHost") == "node1"
+        second.wait()
+        assert Path(f"/proc/{pid}").exists()
+    assert answers(first) == answers(second) == expected
+    assert left_on(lab, "node1") == []
+
+
+@contextmanager
+def foreign_raylet(lab: SlurmLab) -> Iterator[int]:
+    """A process of somebody else on the first node that has the name of Ray's; gives its id."""
+    program = lab.folder / "raylet"
+    program.write_text("#!/bin/bash\nwhile :; do sleep 1000 & wait; done\n")
+    program.chmod(0o755)
+    with subprocess.Popen(lab.command_on("node1", [str(program)]), start_new_session=True) as process:
+        yield process.pid
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_cancelled_job_leaves_nothing_and_is_not_started_again(lab: SlurmLab) -> None:
@@ -84,7 +103,10 @@ def test_a_cancelled_job_leaves_nothing_and_is_not_started_again(lab: SlurmLab) 
     done = lab.on("ctl", "scancel", job.id)
     assert done.returncode == 0
     job.wait("CANCELLED")
-    wait_until(lambda: not any(left_on(lab, node) for node in lab.nodes), "nothing is left", 30)
+    try:
+        wait_until(lambda: not any(left_on(lab, node) for node in lab.nodes), "nothing is left", 30)
+    except AssertionError as error:
+        raise AssertionError([left_on(lab, node) for node in lab.nodes], job.log) from error
     state = job.written_state()
     assert state is not None
     assert (state.phase, state.exit_code, state.will_requeue) == ("ended", 75, False)

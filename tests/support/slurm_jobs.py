@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,11 @@ def write_scripted(folder: Path, *, num_examples: int = 24, seconds_per_batch: f
     return write_experiment(folder, models, num_examples=num_examples, **more).path
 
 
-def submit(lab: SlurmLab, experiment: Path, results: Path, *options: object, **environment: str) -> Job:
+def submit(
+    lab: SlurmLab, experiment: Path, results: Path, *options: object, environment: Mapping[str, str] | None = None
+) -> Job:
     """Submit an experiment on the login node."""
-    done = lab.moe_ray("slurm", experiment, "--results-dir", results, *options, "--json", **environment)
+    done = lab.moe_ray("slurm", experiment, "--results-dir", results, *options, "--json", environment=environment)
     printed = json.loads(done.stdout.splitlines()[-1])
     run = Path(printed["run"])
     assert read_submission(run).id == printed["submission"]["id"]

@@ -168,19 +168,28 @@ class SlurmLab:
         return [*inside, "env", f"SLURM_CONF={self.folder}/etc/slurm.conf", *command]
 
     def on(
-        self, host: str, *command: str, check: bool = True, timeout_s: float = 120, **environment: str
+        self,
+        host: str,
+        *command: str,
+        check: bool = True,
+        timeout_s: float = 120,
+        environment: Mapping[str, str] | None = None,
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command on a host."""
         done = subprocess.run(
             self.command_on(host, command), capture_output=True, text=True, timeout=timeout_s, check=False,
-            stdin=subprocess.DEVNULL, env=lab_environment(environment),
+            stdin=subprocess.DEVNULL, env=lab_environment(environment or {}),
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
-    def moe_ray(self, *arguments: object, check: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def moe_ray(
+        self, *arguments: object, check: bool = True, environment: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         """Run `moe-ray` on the login node."""
-        return self.on("ctl", sys.executable, "-m", "moe_ray", *map(str, arguments), check=check, **environment)
+        return self.on(
+            "ctl", sys.executable, "-m", "moe_ray", *map(str, arguments), check=check, environment=environment
+        )
 
     def wait_for_idle(self, num_nodes: int) -> None:
         """Return when so many nodes are idle."""

@@ -84,9 +84,8 @@ class Deadline:
         """How long the run may take to save, so that the job still ends by itself."""
         return SAVE_SHARE * self._margin_s
 
-    @property
     def is_near(self) -> bool:
-        """True once the run must end. Asks SLURM for the time left each minute."""
+        """Say whether the run must end. Asks SLURM for the time left each minute."""
         if self._now() - self._asked_at >= QUERY_EVERY_S:
             self._asked_at = self._now()
             left_s = self._query()
@@ -94,7 +93,6 @@ class Deadline:
                 self._end = self._now() + left_s
         return self._end is not None and self._now() >= self._end - self._margin_s
 
-    @property
     def explains_signal(self) -> bool:
-        """True if a warning signal of SLURM, which may come a minute early, can mean this deadline."""
+        """Say whether a warning signal of SLURM, which may come a minute early, can mean this deadline."""
         return self._end is not None and self._now() >= self._end - SAVE_MARGIN_S - QUERY_EVERY_S - 30

@@ -200,9 +200,9 @@ def _has_ended(process: "subprocess.Popen[bytes]", timeout_s: float = WATCH_S) -
 def _reason_to_interrupt(agent: Agent, deadline: Deadline) -> str | None:
     if agent.signals.must_end:
         return "SLURM ends the job"
-    if deadline.is_near:
+    if deadline.is_near():
         return "the time limit is near"
-    if "warned" in agent.life.names() and not deadline.explains_signal:
+    if "warned" in agent.life.names() and not deadline.explains_signal():
         return "SLURM warned that the job will be preempted"
     return None
 

@@ -63,12 +63,16 @@ def claim_ports(host: str, num_workers: int, seed: str) -> PortClaim:
     for start in (*starts[offset:], *starts[:offset]):
         claims = _claim_units(start, num_units)
         if claims and all(_is_free(host, port) for port in range(start, start + num_units * UNIT)):
-            fixed = range(start, start + NUM_FIXED_PORTS - 1)
-            ports = RayPorts(*fixed, first_worker=start + NUM_FIXED_PORTS, last_worker=start + num_units * UNIT - 1)
-            return PortClaim(ports, claims)
+            return PortClaim(ports_from(start, start + num_units * UNIT - 1), claims)
         for claim in claims:
             claim.close()
     raise NodeFailedError(f"no {num_units * UNIT} free ports in a row between {FIRST_PORT} and {last}")
+
+
+def ports_from(first: int, last: int) -> RayPorts:
+    """Return the ports of a node's Ray within a range: the fixed ones first, and the workers' after them."""
+    servers = range(first, first + len(RayPorts._fields) - 2)
+    return RayPorts._make([*servers, first + NUM_FIXED_PORTS, last])
 
 
 def first_ephemeral_port() -> int:
@@ -142,11 +146,12 @@ def head_address(candidates: Sequence[str], peers: Sequence[str]) -> str:
     `candidates` are this node's addresses, `peers` the names or addresses of the others.
     """
     sources = (route_source(peer) for peer in peers)
-    routed = next((source for source in sources if source in candidates), None)
+    routed = next((source for source in sources if source is not None and source in candidates), None)
     if routed is not None:
         return routed
     own = (route_source(name) for name in _own_names())
-    return next((source for source in own if source in candidates), candidates[0] if candidates else "127.0.0.1")
+    fallback = candidates[0] if candidates else "127.0.0.1"
+    return next((source for source in own if source is not None and source in candidates), fallback)
 
 
 def _own_names() -> Iterator[str]:

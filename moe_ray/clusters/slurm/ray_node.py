@@ -72,6 +72,7 @@ def start_options(host: str, ports: RayPorts, limits: NodeLimits, temp_dir: Path
     return [
         *place,
         "--block",
+        "--include-log-monitor=false",
         f"--node-ip-address={host}",
         f"--node-manager-port={ports.node_manager}",
         f"--object-manager-port={ports.object_manager}",

@@ -46,18 +46,18 @@ def test_a_long_job_is_interrupted_90_s_before_its_end() -> None:
     clock = Clock()
     deadline = Deadline(3600, lambda: None, clock)
     clock.now_s += 3509
-    assert not deadline.is_near
+    assert not deadline.is_near()
     clock.now_s += 2
-    assert deadline.is_near
+    assert deadline.is_near()
 
 
 def test_a_short_job_keeps_three_quarters_of_its_time() -> None:
     clock = Clock()
     deadline = Deadline(60, lambda: None, clock)
     clock.now_s += 44
-    assert not deadline.is_near
+    assert not deadline.is_near()
     clock.now_s += 2
-    assert deadline.is_near
+    assert deadline.is_near()
 
 
 def test_a_limit_that_an_administrator_changes_is_noticed() -> None:
@@ -65,26 +65,26 @@ def test_a_limit_that_an_administrator_changes_is_noticed() -> None:
     answers = iter([7200.0, None, 20.0])
     deadline = Deadline(120, lambda: next(answers), clock)
     clock.now_s += 100
-    assert not deadline.is_near
+    assert not deadline.is_near()
     clock.now_s += 60
-    assert not deadline.is_near
+    assert not deadline.is_near()
     clock.now_s += 60
-    assert deadline.is_near
+    assert deadline.is_near()
 
 
 def test_without_a_limit_there_is_no_deadline() -> None:
     clock = Clock()
     deadline = Deadline(None, lambda: None, clock)
     clock.now_s += 10**6
-    assert not deadline.is_near
-    assert not deadline.explains_signal
+    assert not deadline.is_near()
+    assert not deadline.explains_signal()
 
 
 def test_a_warning_near_the_end_is_the_deadline_itself() -> None:
     """SLURM sends its warning up to a minute early; the clock says when to stop."""
     clock = Clock()
     deadline = Deadline(3600, lambda: None, clock)
-    assert not deadline.explains_signal
+    assert not deadline.explains_signal()
     clock.now_s += 3450
-    assert deadline.explains_signal
-    assert not deadline.is_near
+    assert deadline.explains_signal()
+    assert not deadline.is_near()

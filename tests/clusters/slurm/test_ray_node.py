@@ -9,11 +9,11 @@ import pytest
 
 from moe_ray.clusters.slurm.life import NodeFailedError
 from moe_ray.clusters.slurm.limits import NodeLimits
-from moe_ray.clusters.slurm.network import RayPorts
+from moe_ray.clusters.slurm.network import ports_from
 from moe_ray.clusters.slurm.ray_node import RayNode, make_temp_dir, start_options
 from tests.support.slurm_lab import wait_until
 
-PORTS = RayPorts(*range(20_000, 20_009), first_worker=20_010, last_worker=20_100)
+PORTS = ports_from(20_000, 20_100)
 LIMITS = NodeLimits(num_cpus=4, num_gpus=2, memory_bytes=1 << 30, object_store_bytes=1 << 27)
 
 
