@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,8 @@ import pytest
 
 from moe_ray.clusters.slurm.launcher import LAUNCHER
 from moe_ray.clusters.submission import read_submission
-from tests.support.slurm_jobs import answers, answers_without_slurm, left_on, submit, write_scripted
-from tests.support.slurm_lab import SlurmLab, wait_until
+from tests.support.slurm_jobs import Job, answers, answers_without_slurm, left_on, submit, write_scripted
+from tests.support.slurm_lab import SlurmLab
 
 pytestmark = pytest.mark.slow
 
@@ -95,23 +96,31 @@ def foreign_raylet(lab: SlurmLab) -> Iterator[int]:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_cancelled_job_leaves_nothing_and_is_not_started_again(lab: SlurmLab) -> None:
+STOP = """
+import sys
+from pathlib import Path
+from moe_ray.clusters.slurm.launcher import LAUNCHER
+from moe_ray.clusters.submission import read_submission
+run = Path(sys.argv[1])
+LAUNCHER.stop(run, read_submission(run))
+print(LAUNCHER.status(run, read_submission(run)).state)
+"""
+
+
+def test_a_stopped_job_leaves_nothing_and_is_not_started_again(lab: SlurmLab) -> None:
     folder = lab.shared / "stopped"
     job = submit(lab, write_scripted(folder, seconds_per_batch=2.0), folder / "results", "--nodes", 3, *CPUS)
     job.wait_for_answers(1)
-    record = read_submission(job.run)
-    done = lab.on("ctl", "scancel", job.id)
-    assert done.returncode == 0
-    job.wait("CANCELLED")
-    try:
-        wait_until(lambda: not any(left_on(lab, node) for node in lab.nodes), "nothing is left", 30)
-    except AssertionError as error:
-        raise AssertionError([left_on(lab, node) for node in lab.nodes], job.log) from error
+    assert lab.on("ctl", sys.executable, "-c", STOP, str(job.run)).stdout == "stopped\n"
+    assert job.state == "CANCELLED"
+    assert [left_on(lab, node) for node in lab.nodes] == [[], [], []]
     state = job.written_state()
     assert state is not None
     assert (state.phase, state.exit_code, state.will_requeue) == ("ended", 75, False)
     assert lab.on("ctl", "squeue", "-h").stdout == ""
-    assert record.id == job.id
+    again = lab.on("ctl", "sbatch", "--parsable", str(job.run / "slurm" / "job.sh")).stdout.strip()
+    Job(lab, job.run, again).wait()
+    assert "the run is stopped" in Job(lab, job.run, again).log
 
 
 @pytest.mark.parametrize(
