@@ -10,6 +10,7 @@ import typer
 import moe_ray
 from moe_ray.cli import options as o
 from moe_ray.cli.moe_commands import moe_app
+from moe_ray.cli.specialise_commands import specialise_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.add_typer(models_app, name="models")
 router_app = typer.Typer(help="Train routers and prepare their texts.", **o.GROUP)
 app.add_typer(router_app, name="router")
 app.add_typer(moe_app, name="moe")
+app.add_typer(specialise_app, name="specialise")
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,90 @@
+"""Tiny random mixtures of native families of transformers. Sizes differ, so that mixed-up axes show."""
+
+from typing import Any
+
+import torch
+import transformers
+
+VOCABULARY_SIZE = 128
+NUM_EXPERTS, TOP_K = 6, 2
+
+BASE: dict[str, Any] = {
+    "vocab_size": VOCABULARY_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "num_experts_per_tok": TOP_K,
+}
+ROUTED = {"n_routed_experts": NUM_EXPERTS, "moe_intermediate_size": 16}
+GROUPED = {**ROUTED, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0}
+LATENT = {
+    **GROUPED, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": NUM_EXPERTS},
+    "olmoe": {"num_experts": NUM_EXPERTS},
+    "flex_olmo": {"num_experts": NUM_EXPERTS},
+    "qwen2_moe": {"num_experts": NUM_EXPERTS, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    "qwen3_moe": {"num_experts": NUM_EXPERTS, "moe_intermediate_size": 16, "head_dim": 8},
+    "gpt_oss": {"num_local_experts": NUM_EXPERTS, "head_dim": 8},
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "glm4_moe": {**GROUPED, "head_dim": 8},
+    "dots1": GROUPED,
+    "granitemoe": {"num_local_experts": NUM_EXPERTS},
+    "granitemoeshared": {"num_local_experts": NUM_EXPERTS, "shared_intermediate_size": 16},
+    "jamba": {
+        "num_experts": NUM_EXPERTS, "expert_layer_period": 1, "expert_layer_offset": 0, "attn_layer_period": 1,
+        "attn_layer_offset": 0, "use_mamba_kernels": False,
+    },
+    "phimoe": {"num_local_experts": NUM_EXPERTS},
+    "ernie4_5_moe": {
+        "moe_num_experts": NUM_EXPERTS, "moe_k": TOP_K, "moe_intermediate_size": 16, "moe_layer_start_index": 0,
+        "moe_layer_interval": 1, "moe_num_shared_experts": 1,
+    },
+    "minimax": {"num_local_experts": NUM_EXPERTS, "head_dim": 8, "layer_types": ["full_attention"] * 2},
+    "minimax_m2": {"num_local_experts": NUM_EXPERTS, "head_dim": 8},
+    "lfm2_moe": {
+        "num_experts": NUM_EXPERTS, "moe_intermediate_size": 16, "num_dense_layers": 0,
+        "layer_types": ["full_attention"] * 2,
+    },
+    "afmoe": {
+        "num_experts": NUM_EXPERTS, "moe_intermediate_size": 16, "num_dense_layers": 0, "num_shared_experts": 1,
+        "head_dim": 8, "layer_types": ["full_attention"] * 2,
+    },
+    "hunyuan_v1_moe": {"num_experts": NUM_EXPERTS, "moe_topk": TOP_K, "head_dim": 8},
+    "solar_open": {**GROUPED, "head_dim": 8},
+    "exaone_moe": {
+        "num_experts": NUM_EXPERTS, "moe_intermediate_size": 16, "num_shared_experts": 1, "n_group": 1,
+        "topk_group": 1, "head_dim": 8, "first_k_dense_replace": 0, "layer_types": ["full_attention"] * 2,
+        "mlp_layer_types": ["sparse"] * 2,
+    },
+    "dbrx": {
+        "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": VOCABULARY_SIZE,
+        "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": NUM_EXPERTS, "moe_top_k": TOP_K, "hidden_size": 32},
+        "attn_config": {"kv_n_heads": 2},
+    },
+}  # fmt: skip
+
+
+def make(family: str, **changes: Any) -> Any:
+    """Return a random model of `family` in float32 and evaluation mode."""
+    torch.manual_seed(1)
+    given = FAMILIES[family] if family == "dbrx" else {**BASE, **FAMILIES[family]}
+    config = transformers.AutoConfig.for_model(family, **{**given, **changes})
+    model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model.eval()
+
+
+def rows(num_rows: int = 3, length: int = 12, seed: int = 3) -> torch.Tensor:
+    """Return random token ids that are not special [num_rows, length]."""
+    return torch.randint(3, VOCABULARY_SIZE, (num_rows, length), generator=torch.Generator().manual_seed(seed))
