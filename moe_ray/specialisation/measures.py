@@ -15,11 +15,9 @@
 have no bias that a null would show.
 """
 
-# ruff: noqa: N803 - capital suffixes name the axes of an array
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,11 +25,11 @@ from moe_ray.arrays import FloatArray, IntArray
 from moe_ray.files import StoredRecord
 from moe_ray.fingerprint import fingerprint
 from moe_ray.specialisation import information as info
-from moe_ray.specialisation.over_texts import Jackknife, Null, jackknife, null_of
+from moe_ray.specialisation.over_texts import Jackknife, Measure, Null, jackknife, null_of
 from moe_ray.specialisation.records import SUMS, LayerTrace, Trace
 
 Weight = Literal["token", "text"]
-Tail = Literal["upper", "two_sided"]
+Tail = Literal["upper", "two_sided", "t"]
 
 ALL_TEXTS = "all texts"
 # With fewer texts a class has no reliable standard error: it is listed, and neither tested nor compared.
@@ -95,57 +93,18 @@ def classes_of(labels: Sequence[str]) -> Classes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Scope:
-    """What a measure is computed over: one layer's rows of the compared texts."""
+class _Part:
+    """Measures of one kind: `formula` of the class totals of `rows` [n, F] gives a value for each of `where`.
 
-    layer: int
-    classes: Classes
-    weight: Weight
+    `tail` is that of the permutation test, or "t" for a t test that the truth is 0.
+    """
 
-    def chosen(self, values_nF: FloatArray) -> FloatArray:
-        return values_nF[self.classes.places]
-
-    def profiles(self, counts_nE: FloatArray) -> FloatArray:
-        """Return the counts of the compared texts; where texts weigh the same, each text's shares."""
-        rows = self.chosen(counts_nE)
-        return info.shares(rows) if self.weight == "text" else rows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Estimate:
-    """A measure's values [M] with null and jackknife."""
-
-    jackknife: Jackknife
-    null: Null
-
-    @classmethod
-    def of(cls, measure: Callable[[FloatArray], FloatArray], rows: FloatArray, scope: _Scope) -> "_Estimate":
-        codes, size = scope.classes.codes_n, len(scope.classes.names)
-        return cls(
-            jackknife=jackknife(measure, rows, codes, size),
-            null=null_of(measure, rows, codes, size, purpose=f"specialisation, layer {scope.layer}"),
-        )
-
-    def at(self, place: int, name: str, unit: str, layer: int, tail: Tail | None, **where: object) -> MeasuredValue:
-        low, high = self.jackknife.interval()
-        p_value = None if tail is None else getattr(self.null, tail)[place]
-        return MeasuredValue.model_validate(
-            {
-                "measure": name,
-                "unit": unit,
-                "layer": layer,
-                "value": number_or_none(self.jackknife.value[place]),
-                "null": LABELS_PERMUTED,
-                "null_mean": number_or_none(self.null.mean[place]),
-                "null_low": number_or_none(self.null.low[place]),
-                "null_high": number_or_none(self.null.high[place]),
-                "excess": number_or_none(self.jackknife.value[place] - self.null.mean[place]),
-                "low": number_or_none(low[place]),
-                "high": number_or_none(high[place]),
-                "p_value": None if p_value is None else number_or_none(p_value),
-                **where,
-            }
-        )
+    name: str
+    unit: str
+    rows: FloatArray
+    formula: Measure
+    where: tuple[dict[str, object], ...]
+    tail: Tail
 
 
 def number_or_none(value: float) -> float | None:
@@ -158,86 +117,131 @@ def measure_layer(trace: Trace, layer: LayerTrace, classes: Classes, weight: Wei
     yield from _pooled(trace, layer)
     if len(classes.names) < 2:
         return
-    scope = _Scope(layer=layer.record.layer, classes=classes, weight=weight)
-    counts = scope.profiles(layer.selected)
-    yield from _divergences(counts, scope)
-    yield from _loads(counts, scope)
-    yield from _means(trace, layer, scope)
-    yield from _experts(trace, layer, counts, scope)
-    if layer.norms:
-        yield from _answers(layer, scope)
+    parts = list(_parts(trace, layer, classes, weight))
+    joined = _joined([part.formula for part in parts], [part.rows.shape[1] for part in parts])
+    rows = np.concatenate([part.rows for part in parts], axis=1)
+    size, number = len(classes.names), layer.record.layer
+    null = null_of(joined, rows, classes.codes_n, size, purpose=f"specialisation, layer {number}")
+    yield from _values(parts, jackknife(joined, rows, classes.codes_n, size), null, number)
 
 
-def _divergences(counts: FloatArray, scope: _Scope) -> Iterator[MeasuredValue]:
-    names = scope.classes.names
-    at = np.triu_indices(len(names), k=1)
+def _joined(formulas: Sequence[Measure], widths: Sequence[int]) -> Measure:
+    """Return one measure of the parts' columns side by side, so that texts are permuted once for all of them."""
+    ends = np.cumsum(widths)
 
     def measure(totals: FloatArray) -> FloatArray:
-        pairs = info.pairwise_js(totals)[..., at[0], at[1]]
-        layer = [info.generalised_js(totals), info.normalised_js(totals), pairs.mean(axis=-1)]
-        return np.concatenate([np.stack(layer, axis=-1), pairs], axis=-1)
+        columns = [totals[..., end - width : end] for end, width in zip(ends, widths, strict=True)]
+        return np.concatenate([formula(part) for formula, part in zip(formulas, columns, strict=True)], axis=-1)
 
-    found = _Estimate.of(measure, counts, scope)
-    units = {"generalised_js": "bits", "normalised_js": "share", "mean_pairwise_js": "bits"}
-    for place, (name, unit) in enumerate(units.items()):
-        yield found.at(place, name, unit, scope.layer, "upper")
-    for place, (a, b) in enumerate(zip(*at, strict=True), start=len(units)):
-        yield found.at(place, "pairwise_js", "bits", scope.layer, "upper", label=names[a], other=names[b])
+    return measure
 
 
-def _loads(counts: FloatArray, scope: _Scope) -> Iterator[MeasuredValue]:
+def _values(parts: Sequence[_Part], found: Jackknife, null: Null, layer: int) -> Iterator[MeasuredValue]:
+    low, high = found.interval()
+    tests = {"upper": null.upper, "two_sided": null.two_sided, "t": found.p_values()}
+    place = 0
+    for part in parts:
+        for where in part.where:
+            yield MeasuredValue.model_validate(
+                {
+                    "measure": part.name,
+                    "unit": part.unit,
+                    "layer": layer,
+                    "value": number_or_none(found.value[place]),
+                    "null": LABELS_PERMUTED,
+                    "null_mean": number_or_none(null.mean[place]),
+                    "null_low": number_or_none(null.low[place]),
+                    "null_high": number_or_none(null.high[place]),
+                    "excess": number_or_none(found.value[place] - null.mean[place]),
+                    "low": number_or_none(low[place]),
+                    "high": number_or_none(high[place]),
+                    "p_value": number_or_none(tests[part.tail][place]),
+                    **where,
+                }
+            )
+            place += 1
+
+
+def _parts(trace: Trace, layer: LayerTrace, classes: Classes, weight: Weight) -> Iterator[_Part]:
+    chosen, by_text = classes.places, weight == "text"
+    selected, mass = layer.selected[chosen], layer.mass[chosen]
+    tokens = trace.num_tokens[chosen, None]
+    counts = info.shares(selected) if by_text else selected
+    labels = tuple({"label": name} for name in classes.names)
+    yield from _divergences(counts, classes)
     for name, formula, unit in LOADS:
-        found = _Estimate.of(formula, counts, scope)
-        for place, label in enumerate(scope.classes.names):
-            yield found.at(place, name, unit, scope.layer, "two_sided", label=label)
+        yield _part(name, unit, counts, formula, labels, "two_sided")
+    for column, name in enumerate(SUMS):
+        sums = layer.sums[chosen, column : column + 1]
+        if not np.isnan(sums).any():
+            yield _part(
+                name, SUM_UNITS.get(name, PROBABILITY), _over(sums, tokens, by_text), _ratio, labels, "two_sided"
+            )
+    experts = tuple({"expert": expert} for expert in range(layer.record.num_experts))
+    cells = tuple({**label, **expert} for label in labels for expert in experts)
+    used = _over(selected, tokens, by_text)
+    yield _part("utilisation", "share of tokens", used, _ratio, cells, "two_sided")
+    masses = info.shares(mass) if by_text else mass
+    yield _part("mass_share", "share of weights", masses, lambda totals: _flat(info.shares(totals)), cells, "two_sided")
+    yield _part("lift", "log2 ratio", counts, log_lift, cells, "t")
+    yield _part("class_information", "bits", counts, info.class_information, experts, "upper")
+    # REAP's saliency is the mean of g |f(x)| over an expert's tokens (Lasby et al. 2025).
+    for name, key in (("saliency", "gated_norm"), ("mean_norm", "norm")) if layer.norms else ():
+        rows = np.concatenate([layer.norms[key][chosen], selected], axis=1)
+        yield _part(name, "length", rows, _ratio, cells, "two_sided")
 
 
-LOADS: tuple[tuple[str, Callable[[FloatArray], FloatArray], str], ...] = (
+def _part(
+    name: str, unit: str, rows: FloatArray, formula: Measure, where: Sequence[dict[str, Any]], tail: Tail
+) -> _Part:
+    return _Part(name=name, unit=unit, rows=rows, formula=formula, where=tuple(where), tail=tail)
+
+
+def _divergences(counts: FloatArray, classes: Classes) -> Iterator[_Part]:
+    names = classes.names
+    at = np.triu_indices(len(names), k=1)
+
+    def pairs(totals: FloatArray) -> FloatArray:
+        found: FloatArray = info.pairwise_js(totals)[..., at[0], at[1]]
+        return found
+
+    layer: tuple[tuple[str, str, Measure], ...] = (
+        ("generalised_js", "bits", info.generalised_js),
+        ("normalised_js", "share", info.normalised_js),
+        ("mean_pairwise_js", "bits", info.mean_pairwise_js),
+    )
+    for name, unit, formula in layer:
+        yield _part(name, unit, counts, _as_one(formula), [{}], "upper")
+    where = [{"label": names[a], "other": names[b]} for a, b in zip(*at, strict=True)]
+    yield _part("pairwise_js", "bits", counts, pairs, where, "upper")
+
+
+def _as_one(formula: Measure) -> Measure:
+    return lambda totals: formula(totals)[..., None]
+
+
+LOADS: tuple[tuple[str, Measure, str], ...] = (
     ("load_entropy", info.load_entropy, "share of log2 E"),
     ("max_violation", info.max_violation, "ratio"),
 )
+PROBABILITY = "probability"
 SUM_UNITS = {"entropy": "bits", "weight_entropy": "bits"}
 
 
 def _ratio(totals: FloatArray) -> FloatArray:
-    """Return the first half of the columns over the second half."""
+    """Return the first half of the columns over the second half, classes and columns in a row."""
     half = totals.shape[-1] // 2
     parts, wholes = totals[..., :half], totals[..., half:]
     ratio: FloatArray = np.divide(parts, wholes, out=np.full_like(parts, np.nan), where=wholes > 0)
-    return ratio.reshape(*ratio.shape[:-2], -1)
+    return _flat(ratio)
 
 
-def _means(trace: Trace, layer: LayerTrace, scope: _Scope) -> Iterator[MeasuredValue]:
-    tokens = scope.chosen(trace.num_tokens[:, None])
-    for column, name in enumerate(SUMS):
-        sums = scope.chosen(layer.sums[:, column : column + 1])
-        if np.isnan(sums).any():
-            continue
-        rows = np.concatenate([sums, tokens], axis=1) if scope.weight == "token" else _per_text(sums, tokens)
-        found = _Estimate.of(_ratio, rows, scope)
-        for place, label in enumerate(scope.classes.names):
-            unit = SUM_UNITS.get(name, "probability")
-            yield found.at(place, name, unit, scope.layer, "two_sided", label=label)
-
-
-def _per_text(sums: FloatArray, tokens: FloatArray) -> FloatArray:
-    return np.concatenate([sums / tokens, np.broadcast_to(np.ones_like(tokens), sums.shape)], axis=1)
-
-
-def _experts(trace: Trace, layer: LayerTrace, counts: FloatArray, scope: _Scope) -> Iterator[MeasuredValue]:
-    shape = (len(scope.classes.names), layer.record.num_experts)
-    tokens = np.repeat(scope.chosen(trace.num_tokens[:, None]), shape[1], axis=1)
-    selected, mass = scope.chosen(layer.selected), scope.chosen(layer.mass)
-    used = np.concatenate([selected, tokens], axis=1) if scope.weight == "token" else _per_text(selected, tokens)
-    yield from _per_expert("utilisation", "share of tokens", _Estimate.of(_ratio, used, scope), shape, scope)
-    masses = scope.profiles(layer.mass) if scope.weight == "text" else mass
-    found = _Estimate.of(lambda totals: _flat(info.shares(totals)), masses, scope)
-    yield from _per_expert("mass_share", "share of weights", found, shape, scope)
-    found = _Estimate.of(log_lift, counts, scope)
-    yield from _per_expert("lift", "log2 ratio", found, shape, scope, p_values=found.jackknife.p_values())
-    found = _Estimate.of(info.class_information, counts, scope)
-    for expert in range(shape[1]):
-        yield found.at(expert, "class_information", "bits", scope.layer, "upper", expert=expert)
+def _over(sums: FloatArray, tokens: FloatArray, by_text: bool) -> FloatArray:
+    """Return sums and what they are divided by, side by side: tokens, or texts where these weigh the same."""
+    wholes = np.broadcast_to(tokens, sums.shape)
+    if by_text:
+        return np.concatenate([sums / wholes, np.ones_like(sums)], axis=1)
+    return np.concatenate([sums, wholes], axis=1)
 
 
 def log_lift(totals: FloatArray) -> FloatArray:
@@ -247,32 +251,6 @@ def log_lift(totals: FloatArray) -> FloatArray:
 
 def _flat(values: FloatArray) -> FloatArray:
     return values.reshape(*values.shape[:-2], -1)
-
-
-def _per_expert(
-    name: str,
-    unit: str,
-    found: _Estimate,
-    shape: tuple[int, int],
-    scope: _Scope,
-    *,
-    p_values: FloatArray | None = None,
-) -> Iterator[MeasuredValue]:
-    for place in range(shape[0] * shape[1]):
-        label, expert = scope.classes.names[place // shape[1]], place % shape[1]
-        row = found.at(place, name, unit, scope.layer, "two_sided", label=label, expert=expert)
-        if p_values is not None:
-            row.p_value = number_or_none(p_values[place])
-        yield row
-
-
-def _answers(layer: LayerTrace, scope: _Scope) -> Iterator[MeasuredValue]:
-    """REAP's saliency, mean of g |f(x)| over an expert's tokens, and the mean of |f(x)| (Lasby et al. 2025)."""
-    shape = (len(scope.classes.names), layer.record.num_experts)
-    selected = scope.chosen(layer.selected)
-    for name, sums in (("saliency", "gated_norm"), ("mean_norm", "norm")):
-        rows = np.concatenate([scope.chosen(layer.norms[sums]), selected], axis=1)
-        yield from _per_expert(name, "length", _Estimate.of(_ratio, rows, scope), shape, scope)
 
 
 def _pooled(trace: Trace, layer: LayerTrace) -> Iterator[MeasuredValue]:

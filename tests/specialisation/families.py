@@ -1,9 +1,15 @@
 """Tiny random mixtures of native families of transformers. Sizes differ, so that mixed-up axes show."""
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import transformers
+
+from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.specialisation.texts import SourceText
+from moe_ray.specialisation.tokens import EncodedText
 
 VOCABULARY_SIZE = 128
 NUM_EXPERTS, TOP_K = 6, 2
@@ -71,7 +77,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "dbrx": {
         "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": VOCABULARY_SIZE,
         "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": NUM_EXPERTS, "moe_top_k": TOP_K, "hidden_size": 32},
-        "attn_config": {"kv_n_heads": 2},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0},
     },
 }  # fmt: skip
 
@@ -82,9 +88,37 @@ def make(family: str, **changes: Any) -> Any:
     given = FAMILIES[family] if family == "dbrx" else {**BASE, **FAMILIES[family]}
     config = transformers.AutoConfig.for_model(family, **{**given, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("weight") and not parameter.any():  # gates that some families start at zero
+                parameter.normal_(std=0.3)
     return model.eval()
 
 
 def rows(num_rows: int = 3, length: int = 12, seed: int = 3) -> torch.Tensor:
     """Return random token ids that are not special [num_rows, length]."""
     return torch.randint(3, VOCABULARY_SIZE, (num_rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def loaded(model: Any) -> LoadedModel:
+    """Return a model as the engine loads it, without a tokenizer."""
+    nothing: Any = None
+    return LoadedModel(
+        model=model, tokenizer=nothing, speller=nothing, device=torch.device("cpu"), eos_token_ids=frozenset(),
+        special_token_ids=frozenset({0, 1, 2}), mark_token_ids=frozenset(), pad_token_id=2, context_length=64,
+        rope_switch_length=None, cache_bytes_per_token=0, vocabulary_size=VOCABULARY_SIZE,
+        forward_arguments=frozenset(inspect.signature(model.forward).parameters), forward_choice={},
+    )  # fmt: skip
+
+
+def encoded(ids: Sequence[Sequence[int]], *, num_masked: int = 1) -> list[EncodedText]:
+    """Return texts of these tokens, of which the first ones do not count."""
+    return [
+        EncodedText(
+            source=SourceText(text_id=f"{at:03}", label="ab"[at % 2], text=""),
+            token_ids=tuple(row),
+            counted=tuple(place >= num_masked for place in range(len(row))),
+            is_cut=False,
+        )
+        for at, row in enumerate(ids)
+    ]
