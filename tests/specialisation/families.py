@@ -105,8 +105,9 @@ def loaded(model: Any) -> LoadedModel:
     nothing: Any = None
     return LoadedModel(
         model=model, tokenizer=nothing, speller=nothing, device=torch.device("cpu"), eos_token_ids=frozenset(),
-        special_token_ids=frozenset({0, 1, 2}), mark_token_ids=frozenset(), pad_token_id=2, context_length=64,
-        rope_switch_length=None, cache_bytes_per_token=0, vocabulary_size=VOCABULARY_SIZE,
+        special_token_ids=frozenset({0, 1, 2}), mark_token_ids=frozenset(), pad_token_id=2, context_length=32,
+        rope_switch_length=None, cache_bytes_per_token=0,
+        vocabulary_size=model.get_input_embeddings().weight.shape[0],
         forward_arguments=frozenset(inspect.signature(model.forward).parameters), forward_choice={},
     )  # fmt: skip
 
