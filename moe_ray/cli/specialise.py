@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from moe_ray.cli.terminal import LineColumn, output_console
 from moe_ray.errors import DataError, UserError
 from moe_ray.formatting import count, plural
+from moe_ray.specialisation.decisions import trace_routes
 from moe_ray.specialisation.measures import Weight
 from moe_ray.specialisation.records import TraceManifest, read_trace
 from moe_ray.specialisation.report import make_report, sentence_of_all
@@ -87,6 +88,14 @@ def _outcome(manifest: TraceManifest, out: Path) -> list[str]:
         f"{count(manifest.num_masked)} masked; {plural(len(layers), 'layer')} with {', '.join(experts)} experts"
     )
     return [*yields, *manifest.notes, f"\nTrace: {out}"]
+
+
+def trace_run_routes(run: Path, out: Path) -> None:
+    """Write a run's routes as a trace, and print what it holds."""
+    _require_trace_or_nothing(out)
+    console = output_console(soft_wrap=True)
+    for line in _outcome(trace_routes(run, out), out):
+        console.print(line)
 
 
 def merge_shards(traces: Sequence[Path], out: Path) -> None:

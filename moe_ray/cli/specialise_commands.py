@@ -68,6 +68,17 @@ def trace(
     trace_mixture(model, texts, out, options)
 
 
+@specialise_app.command("trace-router")
+def trace_router(
+    run: Annotated[Path, typer.Argument(help="Run directory of an experiment with a router.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
+) -> None:
+    """Write a run's routes as a trace: the router's experts are the domains, its texts are the examples."""
+    from moe_ray.cli.specialise import trace_run_routes
+
+    trace_run_routes(run, out)
+
+
 @specialise_app.command("merge")
 def merge(
     traces: Traces,

@@ -1,21 +1,15 @@
-"""Traces of routers that decide once for a whole text: the gate of a merged mixture, and a run's query router.
-
-The unit is the text. `selected` counts the most probable expert, also where all experts are mixed; `mass` holds the
-probabilities.
-"""
+"""The gate of a merged mixture, which decides once for a whole text, as a trace."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from moe_ray.arrays import FloatArray
 from moe_ray.engines.transformers.loading import LoadedModel
-from moe_ray.specialisation.information import entropy
-from moe_ray.specialisation.records import SUMS, TracedLayer
+from moe_ray.specialisation.decisions import decision
+from moe_ray.specialisation.records import TracedLayer
 from moe_ray.specialisation.tokens import EncodedText
-from moe_ray.specialisation.writing import LayerSums, TextTrace
+from moe_ray.specialisation.writing import TextTrace
 
 
 def gate_layer(model: Any) -> TracedLayer:
@@ -38,14 +32,3 @@ def trace_gate(loaded: LoadedModel, texts: Sequence[EncodedText]) -> Iterator[Te
             num_masked=0,
             layers=(decision(probs.double().cpu().numpy()),),
         )
-
-
-def decision(probs: FloatArray) -> LayerSums:
-    """Return the sums of one decision with the probabilities `probs` [E]."""
-    ordered = np.sort(probs)[::-1]
-    margin = ordered[0] - ordered[1] if len(ordered) > 1 else np.nan
-    found = {"entropy": float(entropy(probs)), "weight_entropy": 0.0, "set_margin": margin, "top_margin": margin}
-    values = np.array([{**found, "top_probability": ordered[0]}[name] for name in SUMS])
-    selected = np.zeros(len(probs))
-    selected[int(np.argmax(probs))] = 1
-    return LayerSums(selected=selected, mass=np.asarray(probs, dtype=np.float64), sums=values, squares=values**2)

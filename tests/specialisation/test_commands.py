@@ -19,6 +19,8 @@ from moe_ray.cli.specialise import TraceOptions, trace_mixture
 from moe_ray.specialisation.records import read_manifest, read_trace
 from tests.specialisation.families import make
 from tests.support.commands import Command
+from tests.support.synthetic_routes import route
+from tests.support.synthetic_run import synthetic_run
 from tests.support.tiny_models import make_tiny_checkpoint, make_tokenizer
 
 WORDS = {"law": ["court", "law", "contract", "is", "the"], "bio": ["drug", "cell", "question", "answer", "of"]}
@@ -240,3 +242,44 @@ def test_the_gate_of_a_merged_mixture_is_traced_in_the_same_format(
     code, shown = moe_ray("specialise", "report", tmp_path / "t")
     assert code == 0, shown
     assert pq.read_table(tmp_path / "t" / "texts.parquet").num_rows == NUM_TEXTS
+
+
+def test_the_query_router_of_a_run_is_a_trace_too(moe_ray: Command, tmp_path: Path) -> None:
+    run, _ = synthetic_run(tmp_path / "run", num_models=4, num_answers=240)
+    routes = route(run, with_test=False)
+    code, shown = moe_ray("specialise", "trace-router", tmp_path / "run", "--out", tmp_path / "t")
+    assert code == 0, shown
+    read = read_trace(tmp_path / "t")
+    assert read.manifest.expert_names == [*routes.domains, "out-of-domain"]
+    assert len(read.text_ids) == len(routes.example_ids)
+    rows = {
+        f"{domain}/{name}": at
+        for at, (domain, name) in enumerate(zip(routes.example_domains, routes.example_ids, strict=True))
+    }
+    for text_id, mass in zip(read.text_ids, read.layers[0].mass, strict=True):
+        assert mass[:-1] == pytest.approx(routes.probabilities[rows[text_id]], abs=1e-12)
+    code, shown = moe_ray("specialise", "report", tmp_path / "t", "--top", "1")
+    assert code == 0, shown
+    assert "used by" in shown
+    code, shown = moe_ray("specialise", "trace-router", tmp_path, "--out", tmp_path / "u")
+    assert code == 2
+
+
+def test_the_domains_of_an_experiment_are_the_classes(moe_ray: Command, mixture: Path, tmp_path: Path) -> None:
+    for label, words in WORDS.items():
+        rows = [{"question": " ".join(words[at:] + words[:at]), "answer": "yes"} for at in range(len(words))]
+        (tmp_path / f"{label}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    columns = "columns: {question: question, reference: answer}"
+    domains = "".join(
+        f"  {label}: {{task: free_text, data: {{source: ./{label}.jsonl}}, {columns}}}\n" for label in WORDS
+    )
+    (tmp_path / "experiment.yaml").write_text(
+        f"name: x\nmodels:\n  base: {{path: {mixture}}}\nbaseline: base\ndomains:\n{domains}"
+    )
+    code, shown = moe_ray(
+        "specialise", "trace", mixture, "--texts", tmp_path / "experiment.yaml", "--out", tmp_path / "t"
+    )
+    assert code == 0, shown
+    read = read_trace(tmp_path / "t")
+    assert sorted(set(read.labels)) == ["bio", "law"]
+    assert all(text_id.startswith(f"{label}/") for text_id, label in zip(read.text_ids, read.labels, strict=True))
