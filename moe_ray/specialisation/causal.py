@@ -132,7 +132,7 @@ def min_texts(num_tests: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
+class ExpertEffect:
     """One effect of one expert on one class.
 
     `value` with `low` and `high`, its 95 % interval over texts (and control draws), are in the unit of the changes;
@@ -190,7 +190,7 @@ class PairedChanges:
             raise UserError("some changes are not finite", remedy="leave out texts whose score is not finite")
 
 
-def causal_effects(changes: PairedChanges, *, family: str, margin: float | None = None) -> list[Effect]:
+def causal_effects(changes: PairedChanges, *, family: str, margin: float | None = None) -> list[ExpertEffect]:
     """Return all three effects of every expert on every class; specific and selective ones are tested.
 
     p-values are adjusted by Benjamini-Hochberg over all specific and selective effects together, which `family` names.
@@ -213,7 +213,7 @@ def causal_effects(changes: PairedChanges, *, family: str, margin: float | None 
     for (kind, expert, label, mean, spread), p_value, q_value in zip(found, p_values, q_values, strict=True):
         low, high = mean.interval()
         effects.append(
-            Effect(
+            ExpertEffect(
                 kind=kind,
                 expert=expert,
                 label=label,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from moe_ray.arrays import FloatArray
 from moe_ray.specialisation.similarity import cosines, debiased_cka_matrix
-from moe_ray.specialisation.sites import Routed, RoutingSite, on_experts
+from moe_ray.specialisation.sites import RoutedTokens, RoutingSite, on_experts
 from moe_ray.specialisation.tokens import EncodedText
 from moe_ray.specialisation.writing import similarity_table
 
@@ -42,8 +42,8 @@ class ExpertSampler:
             for handle in handles:
                 handle.remove()
 
-    def _keep(self, module: str) -> Callable[[Routed], None]:
-        def keep(routed: Routed) -> None:
+    def _keep(self, module: str) -> Callable[[RoutedTokens], None]:
+        def keep(routed: RoutedTokens) -> None:
             kept = self._hidden[module]
             num_wanted = min(self._num_per_text, NUM_SAMPLED_TOKENS - sum(len(one) for one in kept))
             if num_wanted > 0:

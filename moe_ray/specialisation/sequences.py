@@ -22,7 +22,7 @@ TOKENS_SHUFFLED = "tokens shuffled within texts"
 RANKS_SHUFFLED = "ranks shuffled within texts"
 LABELS_BY_TOKEN = "labels permuted over the texts that hold the token, token by token"
 
-Experts = np.ndarray[Any, np.dtype[np.int16]]
+TokenExperts = np.ndarray[Any, np.dtype[np.int16]]
 
 
 def measure_sequences(trace: Trace, classes: Classes) -> list[MeasuredValue]:
@@ -37,7 +37,7 @@ def measure_sequences(trace: Trace, classes: Classes) -> list[MeasuredValue]:
     return values
 
 
-def pair_counts(experts_TK: Experts, num_experts: int) -> FloatArray:
+def pair_counts(experts_TK: TokenExperts, num_experts: int) -> FloatArray:
     """Return how many tokens selected both of each two experts [E, E]; the diagonal is 0."""
     counts = np.zeros((num_experts, num_experts))
     for a in range(experts_TK.shape[1]):
@@ -90,7 +90,7 @@ def _shares_of_pairs(counts_EE: FloatArray) -> FloatArray:
     return shares
 
 
-def _ranks_shuffled(rng: np.random.Generator, texts: Sequence[Experts]) -> Experts:
+def _ranks_shuffled(rng: np.random.Generator, texts: Sequence[TokenExperts]) -> TokenExperts:
     return np.concatenate([rng.permuted(text, axis=0) for text in texts])
 
 
@@ -131,7 +131,7 @@ def cross_layer(trace: Trace, first: int, second: int) -> MeasuredValue:
     )
 
 
-def _joint(pairs: Sequence[tuple[Experts, Experts]], shape: tuple[int, int]) -> FloatArray:
+def _joint(pairs: Sequence[tuple[TokenExperts, TokenExperts]], shape: tuple[int, int]) -> FloatArray:
     one, two = np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])
     used = (one >= 0) & (two >= 0)
     counts = np.zeros(shape)

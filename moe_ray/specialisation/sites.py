@@ -39,7 +39,7 @@ class RoutingSite:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Routed:
+class RoutedTokens:
     """What one forward pass of a layer selected: `index` and `weights` [N, K], `scores` [N, E] or None.
 
     `hidden` is what the experts read [N, H].
@@ -60,7 +60,7 @@ def find_sites(model: Any, run: Callable[[], object], *, name: str) -> list[Rout
     if not found:
         raise _without_experts(model, name)
     outputs: dict[str, list[Tensor]] = {}
-    routed: dict[str, Routed] = {}
+    routed: dict[str, RoutedTokens] = {}
     siblings = {path: _siblings(model, path) for path, _ in found}
     with _probing(found, siblings, outputs, routed):
         run()
@@ -102,7 +102,7 @@ def _probing(
     found: Sequence[tuple[str, nn.Module]],
     siblings: Mapping[str, Mapping[str, nn.Module]],
     outputs: dict[str, list[Tensor]],
-    routed: dict[str, Routed],
+    routed: dict[str, RoutedTokens],
 ) -> Iterator[None]:
     beside = {path: module for group in siblings.values() for path, module in group.items()}
     handles = [module.register_forward_hook(_keeps(path, outputs)) for path, module in beside.items()]
@@ -121,8 +121,8 @@ def _keeps(path: str, outputs: dict[str, list[Tensor]]) -> Callable[[nn.Module, 
     return hook
 
 
-def _keeps_routed(path: str, routed: dict[str, Routed]) -> Callable[[Routed], None]:
-    def keep(found: Routed) -> None:
+def _keeps_routed(path: str, routed: dict[str, RoutedTokens]) -> Callable[[RoutedTokens], None]:
+    def keep(found: RoutedTokens) -> None:
         routed[path] = found
 
     return keep
@@ -134,7 +134,7 @@ def tensors_of(output: Any) -> list[Tensor]:
     return [one.detach() for one in given if isinstance(one, Tensor)]
 
 
-def on_experts(experts: nn.Module, act: Callable[[Routed], None]) -> Any:
+def on_experts(experts: nn.Module, act: Callable[[RoutedTokens], None]) -> Any:
     """Call `act` before each forward pass of `experts`; returns the hook's handle. Changes nothing that they read."""
     names = list(inspect.signature(experts.forward).parameters)
 
@@ -142,7 +142,7 @@ def on_experts(experts: nn.Module, act: Callable[[Routed], None]) -> Any:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         hidden, index, weights = (given[name].detach() for name in names)
         act(
-            Routed(
+            RoutedTokens(
                 hidden=hidden.reshape(-1, hidden.shape[-1]),
                 index=index.reshape(-1, index.shape[-1]),
                 weights=weights.reshape(-1, weights.shape[-1]),
@@ -173,7 +173,7 @@ def _site(
     experts: Any,
     siblings: Mapping[str, nn.Module],
     outputs: Mapping[str, list[Tensor]],
-    routed: Routed | None,
+    routed: RoutedTokens | None,
     name: str,
 ) -> RoutingSite:
     if routed is None or routed.index.is_floating_point() or routed.index.shape != routed.weights.shape:
@@ -194,7 +194,7 @@ def _site(
     return RoutingSite(record=record, experts=experts, router=None if chosen is None else siblings[chosen])
 
 
-def _router(candidates: Mapping[str, Tensor], outputs: Mapping[str, list[Tensor]], routed: Routed) -> str | None:
+def _router(candidates: Mapping[str, Tensor], outputs: Mapping[str, list[Tensor]], routed: RoutedTokens) -> str | None:
     """Return the path of the router: it also returned the indices, or it is the only module with scores."""
     for path in candidates:
         if any(_equal_indices(tensor, routed.index) for tensor in outputs[path]):
@@ -208,7 +208,7 @@ def _equal_indices(tensor: Tensor, index: Tensor) -> bool:
     return bool((tensor.reshape(index.shape) == index).all())
 
 
-def score_kind(scores: Tensor, routed: Routed) -> ScoreKind:
+def score_kind(scores: Tensor, routed: RoutedTokens) -> ScoreKind:
     """Return how `scores` [N, E] become the weights of the selected experts, up to a factor for each token.
 
     With one expert per token the factor must be the same for all tokens; weights that are all equal say nothing, and
@@ -226,7 +226,7 @@ def _are_probabilities(scores: Tensor) -> bool:
     return bool((scores >= 0).all()) and bool(((sums - 1).abs() < MAX_SPREAD).all())
 
 
-def _spread(p_NE: Tensor, routed: Routed) -> float:
+def _spread(p_NE: Tensor, routed: RoutedTokens) -> float:
     used = (routed.index < p_NE.shape[-1]) & (routed.index >= 0)
     chosen = p_NE.gather(1, routed.index.clamp(0, p_NE.shape[-1] - 1))
     ratio = routed.weights.double() / chosen.clamp(min=1e-12)

@@ -21,7 +21,7 @@ from moe_ray.errors import ModelError
 from moe_ray.specialisation.records import NORMS, SUMS, TokenTrace
 from moe_ray.specialisation.sites import (
     NUM_PROBE_TOKENS,
-    Routed,
+    RoutedTokens,
     RoutingSite,
     find_sites,
     on_experts,
@@ -130,10 +130,10 @@ def _router_hook(site: RoutingSite, outputs: dict[str, list[Tensor]]) -> Callabl
 
 def _experts_hook(
     site: RoutingSite, outputs: dict[str, list[Tensor]], batch: _Batch, *, with_norms: bool
-) -> Callable[[Routed], None]:
+) -> Callable[[RoutedTokens], None]:
     record = site.record
 
-    def act(routed: Routed) -> None:
+    def act(routed: RoutedTokens) -> None:
         num_tokens = len(routed.index)
         if num_tokens != len(batch.counted_N):
             raise ModelError(
@@ -146,7 +146,7 @@ def _experts_hook(
     return act
 
 
-def _layer_tokens(site: RoutingSite, routed: Routed, *, with_norms: bool) -> _LayerTokens:
+def _layer_tokens(site: RoutingSite, routed: RoutedTokens, *, with_norms: bool) -> _LayerTokens:
     return _LayerTokens(
         index=routed.index.long().cpu().numpy(),
         weights=routed.weights.double().cpu().numpy(),
@@ -155,7 +155,7 @@ def _layer_tokens(site: RoutingSite, routed: Routed, *, with_norms: bool) -> _La
     )
 
 
-def token_values(site: RoutingSite, routed: Routed) -> Tensor:
+def token_values(site: RoutingSite, routed: RoutedTokens) -> Tensor:
     """Return the values of each token whose sums are traced [N, S], in the order of `SUMS`; NaN where not defined."""
     weights = routed.weights.double().abs()
     values = torch.full((len(weights), len(SUMS)), torch.nan, dtype=torch.float64, device=weights.device)
@@ -179,7 +179,7 @@ def _entropy(p: Tensor) -> Tensor:
     return -torch.special.xlogy(p, p).sum(dim=-1) / np.log(2)
 
 
-def _norms(site: RoutingSite, routed: Routed) -> FloatArray:
+def _norms(site: RoutingSite, routed: RoutedTokens) -> FloatArray:
     """Return the length of each selected expert's answer before it is weighted [N, K]; 0 where no expert is."""
     num_tokens, top_k = routed.index.shape
     used = (routed.index >= 0) & (routed.index < site.record.num_experts)

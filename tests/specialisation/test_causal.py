@@ -8,7 +8,7 @@ from scipy import stats
 
 from moe_ray.errors import UserError
 from moe_ray.specialisation.causal import (
-    Effect,
+    ExpertEffect,
     PairedChanges,
     accuracy_p,
     causal_effects,
@@ -34,11 +34,11 @@ def changes(rng: np.random.Generator, **more: Any) -> PairedChanges:
     return PairedChanges(removed=removed, controls=controls, labels=LABELS, num_classes=NUM_CLASSES, **more)
 
 
-def effects(given: PairedChanges, **more: Any) -> list[Effect]:
+def effects(given: PairedChanges, **more: Any) -> list[ExpertEffect]:
     return causal_effects(given, family="experts and classes", **more)
 
 
-def discovered(found: list[Effect]) -> set[tuple[str, int, int]]:
+def discovered(found: list[ExpertEffect]) -> set[tuple[str, int, int]]:
     return {(one.kind, one.expert, one.label) for one in found if one.q_value is not None and one.q_value < 0.05}
 
 
