@@ -52,7 +52,8 @@ def utilisation(counts_E: npt.ArrayLike, num_tokens: npt.ArrayLike) -> FloatArra
 def class_weights(num_classes: int, weights: npt.ArrayLike | None = None) -> FloatArray:
     """Return weights that sum to 1, equal by default."""
     given = np.ones(num_classes) if weights is None else np.asarray(weights, dtype=np.float64)
-    return given / given.sum()
+    divided: FloatArray = given / given.sum()
+    return divided
 
 
 def generalised_js(counts_CE: npt.ArrayLike, weights_C: npt.ArrayLike | None = None) -> FloatArray:
@@ -64,8 +65,9 @@ def generalised_js(counts_CE: npt.ArrayLike, weights_C: npt.ArrayLike | None = N
     p_CE = shares(counts_CE)
     pi_C = class_weights(p_CE.shape[-2], weights_C)
     mixed_E = (pi_C[:, None] * p_CE).sum(axis=-2)
-    within = (pi_C * entropy(p_CE)).sum(axis=-1)
-    return entropy(mixed_E) - within
+    within: FloatArray = (pi_C * entropy(p_CE)).sum(axis=-1)
+    between: FloatArray = entropy(mixed_E) - within
+    return between
 
 
 def normalised_js(counts_CE: npt.ArrayLike, weights_C: npt.ArrayLike | None = None) -> FloatArray:
@@ -106,8 +108,9 @@ def lift(counts_CE: npt.ArrayLike, weights_C: npt.ArrayLike | None = None, *, ad
 
 def lift_over_uniform(counts_CE: npt.ArrayLike) -> FloatArray:
     """Share of an expert in a class over 1 / E, a ratio: [..., C, E]. Differs from `lift` out of balance."""
-    values = np.asarray(counts_CE)
-    return shares(values) * values.shape[-1]
+    values = np.asarray(counts_CE, dtype=np.float64)
+    ratio: FloatArray = shares(values) * values.shape[-1]
+    return ratio
 
 
 def class_information(counts_CE: npt.ArrayLike, weights_C: npt.ArrayLike | None = None) -> FloatArray:

@@ -184,9 +184,9 @@ def _site(
         )
     num_tokens, top_k = routed.index.shape
     candidates = {
-        beside: scores
+        beside: found
         for beside, tensors in outputs.items()
-        if beside in siblings and (scores := scores_in(tensors, num_tokens, experts.num_experts)) is not None
+        if beside in siblings and (found := scores_in(tensors, num_tokens, experts.num_experts)) is not None
     }
     chosen = _router(candidates, outputs, routed)
     scores: ScoreKind = "unknown" if chosen is None else score_kind(candidates[chosen], routed)

@@ -5,6 +5,7 @@ Shapes: B texts of a batch, T tokens, N = B x T, K selected experts, E experts, 
 
 # ruff: noqa: N803, N806, N815 - capital suffixes name the axes of a tensor
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -176,7 +177,8 @@ def token_values(site: RoutingSite, routed: RoutedTokens) -> Tensor:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    return -torch.special.xlogy(p, p).sum(dim=-1) / np.log(2)
+    summed: Tensor = -torch.special.xlogy(p, p).sum(dim=-1) / math.log(2)
+    return summed
 
 
 def _norms(site: RoutingSite, routed: RoutedTokens) -> FloatArray:
@@ -216,7 +218,7 @@ def _sums(site: RoutingSite, layer: _LayerTokens, row: slice, counted: BoolArray
     used = (index >= 0) & (index < num_experts)
 
     def summed(amounts: FloatArray) -> FloatArray:
-        return np.bincount(index[used], weights=amounts[used], minlength=num_experts)
+        return np.bincount(index[used], weights=amounts[used], minlength=num_experts).astype(np.float64)
 
     norms = {}
     if layer.norms is not None:

@@ -24,7 +24,8 @@ def clustered_counts(
 def tilted(size: float, num_experts: int = NUM_EXPERTS) -> Array:
     """A profile that rises by `size` from the first expert to the last, on a log scale."""
     profile = np.exp(np.linspace(-size, size, num_experts))
-    return profile / profile.sum()
+    divided: Array = profile / profile.sum()
+    return divided
 
 
 def manifest(*, num_layers: int = 1, num_experts: int = NUM_EXPERTS, top_k: int = TOP_K) -> TraceManifest:

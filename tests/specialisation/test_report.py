@@ -105,7 +105,7 @@ def test_each_family_of_tests_is_adjusted_and_named() -> None:
     assert all(one.q_value is not None and one.p_value is not None and one.q_value >= one.p_value for one in lifts)
 
 
-def tokens_of(rng: np.random.Generator, ids: np.ndarray, tables: np.ndarray) -> TokenTrace:  # type: ignore[type-arg]
+def tokens_of(rng: np.random.Generator, ids: np.ndarray, tables: np.ndarray) -> TokenTrace:
     """Tokens whose experts are drawn by `tables` [layers, vocabulary, E] of log preferences."""
     noise = rng.gumbel(size=(len(ids), len(tables), tables.shape[2]))
     chosen = np.argsort(-(tables[:, ids].swapaxes(0, 1) + noise), axis=2)[:, :, :TOP_K]

@@ -6,7 +6,7 @@ import pytest
 from moe_ray.specialisation.similarity import cosines, debiased_cka, debiased_cka_matrix, linear_cka
 
 
-def plain_hsic(k: np.ndarray, l_: np.ndarray) -> float:  # type: ignore[type-arg]
+def plain_hsic(k: np.ndarray, l_: np.ndarray) -> float:
     """The unbiased estimator as a mean over all quadruples of different tokens."""
     num, total, count = len(k), 0.0, 0
     for i in range(num):
