@@ -90,7 +90,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {**LATENT, "num_experts": NUM_EXPERTS},
     "aria_text": {"moe_num_experts": NUM_EXPERTS, "moe_topk": TOP_K, "moe_num_shared_experts": 1},
     "longcat_flash": {
-        **LATENT, "n_routed_experts": NUM_EXPERTS - 2, "zero_expert_num": 2, "num_layers": 2, "num_hidden_layers": 4, "moe_topk": TOP_K,
+        **LATENT, "n_routed_experts": NUM_EXPERTS - 2, "zero_expert_num": 2, "moe_topk": TOP_K,
+        "num_layers": 2, "num_hidden_layers": 4,
         "expert_ffn_hidden_size": 16, "ffn_hidden_size": 16, "head_dim": 8,
     },
     "dbrx": {
