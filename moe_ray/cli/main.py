@@ -13,6 +13,7 @@ from moe_ray.cli.cluster_commands import add_cluster_commands
 from moe_ray.cli.doctor_command import add_doctor
 from moe_ray.cli.moe_commands import moe_app
 from moe_ray.cli.slurm_commands import slurm
+from moe_ray.cli.specialise_commands import specialise_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ router_app = typer.Typer(help="Train routers and prepare their texts.", **o.GROU
 app.add_typer(router_app, name="router")
 app.add_typer(moe_app, name="moe")
 app.command("slurm")(slurm)
+app.add_typer(specialise_app, name="specialise")
 
 
 def _version(wanted: bool) -> None:
