@@ -16,6 +16,7 @@ from moe_ray.engines.base import GenerateRequest, Generation
 from moe_ray.execution.ray_calls import reason_of
 from moe_ray.fingerprint import fingerprint
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, RoutingVerdict
+from moe_ray.serving.failures import no_logprobs
 from moe_ray.serving.leases import Lease, Refusal, Renewal, Status
 from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.openai.usage import TokenCounts
@@ -158,7 +159,7 @@ class Backend:
         """
         call, decoding = ticket.call, self.system.decoding
         if (call.num_logprobs is not None or call.echo) and not self._served(ticket).gives_logprobs:
-            raise _no_logprobs(call)
+            raise no_logprobs(call)
         temperature = decoding.temperature if call.temperature is None else call.temperature
         return [
             GenerateRequest(
@@ -317,14 +318,6 @@ def _seed(call: ApiCall, id: str, index: int) -> int:
     """A seed for each choice: from the client's, else from the request's id."""
     base = int(fingerprint(id)[:8], 16) if call.seed is None else call.seed
     return (base + index) % 2**32
-
-
-def _no_logprobs(call: ApiCall) -> ApiError:
-    if call.num_logprobs is None:
-        message, param = "the engine of this model cannot echo its prompt", "echo"
-    else:
-        message, param = "the engine of this model gives no log-probabilities", "logprobs"
-    return ApiError(400, message, code="unsupported_value", param=param)
 
 
 def _is_death(error: RayError) -> bool:
