@@ -17,7 +17,7 @@ from moe_ray.execution.ray_calls import reason_of
 from moe_ray.fingerprint import fingerprint
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, RoutingVerdict
 from moe_ray.serving.failures import no_logprobs
-from moe_ray.serving.leases import Lease, Refusal, Renewal, Status
+from moe_ray.serving.leases import Claim, Lease, Refusal, Renewal, Status
 from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.querying import QueryRouter, verdict_of
@@ -120,8 +120,6 @@ class Backend:
                 held = await self._owner.session.remote(ticket.session, verdict.expert)
             if held != verdict.expert:
                 return replace(verdict, expert=held, pinned="session")
-        if ticket.background:
-            return self._without_a_swap(verdict)
         return verdict
 
     async def routed(self, query: str | None) -> RoutingVerdict:
@@ -140,17 +138,6 @@ class Backend:
                 404, "no model answers the domain of this text", kind="not_found_error", code="model_not_found"
             )
         return verdict
-
-    def _without_a_swap(self, verdict: RoutingVerdict) -> RoutingVerdict:
-        """A client's background request goes to a model that is loaded, if its own is not."""
-        if self.status is None:
-            return verdict
-        loaded = [name for name, model in self.status.models.items() if model.value == "loaded"]
-        if not loaded or verdict.expert in loaded:
-            return verdict
-        chosen = self.system.fallback if self.system.fallback in loaded else loaded[0]
-        assert chosen is not None
-        return replace(verdict, expert=chosen, pinned="background")
 
     def requests(self, ticket: Ticket) -> list[GenerateRequest]:
         """The engine's requests: for each prompt, `n` of them; what the call leaves open is the experiment's.
@@ -226,10 +213,11 @@ class Backend:
         assert verdict is not None
         if dead:
             self._standing.forget(dead)
+        had_place = bool(dead) or self._standing.serves(verdict.expert)
         lease = await self._standing_lease(ticket, verdict.expert)
         if lease is not None:
             return lease
-        pending = self._owner.acquire.remote(verdict.expert, self._ingress, self._name(ticket), ticket.background, dead)
+        pending = self._owner.acquire.remote(self._claim(ticket, verdict, was_admitted=had_place, dead=dead))
         try:
             with _reaching_the_owner():
                 outcome: Lease | Refusal = await pending
@@ -242,7 +230,21 @@ class Backend:
         self.metrics.observe("moe_ray_queue_seconds", outcome.queue_ms / 1000)
         self.metrics.observe("moe_ray_swap_seconds", outcome.swap_ms / 1000)
         ticket.verdict = replace(verdict, queue_ms=outcome.queue_ms, swap_ms=outcome.swap_ms)
+        if outcome.model != verdict.expert:
+            ticket.verdict = replace(ticket.verdict, expert=outcome.model, pinned="background")
         return outcome
+
+    def _claim(self, ticket: Ticket, verdict: RoutingVerdict, *, was_admitted: bool, dead: str) -> Claim:
+        """What the owner must know of a call. A background request of `auto` may go to any model."""
+        return Claim(
+            verdict.expert,
+            self._ingress,
+            self._name(ticket),
+            background=ticket.background,
+            may_move=ticket.background and verdict.requested == AUTO and verdict.pinned is None,
+            was_admitted=was_admitted,
+            dead=dead,
+        )
 
     async def _standing_lease(self, ticket: Ticket, model: str) -> Lease | None:
         """Wait for a replica that never leaves its slot; None where the model has none."""
@@ -259,7 +261,7 @@ class Backend:
         assert ticket.verdict is not None
         self.metrics.observe("moe_ray_queue_seconds", outcome.waited_s)
         ticket.verdict = replace(ticket.verdict, queue_ms=1000 * outcome.waited_s)
-        return Lease(0, outcome.replica.replica, outcome.replica.name, 1000 * outcome.waited_s, 0.0)
+        return Lease(model, outcome.replica.replica, outcome.replica.name, 1000 * outcome.waited_s, 0.0)
 
     def release(self, ticket: Ticket, lease: Lease, *, is_over: bool) -> None:
         """The call is counted no more; unless it `is_over`, its replica stops it."""

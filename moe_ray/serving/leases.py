@@ -8,10 +8,29 @@ from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.standing import StandingReplica
 
 
-class Lease(NamedTuple):
-    """A call may use `replica` until it is released. Times in milliseconds."""
+class Claim(NamedTuple):
+    """A call that asks the owner for a model. `call` is what owner and replicas know it by.
 
-    ticket: int
+    Args:
+        background: the call waits for others, and never causes a swap.
+        may_move: where the model is not loaded, any model that is may answer.
+        was_admitted: the call lost the replica that it was admitted to, so a full queue does not refuse it.
+        dead: a replica that the caller saw die, which the owner may not know yet.
+    """
+
+    model: str
+    ingress: str
+    call: str
+    background: bool = False
+    may_move: bool = False
+    was_admitted: bool = False
+    dead: str = ""
+
+
+class Lease(NamedTuple):
+    """A call may use `replica`, which holds `model`, until it is released. Times in milliseconds."""
+
+    model: str
     replica: Any
     replica_name: str
     queue_ms: float

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from moe_ray.execution.ray_calls import reason_of
 from moe_ray.execution.replica import ReplicaPlace
 from moe_ray.serving import scheduler as s
-from moe_ray.serving.leases import Lease, ModelStatus, Refusal, Renewal, Status
+from moe_ray.serving.leases import Claim, Lease, ModelStatus, Refusal, Renewal, Status
 from moe_ray.serving.metrics import MetricCounts, merged
 from moe_ray.serving.replicas import Replicas
 from moe_ray.serving.standing import StandingReplica
@@ -101,17 +101,16 @@ class SlotOwner:
             await asyncio.sleep(0.05)
         return dict(self._failures)
 
-    async def acquire(
-        self, model: str, ingress: str, call: str, background: bool = False, dead: str = ""
-    ) -> Lease | Refusal:
-        """Wait for `model`, and keep it loaded until `release`. `dead` names a replica that the caller saw die."""
+    async def acquire(self, claim: Claim) -> Lease | Refusal:
+        """Wait for a model, and keep it loaded until `release`."""
         if self._closing:
             return Refusal("closing", "the server is shutting down", 10.0)
-        if self._given_up.pop(call, False):
+        if self._given_up.pop(claim.call, False):
             return Refusal("closing", "the call was given up", 1.0)
-        if dead:
-            self._lost(dead, "its process has ended")
-        return await self._request(self._best_slot(model), model, ingress, call, background=background)
+        if claim.dead:
+            self._lost(claim.dead, "its process has ended")
+        claim = claim._replace(model=self._ready_model(claim))
+        return await self._request(self._best_slot(claim.model), claim)
 
     async def release(self, call: str) -> None:
         """The call has ended, or its client has left, admitted or not."""
@@ -180,6 +179,15 @@ class SlotOwner:
             if len(held.shared.models) == 1 and held.state.state == "ready" and not self._closing
         }
 
+    def _ready_model(self, claim: Claim) -> str:
+        """The claim's model, or one that takes calls now if that may answer: the baseline, or any other."""
+        ready = [held.state.loaded_model for held in self._slots if held.state.state == "ready"]
+        if not claim.may_move or not ready or claim.model in ready:
+            return claim.model
+        chosen = self._system.fallback if self._system.fallback in ready else ready[0]
+        assert chosen is not None
+        return chosen
+
     def _best_slot(self, model: str) -> _Held:
         """Where the model is loaded, the slot with the fewest calls; else the one with the fewest that wait."""
         able = [held for held in self._slots if model in held.shared.models]
@@ -206,7 +214,7 @@ class SlotOwner:
 
     def _grant(self, held: _Held, grant: s.Grant) -> None:
         lease = Lease(
-            ticket=grant.ticket,
+            model=grant.model,
             replica=held.replica,
             replica_name=held.replica_name,
             queue_ms=1000 * (grant.waited_s - grant.swap_s),
@@ -219,22 +227,23 @@ class SlotOwner:
         if entry is not None and not entry.future.done():
             entry.future.set_result(outcome)
 
-    def _request(
-        self, held: _Held, model: str, ingress: str, call: str, *, background: bool = False
-    ) -> "asyncio.Future[Lease | Refusal]":
+    def _request(self, held: _Held, claim: Claim) -> "asyncio.Future[Lease | Refusal]":
         """Bring a call before the slot's scheduler; return what will hold its answer."""
         self._last_ticket += 1
         ticket = self._last_ticket
         future: asyncio.Future[Lease | Refusal] = asyncio.get_running_loop().create_future()
-        self._tickets[ticket] = _Ticket(held, ingress, call, future)
-        self._by_call[call] = ticket
-        self._do(held, held.state.request(ticket, model, time.monotonic(), background=background))
+        self._tickets[ticket] = _Ticket(held, claim.ingress, claim.call, future)
+        self._by_call[claim.call] = ticket
+        effects = held.state.request(
+            ticket, claim.model, time.monotonic(), background=claim.background, was_admitted=claim.was_admitted
+        )
+        self._do(held, effects)
         return future
 
     def _warm(self, held: _Held) -> None:
         """Load the slot's only model before anybody asks: by a call that leaves as soon as it is admitted."""
         call = f"warm-{held.shared.name}"
-        future = self._request(held, held.shared.models[0], "", call)
+        future = self._request(held, Claim(held.shared.models[0], "", call))
 
         async def leave() -> None:
             await future

@@ -59,6 +59,10 @@ class StandingSlots:
             found[slot.replica.model] = (waiting + len(slot.waiting), running + slot.state.num_running)
         return found
 
+    def serves(self, model: str) -> bool:
+        """Whether a standing replica of `model` is known."""
+        return any(slot.replica.model == model for slot in self._slots.values())
+
     def update(self, replicas: Mapping[str, StandingReplica]) -> None:
         """Take over what the owner says; a call that waits for a replica that is gone is sent to the owner."""
         for name in self._slots.keys() - replicas.keys():

@@ -27,7 +27,7 @@ from moe_ray.config.schema import RouterConfig
 from moe_ray.routing.training import fit_router
 from moe_ray.runs.serve import serving
 from moe_ray.serving.app import owner_of
-from moe_ray.serving.leases import Lease
+from moe_ray.serving.leases import Claim, Lease
 from moe_ray.serving.running import Served
 from tests.engines.openai_api import Api
 from tests.execution.experiments import RUNTIME, Recorder, scripted
@@ -159,7 +159,7 @@ class Endpoint:
         """The actor that holds a model, which is loaded for it if need be."""
         owner = owner_of(self.served.system, {})
         call = f"test-{uuid.uuid4()}"
-        lease = ray.get(owner.acquire.remote(model, "test", call), timeout=TIMEOUT_S)
+        lease = ray.get(owner.acquire.remote(Claim(model, "test", call)), timeout=TIMEOUT_S)
         assert isinstance(lease, Lease)
         ray.get(owner.release.remote(call))
         return lease.replica
