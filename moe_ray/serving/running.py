@@ -15,6 +15,7 @@ from moe_ray.errors import UserError
 from moe_ray.execution import ray_calls
 from moe_ray.serving.access import ANY_HOST
 from moe_ray.serving.app import application, owner_of, secrets_of_models
+from moe_ray.serving.rescue import PROXY_ENVIRONMENT
 from moe_ray.serving.system import ServedSystem
 
 READY_TIMEOUT_S = 1800.0
@@ -51,7 +52,14 @@ def running(system: ServedSystem, tell: Callable[[str], object], *, ray_ends: bo
     try:
         ray_calls.call(ray.get, owner.start.remote())
         http = {"host": its.host, "port": its.port}
-        ray_calls.call_within(READY_TIMEOUT_S, serve.start, proxy_location="HeadOnly", http_options=http)
+        ray_calls.call_within(
+            READY_TIMEOUT_S,
+            serve.start,
+            proxy_location="HeadOnly",
+            http_options=http,
+            # The proxies inherit it.
+            controller_options={"runtime_env": {"env_vars": dict(PROXY_ENVIRONMENT)}},
+        )
         ray_calls.call_within(
             READY_TIMEOUT_S, serve.run, application(system), name=system.name, route_prefix="/", blocking=False
         )

@@ -18,7 +18,9 @@ from moe_ray.serving.slots import SlotOwner
 from moe_ray.serving.system import ServedSystem, SharedSlot
 from tests.serving.fakes import MODELS, Remote, settled, system
 
-PLACE = ReplicaPlace(pid=1, gpu_ids=(), gpu_uuids=(), cuda_visible_devices=None, gpu_bytes=None, energy_j=None)
+PLACE = ReplicaPlace(
+    node="here", pid=1, gpu_ids=(), gpu_uuids=(), cuda_visible_devices=None, gpu_bytes=None, energy_j=None
+)
 
 
 class FakeProcess:
