@@ -36,7 +36,7 @@ from moe_ray.serving.failures import (
 from moe_ray.serving.metrics import HELP, Labels, exposition
 from moe_ray.serving.openai import reading
 from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
-from moe_ray.serving.openai.schema import PATHS, openapi_extra
+from moe_ray.serving.openai.schema import MODELS_OPERATION, PATHS, models_extra, openapi_extra
 from moe_ray.serving.openai.writing import Writer
 from moe_ray.serving.outcome import CallOutcome, log_request
 from moe_ray.serving.page import PAGE_HEADERS, page_files
@@ -84,9 +84,17 @@ def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan, recorder: R
             openapi_extra=openapi_extra(endpoint),
             response_model=None,
             name=endpoint,
+            operation_id=endpoint,
         )
+    app.add_api_route(
+        "/v1/models",
+        api.keyed(api.models),
+        methods=["GET"],
+        openapi_extra=models_extra(),
+        response_model=None,
+        operation_id=MODELS_OPERATION,
+    )
     for path, handler in (
-        ("/v1/models", api.keyed(api.models)),
         ("/metrics", api.keyed(api.metrics)),
         ("/tokenizer_info", api.guarded(api.tokenizer_info)),
         ("/healthz", api.healthz),
