@@ -1,4 +1,4 @@
-"""The actor that owns all slots: it admits calls, loads and unloads models, and ends what nobody uses any more.
+"""The actor that owns all slots: it admits calls, loads and unloads models, and ends replicas that are no longer used.
 
 One owner decides, so that no model leaves a slot while a call that was counted runs, however many ingress replicas
 there are. A call counts from its admission until its ingress releases it; an ingress that stops renewing its lease
@@ -290,7 +290,7 @@ class SlotOwner:
 
     async def _end(self, held: _Held) -> None:
         """End the replica's process, and wait until it is gone and its GPUs' memory is back."""
-        async with held.ending:  # so that whoever comes second waits too
+        async with held.ending:  # a second caller waits too
             replica, held.replica, held.replica_name = held.replica, None, ""
             place, held.place = held.place, None
             if replica is not None:

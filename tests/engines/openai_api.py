@@ -316,9 +316,9 @@ def _events(api: Api, body: dict[str, Any], reply: dict[str, Any], is_chat: bool
         {"choices": [{"index": 0, "finish_reason": None} | ({"delta": piece} if is_chat else piece)]}
         for piece in pieces
     ]
-    if told := choice.get("logprobs"):
+    if given := choice.get("logprobs"):
         for place, event in enumerate(events[is_chat:]):
-            event["choices"][0]["logprobs"] = {name: entries[place : place + 1] for name, entries in told.items()}
+            event["choices"][0]["logprobs"] = {name: entries[place : place + 1] for name, entries in given.items()}
     events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]})
     if "usage" in reply and body.get("stream_options", {}).get("include_usage"):
         events.append({"choices": [], "usage": reply["usage"]})

@@ -85,8 +85,8 @@ def test_a_request_is_refused_by_host_then_key_then_room_then_type_then_size_the
     }
 
     async def scene(it: Scene) -> None:
-        async def refused(status: int, code: str | None, **mended: str) -> None:
-            wrong["headers"] |= mended
+        async def refused(status: int, code: str | None, **changed: str) -> None:
+            wrong["headers"] |= changed
             require_error(await it.client.post(CHAT, **wrong), status, code)
 
         it.owner.may_grant.clear()

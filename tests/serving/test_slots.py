@@ -241,7 +241,7 @@ def test_a_call_that_saw_its_replica_die_gets_another_though_the_owner_has_not_h
         second = await owner.granted("law", "2", dead=first.replica_name)
         assert second.replica_name != first.replica_name
         third = await owner.granted("law", "3", dead=first.replica_name)
-        assert third.replica_name == second.replica_name, "an old death ends nobody else"
+        assert third.replica_name == second.replica_name, "the death of an old replica ends no other"
 
     play(scene, one_slot=True)
 

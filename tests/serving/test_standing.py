@@ -73,7 +73,7 @@ def test_a_waiting_call_whose_replica_is_gone_is_sent_to_the_owner() -> None:
         held.update({})
         assert await third is None
         assert await held.acquire("law", "d") is None
-        assert held.num_running == 2  # they have not been told yet that their replica is gone
+        assert held.num_running == 2  # their callers have not noticed yet that the replica is gone
         assert held.release("a")
         assert held.release("b")
         assert held.num_running == 0

@@ -100,8 +100,8 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path, 
 
 
 def test_copies_of_an_unknown_model_are_refused(tmp_path: Path) -> None:
-    experiment = write_served(tmp_path, models(), router=None, replicas={"nobody": 2})
-    require_refusal(experiment, "no model is called nobody")
+    experiment = write_served(tmp_path, models(), router=None, replicas={"unknown": 2})
+    require_refusal(experiment, "no model is called unknown")
 
 
 def test_a_keys_file_that_is_missing_or_open_to_others_is_refused(tmp_path: Path) -> None:

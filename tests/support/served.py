@@ -145,7 +145,7 @@ class Endpoint:
         return found
 
     def leave_unanswered(self, model: str, **headers: str) -> socket.socket:
-        """Send a chat of a model, and return the connection, whose answer nobody reads. `headers` are added."""
+        """Send a chat of a model, and return the connection; its answer is not read. `headers` are added."""
         stream = headers.pop("stream", "false")
         body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "x"}}], "stream": {stream}}}'
         named = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body)), **headers}

@@ -39,18 +39,18 @@ def logprob_keys(request: GenerateRequest, style: PromptStyle) -> dict[str, Any]
 
 def read_logprobs(choice: dict[str, Any]) -> Entries:
     """Return the entries of a choice, whole or a piece of it; none where it has no log-probabilities."""
-    told = choice.get("logprobs")
-    if not isinstance(told, dict):
+    given = choice.get("logprobs")
+    if not isinstance(given, dict):
         return ()
     try:
-        entries = _of_chat(told["content"]) if told.get("content") else _of_completion(told)
+        entries = _of_chat(given["content"]) if given.get("content") else _of_completion(given)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return ()
     return () if None in entries[1:] else entries
 
 
 def parts_of_echo(prompt_text: str | None, text: str, entries: Entries, num_drawn: int | None) -> ReplyParts | None:
-    """Return the parts of an echoed prompt with its answer; None where the API has not echoed, or they cannot be told.
+    """Return the parts of an echoed prompt with its answer; None where the API has not echoed, or they cannot be given.
 
     `prompt_text` is what was sent, None for token ids, and `num_drawn` the API's count of drawn tokens.
     """
@@ -94,9 +94,9 @@ def _of_chat(content: list[Any]) -> Entries:
     )
 
 
-def _of_completion(told: dict[str, Any]) -> Entries:
-    tokens, values = told["tokens"], told["token_logprobs"]
-    tops = told.get("top_logprobs") or [None] * len(tokens)
+def _of_completion(given: dict[str, Any]) -> Entries:
+    tokens, values = given["tokens"], given["token_logprobs"]
+    tops = given.get("top_logprobs") or [None] * len(tokens)
     return tuple(
         None
         if value is None

@@ -51,12 +51,12 @@ def test_log_probabilities_are_those_of_the_api(api: Api, connect: Connect, stre
     assert [len(one.top) for one in found.logprobs] == [num] * 4
     found = both(connect(), asked(num_logprobs=num))
     own = upstream(api, "completion", prompt="one two three", logprobs=num)
-    told = completion_logprobs(found.logprobs)
-    assert [told[key] for key in ("tokens", "token_logprobs", "text_offset")] == [
+    given = completion_logprobs(found.logprobs)
+    assert [given[key] for key in ("tokens", "token_logprobs", "text_offset")] == [
         own["logprobs"][key] for key in ("tokens", "token_logprobs", "text_offset")
     ]
     if num:
-        assert told["top_logprobs"] == own["logprobs"]["top_logprobs"]
+        assert given["top_logprobs"] == own["logprobs"]["top_logprobs"]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_an_echo_is_that_of_the_api(api: Api, connect: Connect, prompt: str | Pr
     own = upstream(api, "completion", prompt=sent, logprobs=2, echo=True)
     assert found.prompt_text + found.text == own["text"]
     assert found.prompt_text == ("one two three" if prompt != IDS else "w3 w14 w15")
-    told = echoed_logprobs(found)
+    given = echoed_logprobs(found)
     for key in ("tokens", "token_logprobs", "text_offset", "top_logprobs"):
-        assert told[key] == own["logprobs"][key]
+        assert given[key] == own["logprobs"][key]
 
 
 def test_an_echo_without_log_probabilities_is_the_text_alone(connect: Connect) -> None:
@@ -121,7 +121,7 @@ def test_a_prompt_with_a_style_of_its_own_goes_to_that_styles_path(api: Api, con
 
 
 @pytest.mark.parametrize(
-    "told",
+    "given",
     [
         None,
         True,
@@ -137,5 +137,5 @@ def test_a_prompt_with_a_style_of_its_own_goes_to_that_styles_path(api: Api, con
         {"tokens": ["a"], "token_logprobs": [True]},
     ],
 )
-def test_log_probabilities_that_cannot_be_read_count_as_absent(told: Any) -> None:
-    assert read_logprobs({"logprobs": told}) == ()
+def test_log_probabilities_that_cannot_be_read_count_as_absent(given: Any) -> None:
+    assert read_logprobs({"logprobs": given}) == ()
