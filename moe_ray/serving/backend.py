@@ -207,15 +207,15 @@ class Backend:
     async def acquire(self, ticket: Ticket, *, dead: str = "") -> Lease:
         """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted.
 
-        `dead` names a replica that the call has seen die, which the owner may not know yet.
+        `dead` names a replica that the call has seen die, which the owner may not know yet. Others may have died with
+        it, on one node: so the owner, which watches all, chooses the next.
         """
         verdict = ticket.verdict
         assert verdict is not None
+        had_place = bool(dead) or self._standing.serves(verdict.expert)
         if dead:
             self._standing.forget(dead)
-        had_place = bool(dead) or self._standing.serves(verdict.expert)
-        lease = await self._standing_lease(ticket, verdict.expert)
-        if lease is not None:
+        elif (lease := await self._standing_lease(ticket, verdict.expert)) is not None:
             return lease
         pending = self._owner.acquire.remote(self._claim(ticket, verdict, was_admitted=had_place, dead=dead))
         try:
