@@ -18,7 +18,7 @@ pytest.importorskip("websockets", reason="the browser is driven over a web socke
 from tests.execution.commands import ROOT, command
 from tests.support.chat_page import IDLE, ask, ask_and_wait, click, shown
 from tests.support.chromium import CHROMIUM
-from tests.support.served import TIMEOUT_S, wait_for
+from tests.support.served import TIMEOUT_S, url_of, wait_for
 
 if TYPE_CHECKING:
     from tests.support.chromium import Tab
@@ -69,17 +69,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     settings = [word for one in overrides for word in ("--set", one)]
     run = folder / "results" / "microworld-tiny"
     with command("serve", str(run), *settings, environment=environment) as process:
-        yield Served(url=_url_of(process), questions=_questions(folder / "results" / "microworld" / "data" / "test"))
+        yield Served(url=url_of(process), questions=_questions(folder / "results" / "microworld" / "data" / "test"))
         process.terminate()
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert "Traceback" not in out + err
-
-
-def _url_of(process: Any) -> str:
-    for line in process.stdout:
-        if found := re.search(r"Serving at (http://\S+)/v1", line):
-            return found[1]
-    raise AssertionError(process.stderr.read())
 
 
 def _questions(data: Path) -> dict[str, str]:

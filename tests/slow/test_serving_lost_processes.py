@@ -1,7 +1,6 @@
 """The served system under load when an ingress, or a worker node with all that runs on it, is killed."""
 
 import json
-import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import pytest
 
 from tests.execution.commands import command
 from tests.execution.experiments import scripted
-from tests.support.served import TIMEOUT_S, Endpoint, endpoint_of, num_open, wait_for, write_served
+from tests.support.served import TIMEOUT_S, Endpoint, endpoint_of, num_open, url_of, wait_for, write_served
 
 pytestmark = pytest.mark.slow
 
@@ -203,7 +202,7 @@ def test_a_killed_node_loses_no_whole_answer_and_its_models_come_back_elsewhere(
     experiment = write_served(tmp_path, models, router=None, num_slots=1, ingress_replicas=3, max_running=8)
     settings = ("--set", f"runtime.address={machines.address}", "--set", "decoding.max_new_tokens=20000")
     with command("serve", str(experiment.path), *settings, environment={"HOME": str(tmp_path)}) as process:
-        url = _url_of(process)
+        url = url_of(process)
         with httpx2.Client(base_url=url, timeout=TIMEOUT_S) as client, Load(url, MODELS[:2]) as load:
             with streaming(url, MODELS[2], 4) as streams:
                 load.wait_for_more(NUM_CALLERS)
@@ -225,13 +224,6 @@ def test_a_killed_node_loses_no_whole_answer_and_its_models_come_back_elsewhere(
 def _index_of_most(numbers: list[int]) -> int:
     assert any(numbers), "a worker node holds a model"
     return numbers.index(max(numbers))
-
-
-def _url_of(process: Any) -> str:
-    for line in process.stdout:
-        if found := re.search(r"Serving at (http://\S+)/v1", line):
-            return found[1]
-    raise AssertionError(process.stderr.read())
 
 
 def _is_answered(client: httpx2.Client, model: str) -> bool:

@@ -8,6 +8,7 @@ The domains are those of `tests.routing.queries`. Every engine has a model:
 """
 
 import json
+import re
 import socket
 import time
 import uuid
@@ -163,6 +164,14 @@ class Endpoint:
         assert isinstance(lease, Lease)
         ray.get(owner.release.remote(call))
         return lease.replica
+
+
+def url_of(process: Any) -> str:
+    """Wait for the line that says where the system is served."""
+    for line in process.stdout:
+        if found := re.search(r"Serving at (http://\S+)/v1", line):
+            return found[1]
+    raise AssertionError(process.stderr.read())
 
 
 def num_open(replica: Any) -> int:
