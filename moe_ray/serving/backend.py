@@ -22,7 +22,6 @@ from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.querying import QueryRouter, verdict_of
 from moe_ray.serving.replica import CallPiece
-from moe_ray.serving.scheduler import Refuse
 from moe_ray.serving.slots import RENEW_S
 from moe_ray.serving.standing import StandingSlots
 from moe_ray.serving.system import ServedModel, ServedSystem
@@ -215,15 +214,9 @@ class Backend:
         had_place = bool(dead) or self._standing.serves(verdict.expert)
         if dead:
             self._standing.forget(dead)
-        elif (lease := await self._standing_lease(ticket, verdict.expert)) is not None:
-            return lease
-        pending = self._owner.acquire.remote(self._claim(ticket, verdict, was_admitted=had_place, dead=dead))
-        try:
-            with _reaching_the_owner():
-                outcome: Lease | Refusal = await pending
-        except BaseException:  # Ray reports a cancelled call as an error of its own, too
-            self._spawn(self._release(self._name(ticket)))
-            raise
+        outcome = None if dead else await self._standing_outcome(ticket, verdict.expert)
+        if outcome is None:
+            outcome = await self._owners_outcome(self._claim(ticket, verdict, was_admitted=had_place, dead=dead))
         if isinstance(outcome, Refusal):
             self.metrics.add("moe_ray_refusals_total", kind=outcome.kind)
             raise _refused(outcome)
@@ -246,22 +239,23 @@ class Backend:
             dead=dead,
         )
 
-    async def _standing_lease(self, ticket: Ticket, model: str) -> Lease | None:
+    async def _standing_outcome(self, ticket: Ticket, model: str) -> Lease | Refusal | None:
         """Wait for a replica that never leaves its slot; None where the model has none."""
         try:
-            outcome = await self._standing.acquire(model, self._name(ticket))
+            return await self._standing.acquire(model, self._name(ticket))
         except asyncio.CancelledError:
             self._standing.release(self._name(ticket))
             raise
-        if outcome is None:
-            return None
-        if isinstance(outcome, Refuse):
-            self.metrics.add("moe_ray_refusals_total", kind=outcome.kind)
-            raise _refused(Refusal(outcome.kind, outcome.reason, outcome.retry_after_s))
-        assert ticket.verdict is not None
-        self.metrics.observe("moe_ray_queue_seconds", outcome.waited_s)
-        ticket.verdict = replace(ticket.verdict, queue_ms=1000 * outcome.waited_s)
-        return Lease(model, outcome.replica.replica, outcome.replica.name, 1000 * outcome.waited_s, 0.0)
+
+    async def _owners_outcome(self, claim: Claim) -> Lease | Refusal:
+        pending = self._owner.acquire.remote(claim)
+        try:
+            with _reaching_the_owner():
+                outcome: Lease | Refusal = await pending
+        except BaseException:  # Ray reports a cancelled call as an error of its own, too
+            self._spawn(self._release(claim.call))
+            raise
+        return outcome
 
     def release(self, ticket: Ticket, lease: Lease, *, is_over: bool) -> None:
         """The call is counted no more; unless it `is_over`, its replica stops it."""

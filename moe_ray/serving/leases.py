@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from moe_ray.serving.metrics import MetricCounts
-from moe_ray.serving.standing import StandingReplica
+from moe_ray.serving.scheduler import Grant
 
 
 class Claim(NamedTuple):
@@ -35,6 +35,25 @@ class Lease(NamedTuple):
     replica_name: str
     queue_ms: float
     swap_ms: float
+
+
+def lease_of(grant: Grant, replica: Any, replica_name: str) -> Lease:
+    """Return the lease of a call that a slot's scheduler granted."""
+    return Lease(
+        model=grant.model,
+        replica=replica,
+        replica_name=replica_name,
+        queue_ms=1000 * (grant.waited_s - grant.swap_s),
+        swap_ms=1000 * grant.swap_s,
+    )
+
+
+class StandingReplica(NamedTuple):
+    """A replica whose slot it never leaves."""
+
+    name: str
+    model: str
+    replica: Any
 
 
 class Refusal(NamedTuple):

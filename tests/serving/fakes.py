@@ -13,11 +13,10 @@ from moe_ray.engines.base import Delta, GenerateRequest, Generation, Timing
 from moe_ray.planning.fleet import Slot
 from moe_ray.routing.router import Route
 from moe_ray.serving.backend import Backend
-from moe_ray.serving.leases import Claim, Lease, ModelStatus, Refusal, Renewal, Status
+from moe_ray.serving.leases import Claim, Lease, ModelStatus, Refusal, Renewal, StandingReplica, Status
 from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.querying import QueryRouter
 from moe_ray.serving.replica import CallPiece
-from moe_ray.serving.standing import StandingReplica
 from moe_ray.serving.system import ServedModel, ServedSystem, SharedSlot
 
 MODELS = ("base", "law", "med")

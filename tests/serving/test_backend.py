@@ -9,8 +9,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from moe_ray.serving.backend import Backend, Ticket
 from moe_ray.serving.calls import ApiError
-from moe_ray.serving.leases import Refusal
-from moe_ray.serving.standing import StandingReplica
+from moe_ray.serving.leases import Refusal, StandingReplica
 from tests.serving.fakes import FakeOwner, FakeReplica, backend_of, generation, settled, system
 from tests.serving.openai.requests import call
 

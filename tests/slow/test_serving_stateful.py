@@ -16,8 +16,14 @@ from hypothesis import HealthCheck, Phase, settings
 from moe_ray.serving.openai.schema import LINKS, PATHS
 from tests.engines.openai_api import Api
 from tests.engines.openai_api import serving as serving_api
-from tests.slow.test_serving_fuzz import require_refusal_in_openais_shape
-from tests.support.served import Endpoint, endpoint_of, of_every_engine, train_router, write_served
+from tests.support.served import (
+    Endpoint,
+    endpoint_of,
+    of_every_engine,
+    require_refusal_in_openais_shape,
+    train_router,
+    write_served,
+)
 
 schemathesis = pytest.importorskip("schemathesis")
 

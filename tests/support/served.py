@@ -180,6 +180,17 @@ def num_open(replica: Any) -> int:
     return found
 
 
+def require_refusal_in_openais_shape(response: Any) -> None:
+    """Fail for a fault of the server, and for a refusal of schemathesis's request that lacks OpenAI's error object."""
+    assert response.status_code < 500, response.text
+    if response.status_code >= 400:
+        assert response.headers["content-type"][0].startswith("application/json"), response.headers
+        error = json.loads(response.content)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"]
+        assert isinstance(error["message"], str)
+
+
 def wait_for(holds: Callable[[], object]) -> None:
     """Return as soon as `holds`; fails where it does not in a patient time."""
     deadline = time.monotonic() + TIMEOUT_S
