@@ -98,9 +98,11 @@ class Streams:
         with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
             self._open.append(response)
             lines: list[str] = []
+            has_begun = False
             try:
                 for line in response.iter_lines():
-                    self.num_begun += not lines and "word" in line
+                    if not has_begun and "word" in line:
+                        self.num_begun, has_begun = self.num_begun + 1, True
                     lines = [*lines[-1:], line] if line else lines
             except (httpx2.TransportError, httpx2.StreamError) as error:
                 lines.append(type(error).__name__)
