@@ -1,6 +1,8 @@
 """The served system under load when an ingress, or a worker node with all that runs on it, is killed."""
 
 import json
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,6 +44,7 @@ class Load:
 
     def __init__(self, url: str, models: tuple[str, ...]) -> None:
         self.answers: list[tuple[int, str]] = []
+        self.slowest_s = 0.0
         self._url, self._models, self._is_over = url, models, False
 
     def __enter__(self) -> "Load":
@@ -68,8 +71,18 @@ class Load:
                     "messages": [{"role": "user", "content": "x"}],
                     "max_tokens": 8,
                 }
+                started = time.perf_counter()
                 answer = client.post("/v1/chat/completions", json=body)
+                self.slowest_s = max(self.slowest_s, time.perf_counter() - started)
                 self.answers.append((answer.status_code, answer.text))
+
+
+def report(capsys: pytest.CaptureFixture[str], load: Load, ends: list[list[str]], num_streams: int) -> None:
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{len(load.answers)} whole answers, {len(refused(load))} refused, the slowest after"
+            f" {load.slowest_s:.1f} s; {len(ends)} of {num_streams} streams ended with an error event\n"
+        )
 
 
 def refused(load: Load) -> list[tuple[int, str]]:
@@ -129,7 +142,9 @@ def ingress_processes() -> list[psutil.Process]:
     return [one for one in psutil.Process().children(recursive=True) if one.name().startswith("ray::ServeRepl")]
 
 
-def test_a_killed_ingress_loses_no_whole_answer_and_its_streams_end_with_an_error_event(endpoint: Endpoint) -> None:
+def test_a_killed_ingress_loses_no_whole_answer_and_its_streams_end_with_an_error_event(
+    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
     replica = endpoint.replica("baseline")
     with Load(endpoint.url, ("legal-expert",)) as load, streaming(endpoint.url, "baseline", 6) as streams:
         load.wait_for_more(NUM_CALLERS)
@@ -141,6 +156,7 @@ def test_a_killed_ingress_loses_no_whole_answer_and_its_streams_end_with_an_erro
         ends = list(streams.ends)
     assert 0 < len(ends) < 6, "both ingresses had streams, and one was killed"
     require_error_event(ends, {"ingress_died"})
+    report(capsys, load, ends, 6)
     assert refused(load) == []
     wait_for(lambda: num_open(replica) == endpoint.metrics()["moe_ray_running_requests"] == 0)
     wait_for(lambda: len(ingress_processes()) == 2)
@@ -194,7 +210,7 @@ def machines() -> Iterator[Machines]:
 
 
 def test_a_killed_node_loses_no_whole_answer_and_its_models_come_back_elsewhere(
-    tmp_path: Path, machines: Machines
+    tmp_path: Path, machines: Machines, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each node has a model; the node that is killed has an ingress too, if any has."""
     models = {
@@ -216,6 +232,7 @@ def test_a_killed_node_loses_no_whole_answer_and_its_models_come_back_elsewhere(
             load.wait_for_more(NUM_CALLERS)
             for model in MODELS:
                 wait_for(lambda model=model: _is_answered(client, model))  # type: ignore[misc]
+        report(capsys, load, ends, 4)
         assert refused(load) == []
         wait_for(lambda: "moe_ray_running_requests 0\n" in client_text(url))
         process.terminate()
