@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:schemathesis"),
 ]
 
-NUM_SEQUENCES = int(os.environ.get("SERVING_FUZZ_EXAMPLES", "30"))
+NUM_SEQUENCES = int(os.environ.get("SERVING_FUZZ_EXAMPLES", "60"))
 NUM_STEPS = 6
 TEXTS = ("messages", "prompt", "input")
 
@@ -47,19 +47,19 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Itera
             yield served
 
 
-def make_answerable(case: Any, place: int) -> None:
-    """Change a first request so that it can be answered: one text only, and a model that is there."""
+def make_answerable(case: Any, num_before: int) -> None:
+    """Change a first request so that it can be answered: one text only, of the user, and a model that is there."""
     body = case.body
-    if not isinstance(body, dict):
+    if not isinstance(body, dict) or case.path not in (PATHS["route"], PATHS["tokenize"]):
         return
-    given = [name for name in TEXTS if body.get(name) is not None]
-    if case.path in (PATHS["route"], PATHS["tokenize"]) and given:
-        kept = given[place % len(given)]
-        for name in TEXTS:
-            if name != kept:
-                body.pop(name, None)
+    given = [name for name in TEXTS if body.get(name)]
+    for name in TEXTS:
+        if given and name != given[num_before % len(given)]:
+            body.pop(name, None)
+    if isinstance(body.get("messages"), list) and isinstance(body["messages"][-1], dict):
+        body["messages"][-1]["role"] = "user"
     if case.path == PATHS["tokenize"]:
-        body["model"] = ("baseline", "code-expert")[place % 2]
+        body["model"] = ("baseline", "code-expert")[num_before % 2]
 
 
 def test_no_sequence_along_the_links_ends_in_a_fault_and_every_link_leads_to_an_answer(
@@ -67,12 +67,14 @@ def test_no_sequence_along_the_links_ends_in_a_fault_and_every_link_leads_to_an_
 ) -> None:
     followed: Counter[str] = Counter()
     statuses: Counter[int] = Counter()
+    firsts: Counter[str] = Counter()
     machine: Any = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json").as_state_machine()
 
     class Sequence(machine):  # type: ignore[misc]
         def step(self, input: Any) -> Any:
             if input.transition is None:
-                make_answerable(input.case, statuses.total())
+                make_answerable(input.case, firsts[input.case.path])
+                firsts[input.case.path] += 1
             output = super().step(input)
             statuses[output.response.status_code] += 1
             if input.transition is not None and input.is_applied and output.response.status_code == 200:
