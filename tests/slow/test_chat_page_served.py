@@ -1,10 +1,7 @@
-"""The chat page in a real browser on the real server: `moe-ray serve` with the demo's models, router and run."""
+"""The chat page in a real browser on the real server: `moe-ray serve` with the demo's models and router."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,8 @@ import pytest
 
 pytest.importorskip("websockets", reason="the browser is driven over a web socket")
 
-from tests.execution.commands import ROOT, command
+from moe_ray.microworld.build import build_microworld
+from tests.execution.commands import command
 from tests.support.chat_page import IDLE, ask, ask_and_wait, click, shown
 from tests.support.chromium import CHROMIUM
 from tests.support.served import TIMEOUT_S, url_of, wait_for
@@ -27,9 +25,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no 
 
 MODELS = ("biomedical-expert", "legal-expert", "code-expert", "baseline", "talker")
 READY = f"document.querySelectorAll('#experts li').length === {len(MODELS)}"
-DEMO = (
-    "import sys; from pathlib import Path; from moe_ray.cli.demo import run_demo; run_demo(Path(sys.argv[1]), 'tiny')"
-)
 TALKER = {
     "path": "scripted/talker",
     "engine": "scripted",
@@ -62,23 +57,23 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("demo")
     environment = {"HOME": str(folder), "MOE_RAY_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    made = [sys.executable, "-c", DEMO, str(folder / "results")]
-    subprocess.run(made, cwd=ROOT, env={**kept, **environment}, check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOE_RAY_CACHE", environment["MOE_RAY_CACHE"])
+        experiment = build_microworld(folder / "microworld", "tiny", lambda train, specs: [train(one) for one in specs])
     overrides = (f"models.talker={json.dumps(TALKER)}", f"runtime.cpu_slots={len(MODELS)}", "serving.port=0")
-    settings = [word for one in overrides for word in ("--set", one)]
-    run = folder / "results" / "microworld-tiny"
-    with command("serve", str(run), *settings, environment=environment) as process:
-        yield Served(url=url_of(process), questions=_questions(folder / "results" / "microworld" / "data" / "test"))
+    settings = [word for one in (*overrides, f"output.results_dir={folder}") for word in ("--set", one)]
+    with command("serve", str(experiment), *settings, environment=environment) as process:
+        yield Served(url=url_of(process), questions=_questions(folder / "microworld" / "data" / "test"))
         process.terminate()
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert "Traceback" not in out + err
 
 
 def _questions(data: Path) -> dict[str, str]:
-    legal = json.loads((data / "law_stackexchange.jsonl").read_text().splitlines()[0])
-    code = json.loads((data / "mbpp.jsonl").read_text().splitlines()[0])
-    return {"legal": f"{legal['title']}\n{legal['body']}", "code": code["text"]}
+    legal, code = (
+        json.loads((data / name).read_text().splitlines()[0]) for name in ("law_stackexchange.jsonl", "mbpp.jsonl")
+    )
+    return {"legal": legal["question_title"], "code": code["text"]}
 
 
 @pytest.fixture
