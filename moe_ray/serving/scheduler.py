@@ -37,7 +37,6 @@ from typing import Literal
 
 SlotState = Literal["empty", "loading", "ready", "draining", "stopping"]
 RefusalKind = Literal["full", "failed", "closing"]
-
 _NEWEST_SHARE = 0.2  # of a moving average
 
 
@@ -47,8 +46,7 @@ class SlotLimits:
 
     Args:
         max_running: requests that run at the same time.
-        max_queued: requests that wait, for all models together; further ones are refused, unless they were admitted
-            before and lost their place with a process.
+        max_queued: requests that wait, for all models together; further ones are refused.
         max_wait_s: how long waiters for another model are passed over, and the longest turn while such are overdue.
         retry_s: how long a model is not tried again after its first failure; twice as long after each further one.
         max_retry_s: the longest such pause. A model that stays loaded for this long has its failures forgotten.
@@ -168,10 +166,7 @@ class SlotScheduler:
     def request(
         self, ticket: int, model: str, now: float, *, background: bool = False, was_admitted: bool = False
     ) -> list[SlotEffect]:
-        """A request arrived. It is granted, refused or queued. ValueError for a ticket in use and an unknown model.
-
-        One that `was_admitted` before, and lost its place with a process, is queued beyond `max_queued`.
-        """
+        """A request arrived; a full queue takes one that `was_admitted`. ValueError: ticket in use, unknown model."""
         if model not in self._histories or ticket in self._waiting or ticket in self._running:
             raise ValueError(f"ticket {ticket} is in use, or {model} is not one of {', '.join(self._histories)}")
         effects = self._settle(now)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError
 
-from moe_ray.serving.api import STUCK_S
 from moe_ray.serving.leases import Refusal
 from moe_ray.serving.openai.schema import PATHS
+from moe_ray.serving.status_paths import STUCK_S
 from tests.serving.fakes import generation, settled
 from tests.serving.openai.requests import CANARY, CLIENTS, MALFORMED, PLAIN
 from tests.serving.scenes import CHAT, Scene, play, require_error
