@@ -88,9 +88,10 @@ class Replicas:
 
 def _require_gpus(slot: Slot) -> None:
     """Raise `CapacityError` if the slot's node is gone and the others' free GPUs are too few: Ray would wait."""
-    if any(node["NodeID"] == slot.node and node["Alive"] for node in ray.nodes()):
+    cluster: Any = ray
+    if any(node["NodeID"] == slot.node and node["Alive"] for node in cluster.nodes()):
         return
-    num_free = ray.available_resources().get("GPU", 0.0)
+    num_free = cluster.available_resources().get("GPU", 0.0)
     if num_free < slot.num_gpus:
         raise CapacityError(
             f"its node is gone, and of {slot.num_gpus:g} GPU(s) for it {num_free:g} are free on other nodes",

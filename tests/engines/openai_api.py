@@ -235,7 +235,7 @@ def _reply(api: Api, body: dict[str, Any], is_chat: bool) -> dict[str, Any]:
     if "logprobs" in body and api.logprobs == "given":
         known, values = api.scored(prompt) if is_echoed else ([], [])
         first = len(words(prompt))
-        found = [logprob(first + place, token) for place, token in enumerate(tokens)]
+        found: list[float | None] = [logprob(first + place, token) for place, token in enumerate(tokens)]
         choice["logprobs"] = _logprobs(known + tokens, values + found, _num_alternatives(body), is_chat)
     if "prompt_logprobs" in body and "prompt_logprobs" in api.likelihoods:
         choice["prompt_logprobs"] = _by_token_id(*api.scored(prompt))

@@ -54,7 +54,8 @@ def served(proxy: Proxy, body: Any, *, path: str = PATHS["chat"], leaves: bool =
     async def send(message: Any) -> None:
         got.append(message)
 
-    asyncio.run(CallRescue(proxy)(scope(path, {}), receive, send))
+    app: Any = proxy
+    asyncio.run(CallRescue(app)(scope(path, {}), receive, send))
     return got
 
 
@@ -93,7 +94,8 @@ def test_a_stream_that_breaks_off_ends_with_an_error_event(endpoint: Any, is_don
 
 
 def test_whole_answers_pass_as_they_are() -> None:
-    for answer in ([START, END], [STREAM, HELLO, END]):
+    answers: list[list[dict[str, Any]]] = [[START, END], [STREAM, HELLO, END]]
+    for answer in answers:
         assert served(Proxy(answer), {}) == answer
 
 
@@ -118,4 +120,5 @@ def test_other_paths_are_left_alone(path: str) -> None:
 def test_the_proxies_environment_names_the_function() -> None:
     (name,) = rescue.PROXY_ENVIRONMENT.values()
     assert name == "moe_ray.serving.rescue:middlewares"
-    assert [one.cls for one in rescue.middlewares()] == [CallRescue]
+    (middleware,) = rescue.middlewares()
+    assert middleware.cls is CallRescue  # type: ignore[comparison-overlap]
