@@ -9,6 +9,7 @@ import typer
 
 import moe_ray
 from moe_ray.cli import options as o
+from moe_ray.cli.cluster_commands import add_cluster_commands
 from moe_ray.cli.doctor_command import add_doctor
 from moe_ray.cli.moe_commands import moe_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
@@ -251,6 +252,7 @@ def demo(
 
 
 add_doctor(app)
+add_cluster_commands(app)
 
 
 @data_app.command("prepare")
