@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def file(lab: SlurmLab, request: pytest.FixtureRequest) -> Path:
     """An experiment on the shared folder, with its results beside it."""
-    folder = lab.shared / request.node.name[:40]
+    folder = lab.shared / str(request.node.name)[:40]
     folder.mkdir()
     config = experiment() | {"output": {"results_dir": str(folder / "results")}}
     (folder / "rows.jsonl").write_text(rows())
