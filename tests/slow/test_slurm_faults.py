@@ -143,7 +143,7 @@ def test_a_head_that_loses_power_costs_a_life_and_not_the_run(lab: SlurmLab, exp
     job = submit(lab, experiment, folder / "results", "--nodes", 2, *CPUS)
     job.wait_for_answers(2)
     lab.cut_power("node1")
-    wait_until(lambda: job.state == "PENDING", "SLURM requeues the job", 120)
+    wait_until(lambda: job.state == "PENDING", "SLURM requeues the job", 240)
     lab.boot("node1")
     lab.wait_for_idle(3)
     release(job)
