@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.clusters.slurm.life import FailedNode, JobState, Life, LifeRecord, read_record, state_path
+from moe_ray.clusters.slurm.life import FailedNode, Life, LifeRecord, LifeState, read_record, state_path
 
 
 def agent(run: Path, rank: int, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -29,7 +29,7 @@ def test_a_node_that_writes_nothing_ends_the_job_and_the_shared_folder_is_suspec
     assert life.path("exit_code").read_text() == "3\n"
     assert {"ended", "record.json"} <= life.names()
     assert not {"token", "requeue"} & life.names()
-    state = read_record(state_path(tmp_path), JobState)
+    state = read_record(state_path(tmp_path), LifeState)
     assert state is not None
     assert (state.phase, state.exit_code) == ("ended", 3)
 
