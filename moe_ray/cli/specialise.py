@@ -25,6 +25,7 @@ class TraceOptions:
     label: str | None
     chat: bool
     max_tokens: int
+    skip: int
     max_texts: int | None
     shard: str | None
     batch_size: int
@@ -50,6 +51,7 @@ def trace_mixture(model: str, texts: Path, out: Path, options: TraceOptions) -> 
         texts=source,
         chat=options.chat,
         max_tokens=options.max_tokens,
+        num_skipped=options.skip,
         dtype=options.dtype,
         options=TracingOptions(batch_size=options.batch_size, with_tokens=options.tokens, with_norms=options.norms),
         with_similarity=options.similarity,

@@ -29,6 +29,9 @@ def trace(
         bool, typer.Option("--chat", help="Read each text as a user's message; the template's tokens do not count.")
     ] = False,
     max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
+    skip: Annotated[
+        int, typer.Option(min=0, help="First tokens of each text that do not count: 1 where there is no begin token.")
+    ] = 0,
     max_texts: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
     ] = None,
@@ -57,6 +60,7 @@ def trace(
         label=label,
         chat=chat,
         max_tokens=max_tokens,
+        skip=skip,
         max_texts=max_texts,
         shard=shard,
         batch_size=batch_size,
