@@ -11,6 +11,7 @@ from moe_ray.errors import DataError, UserError
 from moe_ray.formatting import count, plural
 from moe_ray.specialisation.decisions import trace_routes
 from moe_ray.specialisation.measures import Weight
+from moe_ray.specialisation.megatron import import_megatron
 from moe_ray.specialisation.records import TraceManifest, read_trace
 from moe_ray.specialisation.report import make_report, sentence_of_all
 from moe_ray.specialisation.tables import class_table, layer_table
@@ -97,6 +98,14 @@ def trace_run_routes(run: Path, out: Path) -> None:
     _require_trace_or_nothing(out)
     console = output_console(soft_wrap=True)
     for line in _outcome(trace_routes(run, out), out):
+        console.print(line)
+
+
+def import_megatron_traces(folder: Path, out: Path, *, num_experts: int) -> None:
+    """Convert the traces in a folder, and print what the new one holds."""
+    _require_trace_or_nothing(out)
+    console = output_console(soft_wrap=True)
+    for line in _outcome(import_megatron(folder, out, num_experts=num_experts), out):
         console.print(line)
 
 

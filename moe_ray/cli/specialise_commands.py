@@ -83,6 +83,18 @@ def trace_router(
     trace_run_routes(run, out)
 
 
+@specialise_app.command("import-megatron")
+def import_megatron(
+    folder: Annotated[Path, typer.Argument(help="Folder of router_trace_rank*.jsonl.", show_default=False)],
+    num_experts: Annotated[int, typer.Option(min=1, max=32767, help="Experts of each layer.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
+) -> None:
+    """Convert traces that Megatron-LM wrote with --moe-routing-trace-path. Their units are steps, without classes."""
+    from moe_ray.cli.specialise import import_megatron_traces
+
+    import_megatron_traces(folder, out, num_experts=num_experts)
+
+
 @specialise_app.command("merge")
 def merge(
     traces: Traces,
