@@ -202,11 +202,9 @@ def _parts(layer: LayerTrace, classes: Classes, weight: Weight) -> Iterator[_Par
         name = SUMS[place]
         yield _Part(name=name, unit=sum_unit(name), formula=_mean_of_sum(column), where=labels, tail="two_sided")
     used, selected = ("used", "selected") if weight == "text" else ("counts", "counts")
-    for name, unit, formula in (
-        ("utilisation", "share of tokens", _ratio_of(used, "wholes")),
-        ("mass_share", "share of weights", lambda totals: _flat(info.shares(totals["mass"]))),
-    ):
-        yield _Part(name=name, unit=unit, formula=formula, where=cells, tail="two_sided")
+    shares = _ratio_of(used, "wholes")
+    yield _Part(name="utilisation", unit="share of tokens", formula=shares, where=cells, tail="two_sided")
+    yield _Part(name="mass_share", unit="share of weights", formula=_mass_shares, where=cells, tail="two_sided")
     yield _Part(name="lift", unit="log2 ratio", formula=_of_counts(log_lift), where=cells, tail="t")
     information = _of_counts(info.class_information)
     yield _Part(name="class_information", unit="bits", formula=information, where=experts, tail="upper")
@@ -228,6 +226,10 @@ def _divergences(classes: Classes) -> Iterator[_Part]:
     where = [{"label": names[a], "other": names[b]} for a, b in zip(*at, strict=True)]
     pairs = _of_counts(lambda counts: info.pairwise_js(counts)[..., at[0], at[1]])
     yield _Part(name="pairwise_js", unit="bits", formula=pairs, where=where, tail="upper")
+
+
+def _mass_shares(totals: _Totals) -> FloatArray:
+    return _flat(info.shares(totals["mass"]))
 
 
 def _of_counts(formula: Measure) -> _Formula:
