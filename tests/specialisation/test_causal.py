@@ -165,6 +165,7 @@ def test_accuracy_is_tested_by_mcnemar() -> None:
     ("change", "message"),
     [
         ({"labels": LABELS[:-1]}, "119 labels"),
+        ({"labels": LABELS + 1}, "labels from 1 to 3 for 3 classes"),
         ({"controls": np.zeros((len(LABELS), NUM_EXPERTS, 19))}, "19 control draws"),
         ({"removed": np.full((len(LABELS), NUM_EXPERTS), np.nan)}, "not finite"),
     ],
@@ -194,6 +195,20 @@ def test_an_empty_class_and_a_class_of_one_text_have_no_intervals_and_no_tests()
             assert one.equivalence_p is None
             assert np.isnan(one.low)
     assert all(one.p_value is not None for one in found if one.label == 0 and one.kind == "specific")
+    assert not any(one.kind == "selective" for one in found if one.label == 0)  # there is no other class to compare
+
+
+def test_a_class_of_one_text_does_not_spoil_the_contrasts_of_the_others() -> None:
+    given = changes(np.random.default_rng(11))
+    kept = (LABELS != 2) | (np.arange(len(LABELS)) == len(LABELS) - 1)
+    found = effects(
+        PairedChanges(
+            removed=given.removed[kept], controls=given.controls[kept], labels=LABELS[kept], num_classes=NUM_CLASSES
+        )
+    )
+    selective = [one for one in found if one.kind == "selective" and one.label != 2]
+    assert len(selective) == 2 * NUM_EXPERTS
+    assert all(one.p_value is not None for one in selective)
 
 
 def test_an_equivalence_test_says_that_there_is_no_effect_and_never_without_a_margin() -> None:
