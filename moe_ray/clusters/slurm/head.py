@@ -13,10 +13,10 @@ from moe_ray.clusters.slurm.deadline import Deadline
 from moe_ray.clusters.slurm.life import (
     WATCH_S,
     FailedNode,
-    JobState,
     Life,
     LifeEnd,
     LifeRecord,
+    LifeState,
     NodeFailedError,
     NodeRecord,
     Phase,
@@ -42,7 +42,7 @@ class StateFile:
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._state = JobState(job_id=life.job_id, restart=life.restart, phase="starting")
+        self._state = LifeState(job_id=life.job_id, restart=life.restart, phase="starting")
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
@@ -50,7 +50,7 @@ class StateFile:
     def set(self, phase: Phase, message: str = "", *, exit_code: int | None = None, will_requeue: bool = False) -> None:
         """Write a new state."""
         with self._lock:
-            self._state = JobState(
+            self._state = LifeState(
                 job_id=self._life.job_id, restart=self._life.restart, phase=phase, message=message,
                 exit_code=exit_code, will_requeue=will_requeue,
             )  # fmt: skip

@@ -91,7 +91,7 @@ class LifeRecord(StoredRecord):
     num_answers_after: int | None = None
 
 
-class JobState(StoredRecord):
+class LifeState(StoredRecord):
     """What a job does now. Its writer renews the file, so that an old file means a dead writer."""
 
     job_id: str
