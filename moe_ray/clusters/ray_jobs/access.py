@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -86,10 +87,11 @@ def find_token(token_file: Path | None, environment: Mapping[str, str] = os.envi
 
 
 def remember(address: JobsAddress) -> None:
-    """Note that this user submitted to an address, so that records which name it may be followed."""
-    path = _known_path()
-    if address.url not in _known():
-        write_text_atomically(path, "".join(f"{url}\n" for url in sorted({*_known(), address.url})))
+    """Note that this user submitted to another machine, so that records which name it may be followed."""
+    known = _known()
+    if address.host not in LOOPBACK_HOSTS and address.url not in known:
+        with suppress(OSError):  # a home that cannot be written
+            write_text_atomically(_known_path(), "".join(f"{url}\n" for url in sorted({*known, address.url})))
 
 
 def recorded_address(url: str) -> JobsAddress:
