@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 # Each part may import the parts before it in its line, and itself.
 LAYERS = (
     ("arrays", "errors", "fingerprint", "characters", "progress", "proportions", "device", "suggestions"),
-    ("files", "formatting", "hub", "registry"),
+    ("files", "formatting", "hub", "mounts", "registry"),
     ("config",),
     ("prompts",),
     ("domains", "architectures"),
@@ -28,6 +28,7 @@ LAYERS = (
     ("routing", "moe"),
     ("comparison",),
     ("report",),
+    ("specialisation",),
     ("microworld",),
     ("serving",),
     ("clusters", "runs"),
@@ -37,7 +38,17 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT = {
     "ray": {"clusters", "execution", "serving"},
-    "torch": {"architectures", "checkpoints", "device", "engines", "gating", "microworld", "moe", "routing"},
+    "torch": {
+        "architectures",
+        "checkpoints",
+        "device",
+        "engines",
+        "gating",
+        "microworld",
+        "moe",
+        "routing",
+        "specialisation",
+    },
     "transformers": {"architectures", "checkpoints", "engines", "gating", "microworld", "moe", "routing"},
 }
 

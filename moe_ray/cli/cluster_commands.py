@@ -90,12 +90,16 @@ def submit(
 
 
 def status(
-    run: o.RunPath, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    run: o.RunPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Accept the cluster that the run directory of another user names.")
+    ] = False,
 ) -> None:
     """Print the state of a submitted run."""
     from moe_ray.cli.cluster import show_status
 
-    show_status(run, as_json=as_json)
+    show_status(run, trust=trust, as_json=as_json)
 
 
 def logs(

@@ -15,7 +15,7 @@ from moe_ray.clusters.ray_jobs.follow import Notify
 from moe_ray.clusters.ray_jobs.package import package_name
 from moe_ray.clusters.ray_jobs.results import require_place
 from moe_ray.clusters.ray_jobs.shipping import EXPERIMENT_FILE, Shipment, shipment
-from moe_ray.clusters.submission import SUBMISSION_FILE, Submission, launcher_for, read_submission, write_submission
+from moe_ray.clusters.submission import SUBMISSION_FILE, Submission, launcher_for, open_submission, write_submission
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import RunFailedError, UserError
 from moe_ray.fingerprint import fingerprint
@@ -120,7 +120,7 @@ def start_job(client: JobsClient, plan: JobPlan, request: JobRequest, on_notice:
 def _next_attempt(run: Path) -> int:
     if not (run / SUBMISSION_FILE).exists():
         return 1
-    previous = read_submission(run)
+    previous = open_submission(run)
     status = launcher_for(previous).status(run, previous)
     if status.state in ("pending", "running"):
         raise UserError(

@@ -1,0 +1,105 @@
+"""`moe-ray specialise`: what each expert of a mixture does. Like `cli.main`, it only reads options."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from moe_ray.cli.options import GROUP
+
+Traces = Annotated[list[Path], typer.Argument(metavar="TRACE...", help="Folders of traces.", show_default=False)]
+
+specialise_app = typer.Typer(help="Trace and report what the experts of a mixture do.", **GROUP)
+
+
+@specialise_app.command("trace")
+def trace(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)],
+    texts: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE|EXPERIMENT",
+            help="Records with text and label (JSON, JSONL, CSV, Parquet), .txt, or an experiment's YAML file.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
+    label: Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Read each text as a user's message; the template's tokens do not count.")
+    ] = False,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
+    max_texts: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
+    ] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Trace one of N parts of the texts.")] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Texts read at once; above 1, rounding may turn near ties of a router.")
+    ] = 1,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
+    ] = "auto",
+    tokens: Annotated[
+        bool,
+        typer.Option("--tokens", help="Store token ids and selected experts of each token (bytes: T x L x K x 2)."),
+    ] = False,
+    norms: Annotated[
+        bool, typer.Option("--norms", help="Measure the lengths of the experts' answers, for their saliency.")
+    ] = False,
+    similarity: Annotated[
+        bool, typer.Option("--similarity", help="Compare the weights and the answers of the experts of each layer.")
+    ] = False,
+) -> None:
+    """Record which experts of a mixture each text selects, in each layer. Changes nothing that the model computes."""
+    from moe_ray.cli.specialise import TraceOptions, trace_mixture
+
+    options = TraceOptions(
+        label=label,
+        chat=chat,
+        max_tokens=max_tokens,
+        max_texts=max_texts,
+        shard=shard,
+        batch_size=batch_size,
+        dtype=dtype,
+        tokens=tokens,
+        norms=norms,
+        similarity=similarity,
+    )
+    trace_mixture(model, texts, out, options)
+
+
+@specialise_app.command("trace-router")
+def trace_router(
+    run: Annotated[Path, typer.Argument(help="Run directory of an experiment with a router.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
+) -> None:
+    """Write a run's routes as a trace: the router's experts are the domains, its texts are the examples."""
+    from moe_ray.cli.specialise import trace_run_routes
+
+    trace_run_routes(run, out)
+
+
+@specialise_app.command("merge")
+def merge(
+    traces: Traces,
+    out: Annotated[Path, typer.Option(help="Folder for the merged trace.", show_default=False)],
+) -> None:
+    """Merge traces of different texts (shards) of one model: the same bytes as one trace of all of them."""
+    from moe_ray.cli.specialise import merge_shards
+
+    merge_shards(traces, out)
+
+
+@specialise_app.command("report")
+def report(
+    traces: Traces,
+    weight: Annotated[
+        Literal["token", "text"], typer.Option(help="Each token counts the same, or each text does.")
+    ] = "token",
+    top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all measures as JSON.")] = False,
+) -> None:
+    """Measure specialisation in a trace: each value with its null, excess and interval. Needs no model and no torch."""
+    from moe_ray.cli.specialise import report_traces
+
+    report_traces(traces, weight=weight, top=top, as_json=as_json)
