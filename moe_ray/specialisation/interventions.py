@@ -8,7 +8,7 @@ layers it is all layers, without a seed it is seed 0.
 | zero | its other experts, with their weights as they are: the layer's answer shrinks | unchanged |
 | renormalise | its other experts, their weights scaled to the same sum | unchanged |
 | reroute | its other experts and its next best one, their weights scaled to the same sum | unchanged |
-| swap | its other experts, and in the place of the expert another one, drawn among those it did not select | unchanged |
+| swap | its other experts, and one drawn among those it did not select in the place of the expert | unchanged |
 | prune | what the router selects if the expert does not exist, with the weights of that router | weights may change |
 
 `prune` equals a checkpoint without the expert. It differs from `reroute` where the weights of the selected experts are

@@ -15,7 +15,7 @@ from moe_ray.specialisation.interventions import OPERATIONS, Intervention
 from moe_ray.specialisation.prune_model import prune_in_place
 from moe_ray.specialisation.sites import RoutingSite
 from moe_ray.specialisation.tracing import TracingOptions, sites_of, trace_texts
-from tests.specialisation.families import FAMILIES, NUM_EXPERTS, TOP_K, encoded, loaded, make, rows
+from tests.specialisation.families import FAMILIES, NUM_EXPERTS, encoded, loaded, make, rows
 
 WITHOUT_INDICES = {"dbrx"}  # its router returns scores alone
 # Rounding of float32 in two layers of random weights.
@@ -216,4 +216,3 @@ def test_reroute_is_prune_where_the_weights_of_the_selected_experts_are_normalis
         sites = sites_of(loaded(model), name=name)
         difference = under(model, sites, "reroute:1@0", rows()) - under(model, sites, "prune:1@0", rows())
         assert (float(difference.abs().max()) <= TOLERANCE) == is_same, name
-        assert TOP_K == sites[0].record.top_k
