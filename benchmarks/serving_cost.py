@@ -5,10 +5,12 @@
 The model answers at once, so that all time is the way's. `bare` parses the request, asks the model in its own process
 and writes an answer of the same length. `model` names a model of moe_ray; `auto` lets a tf-idf router choose, whose
 verdict is remembered after the first request of a text. Servers and load client have a core of their own. Each
-repetition measures all rows in another order; figures are medians over repetitions.
+repetition measures all rows in another order; figures are medians over repetitions. "CPU ms" is the CPU time of all
+server processes, Ray's included, for a request.
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
 import logging
@@ -23,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from fastapi import FastAPI, Request
 from ray import serve
 from starlette.responses import JSONResponse
@@ -32,6 +35,7 @@ from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import BatchLimits, GenerateRequest
 from moe_ray.engines.registry import make_engine
+from moe_ray.engines.streams import streaming
 from moe_ray.execution.observer import LoggingObserver
 from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.runs.serve import serving
@@ -40,6 +44,9 @@ TEXT = "one two three four five six seven eight"
 QUESTION = "Which court may hear an appeal?"
 BARE_PREFIX = "/bare"
 LIMITS = BatchLimits(max_rows=64, cache_memory_bytes=1 << 30)
+# The first requests import what they need.
+WARM_UP_S = 3.0
+FIGURES = ("p50_ms", "p99_ms", "per_s", "cpu_ms")
 SCRIPTED = {"path": "./none", "engine": "scripted", "engine_settings": {"text": TEXT}}
 
 
@@ -54,13 +61,16 @@ def main() -> None:
     os.sched_setaffinity(0, set(cores[:-1]) or set(cores))
     found: defaultdict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, _served(Path(folder)) as ports:
+        for name, port in ports.items():
+            _measure(Path(folder), port, name, 1, WARM_UP_S, cores[-1])
         rows = [(name, clients) for name in ports for clients in asked.clients]
         for repetition in range(asked.repetitions):
             random.Random(repetition).shuffle(rows)
             for name, clients in rows:
-                found[name, clients].append(
-                    _measure(Path(folder), ports[name], name, clients, asked.seconds, cores[-1])
-                )
+                before_s = cpu_seconds()
+                read = _measure(Path(folder), ports[name], name, clients, asked.seconds, cores[-1])
+                read["cpu_ms"] = 1000 * (cpu_seconds() - before_s) / read["num_sent"]
+                found[name, clients].append(read)
     _print(found, list(asked.clients))
 
 
@@ -119,11 +129,11 @@ def _bare_application() -> serve.Application:
     async def complete(request: Request) -> JSONResponse:
         nonlocal engine
         if engine is None:
-            engine = make_engine(ModelConfig(**SCRIPTED), LIMITS)
+            engine = streaming(make_engine(ModelConfig(**SCRIPTED), LIMITS))
         asked = json.loads(await request.body())
         prompt = Prompt(messages=tuple(Message(**one) for one in asked["messages"]))
         request_ = GenerateRequest(id="x", prompt=prompt, max_new_tokens=64, temperature=0.0, top_p=1.0, seed=0)
-        (answer,) = engine.generate([request_])
+        answer = await asyncio.to_thread(engine.submit(request_).result)
         message = {"role": "assistant", "content": answer.text}
         return JSONResponse({"id": "x" * 36, "choices": [{"index": 0, "message": message}], "padding": "x" * 300})
 
@@ -146,18 +156,30 @@ def _measure(folder: Path, port: int, name: str, clients: int, seconds: float, c
     return read
 
 
+def cpu_seconds() -> float:
+    """CPU time so far of this process's living descendants."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def _print(found: dict[tuple[str, int], list[dict[str, Any]]], clients: list[int]) -> None:
-    print(f"{'row':<8}{'clients':>8}{'p50 ms':>9}{'p99 ms':>9}{'req/s':>9}{'added p50':>11}{'of bare':>9}")
+    print(f"{'row':<8}{'clients':>8}{'p50 ms':>9}{'p99 ms':>9}{'req/s':>9}{'added p50':>11}{'of bare':>9}", end="")
+    print(f"{'CPU ms':>8}{'of bare':>9}")
     for number in clients:
-        bare = {key: statistics.median(one[key] for one in found["bare", number]) for key in ("p50_ms", "per_s")}
+        bare = {key: statistics.median(one[key] for one in found["bare", number]) for key in FIGURES}
         for name in ("bare", "model", "auto"):
             rows = found[name, number]
             if any(set(one["statuses"]) != {"200"} for one in rows):
                 print(f"{name:<8}{number:>8}  other statuses: {[one['statuses'] for one in rows]}")
                 continue
-            p50, p99, rate = (statistics.median(one[key] for one in rows) for key in ("p50_ms", "p99_ms", "per_s"))
+            p50, p99, rate, cpu = (statistics.median(one[key] for one in rows) for key in FIGURES)
             print(f"{name:<8}{number:>8}{p50:>9.1f}{p99:>9.1f}{rate:>9.0f}", end="")
-            print(f"{p50 - bare['p50_ms']:>11.1f}{rate / bare['per_s']:>9.0%}")
+            print(f"{p50 - bare['p50_ms']:>11.1f}{rate / bare['per_s']:>9.0%}", end="")
+            print(f"{cpu:>8.1f}{cpu / bare['cpu_ms']:>9.0%}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Everything moe_ray raises on purpose.
 
 MoeRayError
-├── UserError              somebody can mend it; the command line prints it plainly and exits with 2
+├── UserError              the user can fix it; the command line prints it plainly and exits with 2
 │   ├── ConfigError        the experiment file, or an option that overrides it
 │   ├── DataError          a data set: missing, malformed, empty
 │   │   └── OfflineError   a data set that is on the hub, which cannot be reached
@@ -24,11 +24,11 @@ class MoeRayError(Exception):
 
 
 class UserError(MoeRayError):
-    """A mistake that the person who started the command can mend.
+    """A mistake that the user can fix.
 
     Args:
         what: what was wrong, with the offending value, in one line.
-        where: file, key and line, as far as they are known ("experiment.yaml:12, models.mediphi.dtype").
+        where: file, key and line, if known ("experiment.yaml:12, models.mediphi.dtype").
         remedy: what to do about it, in one line.
     """
 

@@ -7,7 +7,7 @@ Z_95 = 1.959963984540054
 
 
 def wilson_bounds(num_right: int, num_scored: int) -> tuple[float, float]:
-    """Bounds of Wilson's 95 % score interval for a proportion, mended near 0 and 1; `num_scored` is at least 1.
+    """Bounds of Wilson's 95 % score interval for a proportion, corrected near 0 and 1; `num_scored` is at least 1.
 
     Where one, two or three are right (or wrong), Wilson's bound towards 0 (or 1) is too near: the interval of 1 in 10
     misses a truth of 0.01. There it is the bound of a Poisson count, if that is farther (Brown, Cai and

@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 # Each part may import the parts before it in its line, and itself.
 LAYERS = (
     ("arrays", "errors", "fingerprint", "characters", "progress", "proportions", "device", "suggestions"),
-    ("files", "formatting", "hub", "registry"),
+    ("files", "formatting", "hub", "mounts", "registry"),
     ("config",),
     ("prompts",),
     ("domains", "architectures"),

@@ -200,11 +200,11 @@ def verdict_line(verdict: RoutingVerdict) -> str:
     if not verdict.probabilities:
         return expert
     domain = max(verdict.probabilities, key=lambda name: verdict.probabilities[name])
-    told = f"{one_line(domain)} {verdict.probabilities[domain]:.1%}"
+    shown = f"{one_line(domain)} {verdict.probabilities[domain]:.1%}"
     if verdict.out_of_domain:
-        told = f"out of domain (likeliest: {told})"
+        shown = f"out of domain (likeliest: {shown})"
     pinned = f", {one_line(verdict.pinned)}" if verdict.pinned else ""
-    return f"{told} -> {expert}{', the baseline' if verdict.fell_back else ''}{pinned}"
+    return f"{shown} -> {expert}{', the baseline' if verdict.fell_back else ''}{pinned}"
 
 
 def _figures(reason: str, num_tokens: int | None, seconds: float) -> str:

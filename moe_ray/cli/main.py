@@ -9,7 +9,10 @@ import typer
 
 import moe_ray
 from moe_ray.cli import options as o
+from moe_ray.cli.cluster_commands import add_cluster_commands
+from moe_ray.cli.doctor_command import add_doctor
 from moe_ray.cli.moe_commands import moe_app
+from moe_ray.cli.slurm_commands import slurm
 from moe_ray.cli.specialise_commands import specialise_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
 
@@ -26,6 +29,7 @@ app.add_typer(models_app, name="models")
 router_app = typer.Typer(help="Train routers and prepare their texts.", **o.GROUP)
 app.add_typer(router_app, name="router")
 app.add_typer(moe_app, name="moe")
+app.command("slurm")(slurm)
 app.add_typer(specialise_app, name="specialise")
 
 
@@ -136,11 +140,13 @@ def evaluate(
     brief: o.Brief = False,
 ) -> None:
     """Run an experiment, or resume it, and write its report."""
-    from moe_ray.cli.runs import evaluate_experiment
+    from moe_ray.cli.runs import advised, evaluate_experiment
 
     extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
     changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    evaluate_experiment(o.load(file, changes), only, reuse or [], brief=brief)
+    experiment = o.load(file, changes)
+    with advised(experiment):
+        evaluate_experiment(experiment, only, reuse or [], brief=brief)
 
 
 @app.command()
@@ -247,6 +253,10 @@ def demo(
     from moe_ray.cli.demo import run_demo
 
     run_demo(results_dir, mixtures=mixtures)
+
+
+add_cluster_commands(app)
+add_doctor(app)
 
 
 @data_app.command("prepare")

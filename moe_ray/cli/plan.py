@@ -92,10 +92,10 @@ def _time_line(planned: RunPlan) -> str:
             "one copy with --speed 1500 or --speed NAME=1500. A resumed run uses its measured speed."
         )
     speeds = {model: planned.speeds[model] for model in planned.placement.demands}
-    told = ", ".join(f"{model} {speed.tokens_per_s:,.0f} ({speed.source})" for model, speed in speeds.items())
+    listed = ", ".join(f"{model} {speed.tokens_per_s:,.0f} ({speed.source})" for model, speed in speeds.items())
     assert planned.simulation.duration_s is not None
     loading = "" if any(speed.load_s for speed in speeds.values()) else ", without loading the models"
-    return f"Time: at most {_duration(planned.simulation.duration_s)}{loading}; tokens a second of a copy: {told}."
+    return f"Time: at most {_duration(planned.simulation.duration_s)}{loading}; tokens a second of a copy: {listed}."
 
 
 def _duration(duration_s: float) -> str:

@@ -220,7 +220,7 @@ def _sentence(results: RouterTestResults) -> str:
         for item in results.out_of_domain
         if item.kept is not None
     ]
-    told = (
+    note = (
         f"\nout-of-domain queries by {results.out_of_domain_score}: {'; '.join(out_of_domain)}" if out_of_domain else ""
     )
-    return ", ".join(parts) + told
+    return ", ".join(parts) + note

@@ -1,6 +1,7 @@
 """Commands of a run: evaluate, score, report, compare."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def evaluate_experiment(
             "  remedy: fix the cause and run the same command again; it computes only what is missing"
         )
     return outcome
+
+
+@contextmanager
+def advised(experiment: LoadedExperiment) -> Iterator[None]:
+    """After a run that failed, print what `moe-ray doctor` finds, if that adds anything."""
+    try:
+        yield
+    except (UserError, RunFailedError) as error:
+        from moe_ray.cli.doctor import advise
+
+        advise(experiment, error)
+        raise
 
 
 def _log_outcome(log: RunLog, outcome: pipeline.Outcome) -> None:

@@ -201,7 +201,7 @@ def _column(key: ColumnKey, part: _Rows, places: IntArray, example_ids: Sequence
 
 def _reasons(part: _Rows, chosen: BoolArray) -> ObjectArray:
     """Why there is no value, for the `chosen` rows."""
-    told = part.texts["reason"].texts(part.rows[chosen])
+    given = part.texts["reason"].texts(part.rows[chosen])
     default = np.where(part.is_given[chosen], NOT_FINITE, NO_REASON).astype(object)
-    reasons: ObjectArray = np.where(told.astype(bool), told, default)
+    reasons: ObjectArray = np.where(given.astype(bool), given, default)
     return reasons

@@ -5,10 +5,11 @@ Keys are grouped by what they decide: `models`, `domains` and `decoding` decide 
 enter its fingerprint; `runtime` and `output` decide only where, when and how fast, and never do.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from moe_ray.config.section import Name, Section
 from moe_ray.config.serving import ServingConfig
@@ -219,6 +220,15 @@ class OutputConfig(Section):
     """Where results go."""
 
     results_dir: Path = Field(Path("results"), description="the run directory is results_dir/NAME")
+
+    @field_validator("results_dir")
+    @classmethod
+    def _is_folder(cls, path: Path) -> Path:
+        if re.match(r"\w{2,}:/", str(path)):
+            raise ValueError(
+                f"{path} is an address, not a folder; moe-ray submit --results-dir mirrors runs to addresses"
+            )
+        return path
 
 
 class OtherTextsConfig(Section):

@@ -14,7 +14,7 @@ class ServingConfig(Section):
     host: str = Field("127.0.0.1", min_length=1, description="interface to listen on; 0.0.0.0 opens it to the network")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="0: one that is free")
     api_keys_file: Path | None = Field(
-        None, description="a file of API keys, one a line; without it whoever reaches the port is served"
+        None, description="a file of API keys, one a line; without it every client that reaches the port is served"
     )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Host names to answer to beside localhost and `host`; a web page cannot reach others"

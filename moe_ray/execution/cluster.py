@@ -280,7 +280,7 @@ def _join(address: str, timeout_s: float) -> None:
             f"{address!r} is not the address of a cluster's head",
             where="runtime.address or RAY_ADDRESS",
             remedy="write auto on a machine of the cluster, or host:port of its head (6379, as ray start --head prints "
-            "it); from outside, send the run there with ray job submit and jobs/evaluate.py",
+            "it); from outside, send the run there with moe-ray submit",
         )
     try:
         knock(address)

@@ -296,8 +296,8 @@ def memory_table(models: Mapping[str, ModelResources]) -> Measures:
         plain("replicas (lost)", [f"{model.num_replicas} ({model.num_replicas_lost})" for model in models.values()]),
         _in_unit("GPU energy", [model.gpu_energy_j for model in models.values()], text.JOULES),
     )
-    told = "; client alone: the process that asks an endpoint, which holds no model" if any(clients) else ""
-    caption = f"Peak memory of one replica, median time to load and unload, energy; “{NONE}”: not measured here{told}"
+    note = "; client alone: the process that asks an endpoint, which holds no model" if any(clients) else ""
+    caption = f"Peak memory of one replica, median time to load and unload, energy; “{NONE}”: not measured here{note}"
     return table("Memory, loading and energy", caption, "model", list(models), columns)
 
 

@@ -143,10 +143,10 @@ class RouterRecord(StoredRecord):
         """Names what decides the routes; None before a router is saved. Settings do not enter: the weights do."""
         names = ("kind", "labels", "temperature", "threshold", "query", "weights")
         # The names of format 1: a fingerprint does not change with the name of a field.
-        told = {name: getattr(self, name) for name in names} | {"foreign_score": self.out_of_domain_score}
+        fields = {name: getattr(self, name) for name in names} | {"foreign_score": self.out_of_domain_score}
         if self.confident_temperature is not None:
-            told["sure_temperature"] = self.confident_temperature
-        return fingerprint(told) if self.weights else None
+            fields["sure_temperature"] = self.confident_temperature
+        return fingerprint(fields) if self.weights else None
 
 
 def find_router(path: Path) -> Path:

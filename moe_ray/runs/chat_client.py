@@ -148,24 +148,24 @@ def _events(payloads: Iterator[dict[str, Any]]) -> Iterator[ChatEvent]:
     yield ChatEnd(str(reason or "stop"), num_tokens)
 
 
-def _verdict(told: object) -> RoutingVerdict | None:
+def _verdict(fields: object) -> RoutingVerdict | None:
     """The object `moe_ray`; None where a server has none, or another."""
-    if not isinstance(told, dict) or not isinstance(told.get("expert"), str):
+    if not isinstance(fields, dict) or not isinstance(fields.get("expert"), str):
         return None
-    probabilities = told.get("probabilities")
+    probabilities = fields.get("probabilities")
     found = {
         str(name): float(value)
         for name, value in (probabilities.items() if isinstance(probabilities, dict) else ())
         if isinstance(value, int | float)
     }
     return RoutingVerdict(
-        requested=str(told.get("requested", AUTO)),
-        expert=told["expert"],
+        requested=str(fields.get("requested", AUTO)),
+        expert=fields["expert"],
         probabilities=found,
         confidence=max(found.values(), default=None),
-        out_of_domain=told.get("out_of_domain") is True,
-        fell_back=told.get("fell_back") is True,
-        pinned=_text(told, "pinned") or None,
+        out_of_domain=fields.get("out_of_domain") is True,
+        fell_back=fields.get("fell_back") is True,
+        pinned=_text(fields, "pinned") or None,
     )
 
 

@@ -200,10 +200,10 @@ def _has_same_data(inputs: Inputs) -> bool:
     )
 
 
-def _data_facts(told: Mapping[str, Any]) -> list[Any]:
-    listed = told.get("ids_file")
+def _data_facts(record: Mapping[str, Any]) -> list[Any]:
+    listed = record.get("ids_file")
     ids = listed.get("sha256") if isinstance(listed, Mapping) else None
-    return [*(told.get(key) for key in ("sha256", "revision", "num_records", "num_examples")), ids]
+    return [*(record.get(key) for key in ("sha256", "revision", "num_records", "num_examples")), ids]
 
 
 class RouterData(NamedTuple):

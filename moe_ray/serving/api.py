@@ -6,8 +6,8 @@ first piece of an answer is awaited before the status is sent, so that errors ke
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -52,6 +52,8 @@ MIB = 1 << 20
 # Work waits and nothing has moved for so long: something is stuck.
 STUCK_S = 60.0
 FULL_RETRY_S = 1.0
+# Ids are unique, not secret; the operating system's randomness would cost a system call for each request.
+_IDS = random.Random()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # How Open WebUI begins what it asks on its own: titles, tags, follow-up questions.
 _BACKGROUND_PROMPT = "### Task:\n"
@@ -404,7 +406,7 @@ def _written(ticket: Ticket, writer: Writer, pieces: Sequence[CallPiece], outcom
 def _request_id(request: Request) -> str:
     """The client's id where it is one, else a new one."""
     given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+    return given if _REQUEST_ID.fullmatch(given) else f"{_IDS.getrandbits(96):024x}"
 
 
 def _verdict_headers(ticket: Ticket) -> dict[str, str]:

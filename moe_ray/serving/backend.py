@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import contextvars
-import secrets
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import ray
@@ -47,7 +47,7 @@ class Ticket:
     started: float = field(default_factory=time.perf_counter)
     verdict: RoutingVerdict | None = None
     attempt: int = 0
-    key: str = field(default_factory=lambda: secrets.token_hex(12))
+    key: int = field(default_factory=count().__next__)
     counts: TokenCounts | None = None
     end: str = "cancelled"
     """How the call ended: "complete", "failed" or "cancelled"."""

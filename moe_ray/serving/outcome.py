@@ -2,7 +2,7 @@
 
 import json
 import logging
-import sys
+import os
 import time
 from dataclasses import dataclass, field
 
@@ -46,7 +46,8 @@ def log_requests() -> None:
     """Write one line of JSON for each request to standard error. Called once in each ingress process."""
     if REQUEST_LOG.handlers:
         return
-    handler = logging.StreamHandler(sys.stderr)
+    # Ray's own sys.stderr flushes twice a line; each write lets another thread take the interpreter's lock.
+    handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1))
     handler.setFormatter(logging.Formatter("%(message)s"))
     REQUEST_LOG.addHandler(handler)
     REQUEST_LOG.setLevel(logging.INFO)

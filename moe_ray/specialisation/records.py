@@ -37,7 +37,7 @@ SUMS = ("entropy", "weight_entropy", "set_margin", "top_margin", "top_probabilit
 # Sums over a text's selections of each expert: of ||f_e(x)||, and of weight times ||f_e(x)||.
 NORMS = ("norm", "gated_norm")
 
-ScoreKind = Literal["softmax", "sigmoid", "probabilities", "unknown"]
+ScoreKind = Literal["softmax", "sigmoid", "sqrtsoftplus", "probabilities", "unknown"]
 
 TEXTS_SCHEMA = pa.schema(
     [("text_id", pa.string()), ("label", pa.string()), ("num_tokens", pa.int64()), ("num_masked", pa.int64())]
@@ -64,9 +64,9 @@ SIMILARITY_SCHEMA = pa.schema(
 class TracedLayer(StoredRecord):
     """A layer with experts. `module` is the name of its experts' module.
 
-    `scores` says how the router's scores become probabilities: a softmax, a sigmoid (normalised here over all experts,
-    as such a router has no distribution), or probabilities that the router returns itself. "unknown": the selected
-    weights follow none of them; entropies and margins are absent.
+    `scores` says how the router's scores become probabilities: a softmax; a sigmoid or the root of a softplus, which
+    are normalised here over all experts, as such a router has no distribution; or probabilities that the router returns
+    itself. "unknown": the selected weights follow none of them; entropies and margins are absent.
     """
 
     layer: int

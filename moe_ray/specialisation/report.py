@@ -136,7 +136,7 @@ def _sentence(trace: Trace, lifts: Sequence[MeasuredValue]) -> ExpertSentence:
         text += f"; a lift below {times(width)} would not be seen" if width else ""
         return ExpertSentence(layer=first.layer, expert=first.expert, text=text, q_value=best.q_value)
     more = "more" if best.value > 0 else "less"
-    text = f"{name}: used by {best.label} {_factor(best.value)} as often as by the classes together"
+    text = f"{name}: class {best.label} uses it {_factor(best.value)} as often as the classes together"
     text += f" [{_factor(best.low)}, {_factor(best.high)}], {more} than chance (null {_factor(best.null_low)} to"
     text += f" {_factor(best.null_high)}), q {_q(best.q_value)}"
     return ExpertSentence(

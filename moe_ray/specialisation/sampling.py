@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from moe_ray.arrays import FloatArray
 from moe_ray.specialisation.similarity import cosines, debiased_cka_matrix
-from moe_ray.specialisation.sites import RoutedTokens, RoutingSite, on_experts
+from moe_ray.specialisation.sites import RoutedTokens, RoutingSite, answers_alone, on_experts
 from moe_ray.specialisation.tokens import EncodedText
 from moe_ray.specialisation.writing import similarity_table
 
@@ -71,10 +71,9 @@ def expert_outputs(experts: Any, num_experts: int, hidden_MH: Tensor) -> list[Fl
     """Return what each expert alone answers to the same tokens: E arrays [M, H]."""
     answers = []
     for expert in range(num_experts):
-        index = torch.full((len(hidden_MH), 1), expert, device=hidden_MH.device)
+        index = torch.full((len(hidden_MH),), expert, device=hidden_MH.device)
         with torch.inference_mode():
-            answer = experts.forward(hidden_MH, index, torch.ones_like(index, dtype=hidden_MH.dtype))
-        answers.append(answer.reshape(hidden_MH.shape).double().cpu().numpy())
+            answers.append(answers_alone(experts, hidden_MH, index).double().cpu().numpy())
     return answers
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moe_ray.errors import ModelError
+from moe_ray.errors import ModelError, first_line
 from moe_ray.specialisation.records import ScoreKind, TracedLayer
 
 INDEX_NAME = re.compile(r"ind(ex|ices)|selected")
@@ -69,10 +69,16 @@ def find_sites(model: Any, run: Callable[[], object], *, name: str) -> list[Rout
 
 
 def _is_experts(module: nn.Module) -> bool:
-    if not isinstance(getattr(module, "num_experts", None), int):
+    if num_experts_of(module) is None:
         return False
     names = list(inspect.signature(module.forward).parameters)
     return len(names) == 3 and bool(INDEX_NAME.search(names[1])) and bool(WEIGHT_NAME.search(names[2]))
+
+
+def num_experts_of(experts: nn.Module) -> int | None:
+    """Return how many experts a module says that it has, identity ones included; None for another module."""
+    named = (getattr(experts, name, None) for name in ("total_experts", "num_experts"))
+    return next((number for number in named if isinstance(number, int)), None)
 
 
 def _without_experts(model: Any, name: str) -> ModelError:
@@ -152,6 +158,22 @@ def on_experts(experts: nn.Module, act: Callable[[RoutedTokens], None]) -> Any:
     return experts.register_forward_pre_hook(hook, with_kwargs=True)
 
 
+def answers_alone(experts: nn.Module, hidden_NH: Tensor, index_N: Tensor) -> Tensor:
+    """Return what one expert answers to each token, unweighted [N, H]; hooks on `experts` are not called.
+
+    Raises `ModelError` for experts that cannot be called with one expert per token.
+    """
+    index = index_N.reshape(-1, 1)
+    try:
+        answers: Tensor = experts.forward(hidden_NH, index, torch.ones_like(index, dtype=hidden_NH.dtype))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"{type(experts).__name__} cannot run one expert alone: {first_line(error)}",
+            remedy="leave out --norms and --similarity for this family",
+        ) from error
+    return answers.reshape(len(hidden_NH), -1)
+
+
 def scores_in(tensors: Sequence[Tensor], num_tokens: int, num_experts: int) -> Tensor | None:
     """Return the first tensor of a router's output with a score for each token and expert, as [N, E].
 
@@ -183,14 +205,15 @@ def _site(
             remedy="trace a family whose experts take indices and weights, such as mixtral, olmoe or qwen3_moe",
         )
     num_tokens, top_k = routed.index.shape
+    num_experts = num_experts_of(experts) or 1
     candidates = {
         beside: found
         for beside, tensors in outputs.items()
-        if beside in siblings and (found := scores_in(tensors, num_tokens, experts.num_experts)) is not None
+        if beside in siblings and (found := scores_in(tensors, num_tokens, num_experts)) is not None
     }
     chosen = _router(candidates, outputs, routed)
     scores: ScoreKind = "unknown" if chosen is None else score_kind(candidates[chosen], routed)
-    record = TracedLayer(layer=0, module=path, num_experts=experts.num_experts, top_k=top_k, scores=scores)
+    record = TracedLayer(layer=0, module=path, num_experts=num_experts, top_k=top_k, scores=scores)
     return RoutingSite(record=record, experts=experts, router=None if chosen is None else siblings[chosen])
 
 
@@ -236,6 +259,9 @@ def _spread(p_NE: Tensor, routed: RoutedTokens) -> float:
             return 0.0
         ratio = ratio.reshape(1, -1)
         used = used.reshape(1, -1)
+    else:  # a token that selects one expert twice says nothing of the weights
+        ordered = routed.index.sort(dim=1).values
+        used = used & (ordered.diff(dim=1) != 0).all(dim=1, keepdim=True)
     whole = used.all(dim=1)
     if not bool(whole.any()):
         return 1.0
@@ -244,16 +270,18 @@ def _spread(p_NE: Tensor, routed: RoutedTokens) -> float:
     return float(((rows - mean).abs() / mean.abs().clamp(min=1e-12)).max())
 
 
-KINDS: tuple[ScoreKind, ...] = ("softmax", "sigmoid")
+KINDS: tuple[ScoreKind, ...] = ("softmax", "sigmoid", "sqrtsoftplus")
 
 
 def probabilities(scores: Tensor, kind: ScoreKind) -> Tensor:
-    """Return scores [N, E] as probabilities in float64; those of a sigmoid are divided by their sum."""
+    """Return scores [N, E] as probabilities in float64; those that are no softmax's are divided by their sum."""
     values = scores.double()
     if kind == "softmax":
         return torch.softmax(values, dim=-1)
     if kind == "sigmoid":
         values = torch.sigmoid(values)
+    elif kind == "sqrtsoftplus":
+        values = torch.nn.functional.softplus(values).sqrt()
     return values / values.sum(dim=-1, keepdim=True)
 
 

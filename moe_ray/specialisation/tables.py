@@ -6,7 +6,7 @@ from moe_ray.report.text_table import TextTable
 from moe_ray.specialisation.measures import ALL_TEXTS, MeasuredValue
 from moe_ray.specialisation.report import SpecialisationReport
 
-DIGITS = 3
+DIGITS = 4
 # Measures of whole layers in the order of the table, and what it calls them.
 LAYER_TITLES = {
     "generalised_js": "JS, bits",

@@ -24,6 +24,7 @@ from moe_ray.specialisation.sites import (
     NUM_PROBE_TOKENS,
     RoutedTokens,
     RoutingSite,
+    answers_alone,
     find_sites,
     on_experts,
     probabilities,
@@ -185,11 +186,9 @@ def _norms(site: RoutingSite, routed: RoutedTokens) -> FloatArray:
     """Return the length of each selected expert's answer before it is weighted [N, K]; 0 where no expert is."""
     num_tokens, top_k = routed.index.shape
     used = (routed.index >= 0) & (routed.index < site.record.num_experts)
-    index = torch.where(used, routed.index, 0).reshape(-1, 1)
-    answers = site.experts.forward(
-        routed.hidden.repeat_interleave(top_k, dim=0), index, torch.ones_like(index, dtype=routed.weights.dtype)
-    )
-    lengths = answers.reshape(num_tokens * top_k, -1).double().norm(dim=-1).reshape(num_tokens, top_k)
+    index = torch.where(used, routed.index, 0).ravel()
+    answers = answers_alone(site.experts, routed.hidden.repeat_interleave(top_k, dim=0), index)
+    lengths = answers.double().norm(dim=-1).reshape(num_tokens, top_k)
     found: FloatArray = torch.where(used, lengths, 0.0).cpu().numpy()
     return found
 

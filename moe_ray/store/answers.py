@@ -257,7 +257,8 @@ def read_files(
     names = list(columns or ANSWER_SCHEMA.names)
     parts = [paths[start : start + FILES_AT_A_TIME] for start in range(0, len(paths), FILES_AT_A_TIME)]
     tables = [_read_dataset(part, names, where) for part in parts]
-    return pa.concat_tables(tables) if tables else ANSWER_SCHEMA.empty_table().select(names)
+    # Not `empty_table`, which imports pandas.
+    return pa.concat_tables(tables) if tables else pa.Table.from_batches([], ANSWER_SCHEMA).select(names)
 
 
 def _read_dataset(paths: Sequence[Path], names: list[str], where: pc.Expression | None) -> pa.Table:

@@ -1,192 +1,106 @@
 """One command at a time works on a run directory.
 
-The lock is `flock` on the file .lock, which falls with the process. A file system that cannot lock (some network and
-FUSE file systems) gets a lease instead (`moe_ray.store.lock`).
+The lock is `flock` on the file .lock, which falls with the process. Where the file system cannot lock, or locks on one
+node only, a lease replaces it (`moe_ray.store.lease`).
 """
 
 import errno
 import fcntl
 import json
 import os
-import secrets
-import socket
 import stat
-import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TextIO
 
 from moe_ray.errors import RunDirectoryError
+from moe_ray.mounts import mount_of
+from moe_ray.store.holder import Holder, parse_holder, this_process
 from moe_ray.store.inside import inside
+from moe_ray.store.lease import held_by, leased
 from moe_ray.store.run_directory import RunDirectory
 
-RENEW_S = 15.0
-STALE_S = 120.0
-MAX_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds a lease."""
-
-    owner: str
-    host: str
-    pid: int
-
-    @property
-    def is_gone(self) -> bool:
-        """True when its process is known to have ended."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-        except PermissionError:
-            return False
-        return False
-
-
-@contextmanager
-def leased(run: RunDirectory) -> Iterator[None]:
-    """Hold the lease of `run`, and renew it. Raises `RunDirectoryError` when another process holds it."""
-    path = inside(run.path, ".lease")
-    mine = Holder(owner=secrets.token_hex(16), host=socket.gethostname(), pid=os.getpid())
-    _take(run, path, mine)
-    done = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(path, done), name="lease", daemon=True)
-    renewing.start()
-    try:
-        yield
-    finally:
-        done.set()
-        renewing.join()
-        if read_holder(path) == mine:
-            path.unlink(missing_ok=True)
-
-
-def held_by(run: RunDirectory, who: str) -> RunDirectoryError:
-    """Return the error for a run directory that another process holds."""
-    return RunDirectoryError(
-        f"another moe-ray process ({who}) is working in this directory",
-        where=str(run.path),
-        remedy="wait for it, stop it, or choose another --results-dir",
-    )
-
-
-def _take(run: RunDirectory, path: Path, mine: Holder) -> None:
-    if _create(path, mine) or (_is_stale(path, read_holder(path)) and _replace(run, path, mine)):
-        return
-    holder = read_holder(path)
-    raise held_by(run, f"{holder.host}, pid {holder.pid}" if holder else "unknown")
-
-
-def _replace(run: RunDirectory, path: Path, mine: Holder) -> bool:
-    """Replace a stale lease, and say whether it is ours now. One process at a time may: the one that makes a folder."""
-    claim = path.with_name(".lease.claim")
-    try:
-        claim.mkdir()
-    except FileExistsError:
-        if _is_old(claim):  # its process was killed in between; the next command can go on
-            with suppress(OSError):
-                claim.rmdir()
-        raise held_by(run, "one that replaces the lease of an ended process") from None
-    try:
-        if not _is_stale(path, read_holder(path)):
-            return False
-        path.unlink(missing_ok=True)
-        return _create(path, mine)
-    finally:
-        claim.rmdir()
-
-
-def _create(path: Path, mine: Holder) -> bool:
-    """Write the lease, and say whether it is ours; False when there is one already."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(mine), file)
-        file.flush()
-        os.fsync(descriptor)
-    return True
-
-
-def read_holder(path: Path) -> Holder | None:
-    """Return who holds the lease; None when there is none, or one that cannot be read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            value = json.loads(file.read(MAX_BYTES))
-        return Holder(owner=str(value["owner"]), host=str(value["host"]), pid=int(value["pid"]))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return None
-
-
-def _is_stale(path: Path, holder: Holder | None) -> bool:
-    return (holder is not None and holder.is_gone) or _is_old(path)
-
-
-def _is_old(path: Path) -> bool:
-    """True when `path` was not touched for a while, or is gone."""
-    try:
-        return _file_system_time(path.parent) - path.lstat().st_mtime > STALE_S
-    except FileNotFoundError:
-        return True
-
-
-def _file_system_time(folder: Path) -> float:
-    """The time by the clock that stamps the files of `folder`: another machine's, on a network file system."""
-    probe = folder / f".{secrets.token_hex(8)}.tmp"
-    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        return probe.lstat().st_mtime
-    finally:
-        probe.unlink()
-
-
-def _renew(path: Path, done: threading.Event) -> None:
-    while not done.wait(RENEW_S):
-        with suppress(OSError):
-            os.utime(path, follow_symlinks=False)
-
-
+# NFS keeps the lock of a crashed node until its lease ends, which is 90 s by default.
+EARLIER_LIFE_LIMIT_S = 120.0
+POLL_S = 0.5
+MAX_CHARACTERS = 4096
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _CANNOT_LOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.EINVAL})
 
+OnNotice = Callable[[str], object]
+
 
 @contextmanager
-def exclusive(run: RunDirectory, on_notice: Callable[[str], object] = lambda _: None) -> Iterator[None]:
+def exclusive(run: RunDirectory, on_notice: OnNotice = lambda _: None) -> Iterator[None]:
     """Hold the run directory for this process; the lock falls with the process, however it ends.
 
-    `on_notice` is called with a sentence for the user where a lease has to do instead of a lock.
+    `on_notice` is called with a sentence for the user where a lease replaces the lock, or where this life of a SLURM
+    job waits for its earlier one.
 
     Raises `RunDirectoryError`, naming the other process, when the directory is held already.
     """
-    descriptor = _open(run)
-    with os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") as file:
+    mine = this_process()
+    with os.fdopen(_open(run), "r+", encoding="utf-8", errors="replace") as file:
+        reason = _locked(run, file, mine, on_notice)
+        if reason is None:
+            _write_holder(file, mine)
+            yield
+            return
+        on_notice(
+            f"The file system of {run.path} cannot lock files for all nodes ({reason}): a lease file stands in for the "
+            "lock. Start no second command on this run on another machine."
+        )
+        with leased(run, mine, on_notice):
+            yield
+
+
+def _locked(run: RunDirectory, file: TextIO, mine: Holder, on_notice: OnNotice) -> str | None:
+    """Lock `file`, and return None, or why the lock does not exclude other nodes. Raises `RunDirectoryError`."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _CANNOT_LOCK:
+            return error.strerror
+        if error.errno not in _HELD:
+            raise RunDirectoryError(
+                f"cannot be locked: {error.strerror}", where=str(run.path), remedy="choose another --results-dir"
+            ) from error
+        _await_earlier_life(run, file, mine, on_notice)
+    mount = mount_of(run.path)
+    option = mount.local_lock_option if mount is not None else None
+    return f"mounted with {option}" if option is not None else None
+
+
+def _await_earlier_life(run: RunDirectory, file: TextIO, mine: Holder, on_notice: OnNotice) -> None:
+    """Wait for the lock of an earlier life of this SLURM job, within limits; refuse any other one at once."""
+    text = file.read(MAX_CHARACTERS).strip()
+    holder = parse_holder(text)
+    who = str(holder or text or "unknown")
+    if holder is None or not holder.is_earlier_life_of(mine):
+        raise held_by(run, who)
+    on_notice(
+        f"An earlier life of this job ({who}) still holds {run.path}: waiting for its lock, at most "
+        f"{EARLIER_LIFE_LIMIT_S:g} s."
+    )
+    deadline = time.monotonic() + EARLIER_LIFE_LIMIT_S
+    while time.monotonic() < deadline:
+        time.sleep(POLL_S)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _HELD:
-                raise held_by(run, file.read(200).strip() or "unknown") from error
-            if error.errno not in _CANNOT_LOCK:
-                raise RunDirectoryError(
-                    f"cannot be locked: {error.strerror}", where=str(run.path), remedy="choose another --results-dir"
-                ) from error
-            on_notice(
-                f"The file system of {run.path} cannot lock files ({error.strerror}): a lease file stands in for the "
-                "lock. Start no second command on this run on another machine."
-            )
-            with leased(run):
-                yield
             return
-        file.truncate(0)
-        file.write(f"pid {os.getpid()}")
-        file.flush()
-        yield
+        except OSError as error:
+            if error.errno not in _HELD:
+                break
+    raise held_by(run, who)
+
+
+def _write_holder(file: TextIO, mine: Holder) -> None:
+    file.seek(0)
+    file.truncate(0)
+    file.write(json.dumps(asdict(mine)))
+    file.flush()
 
 
 def _open(run: RunDirectory) -> int:

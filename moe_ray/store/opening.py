@@ -72,7 +72,7 @@ def refuse_drift(run: RunDirectory, old: Mapping[str, Any], new: Mapping[str, An
     if changes:
         shown = "".join(f"\n    {line}" for line in changes)
         raise RunDirectoryError(
-            f"this run was begun with other settings that decide its answers:{shown}",
+            f"this run was started with other settings that decide its answers:{shown}",
             where=str(run.path),
             remedy="undo the change to resume it, or give the changed experiment another name or --results-dir",
         )

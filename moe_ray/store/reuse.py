@@ -100,8 +100,8 @@ def find_owners(run: RunDirectory, manifest: Manifest) -> Owners:
     held |= _proven(run, [replica for replica in answered if replica not in held], list(identities.values()))
     models_of = {replica: names.get(identity, []) for replica, identity in held.items()}
     # Nothing but the name tells the model of a replica that answered nothing, or in a manifest without identities.
-    told = {record.replica: record.model for record in run.telemetry()} | answered
-    for replica, model in told.items():
+    reported = {record.replica: record.model for record in run.telemetry()} | answered
+    for replica, model in reported.items():
         if replica not in models_of and model in manifest.models:
             is_disproven = replica in answered and model in identities
             models_of[replica] = [] if is_disproven else [model]

@@ -141,6 +141,12 @@ BAD_CONFIGS = (
         remedy="results_dir",
     ),
     BadConfig(
+        name="results at an address",
+        text=GOOD + "output:\n  results_dir: s3://bucket/runs\n",
+        where=":14: output.results_dir",
+        what="is an address, not a folder; moe-ray submit",
+    ),
+    BadConfig(
         name="key in a flow mapping",
         text=changed("{source: org/data}", "{source: org/data, spilt: test}"),
         where=":12: domains.biomedical.data.spilt",

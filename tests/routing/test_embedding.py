@@ -181,10 +181,10 @@ def test_a_damaged_directory_is_refused_by_the_file(
 def test_training_json_tells_how_it_was_trained(tmp_path: Path, checkpoint: Path) -> None:
     reports: list[TrainingProgress] = []
     trained(router(checkpoint, epochs=3, patience=3), reports).save(tmp_path)
-    told = json.loads((tmp_path / "training.json").read_text())
-    assert told["base_model"] == str(checkpoint)
-    assert [epoch["macro_f1"] for epoch in told["epochs"]] == [one.macro_f1 for one in reports]
-    assert told["label_weights"] is None
+    written = json.loads((tmp_path / "training.json").read_text())
+    assert written["base_model"] == str(checkpoint)
+    assert [epoch["macro_f1"] for epoch in written["epochs"]] == [one.macro_f1 for one in reports]
+    assert written["label_weights"] is None
 
 
 def test_texts_weigh_evenly_by_label_only_when_asked(tmp_path: Path, checkpoint: Path) -> None:

@@ -1,11 +1,14 @@
-"""A browser that shows the chat page of a fake server."""
+"""A browser that shows the chat page of a fake server, and a SLURM cluster."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.fake_api import FakeApi, served_api
+from tests.support.slurm_lab import SlurmLab, slurm_lab, why_not
 
 if TYPE_CHECKING:  # the browser's driver needs websockets; the other slow tests run without it
     from tests.support.chromium import Tab
@@ -35,3 +38,14 @@ def chat(browser: "Tab", api: FakeApi) -> Iterator["Tab"]:
     browser.open(api.url, until=READY)
     yield browser
     browser.call("Page.navigate", url="about:blank")
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[SlurmLab]:
+    """A SLURM cluster of three nodes."""
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"SLURM: {reason}")
+    # Not below /tmp: the paths of Unix sockets end at 107 bytes.
+    with slurm_lab(Path(f"/var/tmp/mr-slurm-{os.getpid()}"), num_nodes=3) as cluster:
+        yield cluster

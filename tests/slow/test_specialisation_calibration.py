@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from moe_ray.specialisation import information as info
-from moe_ray.specialisation.measures import log_lift
+from moe_ray.specialisation.measures import classes_of, log_lift
 from moe_ray.specialisation.over_texts import jackknife, null_of
-from tests.specialisation.planted import clustered_counts, tilted
+from moe_ray.specialisation.records import TokenTrace
+from moe_ray.specialisation.sequences import conditional_information
+from tests.specialisation.planted import clustered_counts, tilted, trace_of_tokens
 
 pytestmark = pytest.mark.slow
 
@@ -56,3 +58,25 @@ def test_intervals_of_a_true_difference_cover_it() -> None:
         in_lift.append((low <= true_lift) & (true_lift <= high))
     assert 0.90 <= np.mean(in_js) <= 0.99
     assert 0.93 <= np.mean(in_lift) <= 0.97
+
+
+def test_a_difference_of_vocabulary_alone_is_hardly_ever_found_given_the_token() -> None:
+    rejected = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        tables, words = rng.normal(0, 1.5, (20, 6)), rng.dirichlet(np.ones(20), 2)
+        texts = [
+            _text(rng, rng.choice(20, 60, p=rng.dirichlet(20 * words[code])), tables + rng.normal(0, 0.5, 6))
+            for code in (0, 1)
+            for _ in range(40)
+        ]
+        trace = trace_of_tokens(texts, ["code"] * 40 + ["law"] * 40, 6)
+        found = conditional_information(trace, 0, classes_of(trace.labels))
+        rejected += (found.p_value or 0) < 0.05
+    assert rejected / 60 <= 0.05 + 3 * (0.05 * 0.95 / 60) ** 0.5
+
+
+def _text(rng: np.random.Generator, ids: Any, preferences: Any) -> TokenTrace:
+    """Tokens whose two experts follow the word and the text, never the class."""
+    chosen = np.argsort(-(preferences[ids] + rng.gumbel(size=(len(ids), 6))), axis=1)[:, None, :2]
+    return TokenTrace(token_ids=ids.astype(np.int32), experts=chosen.astype(np.int16))

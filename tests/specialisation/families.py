@@ -35,6 +35,9 @@ LATENT = {
     "num_key_value_heads": 4,
 }  # fmt: skip
 
+EXPERTS = {"num_experts": NUM_EXPERTS, "moe_intermediate_size": 16}
+FULL_ATTENTION = {"layer_types": ["full_attention"] * 2}
+
 FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": NUM_EXPERTS},
     "olmoe": {"num_experts": NUM_EXPERTS},
@@ -74,6 +77,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "topk_group": 1, "head_dim": 8, "first_k_dense_replace": 0, "layer_types": ["full_attention"] * 2,
         "mlp_layer_types": ["sparse"] * 2,
     },
+    "qwen3_next": {**EXPERTS, "shared_expert_intermediate_size": 16, "head_dim": 8, **FULL_ATTENTION},
+    "qwen3_5_moe_text": {**EXPERTS, "shared_expert_intermediate_size": 16, "head_dim": 8, **FULL_ATTENTION},
+    "cohere2_moe": {**EXPERTS, "head_dim": 8, "first_k_dense_replace": 0, **FULL_ATTENTION},
+    "gemma4_text": {
+        **EXPERTS, "top_k_experts": TOP_K, "enable_moe_block": True, "head_dim": 8, "global_head_dim": 8,
+        "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": VOCABULARY_SIZE, "num_kv_shared_layers": 0,
+        **FULL_ATTENTION,
+    },
+    "deepseek_v32": {**LATENT, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 8},
+    "deepseek_v4": ROUTED,
+    "bailing_hybrid": {**LATENT, "num_experts": NUM_EXPERTS},
+    "aria_text": {"moe_num_experts": NUM_EXPERTS, "moe_topk": TOP_K, "moe_num_shared_experts": 1},
+    "longcat_flash": {
+        **LATENT, "n_routed_experts": NUM_EXPERTS - 2, "zero_expert_num": 2, "moe_topk": TOP_K,
+        "num_layers": 2, "num_hidden_layers": 4,
+        "expert_ffn_hidden_size": 16, "ffn_hidden_size": 16, "head_dim": 8,
+    },
     "dbrx": {
         "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": VOCABULARY_SIZE,
         "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": NUM_EXPERTS, "moe_top_k": TOP_K, "hidden_size": 32},
@@ -92,6 +112,9 @@ def make(family: str, **changes: Any) -> Any:
         for name, parameter in model.named_parameters():
             if name.endswith("weight") and not parameter.any():  # gates that some families start at zero
                 parameter.normal_(std=0.3)
+        for name, table in model.named_buffers():
+            if name.endswith("tid2eid"):  # a hash router's table from tokens to experts
+                table.copy_(torch.stack([torch.randperm(NUM_EXPERTS)[:TOP_K] for _ in range(len(table))]))
     return model.eval()
 
 

@@ -260,7 +260,7 @@ def test_the_query_router_of_a_run_is_a_trace_too(moe_ray: Command, tmp_path: Pa
         assert mass[:-1] == pytest.approx(routes.probabilities[rows[text_id]], abs=1e-12)
     code, shown = moe_ray("specialise", "report", tmp_path / "t", "--top", "1")
     assert code == 0, shown
-    assert "used by" in shown
+    assert "uses it" in shown
     code, shown = moe_ray("specialise", "trace-router", tmp_path, "--out", tmp_path / "u")
     assert code == 2
 

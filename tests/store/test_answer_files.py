@@ -231,3 +231,10 @@ def test_a_damaged_merged_file_is_told_with_its_remedy(run: RunDirectory, damage
     for read in (run.answers_table, run.done_keys, run.files_fingerprint, run.merge_answers):
         with pytest.raises(RunDirectoryError, match="delete that file"):
             read()
+
+
+def test_reading_no_files_does_not_load_pandas() -> None:
+    """A plan of a new run reads no answers, and need not wait for pandas."""
+    code = "import sys; from moe_ray.store.answers import read_files; read_files([]); print('pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -10,11 +10,12 @@ from typing import Any
 from moe_ray.characters import whole_characters
 
 DONE = b"data: [DONE]\n\n"
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def json_text(value: Any) -> str:
     """Return `value` as compact JSON. Raises `ValueError` for numbers that JSON lacks."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def json_string(text: str) -> str:

@@ -134,17 +134,17 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps() -> None:
 def test_progress_is_told_often_and_after_every_epoch_and_nothing_is_printed(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    told: list[TrainingProgress] = []
-    router = train(described(epochs=2, patience=2), told.append)
-    steps = [one.step for one in told]
-    assert len(told) >= 20
+    reports: list[TrainingProgress] = []
+    router = train(described(epochs=2, patience=2), reports.append)
+    steps = [one.step for one in reports]
+    assert len(reports) >= 20
     assert steps == sorted(steps)
-    assert {one.num_steps for one in told} == {2 * -(-len(TRAIN) // 8)}
-    assert told[-1].step == told[-1].num_steps
-    assert [(one.epoch, one.macro_f1) for one in told if one.macro_f1 is not None] == [
+    assert {one.num_steps for one in reports} == {2 * -(-len(TRAIN) // 8)}
+    assert reports[-1].step == reports[-1].num_steps
+    assert [(one.epoch, one.macro_f1) for one in reports if one.macro_f1 is not None] == [
         (one.epoch, one.macro_f1) for one in router.history.epochs
     ]
-    assert all(one.loss is not None or one.macro_f1 is not None for one in told)
+    assert all(one.loss is not None or one.macro_f1 is not None for one in reports)
     assert capfd.readouterr() == ("", "")
 
 

@@ -1,0 +1,140 @@
+"""`moe-ray slurm`: an experiment as a SLURM job, submitted here or on a login node."""
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from moe_ray.cli.options import Changes, load
+from moe_ray.cli.terminal import output_console
+from moe_ray.clusters.slurm.hosts import Host
+from moe_ray.clusters.slurm.scheduler import SlurmScheduler, reason_in_words
+from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
+from moe_ray.clusters.slurm.site import load_site
+from moe_ray.clusters.slurm.submit import submit
+from moe_ray.clusters.submission import Submission, write_submission
+from moe_ray.errors import UserError
+
+SUBMIT_TIMEOUT_S = 300.0
+
+
+class Part(NamedTuple):
+    """Options of `evaluate` that change no key of the experiment."""
+
+    only: str | None
+    reuse: tuple[Path, ...]
+
+
+class SubmittedRun(NamedTuple):
+    """What `moe-ray slurm --json` prints."""
+
+    run: str
+    submission: Submission
+
+
+def submit_experiment(
+    file: Path,
+    changes: Changes,
+    request: SlurmRequest,
+    site_file: Path | None,
+    part: Part,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Check the experiment, submit it, and say how to follow it; with `dry_run`, print the script alone."""
+    config, site, console = load(file, changes).config, load_site(site_file), output_console(soft_wrap=True)
+    run = (config.output.results_dir / config.name).absolute()
+    absolute = part._replace(reuse=tuple(path.absolute() for path in part.reuse))
+    command = ["evaluate", str(file.absolute()), "--results-dir", str(run.parent), *_options(changes, absolute)]
+    if dry_run:
+        require_sensible(request)
+        console.print(job_script(request, site, run, config.name, command), end="")
+        return
+    scheduler = SlurmScheduler(Host())
+    submission = submit(scheduler, request, site, run, config.name, command)
+    if as_json:
+        console.print(json.dumps({"run": str(run), "submission": submission.model_dump(mode="json")}))
+        return
+    console.print(f"Submitted job {submission.id} ({request.nodes} nodes); results go to {run}")
+    queued = scheduler.job(submission.id)
+    if queued is not None and queued.state == "PENDING" and reason_in_words(queued.reason):
+        console.print(f"It waits: {reason_in_words(queued.reason)}")
+    _say_how_to_follow(run)
+
+
+def submit_on_host(
+    name: str,
+    host_command: str,
+    file: Path,
+    changes: Changes,
+    request: SlurmRequest,
+    site_file: Path | None,
+    part: Part,
+    *,
+    dry_run: bool,
+) -> None:
+    """Run `moe-ray slurm` on an ssh host, and record the submission below ./results, for status, logs, stop and sync.
+
+    Raises `UserError` where the host cannot be reached, or with the host's own words where it refuses.
+    """
+    host, console = Host(name), output_console(soft_wrap=True)
+    host.require_reachable()
+    results = [f"--results-dir={changes.results_dir}"] if changes.results_dir else []
+    wanted = [f"--{key.replace('_', '-')}={value}" for key, value in asdict(request).items() if value is not None]
+    site = [f"--site={site_file}"] if site_file else []
+    last = "--dry-run" if dry_run else "--json"
+    command = [*shlex.split(host_command), "slurm", str(file), *results, *wanted, *site, *_options(changes, part), last]
+    answer = host.run(command, timeout_s=SUBMIT_TIMEOUT_S)
+    if answer.code != 0:
+        raise UserError(
+            f"{name} refused: {(answer.err or answer.out).strip().removeprefix('error: ')}",
+            where="--host",
+            remedy=f"paths are those of {name}; --host-command says how moe-ray is started there",
+        )
+    if dry_run:
+        console.print(answer.out, end="")
+        return
+    run = _record(name, answer.out)
+    console.print(f"Submitted on {name}; `moe-ray sync {run}` fetches the results")
+    _say_how_to_follow(run)
+
+
+def _record(host: str, text: str) -> Path:
+    """Record a submission that was made on `host`, as the command there printed it; return the local run directory."""
+    try:
+        there = TypeAdapter(SubmittedRun).validate_json(text.strip().splitlines()[-1])
+    except (ValidationError, IndexError) as error:
+        raise UserError(
+            "printed no submission", where=f"moe-ray slurm on {host}", remedy="install the same version there"
+        ) from error
+    run = (Path("results") / Path(there.run).name).absolute()
+    details = {**there.submission.details, "run": there.run}
+    write_submission(run, there.submission.model_copy(update={"target": host, "details": details}))
+    return run
+
+
+def _say_how_to_follow(run: Path) -> None:
+    output_console(soft_wrap=True).print(
+        f"Follow it with: moe-ray status {run}; moe-ray logs {run} --follow; moe-ray stop {run}"
+    )
+
+
+def _options(changes: Changes, part: Part) -> list[str]:
+    """Return the options that `evaluate` and `slurm` share, without --results-dir."""
+    options: list[str] = []
+    for text in changes.overrides:
+        options += ["--set", text]
+    for option, value in (
+        ("--model", changes.baseline_path),
+        ("--max-new-tokens", changes.max_new_tokens),
+        ("--max-examples", changes.max_examples),
+        ("--only", part.only),
+    ):
+        options += [option, str(value)] if value is not None else []
+    for path in part.reuse:
+        options += ["--reuse", str(path)]
+    return options

@@ -1,0 +1,75 @@
+"""Commands of SLURM clusters. They read options; the work is in `moe_ray.cli.slurm`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moe_ray.cli import options as o
+
+CpusPerNode = Annotated[
+    int | None, typer.Option(min=1, help="CPUs on each node; default: cpus_per_gpu of the site file per GPU.")
+]
+MaxInterruptions = Annotated[
+    int, typer.Option(min=0, help="Times that a job is requeued that reached its time limit or was preempted.")
+]
+Chain = Annotated[
+    int, typer.Option(min=1, help="Queue so many jobs, one after the other, where SLURM may not requeue.")
+]
+SubmitHost = Annotated[
+    str | None, typer.Option(help="Submit on this ssh host; FILE and all other paths are paths there.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the run directory and the submission as JSON.")]
+
+
+def slurm(
+    file: o.ExperimentFile,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs on each node; 0 runs on CPUs.")] = 0,
+    time: Annotated[str, typer.Option(help="Time limit of one life of the job: minutes, HH:MM:SS, D-HH:MM:SS.")] = "60",
+    site: Annotated[Path | None, typer.Option(help="Site file: what is special about this cluster.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition; default: the site file's.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account; default: the site file's.")] = None,
+    cpus_per_node: CpusPerNode = None,
+    memory_per_node: Annotated[str | None, typer.Option(help="Memory on each node, such as 64G.")] = None,
+    max_failures: Annotated[int, typer.Option(min=0, help="Times that a failed job is requeued.")] = 0,
+    max_interruptions: MaxInterruptions = 100,
+    chain: Chain = 1,
+    ready_timeout_s: Annotated[float, typer.Option(min=1, help="Time in which all nodes must join.")] = 120.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job script, and submit nothing.")] = False,
+    host: SubmitHost = None,
+    host_command: Annotated[str, typer.Option(help="Command that starts moe-ray on --host.")] = "moe-ray",
+    as_json: AsJson = False,
+    set_: o.Set = None,
+    model: o.Baseline = None,
+    results_dir: o.ResultsDir = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    max_examples: o.MaxExamples = None,
+    only: o.Only = None,
+    reuse: o.Reuse = None,
+    allow_weak_sandbox: o.AllowWeakSandbox = False,
+) -> None:
+    """Run an experiment, or resume it, as a SLURM job on one or more nodes; writes a readable script and submits it."""
+    from moe_ray.cli.slurm import Part, submit_experiment, submit_on_host
+    from moe_ray.clusters.slurm.script import SlurmRequest
+
+    request = SlurmRequest(
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        time=time,
+        cpus_per_node=cpus_per_node,
+        memory_per_node=memory_per_node,
+        partition=partition,
+        account=account,
+        max_failures=max_failures,
+        max_interruptions=max_interruptions,
+        ready_timeout_s=ready_timeout_s,
+        chain=chain,
+    )
+    extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
+    changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
+    part = Part(only=only, reuse=tuple(reuse or ()))
+    if host is not None:
+        submit_on_host(host, host_command, file, changes, request, site, part, dry_run=dry_run)
+    else:
+        submit_experiment(file, changes, request, site, part, dry_run=dry_run, as_json=as_json)

@@ -1,0 +1,1 @@
+"""Runs as Ray jobs: packaging, submission, following, results."""

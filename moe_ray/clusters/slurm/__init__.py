@@ -1,0 +1,1 @@
+"""Runs as SLURM jobs: a readable batch script, one agent per node, and a private Ray cluster for each job."""

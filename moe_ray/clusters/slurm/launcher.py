@@ -1,0 +1,108 @@
+"""Controls submitted SLURM jobs: status, logs, stop. The run directory is the truth; SLURM says what waits."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from moe_ray.clusters.slurm.hosts import Host
+from moe_ray.clusters.slurm.life import LifeState
+from moe_ray.clusters.slurm.requeue import EXIT_INTERRUPTED
+from moe_ray.clusters.slurm.run_files import SeenState, files_of, remote_run
+from moe_ray.clusters.slurm.scheduler import QueuedJob, SlurmScheduler, reason_in_words
+from moe_ray.clusters.slurm.sync import fetch
+from moe_ray.clusters.submission import SUBMISSION_FILE, Submission, SubmissionStatus
+from moe_ray.errors import RunDirectoryError
+
+FOLLOW_POLL_S = 1.0
+_JOB_ID = re.compile(r"\d{1,12}(_\d{1,9})?")
+CUT_OFF = frozenset({"BOOT_FAIL", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT"})
+
+
+def judge(seen: SeenState | None, queued: QueuedJob | None, *, is_stopped: bool) -> SubmissionStatus:
+    """Return the status of a job from its state file, from squeue's answer (None for no answer), and the stop mark."""
+    ended = seen.state if seen is not None and seen.state.phase == "ended" else None
+    waits = queued is not None and queued.is_waiting
+    if ended is not None and not ended.will_requeue and not waits:
+        return _of_end(ended, is_stopped=is_stopped)
+    if queued is not None and not queued.is_over:
+        if queued.is_waiting:
+            return SubmissionStatus("pending", reason_in_words(queued.reason))
+        return SubmissionStatus("running", seen.state.message if seen is not None else "the nodes start")
+    if is_stopped and (queued is not None or seen is None or not seen.is_fresh):
+        return SubmissionStatus("stopped", "stopped by moe-ray stop")
+    if queued is not None and (ended is None or queued.state == "CANCELLED"):
+        return _of_queue(queued)
+    if ended is not None:
+        return SubmissionStatus("interrupted", ended.message, ended.exit_code)
+    if seen is not None and seen.is_fresh:
+        return SubmissionStatus("running", f"{seen.state.message}; SLURM gave no answer")
+    return SubmissionStatus("unknown", "SLURM gave no answer about the job, and its state file is not renewed")
+
+
+def _of_end(ended: LifeState, *, is_stopped: bool) -> SubmissionStatus:
+    if ended.exit_code == 0:
+        return SubmissionStatus("succeeded", "", 0)
+    if is_stopped:
+        return SubmissionStatus("stopped", "stopped by moe-ray stop", ended.exit_code)
+    is_interrupted = ended.exit_code == EXIT_INTERRUPTED
+    return SubmissionStatus("interrupted" if is_interrupted else "failed", ended.message, ended.exit_code)
+
+
+def _of_queue(queued: QueuedJob) -> SubmissionStatus:
+    """The status of a job that is over for SLURM, though the run directory has no end of it."""
+    if queued.state == "CANCELLED":
+        return SubmissionStatus("stopped", "cancelled")
+    if queued.state in CUT_OFF:
+        return SubmissionStatus("interrupted", f"SLURM ended the job: {queued.state}")
+    return SubmissionStatus("failed", f"SLURM says {queued.state}, and the run has not ended; see the log")
+
+
+class SlurmLauncher:
+    """Implements `moe_ray.clusters.submission.Launcher`."""
+
+    def status(self, run: Path, submission: Submission) -> SubmissionStatus:
+        """Return the state of the job. A scheduler that fails, hangs or prints nothing never means that it ended."""
+        queued = _scheduler_of(run, submission).job(submission.id)
+        seen, is_stopped = files_of(run, submission).look()
+        return judge(seen, queued, is_stopped=is_stopped)
+
+    def logs(self, run: Path, submission: Submission, *, follow: bool) -> Iterator[str]:
+        """Yield the lines of the job's log, of all its lives; with `follow`, until the job ends."""
+        files, position, rest = files_of(run, submission), 0, b""
+        while True:
+            is_over = not follow or self.status(run, submission).state not in ("pending", "running", "unknown")
+            content = files.read_log(position)
+            position += len(content)
+            *lines, rest = (rest + content).split(b"\n")
+            yield from (line.decode("utf-8", "replace") for line in [*lines, *([rest] if is_over and rest else [])])
+            if is_over:
+                return
+            time.sleep(FOLLOW_POLL_S)
+
+    def stop(self, run: Path, submission: Submission) -> None:
+        """Forbid further lives of the job, cancel it, and return when SLURM says that nothing is left of it."""
+        scheduler = _scheduler_of(run, submission)
+        files_of(run, submission).forbid()
+        scheduler.cancel(submission.id)
+
+    def sync(self, run: Path, submission: Submission, on_progress: Callable[[str], object]) -> None:
+        """Copy the run directory from the login node; nothing where the job was submitted on this machine."""
+        if submission.target:
+            fetch(Host(submission.target), remote_run(run, submission), run, on_progress)
+        else:
+            on_progress(f"{run} is the job's own run directory")
+
+
+LAUNCHER = SlurmLauncher()
+
+
+def _scheduler_of(run: Path, submission: Submission) -> SlurmScheduler:
+    """Return the scheduler of a submission. A run directory of another user may hold any text in place of the id."""
+    if not _JOB_ID.fullmatch(submission.id):
+        raise RunDirectoryError(
+            f"{submission.id!r} is not the id of a SLURM job",
+            where=str(run / SUBMISSION_FILE),
+            remedy="remove the file and submit the run again",
+        )
+    return SlurmScheduler(Host(submission.target))
