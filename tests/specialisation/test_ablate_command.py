@@ -104,7 +104,7 @@ def test_the_effects_are_printed_again_without_a_model_and_without_torch(moe_ray
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the end of the process."""
 
 
@@ -116,11 +116,11 @@ def test_an_ablation_that_was_killed_continues_to_the_same_bytes(
     def counting(meter: AblationMeter, text: Any) -> Any:
         seen.append(text.source.text_id)
         if len(seen) == NUM_TEXTS // 2:
-            raise Killed
+            raise KilledError
         return measure(meter, text)
 
     monkeypatch.setattr(AblationMeter, "measure", counting)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         moe_ray(*asked, tmp_path / "a")
     parts = list((tmp_path / "a" / "parts").iterdir())
     assert 0 < len(parts) < 3
@@ -152,8 +152,8 @@ def test_a_folder_with_another_ablation_is_left_alone(
 def test_texts_with_choices_are_scored_by_the_right_one(moe_ray: Command, mixture: Path, tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "texts.jsonl", choices=["law", "bio", "no"])
     code, shown = moe_ray(
-        "specialise", "ablate", mixture, "--texts", texts, "--out", tmp_path / "a", "--experts", "0", "--layers", "whole",
-        "--batch-size", "21", "--operation", "renormalise", "--max-texts", "10",
+        "specialise", "ablate", mixture, "--texts", texts, "--out", tmp_path / "a", "--experts", "0",
+        "--layers", "whole", "--batch-size", "21", "--operation", "renormalise", "--max-texts", "10",
     )  # fmt: skip
     assert code == 0, shown
     report = json.loads((tmp_path / "a" / "report.json").read_text())
