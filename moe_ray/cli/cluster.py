@@ -11,7 +11,7 @@ from moe_ray.clusters.ray_jobs.follow import final_state, follow
 from moe_ray.clusters.ray_jobs.package import PackedFile
 from moe_ray.clusters.ray_jobs.submit import JobPlan, JobRequest, open_client, plan_job, start_job
 from moe_ray.clusters.ray_jobs.transfer import bring
-from moe_ray.clusters.submission import Submission, launcher_for, read_submission
+from moe_ray.clusters.submission import Submission, launcher_for, open_submission
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import UserError
 from moe_ray.execution import interruption
@@ -84,9 +84,9 @@ def _show_package(console: Terminal, plan: JobPlan) -> None:
         console.print(f"expected on the nodes: {path}")
 
 
-def show_status(run: Path, *, as_json: bool) -> None:
+def show_status(run: Path, *, trust: bool, as_json: bool) -> None:
     """Print the state of a submitted run."""
-    submission = read_submission(run)
+    submission = open_submission(run, trust=trust)
     found = launcher_for(submission).status(run, submission)
     console = output_console(soft_wrap=True)
     if as_json:
@@ -100,7 +100,7 @@ def show_status(run: Path, *, as_json: bool) -> None:
 
 def show_logs(run: Path, *, follow: bool) -> None:
     """Print the log of a submitted run; with `follow`, until it ends."""
-    submission = read_submission(run)
+    submission = open_submission(run)
     console = output_console(soft_wrap=True)
     for line in launcher_for(submission).logs(run, submission, follow=follow):
         console.print(line)
@@ -108,14 +108,14 @@ def show_logs(run: Path, *, follow: bool) -> None:
 
 def stop_run(run: Path) -> None:
     """End a submitted run."""
-    submission = read_submission(run)
+    submission = open_submission(run)
     launcher_for(submission).stop(run, submission)
     output_console(soft_wrap=True).print(f"{submission.id} is stopped; submitting the run again resumes it")
 
 
 def sync_run(run: Path) -> None:
     """Copy a submitted run's directory from the cluster."""
-    submission = read_submission(run)
+    submission = open_submission(run)
     console = output_console(soft_wrap=True)
     launcher_for(submission).sync(run, submission, console.print)
     console.print(f"{run} has all that the cluster has of it")

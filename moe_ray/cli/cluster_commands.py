@@ -55,7 +55,7 @@ def submit(
     ] = False,
     include: Include = None,
     on_cluster: OnCluster = None,
-    python: Annotated[str, typer.Option(metavar="COMMAND", help="Python on the cluster's head node.")] = "python",
+    python: Annotated[str, typer.Option(metavar="PATH", help="Python on the cluster's head node.")] = "python",
     mirror_period_s: Annotated[
         float, typer.Option("--mirror-period", metavar="SECONDS", min=1, help="Time between two copies to s3://...")
     ] = 30.0,
@@ -90,12 +90,16 @@ def submit(
 
 
 def status(
-    run: o.RunPath, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    run: o.RunPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Accept the cluster that the run directory of another user names.")
+    ] = False,
 ) -> None:
     """Print the state of a submitted run."""
     from moe_ray.cli.cluster import show_status
 
-    show_status(run, as_json=as_json)
+    show_status(run, trust=trust, as_json=as_json)
 
 
 def logs(

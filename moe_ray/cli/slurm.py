@@ -12,7 +12,7 @@ from moe_ray.cli.options import Changes, load
 from moe_ray.cli.terminal import output_console
 from moe_ray.clusters.slurm.hosts import Host
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, reason_in_words
-from moe_ray.clusters.slurm.script import JobRequest, job_script, require_sensible
+from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
 from moe_ray.clusters.slurm.site import load_site
 from moe_ray.clusters.slurm.submit import submit
 from moe_ray.clusters.submission import Submission, write_submission
@@ -38,7 +38,7 @@ class SubmittedRun(NamedTuple):
 def submit_experiment(
     file: Path,
     changes: Changes,
-    request: JobRequest,
+    request: SlurmRequest,
     site_file: Path | None,
     part: Part,
     *,
@@ -71,7 +71,7 @@ def submit_on_host(
     host_command: str,
     file: Path,
     changes: Changes,
-    request: JobRequest,
+    request: SlurmRequest,
     site_file: Path | None,
     part: Part,
     *,

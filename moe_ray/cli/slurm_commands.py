@@ -7,6 +7,20 @@ import typer
 
 from moe_ray.cli import options as o
 
+CpusPerNode = Annotated[
+    int | None, typer.Option(min=1, help="CPUs on each node; default: cpus_per_gpu of the site file per GPU.")
+]
+MaxInterruptions = Annotated[
+    int, typer.Option(min=0, help="Times that a job is requeued that reached its time limit or was preempted.")
+]
+Chain = Annotated[
+    int, typer.Option(min=1, help="Queue so many jobs, one after the other, where SLURM may not requeue.")
+]
+SubmitHost = Annotated[
+    str | None, typer.Option(help="Submit on this ssh host; FILE and all other paths are paths there.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the run directory and the submission as JSON.")]
+
 
 def slurm(
     file: o.ExperimentFile,
@@ -16,26 +30,16 @@ def slurm(
     site: Annotated[Path | None, typer.Option(help="Site file: what is special about this cluster.")] = None,
     partition: Annotated[str | None, typer.Option(help="Partition; default: the site file's.")] = None,
     account: Annotated[str | None, typer.Option(help="Account; default: the site file's.")] = None,
-    cpus_per_node: Annotated[
-        int | None, typer.Option(min=1, help="CPUs on each node; default: cpus_per_gpu of the site file per GPU.")
-    ] = None,
+    cpus_per_node: CpusPerNode = None,
     memory_per_node: Annotated[str | None, typer.Option(help="Memory on each node, such as 64G.")] = None,
     max_failures: Annotated[int, typer.Option(min=0, help="Times that a failed job is requeued.")] = 0,
-    max_interruptions: Annotated[
-        int, typer.Option(min=0, help="Times that a job is requeued that reached its time limit or was preempted.")
-    ] = 100,
-    chain: Annotated[
-        int, typer.Option(min=1, help="Queue so many jobs, one after the other, where SLURM may not requeue.")
-    ] = 1,
+    max_interruptions: MaxInterruptions = 100,
+    chain: Chain = 1,
     ready_timeout_s: Annotated[float, typer.Option(min=1, help="Time in which all nodes must join.")] = 120.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job script, and submit nothing.")] = False,
-    host: Annotated[
-        str | None, typer.Option(help="Submit on this ssh host; FILE and all other paths are paths there.")
-    ] = None,
+    host: SubmitHost = None,
     host_command: Annotated[str, typer.Option(help="Command that starts moe-ray on --host.")] = "moe-ray",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the run directory and the submission as JSON.")
-    ] = False,
+    as_json: AsJson = False,
     set_: o.Set = None,
     model: o.Baseline = None,
     results_dir: o.ResultsDir = None,
@@ -47,9 +51,9 @@ def slurm(
 ) -> None:
     """Run an experiment, or resume it, as a SLURM job on one or more nodes; writes a readable script and submits it."""
     from moe_ray.cli.slurm import Part, submit_experiment, submit_on_host
-    from moe_ray.clusters.slurm.script import JobRequest
+    from moe_ray.clusters.slurm.script import SlurmRequest
 
-    request = JobRequest(
+    request = SlurmRequest(
         nodes=nodes,
         gpus_per_node=gpus_per_node,
         time=time,

@@ -29,6 +29,9 @@ def trace(
         bool, typer.Option("--chat", help="Read each text as a user's message; the template's tokens do not count.")
     ] = False,
     max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
+    skip: Annotated[
+        int, typer.Option(min=0, help="First tokens of each text that do not count: 1 where there is no begin token.")
+    ] = 0,
     max_texts: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
     ] = None,
@@ -57,6 +60,7 @@ def trace(
         label=label,
         chat=chat,
         max_tokens=max_tokens,
+        skip=skip,
         max_texts=max_texts,
         shard=shard,
         batch_size=batch_size,
@@ -77,6 +81,18 @@ def trace_router(
     from moe_ray.cli.specialise import trace_run_routes
 
     trace_run_routes(run, out)
+
+
+@specialise_app.command("import-megatron")
+def import_megatron(
+    folder: Annotated[Path, typer.Argument(help="Folder of router_trace_rank*.jsonl.", show_default=False)],
+    num_experts: Annotated[int, typer.Option(min=1, max=32767, help="Experts of each layer.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
+) -> None:
+    """Convert traces that Megatron-LM wrote with --moe-routing-trace-path. Their units are steps, without classes."""
+    from moe_ray.cli.specialise import import_megatron_traces
+
+    import_megatron_traces(folder, out, num_experts=num_experts)
 
 
 @specialise_app.command("merge")
@@ -103,3 +119,96 @@ def report(
     from moe_ray.cli.specialise import report_traces
 
     report_traces(traces, weight=weight, top=top, as_json=as_json)
+
+
+@specialise_app.command("ablate")
+def ablate(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)],
+    texts: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE|EXPERIMENT",
+            help="Records with text and label, and choices to score log p of the right one; or as for trace.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the ablation; one that was begun continues.", show_default=False)
+    ],
+    operation: Annotated[
+        Literal["zero", "renormalise", "reroute", "swap"],
+        typer.Option(help="What a token gets in place of the removed expert."),
+    ] = "reroute",
+    experts: Annotated[str, typer.Option(metavar="all|0,2", help="Experts to remove, one at a time.")] = "all",
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="each|whole|0,7", help="Each layer apart, an expert of all layers at once, or some layers."
+        ),
+    ] = "each",
+    draws: Annotated[int, typer.Option(help="Control draws per expert, at least 20.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the control draws.")] = 0,
+    label: Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Read each text as a user's message.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
+    max_texts: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Variants of a text read at once; lower it if memory runs out.")
+    ] = 8,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
+    ] = "auto",
+    top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+) -> None:
+    """Measure what removing each expert costs each class, against matched removals from other experts. Resumes."""
+    from moe_ray.cli.ablations import AblateOptions, ablate_mixture
+
+    options = AblateOptions(
+        operation=operation,
+        experts=experts,
+        layers=layers,
+        draws=draws,
+        seed=seed,
+        label=label,
+        chat=chat,
+        max_tokens=max_tokens,
+        max_texts=max_texts,
+        batch_size=batch_size,
+        dtype=dtype,
+        top=top,
+    )
+    ablate_mixture(model, texts, out, options)
+
+
+@specialise_app.command("effects")
+def effects(
+    ablation: Annotated[Path, typer.Argument(help="Folder of a finished ablation.", show_default=False)],
+    margin: Annotated[
+        float | None, typer.Option(min=0, help="Test that effects are smaller than this (equivalence).")
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all effects as JSON.")] = False,
+) -> None:
+    """Print the effects of an ablation again. Needs no model and no torch."""
+    from moe_ray.cli.ablations import show_effects
+
+    show_effects(ablation, top=top, as_json=as_json, margin=margin)
+
+
+@specialise_app.command("prune")
+def prune(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)],
+    experts: Annotated[
+        str, typer.Option(metavar="0,2", help="Experts to leave out of every layer.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="New folder for the checkpoint.", show_default=False)],
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
+    ] = "auto",
+) -> None:
+    """Write a mixture without some experts as a checkpoint; it computes what the operation prune does."""
+    from moe_ray.cli.ablations import prune_mixture
+
+    prune_mixture(model, experts, out, dtype)

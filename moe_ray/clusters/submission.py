@@ -1,15 +1,20 @@
 """Submitted runs: the record in the run directory, and the interface to the system that runs them.
 
 Every kind of cluster implements `Launcher`, so that `status`, `logs`, `stop` and `sync` are one command each.
+
+A run directory may come from another user, whose record could send a token or open a connection anywhere. So this
+user's own list of clusters says where it may go, and which file holds the token.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from moe_ray.config.paths import cache_directory
 from moe_ray.errors import RunDirectoryError, UserError
 from moe_ray.files import StoredRecord, read_bytes, write_text_atomically
 from moe_ray.store.inside import inside
@@ -18,10 +23,13 @@ SubmissionState = Literal["pending", "running", "succeeded", "failed", "stopped"
 LauncherKind = Literal["ray-job", "slurm"]
 
 SUBMISSION_FILE = "submission.json"
+CLUSTERS_FILE = "clusters.json"
+TOKEN_FILE = "token_file"  # a key of `Submission.details`
 _LAUNCHERS: dict[LauncherKind, str] = {
     "ray-job": "moe_ray.clusters.ray_jobs.launcher",
     "slurm": "moe_ray.clusters.slurm.launcher",
 }
+_KNOWN = TypeAdapter(dict[str, str | None])
 
 
 class Submission(StoredRecord):
@@ -82,9 +90,35 @@ def launcher_for(submission: Submission) -> Launcher:
 
 
 def write_submission(run: Path, submission: Submission) -> None:
-    """Write the record into the run directory, which is created if necessary."""
+    """Write the record into the run directory, which is created if necessary, and remember its cluster."""
     run.mkdir(parents=True, exist_ok=True)
     write_text_atomically(inside(run, SUBMISSION_FILE), submission.model_dump_json(indent=2) + "\n")
+    _remember(submission, submission.details.get(TOKEN_FILE))
+
+
+def open_submission(run: Path, *, trust: bool = False) -> Submission:
+    """Read the record of a run directory, to reach its cluster; see `read_submission`.
+
+    The file of a token is the one that was last used with that cluster, never the record's. Raises `UserError` for a
+    cluster that this user has not submitted to, unless `trust`, which remembers it.
+    """
+    submission = read_submission(run)
+    if not submission.target:
+        return submission
+    known = _known_clusters()
+    if _cluster(submission) not in known:
+        if not trust:
+            raise UserError(
+                f"names a cluster that you have not submitted to from here: {submission.target!r}",
+                where=str(run / SUBMISSION_FILE),
+                remedy=f"if you trust it, run moe-ray status {run} --trust once",
+            )
+        _remember(submission, None)
+    details = {key: value for key, value in submission.details.items() if key != TOKEN_FILE}
+    token_file = known.get(_cluster(submission))
+    if token_file is not None:
+        details[TOKEN_FILE] = token_file
+    return submission.model_copy(update={"details": details})
 
 
 def read_submission(run: Path) -> Submission:
@@ -105,3 +139,26 @@ def read_submission(run: Path) -> Submission:
         raise RunDirectoryError(
             "is not the record of a submission", where=str(path), remedy="remove it and submit the run again"
         ) from error
+
+
+def _cluster(submission: Submission) -> str:
+    return f"{submission.kind} {submission.target}"
+
+
+def _remember(submission: Submission, token_file: str | None) -> None:
+    """Add a submission's cluster to this user's list, with the file of its token."""
+    if not submission.target:
+        return
+    known = {**_known_clusters(), _cluster(submission): token_file}
+    path = cache_directory() / CLUSTERS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, json.dumps(known, indent=2) + "\n")
+    path.chmod(0o600)
+
+
+def _known_clusters() -> dict[str, str | None]:
+    """Return the clusters of this user's list; a list that cannot be read is empty."""
+    try:
+        return _KNOWN.validate_json(read_bytes(cache_directory() / CLUSTERS_FILE))
+    except (OSError, ValidationError):
+        return {}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from moe_ray.domains.loading import load_domain
 from moe_ray.domains.sources import read_file, read_text
 from moe_ray.errors import DataError, UserError
 from moe_ray.fingerprint import fingerprint
+from moe_ray.formatting import plural
 
 TEXT_KEY = "text"
 ID_KEY = "id"
+CHOICES_KEY, ANSWER_KEY = "choices", "answer"
 LABEL_KEYS = ("label", "class", "domain", "expert")
 EXPERIMENT_SUFFIXES = (".yaml", ".yml")
 FORMAT_REMEDY = (
@@ -27,11 +29,16 @@ NUM_ID_DIGITS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceText:
-    """A text to trace, with its class; "" is none. `text_id` comes from the data, never from a position."""
+    """A text to trace, with its class; "" is none. `text_id` comes from the data, never from a position.
+
+    `choices` may follow the text, and the one at `answer` is right; a text without choices has -1.
+    """
 
     text_id: str
     label: str
     text: str
+    choices: tuple[str, ...] = ()
+    answer: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +79,23 @@ def _of_records(records: Sequence[Mapping[str, Any]], path: Path, label_key: str
         _require_labels([record.get(key) for record in records], key, path)
     for record in records:
         label = "" if key is None else str(record[key])
-        yield _named(label, record[TEXT_KEY], record.get(ID_KEY))
+        named = _named(label, record[TEXT_KEY], record.get(ID_KEY))
+        yield _with_choices(named, record, path) if record.get(CHOICES_KEY) else named
+
+
+def _with_choices(text: SourceText, record: Mapping[str, Any], path: Path) -> SourceText:
+    """Read what may follow the text. The right choice is the answer, or else the class."""
+    given, answer = record[CHOICES_KEY], record.get(ANSWER_KEY)
+    choices = [str(one) for one in given] if isinstance(given, Sequence) and not isinstance(given, str) else []
+    right = text.label if answer is None else str(answer)
+    if len(set(choices)) < 2 or len(set(choices)) < len(choices) or right not in choices:
+        raise DataError(
+            f"text {text.text_id} has the choices {choices} and the answer {right!r}",
+            where=str(path),
+            remedy='give "choices" as a list of different texts, and "answer" as the right one (default: the class)',
+        )
+    spelled = tuple(whole_characters(one, "?") for one in choices)
+    return replace(text, choices=spelled, answer=choices.index(right))
 
 
 def _require_labels(labels: Sequence[object], key: str, path: Path) -> None:
@@ -105,8 +128,8 @@ def _unique(texts: Iterable[SourceText], path: Path) -> SourceTexts:
             )
     if not found:
         raise DataError("holds no texts", where=str(path), remedy=FORMAT_REMEDY)
-    notes = [f"{num_repeated} repeated texts were left out"] if num_repeated else []
-    notes += [f"{num_blank} blank texts were left out"] if num_blank else []
+    notes = [f"left out: {plural(num_repeated, 'repeated text')}"] if num_repeated else []
+    notes += [f"left out: {plural(num_blank, 'blank text')}"] if num_blank else []
     return SourceTexts(texts=tuple(found[text_id] for text_id in sorted(found)), notes=tuple(notes))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_ray.clusters.slurm.life import JobState, LifeRecord, lives_of, read_record, state_path
+from moe_ray.clusters.slurm.life import LifeRecord, LifeState, lives_of, read_record, state_path
 from moe_ray.clusters.submission import read_submission
 from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import content, scripted, write_experiment
@@ -36,7 +36,7 @@ class Job:
     @property
     def state(self) -> str:
         """The state in SLURM's words."""
-        return self.field("JobState")
+        return self.field("LifeState")
 
     def field(self, name: str) -> str:
         """A field of `scontrol show job`."""
@@ -66,9 +66,9 @@ class Job:
         """Return when so many answers are stored."""
         wait_until(lambda: self.num_answers >= number, f"{number} answers\n{self.log}", JOB_TIMEOUT_S)
 
-    def written_state(self) -> JobState | None:
+    def written_state(self) -> LifeState | None:
         """What the job's own state file says."""
-        return read_record(state_path(self.run), JobState)
+        return read_record(state_path(self.run), LifeState)
 
 
 def write_scripted(folder: Path, *, num_examples: int = 24, seconds_per_batch: float = 0.0, **more: Any) -> Path:

@@ -13,14 +13,15 @@ from moe_ray.clusters.slurm.deadline import Deadline
 from moe_ray.clusters.slurm.life import (
     WATCH_S,
     FailedNode,
-    JobState,
     Life,
     LifeEnd,
     LifeRecord,
+    LifeState,
     NodeFailedError,
     NodeRecord,
     Phase,
     finished_path,
+    num_answers,
     state_path,
     stopped_path,
     wait_for,
@@ -42,7 +43,7 @@ class StateFile:
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._state = JobState(job_id=life.job_id, restart=life.restart, phase="starting")
+        self._state = LifeState(job_id=life.job_id, restart=life.restart, phase="starting")
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
@@ -50,7 +51,7 @@ class StateFile:
     def set(self, phase: Phase, message: str = "", *, exit_code: int | None = None, will_requeue: bool = False) -> None:
         """Write a new state."""
         with self._lock:
-            self._state = JobState(
+            self._state = LifeState(
                 job_id=self._life.job_id, restart=self._life.restart, phase=phase, message=message,
                 exit_code=exit_code, will_requeue=will_requeue,
             )  # fmt: skip
@@ -205,13 +206,6 @@ def _reason_to_interrupt(agent: Agent, deadline: Deadline) -> str | None:
     if "warned" in agent.life.names() and not deadline.explains_signal():
         return "SLURM warned that the job will be preempted"
     return None
-
-
-def num_answers(life: Life) -> int:
-    """Return the number of answers in the run directory."""
-    from moe_ray.store.run_directory import RunDirectory
-
-    return len(RunDirectory(life.run).done_keys()) if (life.run / "answers").is_dir() else 0
 
 
 def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, code: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from moe_ray.clusters.slurm.hosts import Host
-from moe_ray.clusters.slurm.life import JobState
+from moe_ray.clusters.slurm.life import LifeState
 from moe_ray.clusters.slurm.requeue import EXIT_INTERRUPTED
 from moe_ray.clusters.slurm.run_files import SeenState, files_of, remote_run
 from moe_ray.clusters.slurm.scheduler import QueuedJob, SlurmScheduler, reason_in_words
@@ -40,7 +40,7 @@ def judge(seen: SeenState | None, queued: QueuedJob | None, *, is_stopped: bool)
     return SubmissionStatus("unknown", "SLURM gave no answer about the job, and its state file is not renewed")
 
 
-def _of_end(ended: JobState, *, is_stopped: bool) -> SubmissionStatus:
+def _of_end(ended: LifeState, *, is_stopped: bool) -> SubmissionStatus:
     if ended.exit_code == 0:
         return SubmissionStatus("succeeded", "", 0)
     if is_stopped:

@@ -91,7 +91,7 @@ class LifeRecord(StoredRecord):
     num_answers_after: int | None = None
 
 
-class JobState(StoredRecord):
+class LifeState(StoredRecord):
     """What a job does now. Its writer renews the file, so that an old file means a dead writer."""
 
     job_id: str
@@ -172,6 +172,13 @@ def lives_of(run: Path, job_id: str) -> Iterator[LifeRecord]:
             record = read_record(entry / "record.json", LifeRecord)
             if record is not None:
                 yield record
+
+
+def num_answers(life: Life) -> int:
+    """Return the number of answers in the run directory."""
+    from moe_ray.store.run_directory import RunDirectory
+
+    return len(RunDirectory(life.run).done_keys()) if (life.run / "answers").is_dir() else 0
 
 
 def state_path(run: Path) -> Path:

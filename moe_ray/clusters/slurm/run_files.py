@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from pydantic import ValidationError
 
 from moe_ray.clusters.slurm.hosts import Host
-from moe_ray.clusters.slurm.life import FOLDER, JobState, read_record, state_path, stopped_path
+from moe_ray.clusters.slurm.life import FOLDER, LifeState, read_record, state_path, stopped_path
 from moe_ray.clusters.submission import SUBMISSION_FILE, Submission
 from moe_ray.errors import RunDirectoryError, UserError
 from moe_ray.files import write_text_atomically
@@ -26,7 +26,7 @@ cat state.json
 class SeenState(NamedTuple):
     """The job's state file, and whether its writer lives."""
 
-    state: JobState
+    state: LifeState
     is_fresh: bool
 
 
@@ -56,7 +56,7 @@ class LocalFiles:
     def look(self) -> tuple[SeenState | None, bool]:
         """See `RunFiles.look`."""
         path = state_path(self._run)
-        state, is_stopped = read_record(path, JobState), stopped_path(self._run).exists()
+        state, is_stopped = read_record(path, LifeState), stopped_path(self._run).exists()
         try:
             age_s = time.time() - path.stat().st_mtime
         except OSError:
@@ -91,7 +91,7 @@ class RemoteFiles:
         mark, _, rest = answer.out.partition("\n")
         age, _, text = rest.partition("\n")
         try:
-            return _seen(JobState.model_validate_json(text), float(age), self._job_id), mark == "stopped"
+            return _seen(LifeState.model_validate_json(text), float(age), self._job_id), mark == "stopped"
         except (ValidationError, ValueError):
             return None, mark == "stopped"
 
@@ -131,5 +131,5 @@ def remote_run(run: Path, submission: Submission) -> str:
     return path
 
 
-def _seen(state: JobState | None, age_s: float, job_id: str) -> SeenState | None:
+def _seen(state: LifeState | None, age_s: float, job_id: str) -> SeenState | None:
     return SeenState(state, age_s < FRESH_S) if state is not None and state.job_id == job_id else None

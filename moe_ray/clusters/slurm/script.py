@@ -17,7 +17,7 @@ TEMPLATE = Path(__file__).with_name("job.sh.j2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobRequest:
+class SlurmRequest:
     """What the command line asks of SLURM. `cpus_per_node` and `memory_per_node` are None for the site's."""
 
     nodes: int
@@ -33,7 +33,7 @@ class JobRequest:
     chain: int = 1
 
 
-def require_sensible(request: JobRequest) -> None:
+def require_sensible(request: SlurmRequest) -> None:
     """Raise `UserError` for a request that no cluster could understand."""
     seconds = seconds_of(request.time)
     if not seconds:
@@ -46,7 +46,7 @@ def require_sensible(request: JobRequest) -> None:
         raise UserError(f"{request.nodes} nodes", where="--nodes", remedy=f"at most {MAX_NODES}")
 
 
-def job_script(request: JobRequest, site: SiteConfig, run: Path, name: str, command: Sequence[str]) -> str:
+def job_script(request: SlurmRequest, site: SiteConfig, run: Path, name: str, command: Sequence[str]) -> str:
     """Return the script of a job that runs `moe-ray COMMAND` with the results in `run`."""
     cpus = request.cpus_per_node or site.cpus_per_gpu * max(1, request.gpus_per_node)
     return _template().render(
@@ -61,7 +61,7 @@ def job_script(request: JobRequest, site: SiteConfig, run: Path, name: str, comm
     )
 
 
-def _flags(request: JobRequest, site: SiteConfig, run: Path, name: str, cpus: int) -> list[str]:
+def _flags(request: SlurmRequest, site: SiteConfig, run: Path, name: str, cpus: int) -> list[str]:
     partition, account = request.partition or site.partition, request.account or site.account
     memory = request.memory_per_node or site.memory_per_node
     flags = [
@@ -102,7 +102,7 @@ def _environment(site: SiteConfig) -> dict[str, str]:
     return {"PYTHONUNBUFFERED": "1", **site.environment}
 
 
-def _agent_options(request: JobRequest, site: SiteConfig) -> str:
+def _agent_options(request: SlurmRequest, site: SiteConfig) -> str:
     options = [f"--gpus={request.gpus_per_node}", f"--temp-dir={site.temp_dir}"]
     options += [f"--interface={site.interface}"] if site.interface else []
     options += [f"--ready-timeout={request.ready_timeout_s:g}"]

@@ -7,9 +7,9 @@ from pathlib import Path
 from moe_ray.clusters.slurm.launcher import LAUNCHER
 from moe_ray.clusters.slurm.life import FOLDER, finished_path, stopped_path
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, clean_environment
-from moe_ray.clusters.slurm.script import JobRequest, job_script, require_sensible
+from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
 from moe_ray.clusters.slurm.site import SiteConfig
-from moe_ray.clusters.submission import SUBMISSION_FILE, Submission, read_submission, write_submission
+from moe_ray.clusters.submission import SUBMISSION_FILE, Submission, open_submission, write_submission
 from moe_ray.errors import RunDirectoryError, UserError
 from moe_ray.files import write_text_atomically
 from moe_ray.store.inside import inside
@@ -18,7 +18,7 @@ SCRIPT_FILE = "job.sh"
 
 
 def submit(
-    scheduler: SlurmScheduler, request: JobRequest, site: SiteConfig, run: Path, name: str, command: Sequence[str]
+    scheduler: SlurmScheduler, request: SlurmRequest, site: SiteConfig, run: Path, name: str, command: Sequence[str]
 ) -> Submission:
     """Write the job's script into the run directory, submit it, and write the record of the submission.
 
@@ -65,7 +65,7 @@ def _next_attempt(run: Path) -> int:
     """Return the number of this submission. Raises `UserError` while an earlier one waits or runs."""
     if not inside(run, SUBMISSION_FILE).exists():
         return 1
-    earlier = read_submission(run)
+    earlier = open_submission(run)
     if earlier.kind == "slurm":
         status = LAUNCHER.status(run, earlier)
         if status.state in ("pending", "running"):

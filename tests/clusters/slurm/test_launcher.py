@@ -9,7 +9,7 @@ import pytest
 
 from moe_ray.clusters.slurm import hosts
 from moe_ray.clusters.slurm.launcher import LAUNCHER, judge
-from moe_ray.clusters.slurm.life import JobState, Phase, state_path, stopped_path
+from moe_ray.clusters.slurm.life import LifeState, Phase, state_path, stopped_path
 from moe_ray.clusters.slurm.run_files import SeenState
 from moe_ray.clusters.slurm.scheduler import QueuedJob
 from moe_ray.clusters.submission import Submission, SubmissionState, launcher_for
@@ -19,7 +19,7 @@ SUBMISSION = Submission(kind="slurm", id="17", target="", command=("evaluate",),
 
 
 def seen(phase: Phase, exit_code: int | None = None, *, fresh: bool = True, requeue: bool = False) -> SeenState:
-    state = JobState(job_id="17", restart=0, phase=phase, message="words", exit_code=exit_code, will_requeue=requeue)
+    state = LifeState(job_id="17", restart=0, phase=phase, message="words", exit_code=exit_code, will_requeue=requeue)
     return SeenState(state, fresh)
 
 
@@ -90,7 +90,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def write_state(run: Path, phase: Phase, exit_code: int | None = None, job_id: str = "17") -> None:
-    state = JobState(job_id=job_id, restart=0, phase=phase, exit_code=exit_code)
+    state = LifeState(job_id=job_id, restart=0, phase=phase, exit_code=exit_code)
     state_path(run).write_text(state.model_dump_json())
 
 

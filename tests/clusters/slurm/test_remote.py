@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moe_ray.clusters.slurm.launcher import LAUNCHER
-from moe_ray.clusters.slurm.life import JobState, state_path
+from moe_ray.clusters.slurm.life import LifeState, state_path
 from moe_ray.clusters.submission import Submission, read_submission
 from moe_ray.errors import UserError
 from tests.support.commands import Command
@@ -58,7 +58,9 @@ def submission(there: Path) -> Submission:
 def test_state_and_log_come_from_the_host(there: Path, tmp_path: Path) -> None:
     record = submission(there)
     assert LAUNCHER.status(tmp_path, record).state == "unknown"
-    state_path(there).write_text(JobState(job_id="17", restart=0, phase="running", message="at work").model_dump_json())
+    state_path(there).write_text(
+        LifeState(job_id="17", restart=0, phase="running", message="at work").model_dump_json()
+    )
     assert LAUNCHER.status(tmp_path, record).state == "running"
     (there / "slurm" / "job-17.log").write_text("one\ntwo\n")
     assert list(LAUNCHER.logs(tmp_path, record, follow=False)) == ["one", "two"]

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from moe_ray.clusters.slurm.agent import parse_options
-from moe_ray.clusters.slurm.script import JobRequest, job_script, require_sensible
+from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
 from moe_ray.clusters.slurm.site import SiteConfig, load_site
 from moe_ray.errors import UserError
 
 SITES = sorted((Path(__file__).parents[3] / "cluster" / "slurm").glob("*.yaml"))
-REQUEST = JobRequest(nodes=3, gpus_per_node=2, time="02:00:00")
+REQUEST = SlurmRequest(nodes=3, gpus_per_node=2, time="02:00:00")
 COMMAND = ["evaluate", "/data/my experiment.yaml", "--results-dir", "/data/re'sults", "--set", 'a.b=$(id) `id` "x"']
 
 
-def script(site: SiteConfig, run: Path = Path("/shared/results/tiny"), request: JobRequest = REQUEST) -> str:
+def script(site: SiteConfig, run: Path = Path("/shared/results/tiny"), request: SlurmRequest = REQUEST) -> str:
     return job_script(request, site, run, "tiny", COMMAND)
 
 
@@ -41,7 +41,7 @@ def test_a_lost_node_ends_neither_the_job_nor_the_step() -> None:
 
 
 def test_requested_resources_are_in_the_script() -> None:
-    request = JobRequest(
+    request = SlurmRequest(
         nodes=2, gpus_per_node=4, time="1-00", cpus_per_node=3, memory_per_node="9G", partition="p", account="a"
     )
     lines = script(SiteConfig(partition="q", gpu_type="h200"), request=request).splitlines()
@@ -53,7 +53,7 @@ def test_requested_resources_are_in_the_script() -> None:
 
 
 def test_without_gpus_none_are_requested() -> None:
-    text = script(SiteConfig(), request=JobRequest(nodes=1, gpus_per_node=0, time="10"))
+    text = script(SiteConfig(), request=SlurmRequest(nodes=1, gpus_per_node=0, time="10"))
     assert "gpu:" not in text
     assert "--cpus-per-task=4" in text
 
@@ -80,7 +80,7 @@ def test_words_of_the_user_reach_the_agent_unchanged(tmp_path: Path) -> None:
 
 
 def test_a_chain_is_an_array_that_runs_one_job_at_a_time_and_is_never_requeued() -> None:
-    text = script(SiteConfig(), request=JobRequest(nodes=1, gpus_per_node=0, time="10", chain=5))
+    text = script(SiteConfig(), request=SlurmRequest(nodes=1, gpus_per_node=0, time="10", chain=5))
     assert "#SBATCH --array=1-5%1\n" in text
     assert "#SBATCH --no-requeue\n" in text
     assert "job-%A.log" in text
@@ -91,7 +91,7 @@ def test_a_chain_is_an_array_that_runs_one_job_at_a_time_and_is_never_requeued()
 @pytest.mark.parametrize("duration", ["", "0", "abc", "-5", "1:2:3:4", "1 hour", "UNLIMITED"])
 def test_a_time_that_is_no_duration_is_refused(duration: str) -> None:
     with pytest.raises(UserError, match="is not a duration"):
-        require_sensible(JobRequest(nodes=1, gpus_per_node=0, time=duration))
+        require_sensible(SlurmRequest(nodes=1, gpus_per_node=0, time=duration))
 
 
 def test_the_template_is_part_of_the_package() -> None:

@@ -8,13 +8,13 @@ import pytest
 from moe_ray.clusters.slurm.hosts import Host
 from moe_ray.clusters.slurm.life import stopped_path
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, submit_environment
-from moe_ray.clusters.slurm.script import JobRequest
+from moe_ray.clusters.slurm.script import SlurmRequest
 from moe_ray.clusters.slurm.site import SiteConfig
 from moe_ray.clusters.slurm.submit import submit
 from moe_ray.clusters.submission import Submission, read_submission
 from moe_ray.errors import UserError
 
-REQUEST = JobRequest(nodes=2, gpus_per_node=1, time="02:00:00")
+REQUEST = SlurmRequest(nodes=2, gpus_per_node=1, time="02:00:00")
 SINFO = "echo 'main*|1:00:00'; echo 'long|UNLIMITED'"
 
 
@@ -35,7 +35,7 @@ def fake(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def submitted(run: Path, request: JobRequest = REQUEST, partition: str | None = "long") -> Submission:
+def submitted(run: Path, request: SlurmRequest = REQUEST, partition: str | None = "long") -> Submission:
     site = SiteConfig(partition=partition)
     return submit(SlurmScheduler(Host()), request, site, run, "tiny", ["evaluate", "/x.yaml"])
 
