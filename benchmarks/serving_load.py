@@ -12,13 +12,11 @@ import argparse
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,9 +24,7 @@ import psutil
 
 from benchmarks.load_client import Connection
 from benchmarks.machine import machine_line
-from moe_ray.config.load import load_experiment
-from moe_ray.execution.observer import LoggingObserver
-from moe_ray.runs.serve import serving
+from benchmarks.scripted_server import scripted_server
 
 NUM_WORDS, WORD_S, MAX_RUNNING, MAX_QUEUED = 8, 0.05, 8, 8
 CAPACITY_PER_S = MAX_RUNNING / (NUM_WORDS * WORD_S)
@@ -53,39 +49,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
     asked = parser.parse_args()
     print(machine_line("ray"))
-    with tempfile.TemporaryDirectory() as folder, _served(Path(folder)) as port:
+    settings = {"text": " ".join(["word"] * NUM_WORDS), "seconds_per_token": WORD_S}
+    limits = {"max_running": MAX_RUNNING, "max_queued": MAX_QUEUED}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        scripted_server(Path(folder), {"base": settings}, **limits) as port,
+    ):
         asyncio.run(_send(port, 0.5 * CAPACITY_PER_S, 3.0, random.Random(0)))
         found = {}
         for factor in LOADS:
             found[factor] = _measured(port, factor * CAPACITY_PER_S, asked.seconds)
             _print_row(factor, found[factor])
     _print_verdict(found)
-
-
-@contextlib.contextmanager
-def _served(folder: Path) -> Iterator[int]:
-    text = " ".join(["word"] * NUM_WORDS)
-    settings = {"text": text, "seconds_per_token": WORD_S}
-    (folder / "asked.jsonl").write_text(json.dumps({"id": "1", "q": "?", "a": "x"}))
-    experiment = {
-        "name": "load",
-        "models": {"base": {"path": "./none", "engine": "scripted", "engine_settings": settings}},
-        "baseline": "base",
-        "domains": {
-            "any": {
-                "task": "free_text",
-                "data": {"source": "./asked.jsonl"},
-                "columns": {"question": "q", "reference": "a"},
-            }
-        },
-        "runtime": {"temp_dir": str(folder / "r")},
-        "serving": {"port": 0, "max_running": MAX_RUNNING, "max_queued": MAX_QUEUED},
-        "output": {"results_dir": str(folder / "results")},
-    }
-    path = folder / "load.yaml"
-    path.write_text(json.dumps(experiment))
-    with serving(load_experiment(path), LoggingObserver(logging.getLogger("benchmark"))) as served:
-        yield served.system.serving.port
 
 
 def _measured(port: int, per_s: float, seconds: float) -> Load:

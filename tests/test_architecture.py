@@ -109,7 +109,9 @@ def test_heavy_libraries_are_imported_only_where_they_belong(library: str) -> No
     assert users <= MAY_IMPORT[library]
 
 
-@pytest.mark.parametrize("module", ["api", "cli.main", "cli.plan", "cli.runs", "runs.evaluate", "report.write"])
+@pytest.mark.parametrize(
+    "module", ["api", "cli.doctor", "cli.main", "cli.plan", "cli.runs", "runs.evaluate", "report.write"]
+)
 def test_what_needs_neither_ray_nor_torch_does_not_load_them(module: str) -> None:
     heavy = ["torch", "ray", "transformers", "datasets", "evaluate", "matplotlib", "scipy", "sklearn"]
     code = f"import sys, moe_ray.{module}; print([name for name in {heavy} if name in sys.modules])"

@@ -55,7 +55,7 @@ def submit(
     ] = False,
     include: Include = None,
     on_cluster: OnCluster = None,
-    python: Annotated[str, typer.Option(metavar="COMMAND", help="Python on the cluster's head node.")] = "python",
+    python: Annotated[str, typer.Option(metavar="PATH", help="Python on the cluster's head node.")] = "python",
     mirror_period_s: Annotated[
         float, typer.Option("--mirror-period", metavar="SECONDS", min=1, help="Time between two copies to s3://...")
     ] = 30.0,

@@ -11,6 +11,7 @@ from moe_ray.errors import DataError, UserError
 from moe_ray.formatting import count, plural
 from moe_ray.specialisation.decisions import trace_routes
 from moe_ray.specialisation.measures import Weight
+from moe_ray.specialisation.megatron import import_megatron
 from moe_ray.specialisation.records import TraceManifest, read_trace
 from moe_ray.specialisation.report import make_report, sentence_of_all
 from moe_ray.specialisation.tables import class_table, layer_table
@@ -25,6 +26,7 @@ class TraceOptions:
     label: str | None
     chat: bool
     max_tokens: int
+    skip: int
     max_texts: int | None
     shard: str | None
     batch_size: int
@@ -50,6 +52,7 @@ def trace_mixture(model: str, texts: Path, out: Path, options: TraceOptions) -> 
         texts=source,
         chat=options.chat,
         max_tokens=options.max_tokens,
+        num_skipped=options.skip,
         dtype=options.dtype,
         options=TracingOptions(batch_size=options.batch_size, with_tokens=options.tokens, with_norms=options.norms),
         with_similarity=options.similarity,
@@ -95,6 +98,14 @@ def trace_run_routes(run: Path, out: Path) -> None:
     _require_trace_or_nothing(out)
     console = output_console(soft_wrap=True)
     for line in _outcome(trace_routes(run, out), out):
+        console.print(line)
+
+
+def import_megatron_traces(folder: Path, out: Path, *, num_experts: int) -> None:
+    """Convert the traces in a folder, and print what the new one holds."""
+    _require_trace_or_nothing(out)
+    console = output_console(soft_wrap=True)
+    for line in _outcome(import_megatron(folder, out, num_experts=num_experts), out):
         console.print(line)
 
 

@@ -29,6 +29,9 @@ def trace(
         bool, typer.Option("--chat", help="Read each text as a user's message; the template's tokens do not count.")
     ] = False,
     max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
+    skip: Annotated[
+        int, typer.Option(min=0, help="First tokens of each text that do not count: 1 where there is no begin token.")
+    ] = 0,
     max_texts: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
     ] = None,
@@ -57,6 +60,7 @@ def trace(
         label=label,
         chat=chat,
         max_tokens=max_tokens,
+        skip=skip,
         max_texts=max_texts,
         shard=shard,
         batch_size=batch_size,
@@ -77,6 +81,18 @@ def trace_router(
     from moe_ray.cli.specialise import trace_run_routes
 
     trace_run_routes(run, out)
+
+
+@specialise_app.command("import-megatron")
+def import_megatron(
+    folder: Annotated[Path, typer.Argument(help="Folder of router_trace_rank*.jsonl.", show_default=False)],
+    num_experts: Annotated[int, typer.Option(min=1, max=32767, help="Experts of each layer.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
+) -> None:
+    """Convert traces that Megatron-LM wrote with --moe-routing-trace-path. Their units are steps, without classes."""
+    from moe_ray.cli.specialise import import_megatron_traces
+
+    import_megatron_traces(folder, out, num_experts=num_experts)
 
 
 @specialise_app.command("merge")

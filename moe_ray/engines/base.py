@@ -16,6 +16,10 @@ from moe_ray.prompts.messages import Prompt
 
 FinishReason = Literal["stop", "length", "error"]
 
+# Reasons of refused requests.
+NO_LOGPROBS = "the engine of this model gives no log-probabilities"
+NO_ECHO = "the engine of this model cannot echo this prompt"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
@@ -68,9 +72,9 @@ class TokenLogprob:
     The distribution is the model's own, before temperature and top-p. `token` is among `top` if it is one of the
     likeliest; of equally likely tokens it comes first, so that a greedy token is the first of `top`.
 
-    An entry of `top` is (token, token id, log-probability). A token that is no whole character has a replacement
-    character in its text. In a prompt, whose texts join, the token that completes a character has it whole, and those
-    before it have no text.
+    An entry of `top` is (token, token id, log-probability); an engine that does not know ids has -1 for them. A token
+    that is no whole character has a replacement character in its text. In a prompt, whose texts join, the token that
+    completes a character has it whole, and those before it have no text.
     """
 
     token: str
@@ -90,7 +94,8 @@ class Generation:
     the trace took, None where that is not known. `refused` says of an error that the request itself is at fault: its
     prompt is too long, or the chat template does not take it.
 
-    Where the request asks for log-probabilities, `logprobs` has one entry for each of `token_ids`. Where it asks for an
+    Where the request asks for log-probabilities, `logprobs` has one entry for each of `token_ids`, or for each token
+    where the engine does not know ids. Where it asks for an
     echo, `prompt_text` is the prompt's text; if for both, `prompt_logprobs` has one entry for each token of the prompt,
     None for the first, and their texts join to the end of `prompt_text`. An end token that was drawn then has a last
     entry in `logprobs`, because readers of an echo find the prompt's tokens by counting back from the end.

@@ -56,7 +56,10 @@ class EngineSettings(BaseModel):
     loads_checkpoint: ClassVar[bool] = False
     """Whether the engine loads the checkpoint in its process, with transformers' tokenizer and at one commit."""
     gives_logprobs: ClassVar[bool] = False
-    """Whether the engine obeys `num_logprobs` and `echo`. Without, a served call that asks for them is refused."""
+    """Whether the engine obeys `num_logprobs` and `echo`, or refuses a request whose wish it cannot fulfil.
+
+    Without, a served call that asks for them is refused before it is queued.
+    """
 
     @classmethod
     def content(cls, model: ModelConfig) -> str:
@@ -192,6 +195,8 @@ class ScriptedSettings(EngineSettings):
 
 class ApiSettings(EngineSettings):
     """Settings of every engine that speaks the OpenAI API: how fast it may ask, and how long it waits."""
+
+    gives_logprobs: ClassVar[bool] = True
 
     api_key_env: Annotated[str | None, EXECUTION] = Field(
         None, description="NAME of the environment variable that holds the key; the key itself is written nowhere"

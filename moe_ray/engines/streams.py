@@ -77,17 +77,20 @@ class QueuedStream:
                 self._deltas.append(delta)
                 self._changed.notify_all()
 
-    def finish(self, result: Generation, *, text: str = "", reasoning: str = "", num_tokens: int = 0) -> None:
+    def finish(
+        self, result: Generation, *, text: str = "", reasoning: str = "", num_tokens: int = 0, num_logprobs: int = 0
+    ) -> None:
         """End the stream with the whole answer, and with the pieces of it that were not put in yet.
 
-        Does nothing after the end.
+        `num_logprobs` of the log-probabilities were put in, if they are not those of `result.token_ids`. Does nothing
+        after the end.
         """
         last = Delta(
             text=text,
             reasoning=reasoning,
             num_tokens=num_tokens,
             token_ids=result.token_ids[-num_tokens:] if num_tokens else (),
-            logprobs=result.logprobs[max(0, len(result.token_ids) - num_tokens) :],
+            logprobs=result.logprobs[num_logprobs or max(0, len(result.token_ids) - num_tokens) :],
             finish_reason=result.finish_reason,
             num_prompt_tokens=result.num_prompt_tokens,
             num_completion_tokens=result.num_completion_tokens,

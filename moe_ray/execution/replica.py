@@ -38,6 +38,7 @@ class ReplicaSpec:
 class ReplicaPlace:
     """Where a replica found itself. GPU ids are as Ray assigned them; UUIDs are NVML's, empty without real GPUs."""
 
+    node: str
     pid: int
     gpu_ids: tuple[str, ...]
     gpu_uuids: tuple[str, ...]
@@ -102,6 +103,7 @@ class Replica:
         ids = tuple(str(gpu) for gpu in context.get_accelerator_ids().get("GPU", ()))
         self._uuids = tuple(gpus.uuids_of(ids))
         return ReplicaPlace(
+            node=context.get_node_id(),
             pid=os.getpid(),
             gpu_ids=ids,
             gpu_uuids=self._uuids,

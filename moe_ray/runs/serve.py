@@ -15,7 +15,7 @@ from moe_ray.errors import ConfigError, RunDirectoryError, UserError
 from moe_ray.execution.observer import RunObserver
 from moe_ray.planning.fleet import Fleet
 from moe_ray.planning.memory import ModelUse
-from moe_ray.planning.plan import Placement, place_models
+from moe_ray.planning.plan import place_models
 from moe_ray.routing.files import find_router, read_record
 from moe_ray.runs.inputs import inspect_checkpoints
 from moe_ray.runs.work import pinned
@@ -95,7 +95,7 @@ def _require_domains(experiment: LoadedExperiment, directory: Path) -> None:
 
 def plan_serving(
     experiment: LoadedExperiment, checkpoints: dict[str, Checkpoint], fleet: Fleet, router_dir: Path | None
-) -> tuple[ServedSystem, Placement]:
+) -> ServedSystem:
     """Place every model of the experiment. Raises `CapacityError` for one that fits nowhere."""
     config = pinned(experiment.config, checkpoints)
     contexts = {name: _context_tokens(checkpoint) for name, checkpoint in checkpoints.items()}
@@ -103,7 +103,7 @@ def plan_serving(
         name: ModelUse(contexts[name] or DEFAULT_CONTEXT_TOKENS, config.runtime.batch_size) for name in config.models
     }
     placement = place_models(config.models, uses, checkpoints, fleet, config.runtime)
-    system = ServedSystem(
+    return ServedSystem(
         name=config.name,
         models=served_models(config, contexts),
         experts={name: domain.expert for name, domain in config.domains.items() if domain.expert is not None},
@@ -114,7 +114,6 @@ def plan_serving(
         runtime=config.runtime,
         serving=config.serving,
     )
-    return system, placement
 
 
 def _context_tokens(checkpoint: Checkpoint) -> int | None:
@@ -140,7 +139,7 @@ def build(target: Path, overrides: tuple[str, ...] = (), *, trust: bool = False)
     observer = LoggingObserver(logging.getLogger("moe_ray"))
     checkpoints, router_dir = checked(experiment), router_directory_of(experiment, _training(observer))
     with connect(experiment.config.runtime) as cluster:
-        system, _ = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)
+        system = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)
     return application(system)
 
 
@@ -158,7 +157,7 @@ def serving(experiment: LoadedExperiment, observer: RunObserver) -> Iterator["Se
     observer.stage("Joining Ray")
     ray_ends = starts_ray(config.runtime)
     with connect(config.runtime) as cluster:
-        system, _ = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)
+        system = plan_serving(experiment, checkpoints, fleet_of(cluster), router_dir)
         with running(system, observer.stage, ray_ends=ray_ends) as served:
             yield served
 

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from moe_ray.serving.access import AccessGate
 from moe_ray.serving.backend import Backend, Ticket
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, CallLimits, Endpoint
-from moe_ray.serving.connection import CLIENT_LEFT, EventStream, while_connected
+from moe_ray.serving.connection import CLIENT_LEFT, EventStream, body_of, while_connected
 from moe_ray.serving.failures import (
     engine_error,
     error_response,
@@ -30,18 +30,17 @@ from moe_ray.serving.failures import (
     no_tokenizer,
     on_failure,
     on_http_error,
-    too_large,
     too_late,
 )
-from moe_ray.serving.metrics import HELP, Labels, exposition
 from moe_ray.serving.openai import reading
 from moe_ray.serving.openai.bodies import route_body, tokenize_body, writer_for
-from moe_ray.serving.openai.schema import PATHS, openapi_extra
+from moe_ray.serving.openai.schema import MODELS_OPERATION, PATHS, models_extra, openapi_extra
 from moe_ray.serving.openai.writing import Writer
 from moe_ray.serving.outcome import CallOutcome, log_request
-from moe_ray.serving.page import PAGE_HEADERS, page_files
+from moe_ray.serving.page import page_files
 from moe_ray.serving.recording import Recorder, rows_of
 from moe_ray.serving.replica import CallPiece
+from moe_ray.serving.status_paths import StatusPaths
 
 LOGGER = logging.getLogger(__name__)
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
@@ -49,8 +48,6 @@ Handler = Callable[[Request], Awaitable[Response]]
 ReadCall = Callable[[bytes], ApiCall]
 
 MIB = 1 << 20
-# Work waits and nothing has moved for so long: something is stuck.
-STUCK_S = 60.0
 FULL_RETRY_S = 1.0
 # Ids are unique, not secret; the operating system's randomness would cost a system call for each request.
 _IDS = random.Random()
@@ -61,7 +58,7 @@ _BACKGROUND_PROMPT = "### Task:\n"
 
 def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan, recorder: Recorder | None = None) -> FastAPI:
     """Return the ASGI application. Without a `recorder` nothing is recorded."""
-    api = Api(backend, gate, recorder)
+    api, status = Api(backend, gate, recorder), StatusPaths(backend)
     app = FastAPI(
         title="moe_ray",
         description="Domain experts behind a router, in the terms of OpenAI's API.",
@@ -86,17 +83,25 @@ def make_api(backend: Backend, gate: AccessGate, lifespan: Lifespan, recorder: R
             openapi_extra=openapi_extra(endpoint),
             response_model=None,
             name=endpoint,
+            operation_id=endpoint,
         )
+    app.add_api_route(
+        "/v1/models",
+        api.keyed(status.models),
+        methods=["GET"],
+        openapi_extra=models_extra(),
+        response_model=None,
+        operation_id=MODELS_OPERATION,
+    )
     for path, handler in (
-        ("/v1/models", api.keyed(api.models)),
-        ("/metrics", api.keyed(api.metrics)),
+        ("/metrics", api.keyed(status.metrics)),
         ("/tokenizer_info", api.guarded(api.tokenizer_info)),
-        ("/healthz", api.healthz),
-        ("/readyz", api.readyz),
+        ("/healthz", status.healthz),
+        ("/readyz", status.readyz),
     ):
         app.add_api_route(path, handler, methods=["GET"], response_model=None)
     for path in page_files():
-        app.add_api_route(path, api.page, methods=["GET"], include_in_schema=False, response_model=None)
+        app.add_api_route(path, status.page, methods=["GET"], include_in_schema=False, response_model=None)
     return app
 
 
@@ -110,7 +115,6 @@ class Api:
         self._serving = backend.system.serving
         self._max_admitted = backend.system.max_calls
         self._num_admitted = 0
-        self._created = int(time.time())
 
     def guarded(self, handler: Handler) -> Handler:
         """Wrap the handler of a call: gate, admission, deadline, errors, metrics."""
@@ -196,28 +200,6 @@ class Api:
         limit = self._backend.system.by_name[ticket.verdict.expert].context_tokens
         return JSONResponse(tokenize_body(ids, context_length=limit or 0))
 
-    async def models(self, _request: Request) -> Response:
-        """List `auto`, then each model with what it is and whether it is loaded."""
-        system, status = self._backend.system, self._backend.status
-        entry = {"object": "model", "created": self._created, "owned_by": "moe_ray"}
-        listed: list[dict[str, Any]] = []
-        if self._backend.has_router:
-            listed.append({"id": AUTO, **entry, "status": {"value": "loaded"}, "moe_ray": {"role": "router"}})
-        for served in system.models:
-            role = "baseline" if served.is_baseline else "expert" if served.domains else "model"
-            value = "unloaded" if status is None else status.models[served.name].value
-            about = {"role": role, "domains": list(served.domains)}
-            listed.append(
-                {
-                    "id": served.name,
-                    **entry,
-                    "max_model_len": served.context_tokens,
-                    "status": {"value": value},
-                    "moe_ray": about,
-                }
-            )
-        return JSONResponse({"object": "list", "data": listed})
-
     async def tokenizer_info(self, request: Request) -> Response:
         """Describe a model's tokenizer, as lm-evaluation-harness asks for it."""
         name = request.query_params.get("model") or AUTO
@@ -229,47 +211,6 @@ class Api:
         if facts is None:
             raise no_tokenizer()
         return JSONResponse(facts)
-
-    async def metrics(self, _request: Request) -> Response:
-        """The counters of all ingress replicas, and the state of the slots, for Prometheus."""
-        snapshot, status = await self._backend.current_status()
-        gauges: dict[tuple[str, Labels], float] = {
-            ("moe_ray_waiting_requests", ()): float(status.num_waiting),
-            ("moe_ray_running_requests", ()): float(status.num_running),
-            ("moe_ray_swaps", ()): float(status.num_swaps),
-            **{
-                ("moe_ray_model_waiting_requests", (("model", name),)): float(model.num_waiting)
-                for name, model in status.models.items()
-            },
-            **{
-                ("moe_ray_model_loaded", (("model", name),)): float(model.value == "loaded")
-                for name, model in status.models.items()
-            },
-        }
-        return Response(exposition(snapshot, gauges, HELP), media_type="text/plain; version=0.0.4")
-
-    async def healthz(self, _request: Request) -> Response:
-        """The process lives."""
-        return JSONResponse({"status": "ok"})
-
-    async def readyz(self, _request: Request) -> Response:
-        """Calls are served: not while the server shuts down, nor while calls wait and nothing moves."""
-        status = self._backend.status
-        reason = (
-            "the slots have not answered"
-            if status is None
-            else "shutting down"
-            if status.closing
-            else f"nothing has moved for {status.stuck_s:.0f} s, though requests wait"
-            if status.stuck_s > STUCK_S
-            else None
-        )
-        return JSONResponse({"status": reason or "ok"}, status_code=200 if reason is None else 503)
-
-    async def page(self, request: Request) -> Response:
-        """A file of the chat page."""
-        content, media_type = page_files()[request.url.path]
-        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
 
     def _require_room(self) -> None:
         if self._num_admitted >= self._max_admitted:
@@ -286,7 +227,7 @@ class Api:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise ApiError(415, "send JSON, with Content-Type: application/json", code="unsupported_media_type")
-        call = read(await self._body(request))
+        call = read(await body_of(request, int(self._serving.max_body_mib * MIB)))
         session = request.headers.get("x-session-id")
         request.state.ticket = ticket = Ticket(
             id=_request_id(request),
@@ -296,21 +237,6 @@ class Api:
             or bool(call.query and call.query.startswith(_BACKGROUND_PROMPT)),
         )
         return ticket
-
-    async def _body(self, request: Request) -> bytes:
-        """Read a body that is not too large; a larger one is refused before all of it has come."""
-        limit = int(self._serving.max_body_mib * MIB)
-        declared = request.headers.get("content-length", "")
-        if declared.isascii() and declared.isdigit() and int(declared) > limit:
-            raise too_large(limit)
-        parts: list[bytes] = []
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large(limit)
-            parts.append(part)
-        return b"".join(parts)
 
     async def _streamed(self, request: Request, ticket: Ticket) -> Response:
         """Wait for the first pieces, then answer 200 and send what comes."""

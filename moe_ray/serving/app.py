@@ -23,11 +23,14 @@ NAMESPACE = "moe_ray"
 HEADROOM = 64
 OWNER_CALLS = 100_000
 SHUTDOWN_TIMEOUT_S = 5.0
+# Ray gives this resource to the head node alone.
+ON_HEAD: Mapping[str, float] = {"node:__internal_head__": 0.001}
 
 
 def owner_of(system: ServedSystem, environments: Mapping[str, Mapping[str, str]]) -> Any:
     """Return the actor that owns the system's slots; it is made where there is none, and outlives its maker.
 
+    It runs on the head node, as Serve's controller does: the loss of any other node leaves it alone.
     Another system of the same name (a changed config that is deployed again) has an owner of its own.
     """
     options = actor_class(SlotOwner).options(
@@ -36,6 +39,7 @@ def owner_of(system: ServedSystem, environments: Mapping[str, Mapping[str, str]]
         get_if_exists=True,
         lifetime="detached",
         num_cpus=0,
+        resources=dict(ON_HEAD),
         max_concurrency=OWNER_CALLS,
     )
     return options.remote(system, environments)

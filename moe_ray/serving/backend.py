@@ -16,12 +16,12 @@ from moe_ray.engines.base import GenerateRequest, Generation
 from moe_ray.execution.ray_calls import reason_of
 from moe_ray.fingerprint import fingerprint
 from moe_ray.serving.calls import AUTO, ApiCall, ApiError, RoutingVerdict
-from moe_ray.serving.leases import Lease, Refusal, Renewal, Status
+from moe_ray.serving.failures import no_logprobs
+from moe_ray.serving.leases import Claim, Lease, Refusal, Renewal, Status
 from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.openai.usage import TokenCounts
 from moe_ray.serving.querying import QueryRouter, verdict_of
 from moe_ray.serving.replica import CallPiece
-from moe_ray.serving.scheduler import Refuse
 from moe_ray.serving.slots import RENEW_S
 from moe_ray.serving.standing import StandingSlots
 from moe_ray.serving.system import ServedModel, ServedSystem
@@ -119,8 +119,6 @@ class Backend:
                 held = await self._owner.session.remote(ticket.session, verdict.expert)
             if held != verdict.expert:
                 return replace(verdict, expert=held, pinned="session")
-        if ticket.background:
-            return self._without_a_swap(verdict)
         return verdict
 
     async def routed(self, query: str | None) -> RoutingVerdict:
@@ -140,17 +138,6 @@ class Backend:
             )
         return verdict
 
-    def _without_a_swap(self, verdict: RoutingVerdict) -> RoutingVerdict:
-        """A client's background request goes to a model that is loaded, if its own is not."""
-        if self.status is None:
-            return verdict
-        loaded = [name for name, model in self.status.models.items() if model.value == "loaded"]
-        if not loaded or verdict.expert in loaded:
-            return verdict
-        chosen = self.system.fallback if self.system.fallback in loaded else loaded[0]
-        assert chosen is not None
-        return replace(verdict, expert=chosen, pinned="background")
-
     def requests(self, ticket: Ticket) -> list[GenerateRequest]:
         """The engine's requests: for each prompt, `n` of them; what the call leaves open is the experiment's.
 
@@ -158,7 +145,7 @@ class Backend:
         """
         call, decoding = ticket.call, self.system.decoding
         if (call.num_logprobs is not None or call.echo) and not self._served(ticket).gives_logprobs:
-            raise _no_logprobs(call)
+            raise no_logprobs(call)
         temperature = decoding.temperature if call.temperature is None else call.temperature
         return [
             GenerateRequest(
@@ -219,46 +206,56 @@ class Backend:
     async def acquire(self, ticket: Ticket, *, dead: str = "") -> Lease:
         """Wait for a replica of the verdict's model; raises `ApiError` where the call is not admitted.
 
-        `dead` names a replica that the call has seen die, which the owner may not know yet.
+        `dead` names a replica that the call has seen die, which the owner may not know yet. Others may have died with
+        it, on one node: so the owner, which watches all, chooses the next.
         """
         verdict = ticket.verdict
         assert verdict is not None
+        had_place = bool(dead) or self._standing.serves(verdict.expert)
         if dead:
             self._standing.forget(dead)
-        lease = await self._standing_lease(ticket, verdict.expert)
-        if lease is not None:
-            return lease
-        pending = self._owner.acquire.remote(verdict.expert, self._ingress, self._name(ticket), ticket.background, dead)
-        try:
-            with _reaching_the_owner():
-                outcome: Lease | Refusal = await pending
-        except BaseException:  # Ray reports a cancelled call as an error of its own, too
-            self._spawn(self._release(self._name(ticket)))
-            raise
+        outcome = None if dead else await self._standing_outcome(ticket, verdict.expert)
+        if outcome is None:
+            outcome = await self._owners_outcome(self._claim(ticket, verdict, was_admitted=had_place, dead=dead))
         if isinstance(outcome, Refusal):
             self.metrics.add("moe_ray_refusals_total", kind=outcome.kind)
             raise _refused(outcome)
         self.metrics.observe("moe_ray_queue_seconds", outcome.queue_ms / 1000)
         self.metrics.observe("moe_ray_swap_seconds", outcome.swap_ms / 1000)
         ticket.verdict = replace(verdict, queue_ms=outcome.queue_ms, swap_ms=outcome.swap_ms)
+        if outcome.model != verdict.expert:
+            ticket.verdict = replace(ticket.verdict, expert=outcome.model, pinned="background")
         return outcome
 
-    async def _standing_lease(self, ticket: Ticket, model: str) -> Lease | None:
+    def _claim(self, ticket: Ticket, verdict: RoutingVerdict, *, was_admitted: bool, dead: str) -> Claim:
+        """What the owner must know of a call. A background request of `auto` may go to any model."""
+        return Claim(
+            verdict.expert,
+            self._ingress,
+            self._name(ticket),
+            background=ticket.background,
+            may_move=ticket.background and verdict.requested == AUTO and verdict.pinned is None,
+            was_admitted=was_admitted,
+            dead=dead,
+        )
+
+    async def _standing_outcome(self, ticket: Ticket, model: str) -> Lease | Refusal | None:
         """Wait for a replica that never leaves its slot; None where the model has none."""
         try:
-            outcome = await self._standing.acquire(model, self._name(ticket))
+            return await self._standing.acquire(model, self._name(ticket))
         except asyncio.CancelledError:
             self._standing.release(self._name(ticket))
             raise
-        if outcome is None:
-            return None
-        if isinstance(outcome, Refuse):
-            self.metrics.add("moe_ray_refusals_total", kind=outcome.kind)
-            raise _refused(Refusal(outcome.kind, outcome.reason, outcome.retry_after_s))
-        assert ticket.verdict is not None
-        self.metrics.observe("moe_ray_queue_seconds", outcome.waited_s)
-        ticket.verdict = replace(ticket.verdict, queue_ms=1000 * outcome.waited_s)
-        return Lease(0, outcome.replica.replica, outcome.replica.name, 1000 * outcome.waited_s, 0.0)
+
+    async def _owners_outcome(self, claim: Claim) -> Lease | Refusal:
+        pending = self._owner.acquire.remote(claim)
+        try:
+            with _reaching_the_owner():
+                outcome: Lease | Refusal = await pending
+        except BaseException:  # Ray reports a cancelled call as an error of its own, too
+            self._spawn(self._release(claim.call))
+            raise
+        return outcome
 
     def release(self, ticket: Ticket, lease: Lease, *, is_over: bool) -> None:
         """The call is counted no more; unless it `is_over`, its replica stops it."""
@@ -317,14 +314,6 @@ def _seed(call: ApiCall, id: str, index: int) -> int:
     """A seed for each choice: from the client's, else from the request's id."""
     base = int(fingerprint(id)[:8], 16) if call.seed is None else call.seed
     return (base + index) % 2**32
-
-
-def _no_logprobs(call: ApiCall) -> ApiError:
-    if call.num_logprobs is None:
-        message, param = "the engine of this model cannot echo its prompt", "echo"
-    else:
-        message, param = "the engine of this model gives no log-probabilities", "logprobs"
-    return ApiError(400, message, code="unsupported_value", param=param)
 
 
 def _is_death(error: RayError) -> bool:

@@ -21,7 +21,7 @@ class ApiCall:
 
     A chat has one prompt. A completion has one for each text or list of token ids, in the order of `choices`: first
     the `n` samples of the first prompt. `query` is what the router reads: the user's turns of a chat, the text of a
-    completion, None where there is no text (token ids) or more than one.
+    completion, None for token ids and for several texts.
 
     A call to /v1/route has the text to route as its `query`, a call to /tokenize one prompt.
     """
@@ -79,7 +79,7 @@ class ApiError(Exception):
     Args:
         message: what was wrong and what to do; it never repeats the client's input.
         param: the field at fault.
-        retry_after_s: when to try again; None where that would not help, and the client is told not to.
+        retry_after_s: when to try again; None where that would not help; the response then says so.
     """
 
     def __init__(

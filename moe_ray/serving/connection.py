@@ -7,16 +7,33 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from moe_ray.serving.calls import ApiError
+from moe_ray.serving.failures import too_large
 
 Result = TypeVar("Result")
 
 CLIENT_LEFT = 499
 _ENDING: set[asyncio.Future[None]] = set()
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+async def body_of(request: Request, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes; a larger one is refused before all of it has come."""
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > limit:
+        raise too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        parts.append(part)
+    return b"".join(parts)
 
 
 async def client_left(receive: Receive) -> None:

@@ -4,15 +4,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from moe_ray.engines.base import NO_ECHO, NO_LOGPROBS
 from moe_ray.serving.calls import ApiCall, ApiError
+
+_UNSUPPORTED = {NO_LOGPROBS: "logprobs", NO_ECHO: "echo"}
 
 
 def engine_error(call: ApiCall, reason: str, *, refused: bool) -> ApiError:
     """Return the error for a call whose engine gave `reason`; `refused` says that the call is at fault."""
+    if refused and reason in _UNSUPPORTED:
+        return ApiError(400, reason, code="unsupported_value", param=_UNSUPPORTED[reason])
     if refused:
         param = {"completions": "prompt", "responses": "input"}.get(call.endpoint, "messages")
+        param = "logprobs" if call.num_logprobs is not None and "logprobs" in reason else param
         return ApiError(400, reason, code="context_length_exceeded" if "context" in reason else None, param=param)
     return ApiError(500, reason or "the model failed", kind="server_error", code="engine_failed")
+
+
+def no_logprobs(call: ApiCall) -> ApiError:
+    """Return the error for a call that asks for log-probabilities or an echo of an engine that gives none."""
+    return engine_error(call, NO_ECHO if call.num_logprobs is None else NO_LOGPROBS, refused=True)
 
 
 def no_tokenizer() -> ApiError:

@@ -5,17 +5,55 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from moe_ray.serving.metrics import MetricCounts
-from moe_ray.serving.standing import StandingReplica
+from moe_ray.serving.scheduler import Grant
+
+
+class Claim(NamedTuple):
+    """A call that asks the owner for a model. `call` is what owner and replicas know it by.
+
+    Args:
+        background: the call waits for others, and never causes a swap.
+        may_move: where the model is not loaded, any model that is may answer.
+        was_admitted: the call lost the replica that it was admitted to, so a full queue does not refuse it.
+        dead: a replica that the caller saw die, which the owner may not know yet.
+    """
+
+    model: str
+    ingress: str
+    call: str
+    background: bool = False
+    may_move: bool = False
+    was_admitted: bool = False
+    dead: str = ""
 
 
 class Lease(NamedTuple):
-    """A call may use `replica` until it is released. Times in milliseconds."""
+    """A call may use `replica`, which holds `model`, until it is released. Times in milliseconds."""
 
-    ticket: int
+    model: str
     replica: Any
     replica_name: str
     queue_ms: float
     swap_ms: float
+
+
+def lease_of(grant: Grant, replica: Any, replica_name: str) -> Lease:
+    """Return the lease of a call that a slot's scheduler granted."""
+    return Lease(
+        model=grant.model,
+        replica=replica,
+        replica_name=replica_name,
+        queue_ms=1000 * (grant.waited_s - grant.swap_s),
+        swap_ms=1000 * grant.swap_s,
+    )
+
+
+class StandingReplica(NamedTuple):
+    """A replica whose slot it never leaves."""
+
+    name: str
+    model: str
+    replica: Any
 
 
 class Refusal(NamedTuple):

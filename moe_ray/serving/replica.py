@@ -122,7 +122,7 @@ class ServingReplica(Replica):
 
     @ray.method(concurrency_group="sentinel")
     def stay(self) -> None:
-        """Return when the replica is closed: whoever waits for this learns at once that the process has ended."""
+        """Return when the replica is closed: a caller that waits for this learns at once that the process has ended."""
         self._left.wait()
 
     @ray.method(concurrency_group="control")

@@ -10,9 +10,11 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from moe_ray.engines.base import BatchLimits
+from moe_ray.errors import CapacityError
 from moe_ray.execution.cluster import actor_class
 from moe_ray.execution.node_agent import NodeAgent
 from moe_ray.execution.replica import ReplicaPlace, ReplicaSpec
+from moe_ray.planning.fleet import Slot
 from moe_ray.planning.memory import GIB
 from moe_ray.serving.replica import replica_class
 from moe_ray.serving.system import ServedSystem, SharedSlot
@@ -34,8 +36,13 @@ class Replicas:
         self._agents: dict[str, Any] = {}
 
     def open(self, shared: SharedSlot, model: str, name: str) -> Any:
-        """Ask Ray for the actor of `model` on the slot's node and GPUs. The actor is not there yet."""
+        """Ask Ray for the actor of `model` on the slot's node and GPUs. The actor is not there yet.
+
+        A slot whose node is gone moves to another node. Raises `CapacityError` where none has room for it.
+        """
         runtime, slot = self._system.runtime, shared.slot
+        if shared.uses_gpu:
+            _require_gpus(slot)
         spec = ReplicaSpec(
             replica=name,
             model_name=model,
@@ -47,7 +54,7 @@ class Replicas:
             environment=self._environments.get(model, {}),
         )
         options = {
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(slot.node, soft=False),
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(slot.node, soft=True),
             "num_gpus": slot.num_gpus,
             "num_cpus": 0,
             "max_restarts": 0,
@@ -64,7 +71,7 @@ class Replicas:
         if place is None:
             return
         with contextlib.suppress(RayError, TimeoutError):
-            agent = self._agent(shared.slot.node)
+            agent = self._agent(place.node)
             bytes_before = place.gpu_bytes if shared.slot.share == 1 else None
             async with asyncio.timeout(2 * DEPARTURE_TIMEOUT_S):
                 await agent.await_departure.remote(place.pid, place.gpu_uuids, bytes_before, DEPARTURE_TIMEOUT_S)
@@ -77,3 +84,16 @@ class Replicas:
             )
             self._agents[node] = options.remote()
         return self._agents[node]
+
+
+def _require_gpus(slot: Slot) -> None:
+    """Raise `CapacityError` if the slot's node is gone and the others' free GPUs are too few: Ray would wait."""
+    cluster: Any = ray
+    if any(node["NodeID"] == slot.node and node["Alive"] for node in cluster.nodes()):
+        return
+    num_free = cluster.available_resources().get("GPU", 0.0)
+    if num_free < slot.num_gpus:
+        raise CapacityError(
+            f"its node is gone, and of {slot.num_gpus:g} GPU(s) for it {num_free:g} are free on other nodes",
+            remedy="bring the node back or add another",
+        )

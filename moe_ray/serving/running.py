@@ -1,6 +1,7 @@
 """The application in the foreground: started with its models loaded, and ended with all that it started."""
 
 import contextlib
+import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from moe_ray.errors import UserError
 from moe_ray.execution import ray_calls
 from moe_ray.serving.access import ANY_HOST
 from moe_ray.serving.app import application, owner_of, secrets_of_models
+from moe_ray.serving.rescue import PROXY_ENVIRONMENT
 from moe_ray.serving.system import ServedSystem
 
 READY_TIMEOUT_S = 1800.0
@@ -51,7 +53,9 @@ def running(system: ServedSystem, tell: Callable[[str], object], *, ray_ends: bo
     try:
         ray_calls.call(ray.get, owner.start.remote())
         http = {"host": its.host, "port": its.port}
-        ray_calls.call_within(READY_TIMEOUT_S, serve.start, proxy_location="HeadOnly", http_options=http)
+        ray_calls.call_within(
+            READY_TIMEOUT_S, serve.start, proxy_location="HeadOnly", http_options=http, **_controller_options()
+        )
         ray_calls.call_within(
             READY_TIMEOUT_S, serve.run, application(system), name=system.name, route_prefix="/", blocking=False
         )
@@ -77,6 +81,13 @@ def _require_no_serve() -> None:
             where="runtime.address or RAY_ADDRESS",
             remedy="deploy beside what it serves: serve deploy FILE, made from deployments/demo.yaml",
         )
+
+
+def _controller_options() -> dict[str, Any]:
+    """The environment of Serve's controller, which its proxies inherit. Older versions of Ray cannot set it."""
+    if "controller_options" not in inspect.signature(serve.start).parameters:
+        return {}
+    return {"controller_options": {"runtime_env": {"env_vars": dict(PROXY_ENVIRONMENT)}}}
 
 
 def _close(owner: Any, timeout_s: float) -> bool:

@@ -37,7 +37,6 @@ from typing import Literal
 
 SlotState = Literal["empty", "loading", "ready", "draining", "stopping"]
 RefusalKind = Literal["full", "failed", "closing"]
-
 _NEWEST_SHARE = 0.2  # of a moving average
 
 
@@ -164,12 +163,14 @@ class SlotScheduler:
         numbers = Counter(waiter.model for waiter in self._waiting.values())
         return {model: numbers[model] for model in self._histories}
 
-    def request(self, ticket: int, model: str, now: float, *, background: bool = False) -> list[SlotEffect]:
-        """A request arrived. It is granted, refused or queued. ValueError for a ticket in use and an unknown model."""
+    def request(
+        self, ticket: int, model: str, now: float, *, background: bool = False, was_admitted: bool = False
+    ) -> list[SlotEffect]:
+        """A request arrived; a full queue takes one that `was_admitted`. ValueError: ticket in use, unknown model."""
         if model not in self._histories or ticket in self._waiting or ticket in self._running:
             raise ValueError(f"ticket {ticket} is in use, or {model} is not one of {', '.join(self._histories)}")
         effects = self._settle(now)
-        if refusal := self._refusal(ticket, model, now):
+        if refusal := self._refusal(ticket, model, now, was_admitted=was_admitted):
             return [*effects, refusal]
         self._waiting[ticket] = _Waiter(model, background, now, self._swap_s(now))
         return effects + self._settle(now)
@@ -319,7 +320,7 @@ class SlotScheduler:
         self._waiting = {ticket: waiter for ticket, waiter in self._waiting.items() if waiter.model != model}
         return [_refuse(ticket, kind, reason, retry_s) for ticket in own]
 
-    def _refusal(self, ticket: int, model: str, now: float) -> Refuse | None:
+    def _refusal(self, ticket: int, model: str, now: float, *, was_admitted: bool) -> Refuse | None:
         """Say why a new request cannot even wait; None if it can."""
         history = self._histories[model]
         if self._closing:
@@ -327,7 +328,7 @@ class SlotScheduler:
         if now < history.retry_at:
             return _refuse(ticket, "failed", history.last_failure, history.retry_at - now)
         can_run = self.state == "ready" and model == self.model and not self._is_full()
-        if can_run or len(self._waiting) < self._limits.max_queued:
+        if can_run or was_admitted or len(self._waiting) < self._limits.max_queued:
             return None
         reason = f"{len(self._waiting)} requests wait, of {self._limits.max_queued} that may"
         return _refuse(ticket, "full", reason, self._wait_s(model))

@@ -1,4 +1,4 @@
-"""The actor that owns all slots: it admits calls, loads and unloads models, and ends what nobody uses any more.
+"""The actor that owns all slots: it admits calls, loads and unloads models, and ends replicas that are no longer used.
 
 One owner decides, so that no model leaves a slot while a call that was counted runs, however many ingress replicas
 there are. A call counts from its admission until its ingress releases it; an ingress that stops renewing its lease
@@ -9,19 +9,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError
 
 from moe_ray.execution.ray_calls import reason_of
 from moe_ray.execution.replica import ReplicaPlace
-from moe_ray.serving import scheduler as s
-from moe_ray.serving.leases import Lease, ModelStatus, Refusal, Renewal, Status
+from moe_ray.serving.leases import Claim, Lease, ModelStatus, Refusal, Renewal, StandingReplica, Status, lease_of
 from moe_ray.serving.metrics import MetricCounts, merged
 from moe_ray.serving.replicas import Replicas
-from moe_ray.serving.standing import StandingReplica
+from moe_ray.serving.scheduler import Grant, Load, SlotEffect, SlotLimits, SlotScheduler, Unload
+from moe_ray.serving.slot_calls import SlotCalls
 from moe_ray.serving.system import ServedSystem, SharedSlot
 
 LOGGER = logging.getLogger(__name__)
@@ -34,25 +34,31 @@ MAX_SESSIONS = 10_000
 MAX_GIVEN_UP = 10_000
 
 
-@dataclass(slots=True)
 class _Held:
-    """A slot with its state machine and the replica that is in it."""
+    """A slot with its calls and the replica that is in it."""
 
-    shared: SharedSlot
-    state: s.SlotScheduler
-    replica: Any = None
-    replica_name: str = ""
-    place: ReplicaPlace | None = None
-    num_started: int = 0
-    ending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    def __init__(self, shared: SharedSlot, limits: SlotLimits) -> None:
+        self.shared = shared
+        self.calls = SlotCalls(shared.models, limits, self._lease)
+        self.replica: Any = None
+        self.replica_name = ""
+        self.place: ReplicaPlace | None = None
+        self.num_started = 0
+        self.ending = asyncio.Lock()
+
+    @property
+    def state(self) -> SlotScheduler:
+        return self.calls.state
+
+    def _lease(self, grant: Grant) -> Lease:
+        return lease_of(grant, self.replica, self.replica_name)
 
 
-@dataclass(slots=True)
-class _Ticket:
+class _Place(NamedTuple):
+    """Where a call runs or waits, and the ingress that it came from."""
+
     held: _Held
     ingress: str
-    call: str
-    future: "asyncio.Future[Lease | Refusal]"
 
 
 @dataclass(slots=True)
@@ -71,11 +77,9 @@ class SlotOwner:
     def __init__(self, system: ServedSystem, environments: Mapping[str, Mapping[str, str]]) -> None:
         self._system = system
         self._replicas = Replicas(system, environments)
-        self._slots = [_Held(shared, s.SlotScheduler(shared.models, system.limits)) for shared in system.slots]
-        self._tickets: dict[int, _Ticket] = {}
-        self._by_call: dict[str, int] = {}
+        self._slots = [_Held(shared, system.limits) for shared in system.slots]
+        self._calls: dict[str, _Place] = {}
         self._ingresses: dict[str, _Ingress] = {}
-        self._last_ticket = 0
         self._moved = (0, time.monotonic())
         self._closing = False
         self._started = False
@@ -92,7 +96,7 @@ class SlotOwner:
         self._spawn(self._keep_time())
         for held in self._slots:
             if len(held.shared.models) == 1:
-                self._warm(held)
+                self._spawn(self._warm(held))
 
     async def ready(self) -> dict[str, str]:
         """Wait until each slot with one model has loaded it; return why models could not be loaded, by name."""
@@ -101,31 +105,27 @@ class SlotOwner:
             await asyncio.sleep(0.05)
         return dict(self._failures)
 
-    async def acquire(
-        self, model: str, ingress: str, call: str, background: bool = False, dead: str = ""
-    ) -> Lease | Refusal:
-        """Wait for `model`, and keep it loaded until `release`. `dead` names a replica that the caller saw die."""
+    async def acquire(self, claim: Claim) -> Lease | Refusal:
+        """Wait for a model, and keep it loaded until `release`."""
         if self._closing:
             return Refusal("closing", "the server is shutting down", 10.0)
-        if self._given_up.pop(call, False):
+        if self._given_up.pop(claim.call, False):
             return Refusal("closing", "the call was given up", 1.0)
-        if dead:
-            self._lost(dead, "its process has ended")
-        return await self._request(self._best_slot(model), model, ingress, call, background=background)
+        if claim.dead:
+            self._lost(claim.dead, "its process has ended")
+        claim = claim._replace(model=self._ready_model(claim))
+        return await self._outcome(self._best_slot(claim.model), claim)
 
     async def release(self, call: str) -> None:
         """The call has ended, or its client has left, admitted or not."""
-        ticket = self._by_call.pop(call, None)
-        entry = self._tickets.pop(ticket, None) if ticket is not None else None
-        if entry is None or ticket is None:
+        place = self._calls.pop(call, None)
+        if place is None:
             # Ray does not keep the order of calls: this one's `acquire` may come later.
             self._given_up[call] = True
             while len(self._given_up) > MAX_GIVEN_UP:
                 self._given_up.pop(next(iter(self._given_up)))
             return
-        if not entry.future.done():
-            entry.future.cancel()
-        self._do(entry.held, entry.held.state.leave(ticket, time.monotonic()))
+        self._swap(place.held, place.held.calls.leave(call))
 
     async def session(self, session: str, expert: str) -> str:
         """Return the model that a session stays with: `expert` when it is new."""
@@ -180,6 +180,15 @@ class SlotOwner:
             if len(held.shared.models) == 1 and held.state.state == "ready" and not self._closing
         }
 
+    def _ready_model(self, claim: Claim) -> str:
+        """The claim's model, or one that takes calls now if that may answer: the baseline, or any other."""
+        ready = [held.state.loaded_model for held in self._slots if held.state.state == "ready"]
+        if not claim.may_move or not ready or claim.model in ready:
+            return claim.model
+        chosen = self._system.fallback if self._system.fallback in ready else ready[0]
+        assert chosen is not None
+        return chosen
+
     def _best_slot(self, model: str) -> _Held:
         """Where the model is loaded, the slot with the fewest calls; else the one with the fewest that wait."""
         able = [held for held in self._slots if model in held.shared.models]
@@ -190,57 +199,32 @@ class SlotOwner:
 
         return min(able, key=rank)
 
-    def _do(self, held: _Held, effects: Sequence[s.SlotEffect]) -> None:
+    def _do(self, held: _Held, effects: Sequence[SlotEffect]) -> None:
+        self._swap(held, held.calls.carry_out(effects))
+
+    def _swap(self, held: _Held, effects: Sequence[Load | Unload]) -> None:
         for effect in effects:
-            match effect:
-                case s.Grant():
-                    self._grant(held, effect)
-                case s.Refuse():
-                    self._answer(effect.ticket, Refusal(effect.kind, effect.reason, effect.retry_after_s))
-                    if (entry := self._tickets.pop(effect.ticket, None)) is not None:
-                        self._by_call.pop(entry.call, None)
-                case s.Load():
-                    self._spawn(self._load(held, effect.model))
-                case s.Unload():
-                    self._spawn(self._unload(held, effect.model))
+            work = self._load if isinstance(effect, Load) else self._unload
+            self._spawn(work(held, effect.model))
 
-    def _grant(self, held: _Held, grant: s.Grant) -> None:
-        lease = Lease(
-            ticket=grant.ticket,
-            replica=held.replica,
-            replica_name=held.replica_name,
-            queue_ms=1000 * (grant.waited_s - grant.swap_s),
-            swap_ms=1000 * grant.swap_s,
+    async def _outcome(self, held: _Held, claim: Claim) -> Lease | Refusal:
+        """Bring a call before the slot's scheduler, and wait for the answer."""
+        self._calls[claim.call] = _Place(held, claim.ingress)
+        future, effects = held.calls.request(
+            claim.call, claim.model, background=claim.background, was_admitted=claim.was_admitted
         )
-        self._answer(grant.ticket, lease)
+        self._swap(held, effects)
+        outcome = await future
+        assert outcome is not None
+        if isinstance(outcome, Refusal):
+            self._calls.pop(claim.call, None)
+        return outcome
 
-    def _answer(self, ticket: int, outcome: Lease | Refusal) -> None:
-        entry = self._tickets.get(ticket)
-        if entry is not None and not entry.future.done():
-            entry.future.set_result(outcome)
-
-    def _request(
-        self, held: _Held, model: str, ingress: str, call: str, *, background: bool = False
-    ) -> "asyncio.Future[Lease | Refusal]":
-        """Bring a call before the slot's scheduler; return what will hold its answer."""
-        self._last_ticket += 1
-        ticket = self._last_ticket
-        future: asyncio.Future[Lease | Refusal] = asyncio.get_running_loop().create_future()
-        self._tickets[ticket] = _Ticket(held, ingress, call, future)
-        self._by_call[call] = ticket
-        self._do(held, held.state.request(ticket, model, time.monotonic(), background=background))
-        return future
-
-    def _warm(self, held: _Held) -> None:
-        """Load the slot's only model before anybody asks: by a call that leaves as soon as it is admitted."""
+    async def _warm(self, held: _Held) -> None:
+        """Load the slot's only model before a call asks for it, by one that leaves as soon as it is admitted."""
         call = f"warm-{held.shared.name}"
-        future = self._request(held, held.shared.models[0], "", call)
-
-        async def leave() -> None:
-            await future
-            await self.release(call)
-
-        self._spawn(leave())
+        await self._outcome(held, Claim(held.shared.models[0], "", call))
+        await self.release(call)
 
     async def _load(self, held: _Held, model: str) -> None:
         held.num_started += 1
@@ -281,7 +265,7 @@ class SlotOwner:
 
     async def _end(self, held: _Held) -> None:
         """End the replica's process, and wait until it is gone and its GPUs' memory is back."""
-        async with held.ending:  # so that whoever comes second waits too
+        async with held.ending:  # a second caller waits too
             replica, held.replica, held.replica_name = held.replica, None, ""
             place, held.place = held.place, None
             if replica is not None:
@@ -304,9 +288,9 @@ class SlotOwner:
 
     async def _expire(self, ingress: str) -> None:
         """Free the calls of an ingress that is gone, and stop them."""
-        lost = [entry for entry in self._tickets.values() if entry.ingress == ingress]
-        for entry in lost:
-            await self.release(entry.call)
+        lost = [call for call, place in self._calls.items() if place.ingress == ingress]
+        for call in lost:
+            await self.release(call)
         for held in self._slots:
             if held.replica is not None:
                 held.replica.cancel_all_of.remote(ingress)

@@ -4,35 +4,32 @@ The owner names these replicas with every renewal of the ingress's lease. Withou
 first, which costs as much as asking the model.
 """
 
-import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
-from moe_ray.serving.scheduler import Grant, Refuse, SlotEffect, SlotLimits, SlotScheduler
-
-
-class StandingReplica(NamedTuple):
-    """A replica whose slot it never leaves."""
-
-    name: str
-    model: str
-    replica: Any
+from moe_ray.serving.leases import Lease, Refusal, StandingReplica, lease_of
+from moe_ray.serving.scheduler import Grant, SlotLimits
+from moe_ray.serving.slot_calls import SlotCalls
 
 
-class Admission(NamedTuple):
-    """A call may use `replica`."""
-
-    replica: StandingReplica
-    waited_s: float
-
-
-@dataclass(slots=True, eq=False)
 class _Standing:
-    replica: StandingReplica
-    state: SlotScheduler
-    waiting: dict[int, "asyncio.Future[Admission | Refuse | None]"] = field(default_factory=dict)
+    """A standing replica, and the calls of this ingress to it."""
+
+    def __init__(self, replica: StandingReplica, limits: SlotLimits) -> None:
+        self.replica = replica
+        self.calls = SlotCalls((replica.model,), limits, self._lease)
+        # A request brings the scheduler to load its only model, which is loaded.
+        state, now = self.calls.state, time.monotonic()
+        state.request(0, replica.model, now)
+        state.loaded(replica.model, now)
+        state.leave(0, now)
+
+    @property
+    def load(self) -> int:
+        return self.calls.num_waiting + self.calls.state.num_running
+
+    def _lease(self, grant: Grant) -> Lease:
+        return lease_of(grant, self.replica.replica, self.replica.name)
 
 
 class StandingSlots:
@@ -41,14 +38,12 @@ class StandingSlots:
     def __init__(self, limits: SlotLimits) -> None:
         self._limits = limits
         self._slots: dict[str, _Standing] = {}
-        self._tickets: dict[str, tuple[_Standing, int]] = {}
-        self._last_ticket = 0
+        self._calls: dict[str, _Standing] = {}
 
     @property
     def num_running(self) -> int:
         """Calls that were admitted and not released, of replicas that are gone too."""
-        waiting = sum(len(slot.waiting) for slot in self._slots.values())
-        return len(self._tickets) - waiting
+        return len(self._calls) - sum(slot.calls.num_waiting for slot in self._slots.values())
 
     @property
     def load(self) -> dict[str, tuple[int, int]]:
@@ -56,67 +51,43 @@ class StandingSlots:
         found: dict[str, tuple[int, int]] = {}
         for slot in self._slots.values():
             waiting, running = found.get(slot.replica.model, (0, 0))
-            found[slot.replica.model] = (waiting + len(slot.waiting), running + slot.state.num_running)
+            found[slot.replica.model] = (waiting + slot.calls.num_waiting, running + slot.calls.state.num_running)
         return found
+
+    def serves(self, model: str) -> bool:
+        """Whether a standing replica of `model` is known."""
+        return any(slot.replica.model == model for slot in self._slots.values())
 
     def update(self, replicas: Mapping[str, StandingReplica]) -> None:
         """Take over what the owner says; a call that waits for a replica that is gone is sent to the owner."""
         for name in self._slots.keys() - replicas.keys():
             self.forget(name)
-        now = time.monotonic()
         for name in replicas.keys() - self._slots.keys():
-            replica = replicas[name]
-            state = SlotScheduler((replica.model,), self._limits)
-            # A request brings the scheduler to load its only model, which is loaded.
-            state.request(0, replica.model, now)
-            state.loaded(replica.model, now)
-            state.leave(0, now)
-            self._slots[name] = _Standing(replica, state)
+            self._slots[name] = _Standing(replicas[name], self._limits)
 
     def forget(self, name: str) -> None:
         """The replica of this name is gone."""
         slot = self._slots.pop(name, None)
         if slot is not None:
-            for future in slot.waiting.values():
-                if not future.done():
-                    future.set_result(None)
-            slot.waiting.clear()
+            slot.calls.give_up()
 
-    async def acquire(self, model: str, call: str) -> Admission | Refuse | None:
+    async def acquire(self, model: str, call: str) -> Lease | Refusal | None:
         """Wait for room at a replica of `model`; None where there is no standing replica of it (any more)."""
         able = [slot for slot in self._slots.values() if slot.replica.model == model]
         if not able:
             return None
-        slot = min(able, key=lambda one: one.state.num_running + len(one.waiting))
-        self._last_ticket += 1
-        ticket = self._last_ticket
-        future: asyncio.Future[Admission | Refuse | None] = asyncio.get_running_loop().create_future()
-        slot.waiting[ticket] = future
-        self._tickets[call] = (slot, ticket)
-        self._do(slot, slot.state.request(ticket, model, time.monotonic()))
+        slot = min(able, key=lambda one: one.load)
+        self._calls[call] = slot
+        future, _ = slot.calls.request(call, model)
         outcome = await future
-        if not isinstance(outcome, Admission):
-            self._tickets.pop(call, None)
+        if not isinstance(outcome, Lease):
+            self._calls.pop(call, None)
         return outcome
 
     def release(self, call: str) -> bool:
         """The call is over, admitted or not; say whether it was known here."""
-        slot, ticket = self._tickets.pop(call, (None, 0))
+        slot = self._calls.pop(call, None)
         if slot is None:
             return False
-        slot.waiting.pop(ticket, None)
-        self._do(slot, slot.state.leave(ticket, time.monotonic()))
+        slot.calls.leave(call)
         return True
-
-    def _do(self, slot: _Standing, effects: list[SlotEffect]) -> None:
-        for effect in effects:
-            match effect:
-                case Grant():
-                    self._answer(slot, effect.ticket, Admission(slot.replica, effect.waited_s))
-                case Refuse():
-                    self._answer(slot, effect.ticket, effect)
-
-    def _answer(self, slot: _Standing, ticket: int, outcome: Admission | Refuse) -> None:
-        future = slot.waiting.pop(ticket, None)
-        if future is not None and not future.done():
-            future.set_result(outcome)

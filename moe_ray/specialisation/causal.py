@@ -6,7 +6,7 @@ minus bits per byte. So a negative effect is a loss. Three effects of an expert 
 total      mean change over the texts of c.
 specific   total, less the mean change under control draws, which remove as many selections from other experts of the
            layer. It says that it matters *which* expert was removed: removing anything changes the output.
-selective  specific effect on c, less the mean of those on the other classes. This is specialisation.
+selective  specific effect on c, less the mean of those on the other classes that are tested. This is specialisation.
 
 Texts are the unit. Every effect is a lower bound where other experts take over what was removed.
 Shapes: n texts, X experts (or layers of experts), R control draws, C classes.
@@ -182,6 +182,11 @@ class PairedChanges:
                 f"and {len(self.labels)} labels",
                 remedy="give arrays over the same texts and experts",
             )
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < self.num_classes:
+            raise UserError(
+                f"labels from {self.labels.min()} to {self.labels.max()} for {self.num_classes} classes",
+                remedy="number the classes from 0",
+            )
         if self.controls.shape[2] < MIN_CONTROL_DRAWS:
             raise UserError(
                 f"{self.controls.shape[2]} control draws", remedy=f"draw at least {MIN_CONTROL_DRAWS} for each expert"
@@ -200,7 +205,7 @@ def causal_effects(changes: PairedChanges, *, family: str, margin: float | None 
     num_experts, num_classes = changes.removed.shape[1], changes.num_classes
     num_tests = 2 * num_experts * num_classes
     needed = min_texts(num_tests)
-    found = [effect for expert in range(num_experts) for effect in _effects_of(changes, expert)]
+    found = [effect for expert in range(num_experts) for effect in _effects_of(changes, expert, needed)]
     sizes = np.bincount(changes.labels, minlength=num_classes)
     p_values = [
         None if kind == "total" or sizes[label] < needed else _none_if_nan(mean.p_value())
@@ -233,8 +238,11 @@ def causal_effects(changes: PairedChanges, *, family: str, margin: float | None 
     return effects
 
 
-def _effects_of(changes: PairedChanges, expert: int) -> Iterator[tuple[EffectKind, int, int, Mean, float]]:
-    """Yield kind, expert, class, effect and the standard deviation over texts, of all effects of one expert."""
+def _effects_of(changes: PairedChanges, expert: int, needed: int) -> Iterator[tuple[EffectKind, int, int, Mean, float]]:
+    """Yield kind, expert, class, effect and the standard deviation over texts, of all effects of one expert.
+
+    A class is contrasted with the others of at least `needed` texts.
+    """
     classes = range(changes.num_classes)
     own = [changes.labels == label for label in classes]
     controls = [changes.controls[texts, expert] for texts in own]
@@ -248,7 +256,7 @@ def _effects_of(changes: PairedChanges, expert: int) -> Iterator[tuple[EffectKin
         yield "total", expert, label, total, _spread(total)
         spread = _spread(specific[label])
         yield "specific", expert, label, combined([specific[label], _draw_error(draws[label])], [1.0, 1.0]), spread
-        others = [at for at in classes if at != label and own[at].any()]
+        others = [at for at in classes if at != label and own[at].sum() >= needed]
         if others:
             weights = [1.0, *(-1 / len(others) for _ in others), 1.0]
             contrast = draws[label] - np.mean([draws[at] for at in others], axis=0)

@@ -132,17 +132,3 @@ def mutual_information(joint: npt.ArrayLike) -> FloatArray:
     counts = np.asarray(joint, dtype=np.float64)
     flat = counts.reshape(*counts.shape[:-2], -1)
     return entropy(counts.sum(axis=-1)) + entropy(counts.sum(axis=-2)) - entropy(flat)
-
-
-def miller_madow(joint: npt.ArrayLike) -> FloatArray:
-    """`mutual_information` less its bias for independent draws, (K_xy - K_x - K_y + 1) / (2 N ln 2), in bits.
-
-    K are numbers of cells that occur. Selections of a token are drawn without replacement (slightly too much is
-    subtracted), and tokens of a text are dependent (too little is): a null over texts is the better correction.
-    """
-    counts = np.asarray(joint, dtype=np.float64)
-    cells = (counts > 0).sum(axis=(-1, -2))
-    rows, columns = (counts.sum(axis=-1) > 0).sum(axis=-1), (counts.sum(axis=-2) > 0).sum(axis=-1)
-    total = counts.sum(axis=(-1, -2))
-    bias: FloatArray = (cells - rows - columns + 1) / (2 * np.maximum(total, 1) * np.log(2))
-    return mutual_information(counts) - bias

@@ -15,7 +15,7 @@
 have no bias that a null would show.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -92,18 +92,22 @@ def classes_of(labels: Sequence[str]) -> Classes:
     )
 
 
+# Class totals [..., C, F] of the columns that measures are functions of, by name.
+_Totals = Mapping[str, FloatArray]
+_Formula = Callable[[_Totals], FloatArray]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Part:
-    """Measures of one kind: `formula` of the class totals of `rows` [n, F] gives a value for each of `where`.
+    """Measures of one kind: `formula` gives a value for each of `where`.
 
     `tail` is that of the permutation test, or "t" for a t test that the truth is 0.
     """
 
     name: str
     unit: str
-    rows: FloatArray
-    formula: Measure
-    where: tuple[dict[str, object], ...]
+    formula: _Formula
+    where: Sequence[Mapping[str, Any]]
     tail: Tail
 
 
@@ -117,21 +121,46 @@ def measure_layer(trace: Trace, layer: LayerTrace, classes: Classes, weight: Wei
     yield from _pooled(trace, layer)
     if len(classes.names) < 2:
         return
-    parts = list(_parts(trace, layer, classes, weight))
-    joined = _joined([part.formula for part in parts], [part.rows.shape[1] for part in parts])
-    rows = np.concatenate([part.rows for part in parts], axis=1)
+    columns = _columns(trace, layer, classes, weight)
+    parts = list(_parts(layer, classes, weight))
+    joined = _joined([part.formula for part in parts], {name: rows.shape[1] for name, rows in columns.items()})
+    rows = np.concatenate(list(columns.values()), axis=1)
     size, number = len(classes.names), layer.record.layer
     null = null_of(joined, rows, classes.codes_n, size, purpose=f"specialisation, layer {number}")
     yield from _values(parts, jackknife(joined, rows, classes.codes_n, size), null, number)
 
 
-def _joined(formulas: Sequence[Measure], widths: Sequence[int]) -> Measure:
-    """Return one measure of the parts' columns side by side, so that texts are permuted once for all of them."""
-    ends = np.cumsum(widths)
+def _columns(trace: Trace, layer: LayerTrace, classes: Classes, weight: Weight) -> dict[str, FloatArray]:
+    """Return what is summed over the texts of a class [n, F], by name. `wholes` is what means are divided by."""
+    chosen = classes.places
+    tokens, selected = trace.num_tokens[chosen, None], layer.selected[chosen]
+    sums = layer.sums[chosen][:, _defined(layer)]
+    norms = {name: rows[chosen] for name, rows in layer.norms.items()}
+    if weight == "token":
+        return {"counts": selected, "mass": layer.mass[chosen], "sums": sums, "wholes": tokens, **norms}
+    return {
+        "counts": info.shares(selected),
+        "mass": info.shares(layer.mass[chosen]),
+        "sums": sums / tokens,
+        "wholes": np.ones_like(tokens),
+        "used": selected / tokens,
+        "selected": selected,
+        **norms,
+    }
+
+
+def _defined(layer: LayerTrace) -> list[int]:
+    """Return the places in `SUMS` of the sums that are defined in this layer."""
+    return [place for place in range(len(SUMS)) if not np.isnan(layer.sums[:, place]).any()]
+
+
+def _joined(formulas: Sequence[_Formula], widths: Mapping[str, int]) -> Measure:
+    """Return one measure of all columns side by side, so that texts are permuted once for all formulas."""
+    ends = dict(zip(widths, np.cumsum(list(widths.values())), strict=True))
 
     def measure(totals: FloatArray) -> FloatArray:
-        columns = [totals[..., end - width : end] for end, width in zip(ends, widths, strict=True)]
-        return np.concatenate([formula(part) for formula, part in zip(formulas, columns, strict=True)], axis=-1)
+        named = {name: totals[..., ends[name] - width : ends[name]] for name, width in widths.items()}
+        return np.concatenate([formula(named) for formula in formulas], axis=-1)
 
     return measure
 
@@ -162,86 +191,79 @@ def _values(parts: Sequence[_Part], found: Jackknife, null: Null, layer: int) ->
             place += 1
 
 
-def _parts(trace: Trace, layer: LayerTrace, classes: Classes, weight: Weight) -> Iterator[_Part]:
-    chosen, by_text = classes.places, weight == "text"
-    selected, mass = layer.selected[chosen], layer.mass[chosen]
-    tokens = trace.num_tokens[chosen, None]
-    counts = info.shares(selected) if by_text else selected
-    labels = tuple({"label": name} for name in classes.names)
-    yield from _divergences(counts, classes)
+def _parts(layer: LayerTrace, classes: Classes, weight: Weight) -> Iterator[_Part]:
+    labels = [{"label": name} for name in classes.names]
+    experts = [{"expert": expert} for expert in range(layer.record.num_experts)]
+    cells = [{**label, **expert} for label in labels for expert in experts]
+    yield from _divergences(classes)
     for name, formula, unit in LOADS:
-        yield _part(name, unit, counts, formula, labels, "two_sided")
-    for column, name in enumerate(SUMS):
-        sums = layer.sums[chosen, column : column + 1]
-        if not np.isnan(sums).any():
-            yield _part(
-                name, SUM_UNITS.get(name, PROBABILITY), _over(sums, tokens, by_text), _ratio, labels, "two_sided"
-            )
-    experts = tuple({"expert": expert} for expert in range(layer.record.num_experts))
-    cells = tuple({**label, **expert} for label in labels for expert in experts)
-    used = _over(selected, tokens, by_text)
-    yield _part("utilisation", "share of tokens", used, _ratio, cells, "two_sided")
-    masses = info.shares(mass) if by_text else mass
-    yield _part("mass_share", "share of weights", masses, lambda totals: _flat(info.shares(totals)), cells, "two_sided")
-    yield _part("lift", "log2 ratio", counts, log_lift, cells, "t")
-    yield _part("class_information", "bits", counts, info.class_information, experts, "upper")
+        yield _Part(name=name, unit=unit, formula=_of_counts(formula), where=labels, tail="two_sided")
+    for column, place in enumerate(_defined(layer)):
+        name = SUMS[place]
+        yield _Part(name=name, unit=sum_unit(name), formula=_mean_of_sum(column), where=labels, tail="two_sided")
+    used, selected = ("used", "selected") if weight == "text" else ("counts", "counts")
+    shares = _ratio_of(used, "wholes")
+    yield _Part(name="utilisation", unit="share of tokens", formula=shares, where=cells, tail="two_sided")
+    yield _Part(name="mass_share", unit="share of weights", formula=_mass_shares, where=cells, tail="two_sided")
+    yield _Part(name="lift", unit="log2 ratio", formula=_of_counts(log_lift), where=cells, tail="t")
+    information = _of_counts(info.class_information)
+    yield _Part(name="class_information", unit="bits", formula=information, where=experts, tail="upper")
     # REAP's saliency is the mean of g |f(x)| over an expert's tokens (Lasby et al. 2025).
     for name, key in (("saliency", "gated_norm"), ("mean_norm", "norm")) if layer.norms else ():
-        rows = np.concatenate([layer.norms[key][chosen], selected], axis=1)
-        yield _part(name, "length", rows, _ratio, cells, "two_sided")
+        yield _Part(name=name, unit="length", formula=_ratio_of(key, selected), where=cells, tail="two_sided")
 
 
-def _part(
-    name: str, unit: str, rows: FloatArray, formula: Measure, where: Sequence[dict[str, Any]], tail: Tail
-) -> _Part:
-    return _Part(name=name, unit=unit, rows=rows, formula=formula, where=tuple(where), tail=tail)
-
-
-def _divergences(counts: FloatArray, classes: Classes) -> Iterator[_Part]:
+def _divergences(classes: Classes) -> Iterator[_Part]:
     names = classes.names
     at = np.triu_indices(len(names), k=1)
-
-    def pairs(totals: FloatArray) -> FloatArray:
-        found: FloatArray = info.pairwise_js(totals)[..., at[0], at[1]]
-        return found
-
     layer: tuple[tuple[str, str, Measure], ...] = (
         ("generalised_js", "bits", info.generalised_js),
         ("normalised_js", "share", info.normalised_js),
         ("mean_pairwise_js", "bits", info.mean_pairwise_js),
     )
     for name, unit, formula in layer:
-        yield _part(name, unit, counts, _as_one(formula), [{}], "upper")
+        yield _Part(name=name, unit=unit, formula=_of_counts(_as_one(formula)), where=[{}], tail="upper")
     where = [{"label": names[a], "other": names[b]} for a, b in zip(*at, strict=True)]
-    yield _part("pairwise_js", "bits", counts, pairs, where, "upper")
+    pairs = _of_counts(lambda counts: info.pairwise_js(counts)[..., at[0], at[1]])
+    yield _Part(name="pairwise_js", unit="bits", formula=pairs, where=where, tail="upper")
+
+
+def _mass_shares(totals: _Totals) -> FloatArray:
+    return _flat(info.shares(totals["mass"]))
+
+
+def _of_counts(formula: Measure) -> _Formula:
+    return lambda totals: formula(totals["counts"])
 
 
 def _as_one(formula: Measure) -> Measure:
     return lambda totals: formula(totals)[..., None]
 
 
+def _mean_of_sum(column: int) -> _Formula:
+    return lambda totals: _ratio(totals["sums"][..., column : column + 1], totals["wholes"])
+
+
+def _ratio_of(parts: str, wholes: str) -> _Formula:
+    return lambda totals: _ratio(totals[parts], totals[wholes])
+
+
 LOADS: tuple[tuple[str, Measure, str], ...] = (
     ("load_entropy", info.load_entropy, "share of log2 E"),
     ("max_violation", info.max_violation, "ratio"),
 )
-PROBABILITY = "probability"
-SUM_UNITS = {"entropy": "bits", "weight_entropy": "bits"}
 
 
-def _ratio(totals: FloatArray) -> FloatArray:
-    """Return the first half of the columns over the second half, classes and columns in a row."""
-    half = totals.shape[-1] // 2
-    parts, wholes = totals[..., :half], totals[..., half:]
-    ratio: FloatArray = np.divide(parts, wholes, out=np.full_like(parts, np.nan), where=wholes > 0)
+def sum_unit(name: str) -> str:
+    """Return the unit of the mean of one of `SUMS`."""
+    return "bits" if name.endswith("entropy") else "probability"
+
+
+def _ratio(parts: FloatArray, wholes: FloatArray) -> FloatArray:
+    """Return parts over wholes, classes and columns in a row; NaN where there is nothing to divide by."""
+    divisors = np.broadcast_to(wholes, parts.shape)
+    ratio: FloatArray = np.divide(parts, divisors, out=np.full_like(parts, np.nan), where=divisors > 0)
     return _flat(ratio)
-
-
-def _over(sums: FloatArray, tokens: FloatArray, by_text: bool) -> FloatArray:
-    """Return sums and what they are divided by, side by side: tokens, or texts where these weigh the same."""
-    wholes = np.broadcast_to(tokens, sums.shape)
-    if by_text:
-        return np.concatenate([sums / wholes, np.ones_like(sums)], axis=1)
-    return np.concatenate([sums, wholes], axis=1)
 
 
 def log_lift(totals: FloatArray) -> FloatArray:
@@ -262,10 +284,14 @@ def _pooled(trace: Trace, layer: LayerTrace) -> Iterator[MeasuredValue]:
         drawn = formula(uniform)
         yield _pooled_value(name, unit, estimate, where, drawn)
     for column, name in enumerate(SUMS):
-        if not np.isnan(layer.sums[:, column]).any():
+        if column in _defined(layer):
             rows = np.stack([layer.sums[:, column], trace.num_tokens], axis=1)
-            estimate = jackknife(_ratio, rows, codes, 1)
-            yield _pooled_value(name, SUM_UNITS.get(name, "probability"), estimate, where, None)
+            estimate = jackknife(_mean, rows, codes, 1)
+            yield _pooled_value(name, sum_unit(name), estimate, where, None)
+
+
+def _mean(totals: FloatArray) -> FloatArray:
+    return _ratio(totals[..., :1], totals[..., 1:])
 
 
 def _uniform_loads(layer: LayerTrace) -> FloatArray:

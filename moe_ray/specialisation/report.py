@@ -27,6 +27,7 @@ FAMILIES = {
     "pairwise_js": "divergence of two classes, over layers and pairs",
     "lift": "lift, over layers, classes and experts",
     "class_information": "information on the class, over layers and experts",
+    "cross_layer_information": "information on the next layer, over layers",
     "conditional_information": "information on the class given the token, over layers",
 }
 

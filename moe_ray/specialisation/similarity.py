@@ -9,26 +9,13 @@ import numpy as np
 from moe_ray.arrays import FloatArray
 
 
-def linear_cka(x_MH: FloatArray, y_MH: FloatArray) -> float:
-    """Linear centred kernel alignment, |Y'X|^2 / (|X'X| |Y'Y|) of centred X and Y, 0 to 1 (Kornblith et al. 2019).
-
-    Near 1 for unrelated X and Y with fewer tokens than features: use `debiased_cka`.
-    """
-    x, y = x_MH - x_MH.mean(axis=0), y_MH - y_MH.mean(axis=0)
-    own = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(np.linalg.norm(y.T @ x) ** 2 / own) if own else float("nan")
-
-
-def debiased_cka(x_MH: FloatArray, y_MH: FloatArray) -> float:
-    """Linear CKA from the unbiased HSIC of Song et al. 2012, at most 1; around 0 for unrelated X and Y.
-
-    Both are answers to the same tokens, at least 4. NaN where one of them never varies.
-    """
-    return _ratio(*(_hsic(a, b) for a, b in _pairs(_gram(x_MH), _gram(y_MH))))
-
-
 def debiased_cka_matrix(answers: Sequence[FloatArray]) -> FloatArray:
-    """Return `debiased_cka` of each two of the arrays [E, E]; NaN for fewer than 4 tokens."""
+    """Return the debiased linear CKA of each two of the arrays [M, H] of answers to the same tokens: [E, E].
+
+    Linear centred kernel alignment (Kornblith et al. 2019) is near 1 for unrelated answers to fewer tokens than
+    features. This one takes the unbiased HSIC of Song et al. 2012: at most 1, around 0 for unrelated answers. NaN for
+    fewer than 4 tokens, and where one of the two never varies.
+    """
     size = len(answers)
     if not size or len(answers[0]) < 4:
         return np.full((size, size), np.nan)
@@ -39,10 +26,6 @@ def debiased_cka_matrix(answers: Sequence[FloatArray]) -> FloatArray:
         for b in range(a):
             found[a, b] = found[b, a] = _ratio(_hsic(grams[a], grams[b]), own[a], own[b])
     return found
-
-
-def _pairs(k: FloatArray, l_: FloatArray) -> tuple[tuple[FloatArray, FloatArray], ...]:
-    return (k, l_), (k, k), (l_, l_)
 
 
 def _gram(x_MH: FloatArray) -> FloatArray:

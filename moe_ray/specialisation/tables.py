@@ -58,7 +58,7 @@ def _cells(value: MeasuredValue) -> list[str]:
         interval(value.null_low, value.null_high, DIGITS),
         number(value.excess, DIGITS),
         interval(value.low, value.high, DIGITS),
-        probability(value.q_value if value.q_value is not None else value.p_value),
+        probability(value.q_value),
     ]
 
 

@@ -13,6 +13,7 @@ from moe_ray.domains.loading import load_domain
 from moe_ray.domains.sources import read_file, read_text
 from moe_ray.errors import DataError, UserError
 from moe_ray.fingerprint import fingerprint
+from moe_ray.formatting import plural
 
 TEXT_KEY = "text"
 ID_KEY = "id"
@@ -127,8 +128,8 @@ def _unique(texts: Iterable[SourceText], path: Path) -> SourceTexts:
             )
     if not found:
         raise DataError("holds no texts", where=str(path), remedy=FORMAT_REMEDY)
-    notes = [f"{num_repeated} repeated texts were left out"] if num_repeated else []
-    notes += [f"{num_blank} blank texts were left out"] if num_blank else []
+    notes = [f"left out: {plural(num_repeated, 'repeated text')}"] if num_repeated else []
+    notes += [f"left out: {plural(num_blank, 'blank text')}"] if num_blank else []
     return SourceTexts(texts=tuple(found[text_id] for text_id in sorted(found)), notes=tuple(notes))
 
 

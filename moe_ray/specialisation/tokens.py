@@ -31,13 +31,15 @@ class EncodedText:
 class TextEncoder:
     """Encodes texts as a model reads them: as they are, or in `chat` as a user's message in the chat template.
 
-    At most `max_tokens` tokens are kept. `special_ids` never count.
+    At most `max_tokens` tokens are kept. `special_ids` never count, and neither do the first `num_skipped` others:
+    where there is no begin token, attention often rests on the first token, and routers treat it apart.
     """
 
     tokenizer: Any
     special_ids: Collection[int]
     max_tokens: int
     chat: bool
+    num_skipped: int = 0
 
     def encode(self, texts: Sequence[SourceText]) -> Iterator[EncodedText]:
         """Yield the texts' tokens, in their order. Raises `ModelError` for a tokenizer that cannot be used."""
@@ -67,6 +69,8 @@ class TextEncoder:
             ids = list(self.tokenizer(rendered)["input_ids"])
             inside = [True] * len(ids)
         counted = [own and token not in self.special_ids for token, own in zip(ids, inside, strict=True)]
+        for place in [at for at, counts in enumerate(counted) if counts][: self.num_skipped]:
+            counted[place] = False
         kept = slice(0, self.max_tokens)
         return EncodedText(
             source=source,

@@ -35,6 +35,7 @@ class TraceRequest:
     texts: SourceTexts
     chat: bool = False
     max_tokens: int = DEFAULT_MAX_TOKENS
+    num_skipped: int = 0
     dtype: str = "auto"
     options: TracingOptions = field(default_factory=TracingOptions)
     with_similarity: bool = False
@@ -88,7 +89,11 @@ def _model_config(request: TraceRequest) -> ModelConfig:
 def _encoded(request: TraceRequest, loaded: LoadedModel) -> tuple[list[EncodedText], list[str]]:
     limit = min(request.max_tokens, loaded.context_length or request.max_tokens)
     encoder = TextEncoder(
-        tokenizer=loaded.tokenizer, special_ids=loaded.special_token_ids, max_tokens=limit, chat=request.chat
+        tokenizer=loaded.tokenizer,
+        special_ids=loaded.special_token_ids,
+        max_tokens=limit,
+        chat=request.chat,
+        num_skipped=request.num_skipped,
     )
     encoded = list(encoder.encode(request.texts.texts))
     _require_known(encoded, loaded, request.model)
@@ -120,6 +125,7 @@ def _settings(request: TraceRequest, *, is_gated: bool) -> dict[str, Any]:
     return {
         "chat": request.chat,
         "max_tokens": request.max_tokens,
+        "num_skipped": request.num_skipped,
         "with_tokens": request.options.with_tokens and not is_gated,
         "with_norms": request.options.with_norms and not is_gated,
     }

@@ -18,7 +18,8 @@ NUMBERS = ("pid", "slurm_restart_count")
 class Holder:
     """A process. What is empty is unknown: files of earlier versions hold only owner, host and pid.
 
-    `slurm_restart_count` counts the lives of a requeued job: the first is 0.
+    `slurm_restart_count` counts the lives of a job before this one. The elements of an array are lives of one job, as
+    in a chain, which runs them one after the other; those that run side by side are kept apart by their heartbeats.
     """
 
     owner: str
@@ -56,13 +57,13 @@ class Holder:
 
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job_id}" if self.slurm_job_id else ""
-        life = f" after {self.slurm_restart_count} restarts" if self.slurm_restart_count else ""
+        life = f", life {self.slurm_restart_count}" if self.slurm_restart_count else ""
         return f"{self.host}, pid {self.pid}{job}{life}"
 
 
 def this_process(environment: Mapping[str, str] = os.environ) -> Holder:
     """Return this process as a holder, with an owner that no other one has."""
-    restarts = environment.get("SLURM_RESTART_COUNT", "")
+    counts = (environment.get(name, "") for name in ("SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"))
     return Holder(
         owner=secrets.token_hex(16),
         host=socket.gethostname(),
@@ -70,8 +71,8 @@ def this_process(environment: Mapping[str, str] = os.environ) -> Holder:
         boot_id=_boot_id(),
         pid_namespace=_pid_namespace(),
         slurm_cluster=environment.get("SLURM_CLUSTER_NAME", ""),
-        slurm_job_id=environment.get("SLURM_JOB_ID", ""),
-        slurm_restart_count=int(restarts) if restarts.isdecimal() else 0,
+        slurm_job_id=environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID", ""),
+        slurm_restart_count=sum(int(count) for count in counts if count.isdecimal()),
     )
 
 

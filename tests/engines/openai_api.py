@@ -2,6 +2,7 @@
 
 A token is a word with the space before it. The model continues any prompt with the prompt's own words, from the first
 on, again and again. The log-probability of a token at place k is -(k + its length) / 100; the first token has none.
+The likeliest token is always the same. Token id 7 is the word "w7".
 """
 
 import json
@@ -13,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 MAX_STOPS = 4
+LIKELIEST = " best"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Api:
     streams: bool = True
     knows_stream_options: bool = True
     likelihoods: Sequence[str] = ("echo", "zero", "prompt_logprobs")
+    logprobs: Literal["given", "refused", "ignored"] = "given"
     scored: Callable[[str], Scored] = lambda prompt: closed_form(prompt)
     context_length: int = 1000
     finish_reason: str | None = None
@@ -215,7 +218,7 @@ def templated(body: dict[str, Any]) -> str:
 
 
 def _reply(api: Api, body: dict[str, Any], is_chat: bool) -> dict[str, Any]:
-    prompt = templated(body) if is_chat else body["prompt"]
+    prompt = templated(body) if is_chat else _spelled(body["prompt"])
     num = body.get("max_tokens", body.get("max_completion_tokens", 16))
     _check(api, body, prompt, num)
     tokens = drawn(prompt, num)
@@ -223,20 +226,66 @@ def _reply(api: Api, body: dict[str, Any], is_chat: bool) -> dict[str, Any]:
     cuts = [text.find(stop) for stop in body.get("stop", ()) if stop in text]
     reason = api.finish_reason or ("stop" if cuts else "length")
     text = text[: min(cuts, default=len(text))]
+    is_echoed = bool(body.get("echo")) and "echo" in api.likelihoods
     choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
-    choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
-    if body.get("echo") and "echo" in api.likelihoods:
-        known, values = api.scored(prompt)
-        choice["logprobs"] = {"tokens": known + tokens, "token_logprobs": values + [-1.0] * len(tokens)}
+    if is_chat:
+        choice["message"] = {"role": "assistant", "content": text}
+    else:
+        choice["text"] = prompt + text if is_echoed else text
+    if "logprobs" in body and api.logprobs == "given":
+        known, values = api.scored(prompt) if is_echoed else ([], [])
+        first = len(words(prompt))
+        found: list[float | None] = [logprob(first + place, token) for place, token in enumerate(tokens)]
+        choice["logprobs"] = _logprobs(known + tokens, values + found, _num_alternatives(body), is_chat)
     if "prompt_logprobs" in body and "prompt_logprobs" in api.likelihoods:
         choice["prompt_logprobs"] = _by_token_id(*api.scored(prompt))
     usage = {"prompt_tokens": len(words(prompt)), "completion_tokens": len(tokens)}
     return {"choices": [choice]} | ({"usage": usage} if api.gives_usage else {})
 
 
+def _spelled(prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else " ".join(f"w{token}" for token in prompt)
+
+
+def _num_alternatives(body: dict[str, Any]) -> int:
+    return int(body.get("top_logprobs", 0) if body["logprobs"] is True else body["logprobs"])
+
+
+def _logprobs(tokens: list[str], values: list[float | None], num: int, is_chat: bool) -> dict[str, Any]:
+    """The log-probabilities of `tokens` and, if `num` is not 0, of the likeliest token beside each."""
+    tops = [
+        {LIKELIEST: -0.001, token: value} if num and value is not None else {}
+        for token, value in _pairs(tokens, values)
+    ]
+    if not is_chat:
+        offsets = [sum(map(len, tokens[:place])) for place in range(len(tokens))]
+        return {
+            "tokens": tokens,
+            "token_logprobs": values,
+            "top_logprobs": [top or None for top in tops],
+            "text_offset": offsets,
+        }
+    return {
+        "content": [
+            _entry(token, value) | {"top_logprobs": [_entry(*one) for one in top.items()]}
+            for (token, value), top in zip(_pairs(tokens, values), tops, strict=True)
+        ]
+    }
+
+
+def _pairs(tokens: list[str], values: list[float | None]) -> list[tuple[str, float | None]]:
+    return list(zip(tokens, values, strict=True))
+
+
+def _entry(token: str, value: float | None) -> dict[str, Any]:
+    return {"token": token, "logprob": value, "bytes": list(token.encode())}
+
+
 def _check(api: Api, body: dict[str, Any], prompt: str, num: int) -> None:
     if len(body.get("stop", ())) > MAX_STOPS:
         raise _RefusedError(400, "too many stop sequences")
+    if "logprobs" in body and api.logprobs == "refused":
+        raise _RefusedError(400, "logprobs are not supported by this model")
     if body.get("stream_options") and not api.knows_stream_options:
         raise _RefusedError(422, "Unexpected field: stream_options")
     if body.get("echo") and num == 0 and "zero" not in api.likelihoods:
@@ -267,6 +316,9 @@ def _events(api: Api, body: dict[str, Any], reply: dict[str, Any], is_chat: bool
         {"choices": [{"index": 0, "finish_reason": None} | ({"delta": piece} if is_chat else piece)]}
         for piece in pieces
     ]
+    if given := choice.get("logprobs"):
+        for place, event in enumerate(events[is_chat:]):
+            event["choices"][0]["logprobs"] = {name: entries[place : place + 1] for name, entries in given.items()}
     events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]})
     if "usage" in reply and body.get("stream_options", {}).get("include_usage"):
         events.append({"choices": [], "usage": reply["usage"]})

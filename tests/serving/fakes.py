@@ -13,11 +13,10 @@ from moe_ray.engines.base import Delta, GenerateRequest, Generation, Timing
 from moe_ray.planning.fleet import Slot
 from moe_ray.routing.router import Route
 from moe_ray.serving.backend import Backend
-from moe_ray.serving.leases import Lease, ModelStatus, Refusal, Renewal, Status
+from moe_ray.serving.leases import Claim, Lease, ModelStatus, Refusal, Renewal, StandingReplica, Status
 from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.querying import QueryRouter
 from moe_ray.serving.replica import CallPiece
-from moe_ray.serving.standing import StandingReplica
 from moe_ray.serving.system import ServedModel, ServedSystem, SharedSlot
 
 MODELS = ("base", "law", "med")
@@ -156,8 +155,9 @@ class FakeOwner:
     loaded: tuple[str, ...] = MODELS
     closing: bool = False
     stuck_s: float = 0.0
-    acquired: list[tuple[str, str, bool, str]] = field(default_factory=list)
-    """Of each call: its model, its id, whether it is background, and the replica that it saw die."""
+    claims: list[Claim] = field(default_factory=list)
+    gives: str | None = None
+    """The model that a call gets which may move; None for the one that it asks for."""
     released: list[str] = field(default_factory=list)
     sessions: dict[str, str] = field(default_factory=dict)
     counts: MetricCounts = field(default_factory=MetricCounts)
@@ -175,7 +175,7 @@ class FakeOwner:
     @property
     def held(self) -> list[str]:
         """Calls that were not released."""
-        return [call for _, call, _, _ in self.acquired if call not in self.released]
+        return [one.call for one in self.claims if one.call not in self.released]
 
     def status(self) -> Status:
         models = {name: ModelStatus("loaded" if name in self.loaded else "unloaded", 0, 0) for name in MODELS}
@@ -189,17 +189,16 @@ class FakeOwner:
             standing=self.standing,
         )
 
-    async def _acquire(
-        self, model: str, ingress: str, call: str, background: bool = False, dead: str = ""
-    ) -> Lease | Refusal:
+    async def _acquire(self, claim: Claim) -> Lease | Refusal:
         self._check()
-        self.acquired.append((model, call, background, dead))
+        self.claims.append(claim)
         await self.may_grant.wait()
         if self.refusal is not None:
-            self.released.append(call)
+            self.released.append(claim.call)
             return self.refusal
-        name = f"replica-{len(self.acquired)}"
-        return Lease(ticket=1, replica=self.replica, replica_name=name, queue_ms=2.0, swap_ms=3.0)
+        name = f"replica-{len(self.claims)}"
+        model = self.gives if claim.may_move and self.gives else claim.model
+        return Lease(model=model, replica=self.replica, replica_name=name, queue_ms=2.0, swap_ms=3.0)
 
     async def _release(self, call: str) -> None:
         self.released.append(call)

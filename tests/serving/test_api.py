@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError
 
-from moe_ray.serving.api import STUCK_S
 from moe_ray.serving.leases import Refusal
 from moe_ray.serving.openai.schema import PATHS
+from moe_ray.serving.status_paths import STUCK_S
 from tests.serving.fakes import generation, settled
 from tests.serving.openai.requests import CANARY, CLIENTS, MALFORMED, PLAIN
 from tests.serving.scenes import CHAT, Scene, play, require_error
@@ -75,7 +75,7 @@ def test_malformed_requests_are_refused_in_openais_shape_and_repeat_nothing(
         assert error["param"] == param
         assert CANARY not in response.text
 
-    assert play(scene).owner.acquired == []
+    assert play(scene).owner.claims == []
 
 
 def test_a_request_is_refused_by_host_then_key_then_room_then_type_then_size_then_json() -> None:
@@ -85,8 +85,8 @@ def test_a_request_is_refused_by_host_then_key_then_room_then_type_then_size_the
     }
 
     async def scene(it: Scene) -> None:
-        async def refused(status: int, code: str | None, **mended: str) -> None:
-            wrong["headers"] |= mended
+        async def refused(status: int, code: str | None, **changed: str) -> None:
+            wrong["headers"] |= changed
             require_error(await it.client.post(CHAT, **wrong), status, code)
 
         it.owner.may_grant.clear()
@@ -269,7 +269,7 @@ def test_tokens_are_those_of_the_named_model_and_of_the_baseline_by_default() ->
             assert (await it.client.get(f"/tokenizer_info{query}")).json() == {"eos_token": "</s>"}
 
     made = play(scene, fallback="med")
-    assert [model for model, *_ in made.owner.acquired] == ["med", "law", "med", "med", "med"]
+    assert [one.model for one in made.owner.claims] == ["med", "law", "med", "med", "med"]
     assert made.owner.held == []
 
 
@@ -279,7 +279,7 @@ def test_a_verdict_alone_takes_no_slot() -> None:
         assert (body["selected_model"], body["selection_reason"]) == ("med", "router")
         assert body["classifications"][0] == {"label": "med", "score": 0.8}
 
-    assert play(scene).owner.acquired == []
+    assert play(scene).owner.claims == []
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_clients_own_tasks_are_background(headers: dict[str, str], text: str, 
     async def scene(it: Scene) -> None:
         await it.chat("auto", messages=[{"role": "user", "content": text}], headers=headers)
 
-    assert [one for *_, one, _ in play(scene).owner.acquired] == [background]
+    assert [one.background for one in play(scene).owner.claims] == [background]
 
 
 @pytest.mark.parametrize(("given", "is_taken"), [("a.B-9_", True), ("x" * 129, False), ("a b", False), ("", False)])

@@ -46,7 +46,7 @@ def test_a_client_that_leaves_while_it_waits_gives_its_place_up(stream: bool) ->
         await call
 
     made = play(scene)
-    assert (len(made.owner.acquired), made.owner.held) == (1, [])
+    assert (len(made.owner.claims), made.owner.held) == (1, [])
     assert made.statuses() == {"499": 1}
 
 
@@ -62,7 +62,7 @@ def test_a_client_that_leaves_before_the_first_word_stops_the_generation(stream:
 
     made = play(scene)
     assert made.owner.held == []
-    assert made.owner.replica.cancelled == [call for _, call, _, _ in made.owner.acquired]
+    assert made.owner.replica.cancelled == [one.call for one in made.owner.claims]
 
 
 def test_a_client_that_leaves_amid_a_stream_stops_the_generation() -> None:
@@ -82,7 +82,7 @@ def test_a_client_that_leaves_amid_a_stream_stops_the_generation() -> None:
 
     made = play(scene)
     assert made.owner.held == []
-    assert made.owner.replica.cancelled == [call for _, call, _, _ in made.owner.acquired]
+    assert made.owner.replica.cancelled == [one.call for one in made.owner.claims]
     assert made.backend.metrics.counts["moe_ray_requests_total", (("path", CHAT), ("status", "200"))] == 1
 
 

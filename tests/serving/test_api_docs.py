@@ -61,8 +61,9 @@ event `{"error": ...}`, followed by `[DONE]`.
 
 Log-probabilities are natural logarithms of the model's own distribution, before `temperature` and `top_p`; -9999.0
 stands for minus infinity. A token that is a part of a character has U+FFFD in its text. Models of the transformers
-engine give log-probabilities and echo prompts, and so does an engine of your own that says so; for other models
-`logprobs` and `echo` are refused.
+engine give log-probabilities and echo prompts, and so does an engine of your own that says so. Models behind an API
+(engines `endpoint` and `server`) give what their API gives, as it gives it. `logprobs` and `echo` are refused with 400
+where an engine or its API cannot give them.
 """
 PROSE: dict[Endpoint, str] = {
     "chat": """\

@@ -9,20 +9,18 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from moe_ray.serving.backend import Backend, Ticket
 from moe_ray.serving.calls import ApiError
-from moe_ray.serving.leases import Refusal
-from moe_ray.serving.standing import StandingReplica
+from moe_ray.serving.leases import Refusal, StandingReplica
 from tests.serving.fakes import FakeOwner, FakeReplica, backend_of, generation, settled, system
 from tests.serving.openai.requests import call
 
 Scene = Callable[[FakeOwner, Backend], Coroutine[Any, Any, Any]]
 
 
-def play(scene: Scene, *, has_router: bool = True, loaded: tuple[str, ...] | None = None, **options: Any) -> FakeOwner:
+def play(scene: Scene, *, has_router: bool = True, **options: Any) -> FakeOwner:
     """Run `scene` with a new owner and its backend, whose system has `options`."""
 
     async def run() -> FakeOwner:
         owner = FakeOwner(FakeReplica())
-        owner.loaded = owner.loaded if loaded is None else loaded
         backend = backend_of(owner, system(**options), has_router=has_router)
         backend.status = owner.status()
         await scene(owner, backend)
@@ -129,25 +127,6 @@ def test_a_session_means_nothing_by_default() -> None:
     assert play(scene).sessions == {}
 
 
-@pytest.mark.parametrize(
-    ("loaded", "expert", "pinned"),
-    [
-        (("law", "med"), "med", None),
-        (("law", "base"), "base", "background"),
-        (("law",), "law", "background"),
-        ((), "med", None),
-    ],
-)
-def test_a_background_request_goes_to_a_model_that_is_loaded(
-    loaded: tuple[str, ...], expert: str, pinned: str | None
-) -> None:
-    async def scene(owner: FakeOwner, backend: Backend) -> None:
-        verdict = await backend.judge(ticket("auto", "med dose", background=True))
-        assert (verdict.expert, verdict.pinned) == (expert, pinned)
-
-    play(scene, loaded=loaded)
-
-
 async def answered(backend: Backend, asked: Ticket) -> list[str]:
     asked.verdict = await backend.judge(asked)
     return [one.text for one in (await backend.answer(asked))[1]]
@@ -161,7 +140,35 @@ def test_an_answer_brings_its_waits_along_and_releases_its_slot() -> None:
         assert (asked.verdict.queue_ms, asked.verdict.swap_ms) == (2.0, 3.0)
 
     owner = play(scene)
-    assert (len(owner.acquired), owner.held, owner.replica.cancelled) == (1, [], [])
+    assert (len(owner.claims), owner.held, owner.replica.cancelled) == (1, [], [])
+
+
+@pytest.mark.parametrize(
+    ("model", "background", "moves"), [("auto", True, True), ("auto", False, False), ("law", True, False)]
+)
+def test_the_owner_may_give_a_background_request_of_auto_another_model(
+    model: str, background: bool, moves: bool
+) -> None:
+    async def scene(owner: FakeOwner, backend: Backend) -> None:
+        owner.gives = "base"
+        asked = ticket(model, background=background)
+        await answered(backend, asked)
+        assert asked.verdict is not None
+        assert (asked.verdict.expert, asked.verdict.pinned) == (("base", "background") if moves else ("law", None))
+
+    assert [(one.background, one.may_move) for one in play(scene).claims] == [(background, moves)]
+
+
+def test_a_session_keeps_the_model_of_its_background_requests() -> None:
+    async def scene(owner: FakeOwner, backend: Backend) -> None:
+        owner.gives = "base"
+        await backend.judge(ticket("auto", "law of leases", session="s"))
+        asked = ticket("auto", "med dose", session="s", background=True)
+        await answered(backend, asked)
+        assert asked.verdict is not None
+        assert (asked.verdict.expert, asked.verdict.pinned) == ("law", "session")
+
+    play(scene, sticky_sessions=True)
 
 
 def test_a_call_whose_replica_dies_is_answered_by_the_next_one_whose_name_is_not_the_dead_ones() -> None:
@@ -170,7 +177,7 @@ def test_a_call_whose_replica_dies_is_answered_by_the_next_one_whose_name_is_not
         assert await answered(backend, ticket("law")) == ["Hello there."]
 
     owner = play(scene)
-    assert [dead for *_, dead in owner.acquired] == ["", "replica-1"]
+    assert [one.dead for one in owner.claims] == ["", "replica-1"]
     assert owner.held == []
     first, second = owner.replica.requests
     assert first == second, "the same seed"
@@ -185,7 +192,7 @@ def test_a_call_that_ends_two_replicas_is_refused_and_is_not_to_be_sent_again() 
         assert failed.value.headers() == {"x-should-retry": "false"}
 
     owner = play(scene)
-    assert (len(owner.acquired), owner.held) == (2, [])
+    assert (len(owner.claims), owner.held) == (2, [])
 
 
 def test_an_error_of_the_engine_is_no_death_and_is_not_retried() -> None:
@@ -201,7 +208,7 @@ def test_an_error_of_the_engine_is_no_death_and_is_not_retried() -> None:
         assert not any(name == "moe_ray_replica_deaths_total" for name, _ in backend.metrics.counts)
 
     owner = play(scene)
-    assert (len(owner.acquired), owner.held) == (1, [])
+    assert (len(owner.claims), owner.held) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -241,7 +248,7 @@ def test_a_call_that_is_cancelled_while_it_waits_gives_its_place_up() -> None:
             await waits
 
     owner = play(scene)
-    assert (len(owner.acquired), owner.held) == (1, [])
+    assert (len(owner.claims), owner.held) == (1, [])
 
 
 def test_a_call_that_is_cancelled_while_it_runs_stops_its_generation() -> None:
@@ -255,7 +262,7 @@ def test_a_call_that_is_cancelled_while_it_runs_stops_its_generation() -> None:
 
     owner = play(scene)
     assert owner.held == []
-    assert owner.replica.cancelled == [call for _, call, _, _ in owner.acquired]
+    assert owner.replica.cancelled == [one.call for one in owner.claims]
 
 
 def test_two_calls_with_one_request_id_are_two_calls() -> None:
@@ -263,7 +270,7 @@ def test_two_calls_with_one_request_id_are_two_calls() -> None:
         await asyncio.gather(answered(backend, ticket("law")), answered(backend, ticket("law")))
 
     owner = play(scene)
-    assert len({call for _, call, _, _ in owner.acquired}) == 2
+    assert len({one.call for one in owner.claims}) == 2
     assert owner.held == []
 
 
@@ -280,7 +287,7 @@ def test_a_stream_that_loses_its_replica_fails_and_is_not_begun_again() -> None:
         assert (failed.value.status, failed.value.code) == (500, "engine_died")
 
     owner = play(scene)
-    assert (len(owner.acquired), owner.held) == (1, [])
+    assert (len(owner.claims), owner.held) == (1, [])
 
 
 def test_a_stream_that_is_left_early_stops_its_generation() -> None:
@@ -293,7 +300,7 @@ def test_a_stream_that_is_left_early_stops_its_generation() -> None:
 
     owner = play(scene)
     assert owner.held == []
-    assert owner.replica.cancelled == [call for _, call, _, _ in owner.acquired]
+    assert owner.replica.cancelled == [one.call for one in owner.claims]
 
 
 def test_each_choice_has_a_seed_of_its_own_and_the_same_call_the_same_seeds() -> None:
@@ -322,7 +329,7 @@ def test_a_standing_replica_is_asked_without_the_owner_and_its_call_is_reported(
         assert backend._standing.load == {"law": (0, 1)}
         owner.replica.may_answer.set()
         await asking
-        assert (owner.acquired, backend._standing.num_running) == ([], 0)
+        assert (owner.claims, backend._standing.num_running) == ([], 0)
         renewing.cancel()
 
     play(scene)
@@ -330,10 +337,28 @@ def test_a_standing_replica_is_asked_without_the_owner_and_its_call_is_reported(
 
 def test_a_standing_replica_that_dies_is_given_up_for_one_of_the_owners() -> None:
     async def scene(owner: FakeOwner, backend: Backend) -> None:
-        backend._standing.update({"law-1": StandingReplica("law-1", "law", owner.replica)})
+        backend._standing.update({name: StandingReplica(name, "law", owner.replica) for name in ("law-1", "law-2")})
         owner.replica.dies = 1
         await answered(backend, ticket("law"))
-        assert [(model, dead) for model, _, _, dead in owner.acquired] == [("law", "law-1")]
+        (claim,) = owner.claims
+        assert (claim.model, claim.was_admitted) == ("law", True)
+        assert claim.dead in ("law-1", "law-2")
 
     owner = play(scene)
     assert owner.held == []
+
+
+def test_a_call_that_waited_for_a_standing_replica_keeps_its_admission_when_it_is_gone() -> None:
+    async def scene(owner: FakeOwner, backend: Backend) -> None:
+        backend._standing.update({"law-1": StandingReplica("law-1", "law", owner.replica)})
+        owner.replica.may_answer.clear()
+        asked = [asyncio.ensure_future(answered(backend, ticket("law"))) for _ in range(2)]
+        await owner.replica.has_begun.wait()
+        backend._standing.update({})
+        owner.replica.may_answer.set()
+        await asyncio.gather(*asked)
+        assert [one.was_admitted for one in owner.claims] == [True]
+        await answered(backend, ticket("law"))
+        assert not owner.claims[-1].was_admitted
+
+    play(scene, max_running=1)

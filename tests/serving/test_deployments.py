@@ -14,6 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 from moe_ray.execution import cluster
 from moe_ray.microworld.build import ARCHITECTURES, _experiment_text
 from moe_ray.planning.fleet import Fleet, Node
+from moe_ray.serving.rescue import PROXY_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "deployments").glob("*.yaml"))
@@ -51,6 +52,13 @@ def test_a_file_builds_its_application(file: Path, joined: None) -> None:
     app = build(arguments.model_validate({**found.args, "target": str(experiment)}))
     assert isinstance(app, serve.Application)
     arguments.model_validate(found.args)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_file_answers_for_http_processes_that_die(file: Path) -> None:
+    options = ServeDeploySchema.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))).controller_options
+    assert options is not None
+    assert options.runtime_env == {"env_vars": dict(PROXY_ENVIRONMENT)}
 
 
 def test_the_demo_names_the_run_directory_that_the_demo_writes() -> None:

@@ -1,4 +1,4 @@
-"""Log-probabilities from a request's body to its answer's, as lm-evaluation-harness reads them; who refuses them."""
+"""Log-probabilities from a request's body to its answer's, as lm-evaluation-harness reads them; refusals."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,12 @@ import transformers
 
 from moe_ray.config.schema import DecodingConfig, ModelConfig, RuntimeConfig
 from moe_ray.config.serving import ServingConfig
-from moe_ray.engines.base import BatchLimits, LikelihoodRequest
+from moe_ray.engines.base import NO_ECHO, NO_LOGPROBS, BatchLimits, LikelihoodRequest
 from moe_ray.engines.transformers.engine import TransformersEngine
 from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.serving.backend import Backend, Ticket
 from moe_ray.serving.calls import ApiCall, ApiError, RoutingVerdict
+from moe_ray.serving.failures import engine_error
 from moe_ray.serving.openai.bodies import writer_for
 from moe_ray.serving.system import ServedModel, ServedSystem
 from tests.serving.openai.requests import call
@@ -171,6 +172,22 @@ def test_an_engine_without_them_refuses(endpoint: Any, fields: dict[str, Any], p
         backend(model, gives_logprobs=False).requests(ticket(call(endpoint, **fields)))
     assert (caught.value.status, caught.value.param) == (400, param)
     assert backend(model, gives_logprobs=False).requests(ticket(call(endpoint)))[0].num_logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "reason", "param"),
+    [
+        ("chat", {"logprobs": True}, NO_LOGPROBS, "logprobs"),
+        ("chat", {"logprobs": True}, "400: logprobs are not supported", "logprobs"),
+        ("completions", {"logprobs": 1, "echo": True}, NO_ECHO, "echo"),
+        ("completions", {"logprobs": 1}, "400: the prompt is bad", "prompt"),
+    ],
+)
+def test_a_refusal_of_the_engine_names_the_field_that_asked_for_it(
+    endpoint: Any, fields: dict[str, Any], reason: str, param: str
+) -> None:
+    error = engine_error(call(endpoint, **fields), reason, refused=True)
+    assert (error.status, error.param, error.message) == (400, param, reason)
 
 
 def prompt_of(text: str) -> Prompt:

@@ -40,7 +40,7 @@ VERDICT = RoutingVerdict(
 
 
 class FakeBackend:
-    """One model that answers with `words`, and fails after them where told to."""
+    """One model that answers with `words`, and fails after them where the test wants it."""
 
     def __init__(self, words: tuple[str, ...] = ("billing", " it", " is")) -> None:
         self.system = SimpleNamespace(serving=ServingConfig(), max_calls=192)

@@ -402,6 +402,16 @@ def test_retry_after_is_kept_between_1_and_120_seconds(load_s: float, expected: 
 # Background requests
 
 
+def test_a_request_that_was_admitted_before_is_queued_beyond_the_limit() -> None:
+    slot = slot_with("A", replace(LIMITS, max_running=1, max_queued=1))
+    assert granted(slot.request(1, "A", 0)) == [1]
+    assert slot.request(2, "A", 0) == []
+    assert [type(effect) for effect in slot.request(3, "A", 0)] == [Refuse]
+    assert slot.request(4, "A", 0, was_admitted=True) == []
+    assert granted(slot.leave(1, 1)) == [2]
+    assert granted(slot.leave(2, 2)) == [4]
+
+
 def test_a_background_request_runs_with_the_loaded_model_after_the_ordinary_ones() -> None:
     slot = slot_with("A", replace(LIMITS, max_running=1))
     assert granted(slot.request(1, "A", 0, background=True)) == [1]

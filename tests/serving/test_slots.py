@@ -11,14 +11,16 @@ from ray.exceptions import ActorDiedError
 
 from moe_ray.execution.replica import ReplicaPlace
 from moe_ray.serving import slots
-from moe_ray.serving.leases import Lease, Refusal, Renewal
+from moe_ray.serving.leases import Claim, Lease, Refusal, Renewal
 from moe_ray.serving.metrics import MetricCounts
 from moe_ray.serving.replicas import Replicas
 from moe_ray.serving.slots import SlotOwner
 from moe_ray.serving.system import ServedSystem, SharedSlot
 from tests.serving.fakes import MODELS, Remote, settled, system
 
-PLACE = ReplicaPlace(pid=1, gpu_ids=(), gpu_uuids=(), cuda_visible_devices=None, gpu_bytes=None, energy_j=None)
+PLACE = ReplicaPlace(
+    node="here", pid=1, gpu_ids=(), gpu_uuids=(), cuda_visible_devices=None, gpu_bytes=None, energy_j=None
+)
 
 
 class FakeProcess:
@@ -102,7 +104,7 @@ class Owner(SlotOwner):
         return self.fake.processes
 
     async def granted(self, model: str, call: str, **others: Any) -> Lease:
-        outcome = await asyncio.wait_for(self.acquire(model, "i", call, **others), 10)
+        outcome = await asyncio.wait_for(self.acquire(Claim(model, "i", call, **others)), 10)
         assert isinstance(outcome, Lease), outcome
         return outcome
 
@@ -164,10 +166,40 @@ def test_no_model_is_loaded_before_the_memory_of_the_last_is_free() -> None:
     play(scene, one_slot=True)
 
 
+def test_a_background_call_that_may_move_gets_a_model_that_takes_calls_now() -> None:
+    async def scene(owner: Owner) -> None:
+        lease = await owner.granted("law", "1")
+        assert lease.model == "law"
+        for call, model in (("2", "law"), ("3", "med")):
+            lease = await owner.granted(model, call, background=True, may_move=True)
+            assert (lease.model, lease.replica.model) == ("law", "law")
+        waits = asyncio.ensure_future(owner.acquire(Claim("med", "i", "4", background=True)))
+        await settled()
+        assert not waits.done(), "a call that names its model waits for it"
+        assert len(owner.processes) == 1
+        waits.cancel()
+
+    play(scene, one_slot=True)
+
+
+def test_a_background_call_that_may_move_keeps_its_model_where_none_is_loaded_and_prefers_the_baseline() -> None:
+    async def alone(owner: Owner) -> None:
+        waits = asyncio.ensure_future(owner.granted("med", "1", background=True, may_move=True))
+        assert (await waits).model == "med"
+
+    async def beside_the_baseline(owner: Owner) -> None:
+        owner.processes[MODELS.index("med")].die()
+        await settled()
+        assert (await owner.granted("med", "1", background=True, may_move=True)).model == "base"
+
+    play(alone, one_slot=True, max_wait_s=0.01)
+    play(beside_the_baseline)
+
+
 def test_a_release_that_overtakes_its_call_is_kept_for_it() -> None:
     async def scene(owner: Owner) -> None:
         await owner.release("1")
-        assert isinstance(await owner.acquire("law", "i", "1"), Refusal)
+        assert isinstance(await owner.acquire(Claim("law", "i", "1")), Refusal)
         assert (await owner.metrics())[1].num_running == 0
         await owner.granted("law", "2")
 
@@ -177,7 +209,7 @@ def test_a_release_that_overtakes_its_call_is_kept_for_it() -> None:
 def test_a_call_that_is_released_while_it_waits_loads_nothing() -> None:
     async def scene(owner: Owner) -> None:
         await owner.granted("law", "1")
-        waits = asyncio.ensure_future(owner.acquire("med", "i", "2"))
+        waits = asyncio.ensure_future(owner.acquire(Claim("med", "i", "2")))
         await settled()
         await owner.release("2")
         await settled()
@@ -209,7 +241,7 @@ def test_a_call_that_saw_its_replica_die_gets_another_though_the_owner_has_not_h
         second = await owner.granted("law", "2", dead=first.replica_name)
         assert second.replica_name != first.replica_name
         third = await owner.granted("law", "3", dead=first.replica_name)
-        assert third.replica_name == second.replica_name, "an old death ends nobody else"
+        assert third.replica_name == second.replica_name, "the death of an old replica ends no other"
 
     play(scene, one_slot=True)
 
@@ -220,7 +252,8 @@ def test_a_load_that_fails_is_told_to_those_who_wait_for_it_alone() -> None:
             process.error = RuntimeError("no such weights") if process.model == "med" else None
 
         owner.fake.prepare = prepare
-        failed, fine = await asyncio.gather(owner.acquire("med", "i", "1"), owner.acquire("law", "i", "2"))
+        claims = Claim("med", "i", "1"), Claim("law", "i", "2")
+        failed, fine = await asyncio.gather(*map(owner.acquire, claims))
         assert isinstance(failed, Refusal)
         assert (failed.kind, "no such weights" in failed.reason) == ("failed", True)
         assert isinstance(fine, Lease)
@@ -251,14 +284,14 @@ def test_calls_of_an_ingress_that_is_silent_are_freed_and_stopped_once(monkeypat
 def test_the_end_waits_for_running_calls_refuses_others_and_ends_every_process() -> None:
     async def scene(owner: Owner) -> None:
         await owner.granted("law", "1")
-        waits = asyncio.ensure_future(owner.acquire("med", "i", "2"))
+        waits = asyncio.ensure_future(owner.acquire(Claim("med", "i", "2")))
         await settled()
         ending = asyncio.ensure_future(owner.close(60.0))
         await settled()
         refused = await waits
         assert isinstance(refused, Refusal)
         assert refused.kind == "closing"
-        assert isinstance(await owner.acquire("law", "i", "3"), Refusal)
+        assert isinstance(await owner.acquire(Claim("law", "i", "3")), Refusal)
         assert not ending.done()
         await owner.release("1")
         assert await ending

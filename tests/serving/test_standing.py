@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from moe_ray.serving.scheduler import Refuse, SlotLimits
-from moe_ray.serving.standing import Admission, StandingReplica, StandingSlots
+from moe_ray.serving.leases import Lease, Refusal, StandingReplica
+from moe_ray.serving.scheduler import SlotLimits
+from moe_ray.serving.standing import StandingSlots
 
 LIMITS = SlotLimits(max_running=2, max_queued=1, max_wait_s=10)
 FIRST, SECOND = (StandingReplica(name, "law", object()) for name in ("law-1", "law-2"))
@@ -21,7 +22,7 @@ def slots(*replicas: StandingReplica) -> StandingSlots:
     return made
 
 
-async def waiting(held: StandingSlots, call: str) -> "asyncio.Task[Admission | Refuse | None]":
+async def waiting(held: StandingSlots, call: str) -> "asyncio.Task[Lease | Refusal | None]":
     """A call that has had its turn on the event loop, admitted or not."""
     task = asyncio.ensure_future(held.acquire("law", call))
     await asyncio.sleep(0)
@@ -40,15 +41,15 @@ def test_calls_run_up_to_the_limit_then_wait_and_then_are_refused() -> None:
     async def scene() -> None:
         held = slots(FIRST)
         admitted = [await held.acquire("law", call) for call in "ab"]
-        assert [isinstance(one, Admission) for one in admitted] == [True, True]
+        assert [isinstance(one, Lease) for one in admitted] == [True, True]
         third = await waiting(held, "c")
         assert not third.done()
         assert held.load == {"law": (1, 2)}
         refused = await held.acquire("law", "d")
-        assert isinstance(refused, Refuse)
+        assert isinstance(refused, Refusal)
         assert (refused.kind, refused.retry_after_s) == ("full", 1.0)
         assert held.release("a")
-        assert isinstance(await third, Admission)
+        assert isinstance(await third, Lease)
         assert held.num_running == 2
 
     play(scene())
@@ -58,7 +59,7 @@ def test_calls_go_to_the_replica_with_the_fewest() -> None:
     async def scene() -> None:
         held = slots(FIRST, SECOND)
         admitted = [await held.acquire("law", call) for call in "abcd"]
-        names = [one.replica.name for one in admitted if isinstance(one, Admission)]
+        names = [one.replica_name for one in admitted if isinstance(one, Lease)]
         assert sorted(names) == ["law-1", "law-1", "law-2", "law-2"]
 
     play(scene())
@@ -73,7 +74,7 @@ def test_a_waiting_call_whose_replica_is_gone_is_sent_to_the_owner() -> None:
         held.update({})
         assert await third is None
         assert await held.acquire("law", "d") is None
-        assert held.num_running == 2  # they have not been told yet that their replica is gone
+        assert held.num_running == 2  # their callers have not noticed yet that the replica is gone
         assert held.release("a")
         assert held.release("b")
         assert held.num_running == 0
@@ -93,7 +94,7 @@ def test_a_call_that_gives_up_frees_its_place_in_the_queue() -> None:
         fourth = await waiting(held, "d")
         assert held.load == {"law": (1, 2)}
         held.release("a")
-        assert isinstance(await fourth, Admission)
+        assert isinstance(await fourth, Lease)
 
     play(scene())
 

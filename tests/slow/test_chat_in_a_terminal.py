@@ -51,7 +51,7 @@ class TerminalSession:
             ready, _, _ = select.select([self._master], [], [], 0.5)
             try:
                 self._unread += os.read(self._master, 4096).decode(errors="replace") if ready else ""
-            except OSError:  # nobody holds the other end: the process has ended
+            except OSError:  # the other end is closed: the process has ended
                 raise AssertionError(f"{mark!r} is missing in {self._unread!r}") from None
         shown, _, self._unread = self._unread.partition(mark)
         return shown

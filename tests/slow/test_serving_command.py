@@ -17,7 +17,7 @@ from tests.execution.commands import command, family_of, survivors
 from tests.execution.experiments import scripted
 from tests.routing.queries import nothing_reported, router_texts
 from tests.support.commands import run
-from tests.support.served import EXPERTS, TIMEOUT_S, write_served
+from tests.support.served import EXPERTS, TIMEOUT_S, url_of, write_served
 
 pytestmark = pytest.mark.slow
 
@@ -32,14 +32,6 @@ def models(**settings: Any) -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def environment(short_folder: Path) -> dict[str, str]:
     return {"HOME": str(short_folder), "OMP_NUM_THREADS": "1"}
-
-
-def url_of(process: Any) -> str:
-    """Wait for the line that says where the system is served."""
-    for line in process.stdout:
-        if found := re.search(r"Serving at (http://\S+)/v1", line):
-            return found[1]
-    raise AssertionError(process.stderr.read())
 
 
 def ask(url: str) -> int:
@@ -100,8 +92,8 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path, 
 
 
 def test_copies_of_an_unknown_model_are_refused(tmp_path: Path) -> None:
-    experiment = write_served(tmp_path, models(), router=None, replicas={"nobody": 2})
-    require_refusal(experiment, "no model is called nobody")
+    experiment = write_served(tmp_path, models(), router=None, replicas={"unknown": 2})
+    require_refusal(experiment, "no model is called unknown")
 
 
 def test_a_keys_file_that_is_missing_or_open_to_others_is_refused(tmp_path: Path) -> None:

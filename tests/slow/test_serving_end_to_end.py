@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -30,10 +31,11 @@ PARTS = ("router", "queue", "swap", "engine")
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """An experiment that was evaluated and is served: the rows of its answers, and its endpoint."""
+    """An experiment that was evaluated and is served: the rows of its answers, its endpoint, a model's API."""
 
     rows: list[dict[str, Any]]
     endpoint: Endpoint
+    api: Api
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator
         outcome = pipeline.evaluate(experiment, Recorder())
         assert outcome.abandoned == ()
         with endpoint_of(experiment) as endpoint:
-            yield Scene(rows=content(outcome.run), endpoint=endpoint)
+            yield Scene(rows=content(outcome.run), endpoint=endpoint, api=api)
 
 
 @pytest.fixture
@@ -181,6 +183,36 @@ def test_a_prompt_that_is_too_long_is_400_with_both_numbers(endpoint: Endpoint) 
         error = response.json()["error"]
         assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
         assert "128" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("chat", {"messages": messages("the drug is"), "logprobs": True, "top_logprobs": 2}),
+        ("completions", {"prompt": "the drug is", "logprobs": 2}),
+        ("completions", {"prompt": [3, 14, 15], "logprobs": 2, "echo": True}),
+    ],
+)
+def test_log_probabilities_of_a_model_behind_an_api_are_those_of_the_api(
+    scene: Scene, path: Any, asked: dict[str, Any]
+) -> None:
+    asked = {**asked, "max_tokens": 4, "temperature": 0}
+    served = scene.endpoint.client.post(PATHS[path], json={"model": "biomedical-expert", **asked})
+    own = httpx2.post(scene.api.base_url + PATHS[path].removeprefix("/v1"), json={"model": "tiny", **asked})
+    assert (served.status_code, own.status_code) == (200, 200), served.text
+    choice, upstream = served.json()["choices"][0], own.json()["choices"][0]
+    assert choice["logprobs"] == upstream["logprobs"]
+    assert choice.get("text") == upstream.get("text")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("ability", ["refused", "ignored"])
+def test_log_probabilities_that_an_api_does_not_give_are_400(
+    scene: Scene, ability: Any, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.api, "logprobs", ability)
+    response = scene.endpoint.chat("biomedical-expert", "the drug is", logprobs=True, stream=stream)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "logprobs"), response.text
 
 
 def test_tokens_and_tokenizer_are_those_of_the_model(endpoint: Endpoint) -> None:

@@ -3,7 +3,6 @@
 SERVING_FUZZ_EXAMPLES sets how many are sent to each operation in each mode.
 """
 
-import json
 import os
 import sys
 from collections import Counter
@@ -15,7 +14,14 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.execution.experiments import scripted
-from tests.support.served import EXPERTS, Endpoint, endpoint_of, train_router, write_served
+from tests.support.served import (
+    EXPERTS,
+    Endpoint,
+    endpoint_of,
+    require_refusal_in_openais_shape,
+    train_router,
+    write_served,
+)
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -43,16 +49,6 @@ def operations(endpoint: Endpoint) -> dict[str, Any]:
     schema = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json")
     found = [result.ok() for result in schema.get_all_operations()]
     return {f"{one.method.upper()} {one.path}": one for one in found}
-
-
-def require_refusal_in_openais_shape(response: Any) -> None:
-    assert response.status_code < 500, response.text
-    if response.status_code >= 400:
-        assert response.headers["content-type"][0].startswith("application/json"), response.headers
-        error = json.loads(response.content)["error"]
-        assert set(error) == {"message", "type", "param", "code"}
-        assert error["message"]
-        assert isinstance(error["message"], str)
 
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])

@@ -135,3 +135,18 @@ def test_a_chain_resumes_without_requeue_and_its_last_jobs_end_at_once(
     assert "the run is finished" in job.log
     assert answers(job) == expected
     assert LAUNCHER.status(job.run, read_submission(job.run)).state == "succeeded"
+
+
+def test_a_head_that_loses_power_costs_a_life_and_not_the_run(lab: SlurmLab, expected: list[dict[str, Any]]) -> None:
+    folder = lab.shared / "head"
+    experiment = write_scripted(folder, seconds_per_batch=2.0)
+    job = submit(lab, experiment, folder / "results", "--nodes", 2, *CPUS)
+    job.wait_for_answers(2)
+    lab.cut_power("node1")
+    wait_until(lambda: job.state == "PENDING", "SLURM requeues the job", 240)
+    lab.boot("node1")
+    lab.wait_for_idle(3)
+    release(job)
+    job.wait()
+    assert [life.end for life in job.lives] == [None, "finished"]
+    assert answers(job) == expected

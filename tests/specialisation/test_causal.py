@@ -165,6 +165,7 @@ def test_accuracy_is_tested_by_mcnemar() -> None:
     ("change", "message"),
     [
         ({"labels": LABELS[:-1]}, "119 labels"),
+        ({"labels": LABELS + 1}, "labels from 1 to 3 for 3 classes"),
         ({"controls": np.zeros((len(LABELS), NUM_EXPERTS, 19))}, "19 control draws"),
         ({"removed": np.full((len(LABELS), NUM_EXPERTS), np.nan)}, "not finite"),
     ],
@@ -174,3 +175,49 @@ def test_arrays_that_cannot_be_tested_are_refused(change: dict[str, Any], messag
     fields = {"removed": given.removed, "controls": given.controls, "labels": LABELS, "num_classes": NUM_CLASSES}
     with pytest.raises(UserError, match=message):
         effects(PairedChanges(**{**fields, **change}))
+
+
+def test_an_empty_class_and_a_class_of_one_text_have_no_intervals_and_no_tests() -> None:
+    given = changes(np.random.default_rng(9))
+    kept = (LABELS == 0) | (np.arange(len(LABELS)) == len(LABELS) - 1)
+    found = effects(
+        PairedChanges(
+            removed=given.removed[kept], controls=given.controls[kept], labels=LABELS[kept], num_classes=NUM_CLASSES
+        ),
+        margin=0.1,
+    )
+    for one in found:
+        if one.label == 1:
+            assert one.num_texts == 0
+            assert np.isnan(one.value)
+        if one.label != 0:
+            assert one.p_value is None
+            assert one.equivalence_p is None
+            assert np.isnan(one.low)
+    assert all(one.p_value is not None for one in found if one.label == 0 and one.kind == "specific")
+    assert not any(one.kind == "selective" for one in found if one.label == 0)  # there is no other class to compare
+
+
+def test_a_class_of_one_text_does_not_spoil_the_contrasts_of_the_others() -> None:
+    given = changes(np.random.default_rng(11))
+    kept = (LABELS != 2) | (np.arange(len(LABELS)) == len(LABELS) - 1)
+    found = effects(
+        PairedChanges(
+            removed=given.removed[kept], controls=given.controls[kept], labels=LABELS[kept], num_classes=NUM_CLASSES
+        )
+    )
+    selective = [one for one in found if one.kind == "selective" and one.label != 2]
+    assert len(selective) == 2 * NUM_EXPERTS
+    assert all(one.p_value is not None for one in selective)
+
+
+def test_an_equivalence_test_says_that_there_is_no_effect_and_never_without_a_margin() -> None:
+    rng = np.random.default_rng(10)
+    given = changes(rng)
+    same = PairedChanges(
+        removed=given.controls[:, :, 0], controls=given.controls[:, :, 1:], labels=LABELS, num_classes=NUM_CLASSES
+    )
+    specific = [one for one in effects(same, margin=0.5) if one.kind == "specific"]
+    assert all(one.equivalence_p is not None and one.equivalence_p < 0.01 for one in specific)
+    assert all(one.equivalence_p is None for one in effects(same))
+    assert all(0 < one.detectable < 1 for one in specific)

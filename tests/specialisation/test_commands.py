@@ -53,8 +53,8 @@ def trace(mixture: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
     """One trace of all texts with everything."""
     out = tmp_path_factory.mktemp("trace") / "trace"
     options = TraceOptions(
-        label=None, chat=False, max_tokens=512, max_texts=None, shard=None, batch_size=1, dtype="auto", tokens=True,
-        norms=True, similarity=True,
+        label=None, chat=False, max_tokens=512, skip=0, max_texts=None, shard=None, batch_size=1, dtype="auto",
+        tokens=True, norms=True, similarity=True,
     )  # fmt: skip
     trace_mixture(str(mixture), texts, out, options)
     return out
@@ -142,6 +142,19 @@ def test_a_template_is_read_and_its_tokens_do_not_count(
     assert (read.num_masked > 5).all()
     plain = {json.loads(line)["text"] for line in texts.read_text().splitlines()}
     assert {tokenizer.decode(text.token_ids).strip() for text in read.tokens} == plain
+
+
+def test_the_first_tokens_can_be_left_out(
+    moe_ray: Command, mixture: Path, texts: Path, trace: Path, tmp_path: Path
+) -> None:
+    code, shown = moe_ray(
+        "specialise", "trace", mixture, "--texts", texts, "--out", tmp_path / "t", "--skip", 2, "--tokens"
+    )
+    assert code == 0, shown
+    whole, skipped = read_trace(trace, with_tokens=True), read_trace(tmp_path / "t", with_tokens=True)
+    for before, after in zip(whole.tokens, skipped.tokens, strict=True):
+        assert (before.experts[2:] == after.experts).all()
+        assert (before.token_ids[2:] == after.token_ids).all()
 
 
 def test_traces_of_other_settings_do_not_merge(

@@ -89,10 +89,3 @@ def test_an_unused_expert_has_no_lift_and_no_information() -> None:
     assert np.isnan(info.lift(counts)[:, 1]).all()
     assert info.class_information(counts)[1] == 0
     assert np.isfinite(info.lift(counts, added=0.5)).all()
-
-
-def test_miller_and_madow_take_the_bias_of_few_draws_away() -> None:
-    rng = np.random.default_rng(0)
-    tables = np.stack([rng.multinomial(2000, np.full(2 * 64, 1 / 128)).reshape(2, 64) for _ in range(400)])
-    assert info.mutual_information(tables).mean() > 0.02
-    assert abs(info.miller_madow(tables).mean()) < 0.002

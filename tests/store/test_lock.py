@@ -209,6 +209,14 @@ def test_a_later_life_has_the_same_job_and_more_restarts() -> None:
     assert not this_process({}).is_earlier_life_of(this_process({"SLURM_RESTART_COUNT": "1"}))
 
 
+def test_the_elements_of_a_chain_are_lives_of_one_job() -> None:
+    chain = {"SLURM_ARRAY_JOB_ID": "17"}
+    first = this_process({**chain, "SLURM_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "1"})
+    second = this_process({**chain, "SLURM_JOB_ID": "18", "SLURM_ARRAY_TASK_ID": "2"})
+    assert first.is_earlier_life_of(second)
+    assert not second.is_earlier_life_of(first)
+
+
 def life(restarts: int) -> Holder:
     return this_process({"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": str(restarts)})
 

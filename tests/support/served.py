@@ -8,6 +8,7 @@ The domains are those of `tests.routing.queries`. Every engine has a model:
 """
 
 import json
+import re
 import socket
 import time
 import uuid
@@ -27,7 +28,7 @@ from moe_ray.config.schema import RouterConfig
 from moe_ray.routing.training import fit_router
 from moe_ray.runs.serve import serving
 from moe_ray.serving.app import owner_of
-from moe_ray.serving.leases import Lease
+from moe_ray.serving.leases import Claim, Lease
 from moe_ray.serving.running import Served
 from tests.engines.openai_api import Api
 from tests.execution.experiments import RUNTIME, Recorder, scripted
@@ -145,7 +146,7 @@ class Endpoint:
         return found
 
     def leave_unanswered(self, model: str, **headers: str) -> socket.socket:
-        """Send a chat of a model, and return the connection, whose answer nobody reads. `headers` are added."""
+        """Send a chat of a model, and return the connection; its answer is not read. `headers` are added."""
         stream = headers.pop("stream", "false")
         body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "x"}}], "stream": {stream}}}'
         named = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
@@ -159,16 +160,35 @@ class Endpoint:
         """The actor that holds a model, which is loaded for it if need be."""
         owner = owner_of(self.served.system, {})
         call = f"test-{uuid.uuid4()}"
-        lease = ray.get(owner.acquire.remote(model, "test", call), timeout=TIMEOUT_S)
+        lease = ray.get(owner.acquire.remote(Claim(model, "test", call)), timeout=TIMEOUT_S)
         assert isinstance(lease, Lease)
         ray.get(owner.release.remote(call))
         return lease.replica
+
+
+def url_of(process: Any) -> str:
+    """Wait for the line that says where the system is served."""
+    for line in process.stdout:
+        if found := re.search(r"Serving at (http://\S+)/v1", line):
+            return found[1]
+    raise AssertionError(process.stderr.read())
 
 
 def num_open(replica: Any) -> int:
     """Calls that a replica is answering."""
     found: int = ray.get(replica.num_open.remote(), timeout=TIMEOUT_S)
     return found
+
+
+def require_refusal_in_openais_shape(response: Any) -> None:
+    """Fail for a fault of the server, and for a refusal of schemathesis's request that lacks OpenAI's error object."""
+    assert response.status_code < 500, response.text
+    if response.status_code >= 400:
+        assert response.headers["content-type"][0].startswith("application/json"), response.headers
+        error = json.loads(response.content)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"]
+        assert isinstance(error["message"], str)
 
 
 def wait_for(holds: Callable[[], object]) -> None:

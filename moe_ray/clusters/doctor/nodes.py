@@ -29,6 +29,7 @@ STEP_VARIABLES = (
     "SLURM_DISTRIBUTION", "SLURM_MEM_PER_CPU", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_GPU",
 )  # fmt: skip
 NUM_REASON_LINES = 3
+ON_NODE = "moe_ray.cli.doctor_on_node"
 
 
 def examine_nodes(request: DoctorRequest, experiment: LoadedExperiment | None) -> list[NodeReport]:
@@ -65,7 +66,7 @@ def _by_srun(request: DoctorRequest, environment: Mapping[str, str]) -> NodeAnsw
     command = [
         "srun", "--overlap", "--no-kill", "--kill-on-bad-exit=0", f"--nodes={len(names)}", f"--ntasks={len(names)}",
         "--ntasks-per-node=1", "--cpus-per-task=1", "--input=none",
-        sys.executable, "-P", "-m", "moe_ray.clusters.doctor.request", request.model_dump_json(),
+        sys.executable, "-P", "-m", ON_NODE, request.model_dump_json(),
     ]  # fmt: skip
     asked_at_s = time.time()
     shown, reason = _output(command, environment, request.limit_s + START_S)

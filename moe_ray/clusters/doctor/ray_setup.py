@@ -14,7 +14,7 @@ from moe_ray.files import read_bytes
 
 # Variables that change what Ray does, which tests or another session may have left in the shell.
 LEFT_BEHIND = {
-    "RAY_API_SERVER_ADDRESS": "sends submitted jobs to the cluster that it names, whatever --address says",
+    "RAY_API_SERVER_ADDRESS": "sends jobs of `ray job submit` to the cluster that it names, whatever --address says",
     "RAY_JOB_CONFIG_JSON_ENV_VAR": "gives every run the settings of another Ray job",
     "RAY_OVERRIDE_RESOURCES": "replaces the resources of a node",
     "RAY_RUNTIME_ENV_HOOK": "runs code of its own in every job",

@@ -1,6 +1,5 @@
-"""What a node is asked to check, as a line of JSON; `python -m moe_ray.clusters.doctor.request JSON` answers it."""
+"""What a node is asked to check, as a line of JSON, and its answer."""
 
-import sys
 from pathlib import Path
 
 from moe_ray.clusters.doctor.examine import examine
@@ -49,13 +48,3 @@ def loaded(file: Path | None, overrides: tuple[str, ...]) -> tuple[LoadedExperim
         return load_experiment(file, overrides), None
     except ConfigError as error:
         return None, error
-
-
-def main(text: str) -> None:
-    """Print the report of this node as one line."""
-    report = examine_here(DoctorRequest.model_validate_json(text))
-    sys.stdout.write(f"{MARK}{report.model_dump_json()}\n")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

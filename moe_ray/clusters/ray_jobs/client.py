@@ -6,7 +6,7 @@ environment variable but the token's, and that only when the cluster asks for a 
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import httpx2
 
@@ -20,6 +20,7 @@ UPLOAD_TIMEOUT_S = 600.0
 MAX_REASON_CHARACTERS = 600
 
 JobState = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]
+STATES = get_args(JobState)
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED_EXIT_CODE = 130
 UNKNOWN_EXIT_CODE = 1
@@ -112,11 +113,14 @@ class JobsClient:
     def info(self, id: str) -> JobInfo:
         """Return the state of a job. Raises `JobMissingError` where the cluster does not know it."""
         found = _json(self._done(self._request("GET", f"/api/jobs/{id}")))
+        state, code, metadata = (found.get(key) for key in ("status", "driver_exit_code", "metadata"))
+        if state not in STATES:
+            raise JobsUnreachableError(f"{self.address.url} answers with what is not the state of a job: {state!r}")
         return JobInfo(
-            state=found["status"],
-            message=found.get("message") or "",
-            driver_exit_code=found.get("driver_exit_code"),
-            metadata=found.get("metadata") or {},
+            state=state,
+            message=str(found.get("message") or ""),
+            driver_exit_code=code if isinstance(code, int) else None,
+            metadata=metadata if isinstance(metadata, dict) else {},
         )
 
     def logs(self, id: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moe_ray.clusters.ray_jobs.access import parse_address
+from moe_ray.clusters.ray_jobs.access import parse_address, remember, require_python
 from moe_ray.clusters.ray_jobs.client import JobMissingError, JobsClient, JobsUnreachableError
 from moe_ray.clusters.ray_jobs.follow import Notify
 from moe_ray.clusters.ray_jobs.package import package_name
@@ -65,6 +65,7 @@ class JobPlan:
 def plan_job(experiment: LoadedExperiment, request: JobRequest) -> JobPlan:
     """Check a request and pack its files. Raises `UserError`; asks no cluster."""
     config = experiment.config
+    require_python(request.python)
     results = require_place(request.results or str(config.output.results_dir))
     return JobPlan(
         run=config.output.results_dir / config.name,
@@ -99,6 +100,7 @@ def start_job(client: JobsClient, plan: JobPlan, request: JobRequest, on_notice:
     is alive.
     """
     attempt = _next_attempt(plan.run)
+    remember(client.address)
     archive = plan.shipment.package.archive()
     name = package_name(archive)
     try:
@@ -147,7 +149,7 @@ def _submission(client: JobsClient, plan: JobPlan, request: JobRequest, attempt:
 def _entrypoint(plan: JobPlan, request: JobRequest, id: str) -> str:
     arguments = ["--results", plan.results, "--name", plan.name, "--id", id]
     arguments += [f"--mirror-period-s={request.mirror_period_s:g}", "--", *plan.command]
-    return shlex.join([*shlex.split(request.python), "-m", DRIVER, *arguments])
+    return shlex.join([request.python, "-m", DRIVER, *arguments])
 
 
 def _is_started(client: JobsClient, submission: Submission, package: str, entrypoint: str) -> bool:

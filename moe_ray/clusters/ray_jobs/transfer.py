@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import moe_ray
+from moe_ray.clusters.ray_jobs.access import require_python
 from moe_ray.clusters.ray_jobs.client import JobMissingError, JobsClient, JobsUnreachableError
 from moe_ray.clusters.ray_jobs.package import Package, package_name
 from moe_ray.clusters.ray_jobs.results import all_files, fetch, is_here
@@ -82,6 +83,7 @@ def fetch_by_jobs(
 
 def _printed(client: JobsClient, submission: Submission, pieces: Sequence[FilePiece]) -> list[str]:
     """Run the sender as a job, and return the lines that it printed for us."""
+    python = require_python(submission.details["python"])
     package = Package()
     package.add(Path(moe_ray.__file__).parent, "moe_ray")
     package.add_text(PIECES_FILE, PIECES.dump_json(list(pieces)).decode())
@@ -89,7 +91,7 @@ def _printed(client: JobsClient, submission: Submission, pieces: Sequence[FilePi
     client.upload(package_name(archive), archive)
     id = f"{submission.id}-results-{secrets.token_hex(4)}"
     arguments = [SENDER, submission.details["results"], submission.id, PIECES_FILE]
-    entrypoint = shlex.join([*shlex.split(submission.details["python"]), "-m", *arguments])
+    entrypoint = shlex.join([python, "-m", *arguments])
     client.submit(
         id=id, entrypoint=entrypoint, runtime_env={"working_dir": f"gcs://{package_name(archive)}"}, metadata={}
     )

@@ -21,6 +21,7 @@ from moe_ray.clusters.slurm.life import (
     NodeRecord,
     Phase,
     finished_path,
+    num_answers,
     state_path,
     stopped_path,
     wait_for,
@@ -205,13 +206,6 @@ def _reason_to_interrupt(agent: Agent, deadline: Deadline) -> str | None:
     if "warned" in agent.life.names() and not deadline.explains_signal():
         return "SLURM warned that the job will be preempted"
     return None
-
-
-def num_answers(life: Life) -> int:
-    """Return the number of answers in the run directory."""
-    from moe_ray.store.run_directory import RunDirectory
-
-    return len(RunDirectory(life.run).done_keys()) if (life.run / "answers").is_dir() else 0
 
 
 def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, code: int) -> None:

@@ -174,6 +174,13 @@ def lives_of(run: Path, job_id: str) -> Iterator[LifeRecord]:
                 yield record
 
 
+def num_answers(life: Life) -> int:
+    """Return the number of answers in the run directory."""
+    from moe_ray.store.run_directory import RunDirectory
+
+    return len(RunDirectory(life.run).done_keys()) if (life.run / "answers").is_dir() else 0
+
+
 def state_path(run: Path) -> Path:
     """Return the path of the file that says what the job does now."""
     return inside(run, FOLDER, "state.json")

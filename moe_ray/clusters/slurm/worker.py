@@ -1,14 +1,19 @@
 """The agent of a node that joins the head's cluster."""
 
+import os
 import time
+from pathlib import Path
 
-from moe_ray.clusters.slurm.life import WATCH_S, HeadRecord, NodeFailedError, wait_for
+from moe_ray.clusters.slurm.hosts import Host
+from moe_ray.clusters.slurm.life import WATCH_S, HeadRecord, NodeFailedError, num_answers, state_path, wait_for
 from moe_ray.clusters.slurm.network import reaches, route_source
 from moe_ray.clusters.slurm.node import Agent
-from moe_ray.clusters.slurm.requeue import EXIT_NODES_FAILED
+from moe_ray.clusters.slurm.requeue import EXIT_INTERRUPTED, EXIT_NODES_FAILED, Budgets, decide
 
 # A worker that gets SIGTERM keeps its node while the head saves; SLURM kills after KillWait, by default 30 s.
 SAVE_PATIENCE_S = 25.0
+# The head writes a sign of life every 10 s.
+HEAD_SILENT_S = 45.0
 
 
 def join(agent: Agent) -> int:
@@ -26,9 +31,39 @@ def join(agent: Agent) -> int:
         if patience_until is not None and time.monotonic() > patience_until:
             break
         if not agent.signals.must_end and not agent.has_ray:
-            agent.say("this node's Ray has ended; the run goes on without it")
+            if is_silent(agent):
+                replace_head(agent)
+            else:
+                agent.say("this node's Ray has ended; the run goes on without it")
             return EXIT_NODES_FAILED
     return 0
+
+
+def is_silent(agent: Agent) -> bool:
+    """Wait for the next sign of life of the head; say whether none came in time."""
+    path = state_path(agent.life.run)
+    before = _written_at(path)
+    return not wait_for(lambda: agent.is_over or _written_at(path) != before, HEAD_SILENT_S)
+
+
+def replace_head(agent: Agent) -> None:
+    """Have SLURM start the job again. With `--no-kill` it keeps a job whose first node, and its script, are lost.
+
+    Every node that is left does so; SLURM refuses all but the first.
+    """
+    life, options = agent.life, agent.options
+    budgets = Budgets(options.max_failures, options.max_interruptions)
+    decision = decide(life.earlier(), "interrupted", EXIT_INTERRUPTED, num_answers(life), budgets)
+    agent.say(f"the first node of the job is lost: {decision.reason}")
+    verb = ["scontrol", "requeue"] if decision.requeue and not options.chain else ["scancel"]
+    Host().run([*verb, os.environ["SLURM_JOB_ID"]])
+
+
+def _written_at(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _join_cluster(agent: Agent) -> None:

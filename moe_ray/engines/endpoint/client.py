@@ -17,6 +17,7 @@ import httpx2
 from moe_ray.engines.endpoint.replies import (
     BrokenReplyError,
     Reply,
+    ReplyPiece,
     ReplyReader,
     RequestRefusedError,
     UnansweredError,
@@ -133,18 +134,20 @@ class EndpointClient:
         """Return the JSON at `path`, asked for once. Raises as `post` does."""
         return CallGroup().run(lambda: self.start(self._retried(path, lambda: self._try("GET", path, _read_json), 0)))
 
-    async def asked(self, path: str, body: dict[str, Any], on_piece: Callable[[str, str], None] | None = None) -> Reply:
-        """Return the reply to `body`, within the client's thread; hand each piece of its text to `on_piece`.
+    async def asked(
+        self, path: str, body: dict[str, Any], on_piece: Callable[[ReplyPiece], None] | None = None
+    ) -> Reply:
+        """Return the reply to `body`, within the client's thread; hand each piece of it to `on_piece`.
 
         Raises as `post` does. A reply that breaks after its first piece is not asked for again.
         """
         num_pieces = 0
 
-        def count(text: str, reasoning: str) -> None:
+        def count(piece: ReplyPiece) -> None:
             nonlocal num_pieces
-            if on_piece is not None and (text or reasoning):
+            if on_piece is not None and piece:
                 num_pieces += 1
-                on_piece(text, reasoning)
+                on_piece(piece)
 
         async def read(response: httpx2.Response, start_s: float) -> Reply:
             return await self._read_reply(response, start_s, count)
@@ -235,7 +238,7 @@ class EndpointClient:
             raise self._failure(error.status, str(error), is_reply=error.status is None) from error
 
     async def _read_reply(
-        self, response: httpx2.Response, start_s: float, on_piece: Callable[[str, str], None]
+        self, response: httpx2.Response, start_s: float, on_piece: Callable[[ReplyPiece], None]
     ) -> Reply:
         """Read the reply up to a deadline: the read timeout alone never ends an API that sends a byte now and then."""
         is_stream = response.headers.get("content-type", "").startswith("text/event-stream")

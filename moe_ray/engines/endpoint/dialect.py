@@ -7,6 +7,7 @@ from typing import Any
 from moe_ray.config.schema import PromptStyle
 from moe_ray.engines.base import GenerateRequest
 from moe_ray.engines.endpoint.client import EndpointClient
+from moe_ray.engines.endpoint.logprobs import logprob_keys
 from moe_ray.engines.endpoint.replies import Reply, RequestRefusedError, UnansweredError
 from moe_ray.engines.settings import ApiSettings
 from moe_ray.errors import ModelError
@@ -29,7 +30,10 @@ STREAMING: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """The model's name at the API, the path for its prompt style, and the body's keys that decide streaming."""
+    """The model's name at the API, the path for its prompt style, and the body's keys that decide streaming.
+
+    A prompt with a style of its own goes to that style's path, which was not tried at the start.
+    """
 
     model: str
     style: PromptStyle
@@ -41,9 +45,14 @@ class Dialect:
         """Where to post, below the base URL."""
         return PATHS[self.style]
 
+    def path_of(self, prompt: Prompt) -> str:
+        """Where to post `prompt`, below the base URL."""
+        return PATHS[self._style_of(prompt)]
+
     def generation(self, request: GenerateRequest) -> dict[str, Any]:
-        """Return the body that draws one text."""
-        body = self.body(request.prompt) | self.streaming
+        """Return the body that draws one text. An echo is asked for whole, so that its parts can be told apart."""
+        body = self.body(request.prompt) | ({} if request.echo else self.streaming)
+        body |= logprob_keys(request, self._style_of(request.prompt))
         body |= {self.settings.max_tokens_key: request.max_new_tokens, "temperature": request.temperature}
         if request.temperature > 0:
             body |= {"top_p": request.top_p, "seed": request.seed % (1 << SEED_BITS)}
@@ -53,8 +62,8 @@ class Dialect:
     def body(self, prompt: Prompt) -> dict[str, Any]:
         """Return the keys that every body about `prompt` has."""
         asked: dict[str, Any] = (
-            {"prompt": completion_text(prompt)}
-            if self.style == "completion"
+            {"prompt": list(prompt.token_ids) or completion_text(prompt)}
+            if self._style_of(prompt) == "completion"
             else {"messages": [{"role": one.role, "content": one.content} for one in prompt.messages]}
         )
         return self.settings.extra_body | {"model": self.model} | asked
@@ -63,6 +72,9 @@ class Dialect:
         """Return the smallest body that any model answers: one token after a word."""
         request = GenerateRequest(id="", prompt=PLAIN_PROMPT, max_new_tokens=1, temperature=0.0, top_p=1.0, seed=0)
         return self.generation(request)
+
+    def _style_of(self, prompt: Prompt) -> PromptStyle:
+        return prompt.style or self.style
 
 
 def completion_text(prompt: Prompt) -> str:

@@ -1,6 +1,7 @@
 """The endpoint engine: a model behind an external OpenAI-compatible API."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import cached_property, partial
@@ -8,6 +9,8 @@ from typing import Any, TypeVar
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.base import (
+    NO_ECHO,
+    NO_LOGPROBS,
     BatchLimits,
     Delta,
     EngineMemory,
@@ -18,19 +21,23 @@ from moe_ray.engines.base import (
     LikelihoodRequest,
     Stream,
     Timing,
+    TokenLogprob,
     failed_generation,
     stop_position,
 )
 from moe_ray.engines.endpoint.client import SERVER_ERROR, CallGroup, EndpointClient
-from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
+from moe_ray.engines.endpoint.dialect import Dialect, completion_text, find_dialect
 from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Ask, PromptLogprobs, find_prompt_logprobs, measure
-from moe_ray.engines.endpoint.replies import Reply, RequestRefusedError, UnansweredError
+from moe_ray.engines.endpoint.logprobs import Entries, ReplyParts, num_within, parts_of_echo
+from moe_ray.engines.endpoint.replies import Reply, ReplyPiece, RequestRefusedError, UnansweredError
 from moe_ray.engines.settings import EndpointSettings, parse_api_settings
 from moe_ray.engines.streams import CLOSED, QueuedStream, StopGuard
 from moe_ray.errors import EngineLostError, first_line
 
 # The request itself is wrong (too long, malformed): nothing to do with the API's health.
 OWN_FAULT_STATUSES = (400, 413, 414, 422)
+# An API may lack the path of a prompt that has a style of its own.
+NO_PATH_STATUSES = (404, 405)
 FINISHED: dict[str | None, FinishReason] = {
     "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop",
     "length": "length", "max_tokens": "length",
@@ -122,13 +129,15 @@ class ApiEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _stream(self, request: GenerateRequest, stream: QueuedStream) -> None:
-        sender = _Sender(request, stream)
+        sender, path = _Sender(request, stream), self._dialect.path_of(request.prompt)
         try:
             async with self._room:
-                reply = await self._client.asked(self._dialect.path, self._dialect.generation(request), sender.send)
+                reply = await self._client.asked(path, self._dialect.generation(request), sender.send)
             sender.finish(_answer(request, reply, 1))
+        except _WithoutLogprobsError:
+            stream.finish(failed_generation(NO_LOGPROBS, refused=True))
         except RequestRefusedError as error:
-            stream.finish(failed_generation(_refusal(error)))
+            stream.finish(failed_generation(_refusal(error), refused=self._is_at_fault(request, error)))
         except asyncio.CancelledError:
             # Does nothing where the reader cancelled.
             stream.finish(failed_generation(CLOSED))
@@ -138,36 +147,68 @@ class ApiEngine:
 
     def _generation(self, request: GenerateRequest, num_rows: int, ask: Ask) -> Generation:
         try:
-            reply = ask(self._dialect.path, self._dialect.generation(request))
+            reply = ask(self._dialect.path_of(request.prompt), self._dialect.generation(request))
         except RequestRefusedError as error:
-            return failed_generation(_refusal(error), timing=_timing(num_rows, None))
+            refused = self._is_at_fault(request, error)
+            return failed_generation(_refusal(error), timing=_timing(num_rows, None), refused=refused)
         return _answer(request, reply, num_rows)
+
+    def _is_at_fault(self, request: GenerateRequest, error: RequestRefusedError) -> bool:
+        other_path = self._dialect.path_of(request.prompt) != self._dialect.path
+        return error.status in OWN_FAULT_STATUSES or (other_path and error.status in NO_PATH_STATUSES)
+
+
+class _WithoutLogprobsError(Exception):
+    """The text of a stream comes without the log-probabilities that were asked for."""
 
 
 class _Sender:
-    """Puts the pieces of one reply into its stream, cut at the stop strings that the API did not heed."""
+    """Puts the pieces of one reply into its stream, cut at the stop strings that the API did not heed.
+
+    Log-probabilities are sent once the text that they belong to is certain. A reply with an echo is sent at its end.
+    """
 
     def __init__(self, request: GenerateRequest, stream: QueuedStream) -> None:
+        self._request = request
         self._stream = stream
         self._guard = StopGuard(request.prompt.stop)
         self._text = ""
         self._reasoning = ""
         self._num_reasoning_sent = 0
+        self._waiting: deque[TokenLogprob] = deque()
+        self._num_logprobs_sent = 0
+        self._num_spelled = 0
 
-    def send(self, text: str, reasoning: str) -> None:
-        certain = self._guard.feed(text)
+    def send(self, piece: ReplyPiece) -> None:
+        if self._request.echo:
+            return
+        certain = self._guard.feed(piece.text)
         self._text += certain
-        self._reasoning += reasoning
+        self._reasoning += piece.reasoning
         thought = self._new_reasoning(self._reasoning.strip())
-        if certain or thought:
-            self._stream.put(Delta(text=certain, reasoning=thought))
+        logprobs = () if self._request.num_logprobs is None else self._new_logprobs(piece)
+        if certain or thought or logprobs:
+            self._stream.put(Delta(text=certain, reasoning=thought, logprobs=logprobs))
 
     def finish(self, answer: Generation) -> None:
         if answer.finish_reason == "error":
             self._stream.finish(answer)
             return
         rest = self._new_reasoning(answer.reasoning or "")
-        self._stream.finish(answer, text=answer.text[len(self._text) :], reasoning=rest)
+        text = answer.text[len(self._text) :]
+        self._stream.finish(answer, text=text, reasoning=rest, num_logprobs=self._num_logprobs_sent)
+
+    def _new_logprobs(self, piece: ReplyPiece) -> tuple[TokenLogprob, ...]:
+        """Those that can be sent with a piece: their tokens begin in text that is certain."""
+        self._waiting.extend(_known(piece.logprobs))
+        if piece.text and not self._waiting and not self._num_logprobs_sent:
+            raise _WithoutLogprobsError
+        ready = []
+        while self._waiting and self._num_spelled < len(self._text):
+            ready.append(self._waiting.popleft())
+            self._num_spelled += len(ready[-1].token)
+        self._num_logprobs_sent += len(ready)
+        return tuple(ready)
 
     def _new_reasoning(self, whole: str) -> str:
         new = whole[self._num_reasoning_sent :]
@@ -180,22 +221,43 @@ def _refusal(error: RequestRefusedError) -> str:
 
 
 def _answer(request: GenerateRequest, reply: Reply, num_rows: int) -> Generation:
-    timing = _timing(num_rows, reply)
-    end = stop_position(reply.text, request.prompt.stop)
+    timing, num_prompt_tokens = _timing(num_rows, reply), reply.num_prompt_tokens or 0
+    parts = _parts(request, reply)
+    if isinstance(parts, str):
+        return failed_generation(parts, num_prompt_tokens=num_prompt_tokens, timing=timing, refused=True)
+    end = stop_position(parts.text, request.prompt.stop)
     finish_reason = "stop" if end is not None else FINISHED.get(reply.finish_reason)
     if finish_reason is None:
         reason = f"the endpoint ended the answer for the reason {reply.finish_reason!r}"
-        return failed_generation(reason, num_prompt_tokens=reply.num_prompt_tokens or 0, timing=timing)
+        return failed_generation(reason, num_prompt_tokens=num_prompt_tokens, timing=timing)
     return Generation(
-        text=reply.text[:end],
+        text=parts.text[:end],
         token_ids=(),
         finish_reason=finish_reason,
-        num_prompt_tokens=reply.num_prompt_tokens or 0,
+        num_prompt_tokens=num_prompt_tokens,
         num_counted_tokens=reply.num_completion_tokens or 0,
         timing=timing,
         reasoning=None if reply.reasoning is None else reply.reasoning.strip(),
         num_reasoning_tokens=reply.num_reasoning_tokens,
+        logprobs=parts.logprobs if end is None else parts.logprobs[: num_within(parts.logprobs, end)],
+        prompt_logprobs=parts.prompt_logprobs,
+        prompt_text=parts.prompt_text,
     )
+
+
+def _parts(request: GenerateRequest, reply: Reply) -> ReplyParts | str:
+    """Return what of a reply is the answer; why it lacks what was asked for."""
+    entries = () if request.num_logprobs is None else reply.logprobs
+    if request.num_logprobs is not None and reply.text and not entries:
+        return NO_LOGPROBS
+    if not request.echo:
+        return ReplyParts("", reply.text, (), _known(entries))
+    sent = None if request.prompt.token_ids else completion_text(request.prompt)
+    return parts_of_echo(sent, reply.text, entries, reply.num_completion_tokens) or NO_ECHO
+
+
+def _known(entries: Entries) -> tuple[TokenLogprob, ...]:
+    return tuple(one for one in entries if one is not None)
 
 
 def _timing(num_rows: int, reply: Reply | None) -> Timing:

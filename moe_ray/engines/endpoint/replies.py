@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe_ray.characters import whole_characters
+from moe_ray.engines.endpoint.logprobs import Entries, read_logprobs
 from moe_ray.errors import EngineLostError
 
 MAX_MESSAGE_CHARACTERS = 300
@@ -56,7 +57,7 @@ class Reply:
     """A whole reply. Times are in seconds from the start of its try; token counts are None where unknown.
 
     `payload` is the JSON; of a stream, its last object that named a usage. `reasoning` is None where the API does not
-    separate it from the text.
+    separate it from the text. `logprobs` is empty where the reply has none that can be read.
     """
 
     text: str
@@ -68,19 +69,27 @@ class Reply:
     total_s: float
     payload: dict[str, Any]
     reasoning: str | None = None
+    logprobs: Entries = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Piece:
-    """Text of a reply, whole or a part of it, and the reasoning that the API separates from it."""
+class ReplyPiece:
+    """Text of a reply, whole or a part of it, the reasoning that the API separates from it, and the log-probabilities.
+
+    It is false if it holds nothing.
+    """
 
     text: str = ""
     reasoning: str = ""
+    logprobs: Entries = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.reasoning or self.logprobs)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Growing:
-    pieces: list[_Piece] = field(default_factory=list)
+    pieces: list[ReplyPiece] = field(default_factory=list)
     finish_reason: str | None = None
     first_s: float | None = None
     last: dict[str, Any] = field(default_factory=dict)
@@ -92,10 +101,12 @@ class ReplyReader:
     Args:
         is_stream: the reply is a stream of events.
         start_s: when the try began, on the performance counter.
-        on_piece: called with each piece of the text and of the reasoning.
+        on_piece: called with each piece.
     """
 
-    def __init__(self, *, is_stream: bool, start_s: float, on_piece: Callable[[str, str], None] | None = None) -> None:
+    def __init__(
+        self, *, is_stream: bool, start_s: float, on_piece: Callable[[ReplyPiece], None] | None = None
+    ) -> None:
         self._is_stream = is_stream
         self._start_s = start_s
         self._on_piece = on_piece
@@ -150,9 +161,9 @@ class ReplyReader:
         for piece in self._growing.pieces[num_known:]:
             self._emit(piece)
 
-    def _emit(self, piece: _Piece) -> None:
+    def _emit(self, piece: ReplyPiece) -> None:
         if self._on_piece is not None:
-            self._on_piece(piece.text, piece.reasoning)
+            self._on_piece(piece)
 
 
 def _take(growing: _Growing, event: dict[str, Any], elapsed_s: float) -> None:
@@ -163,20 +174,21 @@ def _take(growing: _Growing, event: dict[str, Any], elapsed_s: float) -> None:
     if choice is None:
         return
     piece = _piece(choice)
-    if piece.text or piece.reasoning:
+    if piece:
         growing.first_s = elapsed_s if growing.first_s is None else growing.first_s
         growing.pieces.append(piece)
     growing.finish_reason = _finish_reason(choice) or growing.finish_reason
 
 
 def _reply(
-    pieces: list[_Piece], reason: str | None, payload: dict[str, Any], first_s: float | None, start_s: float
+    pieces: list[ReplyPiece], reason: str | None, payload: dict[str, Any], first_s: float | None, start_s: float
 ) -> Reply:
     usage = payload.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     return Reply(
         text="".join(piece.text for piece in pieces),
         reasoning="".join(piece.reasoning for piece in pieces) or None,
+        logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
         finish_reason=reason,
         num_prompt_tokens=_count(counts.get("prompt_tokens")),
         num_completion_tokens=_count(counts.get("completion_tokens")),
@@ -227,18 +239,19 @@ def _num_reasoning_tokens(usage: dict[str, Any]) -> int | None:
     return number if isinstance(number, int) and not isinstance(number, bool) and number >= 0 else None
 
 
-def _piece(choice: dict[str, Any]) -> _Piece:
-    """The text of a choice, whole or a piece of it: of a completion, of a chat's message, or of a chat's stream."""
-    said = choice.get("message") or choice.get("delta")
+def _piece(choice: dict[str, Any]) -> ReplyPiece:
+    """What a choice holds, whole or a piece of it: of a completion, of a chat's message, or of a chat's stream."""
+    said, logprobs = choice.get("message") or choice.get("delta"), read_logprobs(choice)
     if not isinstance(said, dict):
-        return _Piece(text=_text(choice.get("text")))
+        return ReplyPiece(text=_text(choice.get("text")), logprobs=logprobs)
     reasoning = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
     content = said.get("content")
     if not isinstance(content, list):
-        return _Piece(text=_text(content), reasoning=reasoning)
+        return ReplyPiece(text=_text(content), reasoning=reasoning, logprobs=logprobs)
     chunks = [chunk for chunk in content if isinstance(chunk, dict)]
     thought = "".join(_text(chunk.get("thinking")) for chunk in chunks)
-    return _Piece(text="".join(_text(chunk.get("text")) for chunk in chunks), reasoning=reasoning or thought)
+    text = "".join(_text(chunk.get("text")) for chunk in chunks)
+    return ReplyPiece(text=text, reasoning=reasoning or thought, logprobs=logprobs)
 
 
 def _text(value: object) -> str:

@@ -30,7 +30,7 @@ def messages_of(items: list[Any], field: str, ignored: list[str]) -> tuple[Messa
     """Return the turns that `field` (`messages` of a chat, `input` of a response) holds.
 
     Unknown fields of messages are added to `ignored`, as `messages.NAME`.
-    Raises `ApiError` for what is no text, for a role of tools, and for a conversation that the assistant ends.
+    Raises `ApiError` for content other than text, for a role of tools, and for a conversation that the assistant ends.
     """
     found = [_message(item, field, index, ignored) for index, item in enumerate(items)]
     messages = tuple(message for message in found if message is not None)

@@ -149,7 +149,7 @@ def _chat_logprobs(values: Mapping[str, Any]) -> int | None:
 
 
 def _check_routable(query: str | None, field: str, num_logprobs: int | None) -> None:
-    """Raise `ApiError` for what `auto` cannot answer: no text or several, or token log-probabilities."""
+    """Raise `ApiError` for what `auto` cannot answer: token ids, several texts, or log-probabilities."""
     if num_logprobs is not None:
         raise refused("logprobs", "log-probabilities depend on the model: choose a model in place of auto", None)
     if query is None:

@@ -23,6 +23,8 @@ PATHS: Mapping[Endpoint, str] = {
     "tokenize": "/tokenize",
 }
 
+MODELS_OPERATION = "models"
+
 _INTEGER: Schema = {"type": "integer"}
 _NUMBER: Schema = {"type": "number"}
 
@@ -118,6 +120,60 @@ ANSWERS: Mapping[Endpoint, dict[str, Any]] = {
 }
 
 
+_GREETING = [{"role": "user", "content": "Hello"}]
+LINKS: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    MODELS_OPERATION: {
+        "chat_with_the_first": {
+            "operationId": "chat",
+            "description": "Chat with the first model of the list.",
+            "requestBody": {"model": "$response.body#/data/0/id", "messages": _GREETING},
+        }
+    },
+    "route": {
+        "chat_with_the_expert": {
+            "operationId": "chat",
+            "description": "Chat with the model that the router chose for these messages.",
+            "requestBody": {"model": "$response.body#/selected_model", "messages": "$request.body#/messages"},
+        },
+        "ask_the_expert": {
+            "operationId": "responses",
+            "description": "Ask the model that the router chose for this text.",
+            "requestBody": {"model": "$response.body#/selected_model", "input": "$request.body#/input"},
+        },
+    },
+    "tokenize": {
+        "complete_the_tokens": {
+            "operationId": "completions",
+            "description": "Let the model continue the tokens.",
+            "requestBody": {"model": "$request.body#/model", "prompt": "$response.body#/tokens"},
+        }
+    },
+}
+"""What of an answer goes into a next request, by the operation that gave it."""
+
+_MODEL = _object(
+    {
+        "id": STRING,
+        "object": {"enum": ["model"]},
+        "created": _INTEGER,
+        "owned_by": STRING,
+        "status": _object({"value": {"enum": ["loaded", "loading", "unloaded"]}}),
+    },
+    {"max_model_len": {"type": ["integer", "null"]}, "moe_ray": {"type": "object"}},
+)
+
+
+def models_extra() -> dict[str, Any]:
+    """Return the key `responses` of the operation that lists models."""
+    listed = _object({"object": {"enum": ["list"]}, "data": _list(_MODEL)})
+    return {"responses": {"200": _answered({"application/json": {"schema": listed}}, MODELS_OPERATION)}}
+
+
+def _answered(content: dict[str, Any], operation: str) -> dict[str, Any]:
+    links = {"links": dict(LINKS[operation])} if operation in LINKS else {}
+    return {"description": "the answer", "content": content, **links}
+
+
 def request_schema(endpoint: Endpoint) -> dict[str, Any]:
     """Return the JSON Schema of the endpoint's requests.
 
@@ -143,7 +199,7 @@ def openapi_extra(endpoint: Endpoint) -> dict[str, Any]:
             "content": {"application/json": {"schema": request_schema(endpoint)}},
         },
         "responses": {
-            "200": {"description": "the answer", "content": answer},
+            "200": _answered(answer, endpoint),
             "4XX": {"description": "the request is refused", "content": refusal},
             "5XX": {"description": "no answer could be made", "content": refusal},
         },

@@ -162,7 +162,7 @@ def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
 
 @plant("shared-folder that this node does not see")
 def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
-    return replace(machine, meeting=folder / "elsewhere", limit_s=1.0)
+    return replace(machine, meeting=folder / "elsewhere", limit_s=3.0)
 
 
 @plant("shared-lock that excludes nobody")

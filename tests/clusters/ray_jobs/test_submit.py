@@ -7,7 +7,7 @@ import pytest
 
 from moe_ray.clusters.ray_jobs import follow, package
 from moe_ray.clusters.ray_jobs.results import write_mark
-from moe_ray.clusters.submission import read_submission
+from moe_ray.clusters.submission import read_submission, write_submission
 from tests.support.commands import Command
 from tests.support.fake_jobs import FakeJobs
 
@@ -58,11 +58,11 @@ def test_the_exit_code_is_the_drivers_own(
 
 def test_a_python_that_is_not_there_is_said_with_its_option(moe_ray: Command, jobs: FakeJobs, file: Path) -> None:
     jobs.states = [{"status": "FAILED", "driver_exit_code": 127}]
-    code, shown = submit(moe_ray, jobs, file, "--python", "/opt/env/bin/python -u")
+    code, shown = submit(moe_ray, jobs, file, "--python", "/opt/env/bin/python3.11")
     assert code == 127
     assert "--python /path/to/python" in shown
     (job,) = jobs.jobs.values()
-    assert job.body["entrypoint"].startswith("/opt/env/bin/python -u -m moe_ray.")
+    assert job.body["entrypoint"].startswith("/opt/env/bin/python3.11 -m moe_ray.")
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
@@ -282,6 +282,45 @@ def test_status_logs_and_stop_ask_the_cluster(moe_ray: Command, jobs: FakeJobs, 
     jobs.jobs.clear()
     assert moe_ray("status", RUN)[1].startswith("unknown: ")
     assert moe_ray("stop", RUN)[0] == 0
+
+
+@pytest.mark.parametrize("program", ["bash -c x", "python -c x", "/bin/sh", "python;x", ""])
+def test_only_a_python_runs_jobs(moe_ray: Command, jobs: FakeJobs, file: Path, program: str) -> None:
+    code, shown = submit(moe_ray, jobs, file, "--python", program)
+    assert code == 2
+    assert "is not the path of a Python" in shown
+    assert jobs.requests == []
+
+
+def test_a_run_directory_of_somebody_else_gets_no_token_and_runs_no_command(
+    moe_ray: Command, jobs: FakeJobs, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
+    submit(moe_ray, jobs, file)
+    jobs.token = "mine"
+    record = read_submission(RUN)
+    write_submission(RUN, record.model_copy(update={"target": "https://evil.example.org"}))
+    for command in ("logs", "stop", "sync"):
+        code, shown = moe_ray(command, RUN)
+        assert code == 2
+        assert "which you have not submitted to" in shown
+    assert moe_ray("status", RUN)[1].startswith("unknown: submission.json: names the cluster")
+    jobs.requests.clear()
+    details = {**record.details, "python": "bash -c x"}
+    write_submission(RUN, record.model_copy(update={"details": details}))
+    code, shown = moe_ray("sync", RUN)
+    assert code == 2
+    assert "is not the path of a Python" in shown
+    assert not [path for method, path in jobs.requests if method == "POST"]
+
+
+@pytest.mark.parametrize("answer", [{}, {"status": "PAUSED"}, {"status": 3}])
+def test_an_answer_that_is_no_state_of_a_job_is_not_believed(
+    moe_ray: Command, jobs: FakeJobs, file: Path, answer: dict[str, object]
+) -> None:
+    submit(moe_ray, jobs, file)
+    next(iter(jobs.jobs.values())).states[:] = [answer]
+    assert moe_ray("status", RUN)[1].startswith("unknown: ")
 
 
 def test_a_cluster_that_is_gone_gives_unknown_not_an_error(moe_ray: Command, jobs: FakeJobs, file: Path) -> None:

@@ -51,7 +51,7 @@ def read(body: bytes, content_type: str) -> None:
     pieces: list[str] = []
     is_stream = content_type == "text/event-stream"
     reader = ReplyReader(
-        is_stream=is_stream, start_s=time.perf_counter(), on_piece=lambda text, _reasoning: pieces.append(text)
+        is_stream=is_stream, start_s=time.perf_counter(), on_piece=lambda piece: pieces.append(piece.text)
     )
     try:
         for at in range(0, len(body), 7):

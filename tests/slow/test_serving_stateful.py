@@ -1,0 +1,103 @@
+"""Sequences of requests that schemathesis makes along the links of the served OpenAPI document.
+
+SERVING_FUZZ_EXAMPLES sets the number of sequences.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from moe_ray.serving.openai.schema import LINKS, PATHS
+from tests.engines.openai_api import Api
+from tests.engines.openai_api import serving as serving_api
+from tests.support.served import (
+    Endpoint,
+    endpoint_of,
+    of_every_engine,
+    require_refusal_in_openais_shape,
+    train_router,
+    write_served,
+)
+
+schemathesis = pytest.importorskip("schemathesis")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("local_ray"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:schemathesis"),
+]
+
+NUM_SEQUENCES = int(os.environ.get("SERVING_FUZZ_EXAMPLES", "60"))
+NUM_STEPS = 6
+TEXTS = ("messages", "prompt", "input")
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[Endpoint]:
+    folder: Path = tmp_path_factory.mktemp("served")
+    with serving_api(Api()) as api:
+        experiment = write_served(folder, of_every_engine(folder, api), router=train_router(folder / "router"))
+        with endpoint_of(experiment) as served:
+            yield served
+
+
+def make_answerable(case: Any, num_before: int) -> None:
+    """Change a first request so that it can be answered: one text only, of the user, and a model that is there."""
+    body = case.body
+    if not isinstance(body, dict) or case.path not in (PATHS["route"], PATHS["tokenize"]):
+        return
+    given = [name for name in TEXTS if body.get(name)]
+    for name in TEXTS:
+        if given and name != given[num_before % len(given)]:
+            body.pop(name, None)
+    if isinstance(body.get("messages"), list) and isinstance(body["messages"][-1], dict):
+        body["messages"][-1]["role"] = "user"
+    if case.path == PATHS["tokenize"]:
+        body["model"] = ("baseline", "code-expert")[num_before % 2]
+
+
+def test_no_sequence_along_the_links_ends_in_a_fault_and_every_link_leads_to_an_answer(
+    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    followed: Counter[str] = Counter()
+    statuses: Counter[int] = Counter()
+    firsts: Counter[str] = Counter()
+    machine: Any = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json").as_state_machine()
+
+    class Sequence(machine):  # type: ignore[misc]
+        def step(self, input: Any) -> Any:
+            if input.transition is None:
+                make_answerable(input.case, firsts[input.case.path])
+                firsts[input.case.path] += 1
+            output = super().step(input)
+            statuses[output.response.status_code] += 1
+            if input.transition is not None and input.is_applied and output.response.status_code == 200:
+                followed[input.transition.id] += 1
+            return output
+
+        def validate_response(self, response: Any, case: Any, **_options: Any) -> None:
+            require_refusal_in_openais_shape(response)
+
+    Sequence.run(
+        settings=settings(
+            max_examples=NUM_SEQUENCES,
+            stateful_step_count=NUM_STEPS,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+    )
+    capsys.readouterr()
+    with capsys.disabled():
+        sys.stdout.write(f"\n{statuses.total()} requests, by status {dict(statuses)}; answered by link {followed}\n")
+    names = {name for links in LINKS.values() for name in links}
+    assert {name for name in names if any(name in link for link in followed)} == names
+    assert endpoint.client.get("/readyz").status_code == 200
