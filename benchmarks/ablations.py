@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ import transformers
 from benchmarks.machine import machine_line
 from moe_ray.engines.transformers.likelihood import ScoringRow, score_batch
 from moe_ray.engines.transformers.loading import LoadedModel
-from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, Unit
+from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.scoring import ScoredText
 from moe_ray.specialisation.texts import SourceText
 from moe_ray.specialisation.tracing import sites_of
@@ -34,20 +35,25 @@ def ratios_of(arguments: argparse.Namespace, operation: Any) -> list[float]:
     """Print the seconds of full passes and of ablations of one text, in turn; return their ratios."""
     loaded = _loaded(arguments)
     sites = sites_of(loaded, name="mixtral")
-    units = [Unit(expert=expert, at=at) for at in range(arguments.layers) for expert in range(arguments.experts)]
+    units = [RemovedUnit(expert=expert, at=at) for at in range(arguments.layers) for expert in range(arguments.experts)]
     meter = AblationMeter(loaded, sites, units, AblationOptions(operation=operation, num_draws=0), name="mixtral")
     texts = [_text(arguments.tokens, seed) for seed in range(arguments.pairs)]
     meter.measure(texts[0])
     full, ablated, num_touched = [], [], 0
     for text in texts:
-        full.append(_seconds(lambda text=text: [score_batch(loaded, text.rows) for _ in units]))
-        ablated.append(_seconds(lambda text=text: meter.measure(text)))
+        full.append(_seconds(partial(_read_often, loaded, text, len(units))))
+        ablated.append(_seconds(partial(meter.measure, text)))
         num_touched += int((meter.measure(text).num_removed > 0).sum())
     print(
         f"{operation}: {len(units)} full passes {statistics.median(full) * 1e3:.0f} ms, {len(units)} ablations "
         f"{statistics.median(ablated) * 1e3:.0f} ms; {num_touched / len(texts):.1f} of them change the text"
     )
     return [after / before for before, after in zip(full, ablated, strict=True)]
+
+
+def _read_often(loaded: LoadedModel, text: ScoredText, num_times: int) -> None:
+    for _ in range(num_times):
+        score_batch(loaded, text.rows)
 
 
 def _loaded(arguments: argparse.Namespace) -> LoadedModel:

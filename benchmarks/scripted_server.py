@@ -26,6 +26,7 @@ def scripted_server(folder: Path, models: Mapping[str, Mapping[str, Any]], **opt
             for name, settings in models.items()
         },
         "baseline": next(iter(models)),
+        "matrix": "full",
         "domains": {
             "any": {
                 "task": "free_text",

@@ -1,7 +1,7 @@
 """What tracing a mixture costs, and how often its statistics are right.
 
     python -m benchmarks.specialisation cost [--pairs 15] [--layers 6] [--hidden 512] [--tokens 256]
-    python -m benchmarks.specialisation calibration [--runs 1000]
+    python -m benchmarks.specialisation calibration [--runs 1000] [--texts 40]
     python -m benchmarks.specialisation identical [--runs 200]
 
 `cost` compares the CPU time of a forward pass with hooks to one without, in turn, of a random Mixtral in float32. It
@@ -113,15 +113,15 @@ def calibration(arguments: argparse.Namespace) -> bool:
     good = True
     for concentration in (100.0, 30.0, 10.0):
         for size in (0.0, 0.3):
-            good &= _case(arguments.runs, concentration, size)
+            good &= _case(arguments.runs, arguments.texts, concentration, size)
     return good
 
 
-def _case(num_runs: int, concentration: float, size: float) -> bool:
+def _case(num_runs: int, num_texts: int, concentration: float, size: float) -> bool:
     rng = np.random.default_rng(int(concentration * 10 + size * 10))
     truth = np.stack([_texts(rng, size * at, 20_000, concentration).sum(axis=0) for at in (0, 1)])
     true_js, true_lift = (float(_js(truth)[0]), log_lift(truth)) if size else (0.0, np.zeros(12))
-    found = np.array(list(_runs(rng, num_runs, concentration, size, true_js, true_lift)))
+    found = np.array(list(_runs(rng, num_runs, num_texts, concentration, size, (true_js, true_lift))))
     js_rejects, js_covers, lift_rejects, lift_covers = found.mean(axis=0)
     cells = (f"{concentration:g}", f"{size:g}", *(f"{share:.3f}" for share in found.mean(axis=0)))
     print(f"| {' | '.join(cells)} |")
@@ -132,11 +132,17 @@ def _case(num_runs: int, concentration: float, size: float) -> bool:
 
 
 def _runs(
-    rng: np.random.Generator, num_runs: int, concentration: float, size: float, true_js: float, true_lift: FloatArray
+    rng: np.random.Generator,
+    num_runs: int,
+    num_texts: int,
+    concentration: float,
+    size: float,
+    truth: tuple[float, FloatArray],
 ) -> Iterator[tuple[float, float, float, float]]:
-    codes = np.repeat([0, 1], TEXTS_PER_CLASS)
+    codes = np.repeat([0, 1], num_texts)
+    true_js, true_lift = truth
     for _ in range(num_runs):
-        rows = np.concatenate([_texts(rng, size * at, TEXTS_PER_CLASS, concentration) for at in (0, 1)])
+        rows = np.concatenate([_texts(rng, size * at, num_texts, concentration) for at in (0, 1)])
         null = null_of(_js, rows, codes, 2, purpose="calibration", num_permutations=199)
         js, lifts = jackknife(_js, rows, codes, 2), jackknife(log_lift, rows, codes, 2)
         (js_low, js_high), (low, high) = js.interval(), lifts.interval()
@@ -182,6 +188,7 @@ def main() -> None:
     of_cost.set_defaults(run=cost)
     of_calibration = commands.add_parser("calibration")
     of_calibration.add_argument("--runs", type=int, default=1000)
+    of_calibration.add_argument("--texts", type=int, default=TEXTS_PER_CLASS)
     of_calibration.set_defaults(run=calibration)
     of_identical = commands.add_parser("identical")
     of_identical.add_argument("--runs", type=int, default=200)

@@ -153,7 +153,7 @@ def _rerouted(
 ) -> tuple[Tensor, Tensor]:
     mask = removal.slots(index)
     new_index, new_weights = index, weights
-    for expert in index[mask].unique().tolist():
+    for expert in sorted(set(index[mask].tolist())):
         lost = (mask & (index == expert)).any(dim=-1, keepdim=True)
         removed = removal.experts if expert in removal.experts else frozenset({expert})
         found, found_weights = reroutes.without(removed, args, kwargs)

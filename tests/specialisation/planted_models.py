@@ -14,7 +14,7 @@ import transformers
 
 from moe_ray.engines.transformers.likelihood import ScoringRow
 from moe_ray.specialisation.ablation import records
-from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, Unit
+from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.records import AblatedUnit, Ablation, AblationPlan
 from moe_ray.specialisation.ablation.scoring import ScoredText
 from moe_ray.specialisation.sites import RoutingSite
@@ -100,7 +100,9 @@ def scored(ids: Sequence[int], label: str, text_id: str) -> ScoredText:
 def ablated(model: Any, texts: Sequence[tuple[list[int], str]], out: Path, options: AblationOptions) -> Ablation:
     """Ablate each expert of each layer on the texts, by way of the files that the command writes."""
     sites = sites_of(loaded(model), name="model")
-    units = [Unit(expert=expert, at=at) for at, site in enumerate(sites) for expert in range(site.record.num_experts)]
+    units = [
+        RemovedUnit(expert=expert, at=at) for at, site in enumerate(sites) for expert in range(site.record.num_experts)
+    ]
     meter = AblationMeter(loaded(model), sites, units, options, name="model")
     records.begin(out, plan_of(sites, options))
     found = [meter.measure(scored(ids, label, f"{at:04}")) for at, (ids, label) in enumerate(texts)]

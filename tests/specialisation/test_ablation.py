@@ -10,7 +10,7 @@ import torch
 
 from moe_ray.engines.transformers.likelihood import score_batch
 from moe_ray.specialisation.ablation.controls import control_draws
-from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, Unit
+from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.report import AblationReport, make_ablation_report
 from moe_ray.specialisation.intervening import intervened
 from moe_ray.specialisation.interventions import Intervention
@@ -107,7 +107,7 @@ def test_a_change_is_that_of_reading_the_text_under_the_intervention(family: str
     model = make(family)
     sites = sites_of(loaded(model), name=family)
     text = scored(rows(1)[0].tolist(), "a", "t")
-    meter = AblationMeter(loaded(model), sites, [Unit(expert=1, at=at)], options(batch_size=1), name=family)
+    meter = AblationMeter(loaded(model), sites, [RemovedUnit(expert=1, at=at)], options(batch_size=1), name=family)
     (row,) = text.rows
     intact = text.score(score_batch(loaded(model), [row])[0].loglikelihoods)
     for _ in range(2):

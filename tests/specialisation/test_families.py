@@ -10,7 +10,7 @@ from moe_ray.errors import ModelError
 from moe_ray.specialisation.records import SUMS
 from moe_ray.specialisation.sites import RoutingSite
 from moe_ray.specialisation.tracing import TracingOptions, collected, sites_of, trace_texts
-from tests.specialisation.families import FAMILIES, NUM_EXPERTS, TOP_K, encoded, loaded, make, rows
+from tests.specialisation.families import NUM_EXPERTS, TOP_K, TRACED, encoded, loaded, make, rows
 
 SIGMOID = {
     "deepseek_v3",
@@ -69,7 +69,7 @@ def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return found
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(TRACED))
 def family(request: pytest.FixtureRequest) -> tuple[str, Any, list[RoutingSite]]:
     model = make(request.param)
     return request.param, model, sites_of(loaded(model), name=request.param)

@@ -18,6 +18,7 @@ import psutil
 
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 20.0
+MAX_STARTS = 3
 MARK = "MOE_RAY_TEST_HEAD"
 
 
@@ -55,6 +56,21 @@ def ray_head(folder: Path, *, num_cpus: int = 2) -> Iterator[Head]:
     path = f"{Path(sys.executable).parent}:{kept.get('PATH', '')}"
     environment = {**kept, "HOME": str(home), "PATH": path, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     mark = secrets.token_hex(8)
+    own = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file), MARK: mark}
+    try:
+        for _ in range(MAX_STARTS):
+            url, process = _start(folder, own, num_cpus)
+            if _answers(url, token_file.read_text(), process, folder / "head.log"):
+                break
+        else:
+            raise AssertionError((folder / "head.log").read_text())
+        yield Head(url=url, token_file=token_file, home=home, environment=environment)
+    finally:
+        _end(mark)
+        process.wait(END_TIMEOUT_S)
+
+
+def _start(folder: Path, environment: dict[str, str], num_cpus: int) -> tuple[str, subprocess.Popen[bytes]]:
     names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     options = [f"--{name}={port}" for name, port in ports.items()]
@@ -68,38 +84,28 @@ def ray_head(folder: Path, *, num_cpus: int = 2) -> Iterator[Head]:
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(
             [str(Path(sys.executable).parent / "ray"), "start", "--head", *options],
-            env={
-                **environment,
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN_PATH": str(token_file),
-                MARK: mark,
-            },
+            env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    url = f"http://127.0.0.1:{ports['dashboard-port']}"
-    try:
-        _wait_for_agent(url, token_file.read_text(), process, folder / "head.log")
-        yield Head(url=url, token_file=token_file, home=home, environment=environment)
-    finally:
-        _end(mark)
-        process.wait(END_TIMEOUT_S)
+    return f"http://127.0.0.1:{ports['dashboard-port']}", process
 
 
-def _wait_for_agent(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _answers(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Wait for the dashboard. False where Ray gave up: on a busy machine its own 30 s for a raylet can be too short."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     headers = {"Authorization": f"Bearer {token}"}
-    while True:
-        assert process.poll() is None, log.read_text()
+    while process.poll() is None:
         assert time.monotonic() < deadline_s, log.read_text()
         try:
             answer = httpx2.get(f"{url}/api/version", headers=headers, trust_env=False)
             if answer.status_code == 200 and "block forever" in log.read_text():
-                return
+                return True
         except httpx2.HTTPError:
             pass
         time.sleep(0.2)
+    return False
 
 
 def _end(mark: str) -> None:

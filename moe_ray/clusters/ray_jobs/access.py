@@ -3,14 +3,12 @@
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from moe_ray.config.paths import cache_directory
 from moe_ray.errors import UserError
-from moe_ray.files import read_text, write_text_atomically
+from moe_ray.files import read_text
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 TOKEN_PATH_VARIABLE, TOKEN_VARIABLE = "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN"
@@ -84,40 +82,6 @@ def find_token(token_file: Path | None, environment: Mapping[str, str] = os.envi
         remedy=f"copy the cluster's token file to this machine (mode 600) and set {TOKEN_PATH_VARIABLE}, or give "
         "--token-file FILE",
     )
-
-
-def remember(address: JobsAddress) -> None:
-    """Note that this user submitted to another machine, so that records which name it may be followed."""
-    known = _known()
-    if address.host not in LOOPBACK_HOSTS and address.url not in known:
-        with suppress(OSError):  # a home that cannot be written
-            write_text_atomically(_known_path(), "".join(f"{url}\n" for url in sorted({*known, address.url})))
-
-
-def recorded_address(url: str) -> JobsAddress:
-    """Return the address of a record in a run directory, which may come from another user.
-
-    Raises `UserError` for another machine that this user has not submitted to: it could ask for the token.
-    """
-    address = parse_address(url, insecure=True)
-    if address.host not in LOOPBACK_HOSTS and address.url not in _known():
-        raise UserError(
-            f"names the cluster {address.url}, which you have not submitted to",
-            where="submission.json",
-            remedy="submit the run from this account, or use `ray job status` with an address that you trust",
-        )
-    return address
-
-
-def _known_path() -> Path:
-    return cache_directory() / "ray_clusters.txt"
-
-
-def _known() -> frozenset[str]:
-    try:
-        return frozenset(read_text(_known_path()).split())
-    except (OSError, UnicodeDecodeError):
-        return frozenset()
 
 
 def require_python(program: str) -> str:

@@ -113,7 +113,8 @@ class JobsClient:
     def info(self, id: str) -> JobInfo:
         """Return the state of a job. Raises `JobMissingError` where the cluster does not know it."""
         found = _json(self._done(self._request("GET", f"/api/jobs/{id}")))
-        state, code, metadata = (found.get(key) for key in ("status", "driver_exit_code", "metadata"))
+        state: Any = found.get("status")
+        code, metadata = found.get("driver_exit_code"), found.get("metadata")
         if state not in STATES:
             raise JobsUnreachableError(f"{self.address.url} answers with what is not the state of a job: {state!r}")
         return JobInfo(

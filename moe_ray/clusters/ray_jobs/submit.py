@@ -9,13 +9,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moe_ray.clusters.ray_jobs.access import parse_address, remember, require_python
+from moe_ray.clusters.ray_jobs.access import parse_address, require_python
 from moe_ray.clusters.ray_jobs.client import JobMissingError, JobsClient, JobsUnreachableError
 from moe_ray.clusters.ray_jobs.follow import Notify
+from moe_ray.clusters.ray_jobs.launcher import status_of
 from moe_ray.clusters.ray_jobs.package import package_name
 from moe_ray.clusters.ray_jobs.results import require_place
 from moe_ray.clusters.ray_jobs.shipping import EXPERIMENT_FILE, Shipment, shipment
-from moe_ray.clusters.submission import SUBMISSION_FILE, Submission, launcher_for, open_submission, write_submission
+from moe_ray.clusters.submission import (
+    SUBMISSION_FILE,
+    Submission,
+    SubmissionState,
+    launcher_for,
+    open_submission,
+    read_submission,
+    write_submission,
+)
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import RunFailedError, UserError
 from moe_ray.fingerprint import fingerprint
@@ -99,8 +108,7 @@ def start_job(client: JobsClient, plan: JobPlan, request: JobRequest, on_notice:
     A run that was submitted before gets the next attempt, which resumes it. Raises `UserError` while the earlier one
     is alive.
     """
-    attempt = _next_attempt(plan.run)
-    remember(client.address)
+    attempt = _next_attempt(client, plan.run)
     archive = plan.shipment.package.archive()
     name = package_name(archive)
     try:
@@ -117,18 +125,29 @@ def start_job(client: JobsClient, plan: JobPlan, request: JobRequest, on_notice:
         attempt += 1
 
 
-def _next_attempt(run: Path) -> int:
+def _next_attempt(client: JobsClient, run: Path) -> int:
     if not (run / SUBMISSION_FILE).exists():
         return 1
-    previous = open_submission(run)
-    status = launcher_for(previous).status(run, previous)
-    if status.state in ("pending", "running"):
+    previous = read_submission(run)
+    state = _state(client, run, previous)
+    if state in ("pending", "running"):
         raise UserError(
-            f"job {previous.id} of this run is {status.state}",
+            f"job {previous.id} of this run is {state}",
             where=str(run),
             remedy=f"moe-ray logs {run} --follow shows its log, moe-ray stop {run} ends it",
         )
     return previous.attempt + 1
+
+
+def _state(client: JobsClient, run: Path, previous: Submission) -> SubmissionState:
+    """Return the state of an earlier submission. The cluster that was named now is asked in any case."""
+    if previous.kind != "ray-job" or previous.target != client.address.url:
+        previous = open_submission(run)
+        return launcher_for(previous).status(run, previous).state
+    try:
+        return status_of(client.info(previous.id)).state
+    except (JobsUnreachableError, JobMissingError):
+        return "unknown"
 
 
 def _submission(client: JobsClient, plan: JobPlan, request: JobRequest, attempt: int) -> Submission:

@@ -29,7 +29,7 @@ from moe_ray.specialisation.sites import RoutedTokens, RoutingSite, on_experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
+class RemovedUnit:
     """An expert, of the layer at the place `at` among those with experts, or of all of them (None)."""
 
     expert: int
@@ -66,7 +66,7 @@ class AblationMeter:
         self,
         loaded: LoadedModel,
         sites: Sequence[RoutingSite],
-        units: Sequence[Unit],
+        units: Sequence[RemovedUnit],
         options: AblationOptions,
         *,
         name: str,
@@ -140,10 +140,10 @@ class AblationMeter:
     def _score(self, rows: Sequence[ScoringRow]) -> list[dict[int, float]]:
         return [one.loglikelihoods for one in score_batch(self._loaded, rows)]
 
-    def _sites_of(self, unit: Unit) -> list[int]:
+    def _sites_of(self, unit: RemovedUnit) -> list[int]:
         return list(range(len(self._sites))) if unit.at is None else [unit.at]
 
-    def _masks(self, row: ScoringRow, routed: _Routed, unit: Unit) -> tuple[list[list[BoolArray]], int]:
+    def _masks(self, row: ScoringRow, routed: _Routed, unit: RemovedUnit) -> tuple[list[list[BoolArray]], int]:
         """Return each draw's masks, layer by layer of the unit, and the fewest selections that a draw found."""
         options = self._options
         draws = [
@@ -163,7 +163,9 @@ class AblationMeter:
         masks = [[one.masks[draw] for one in draws] for draw in range(options.num_draws)]
         return masks, int(num_matched.min(initial=num_matched.max(initial=0)))
 
-    def _read_variants(self, row: ScoringRow, unit: Unit, variants: Sequence[Masks]) -> dict[int, dict[int, float]]:
+    def _read_variants(
+        self, row: ScoringRow, unit: RemovedUnit, variants: Sequence[Masks]
+    ) -> dict[int, dict[int, float]]:
         """Return log-likelihoods of the variants that differ from the intact row, by their places."""
         places = [at for at, masks in enumerate(variants) if masks is None or any(mask.any() for mask in masks)]
         found: dict[int, dict[int, float]] = {}
@@ -172,7 +174,7 @@ class AblationMeter:
             found.update(zip(chunk, self._read(row, unit, [variants[at] for at in chunk]), strict=True))
         return found
 
-    def _read(self, row: ScoringRow, unit: Unit, variants: Sequence[Masks]) -> list[dict[int, float]]:
+    def _read(self, row: ScoringRow, unit: RemovedUnit, variants: Sequence[Masks]) -> list[dict[int, float]]:
         sites = self._sites_of(unit)
         removals = [
             SlotRemoval(
@@ -189,7 +191,7 @@ class AblationMeter:
             return self._score([row] * len(variants))
 
 
-def _num_selected(unit: Unit, routed: _Routed, counted: Sequence[bool] | None) -> int:
+def _num_selected(unit: RemovedUnit, routed: _Routed, counted: Sequence[bool] | None) -> int:
     """Return how many selections of the row, or of its counted tokens, are the unit's."""
     layers = routed.index if unit.at is None else [routed.index[unit.at]]
     kept = slice(None) if counted is None else np.array(counted, dtype=np.bool_)

@@ -13,7 +13,7 @@ from moe_ray.engines.transformers.mixture import mixture_facts
 from moe_ray.errors import DataError, ModelError
 from moe_ray.fingerprint import fingerprint
 from moe_ray.specialisation.ablation import records
-from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, Unit
+from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.records import ALL_LAYERS, AblatedUnit, AblationPlan
 from moe_ray.specialisation.ablation.scoring import score_name, scored_texts
 from moe_ray.specialisation.interventions import Intervention, require_possible
@@ -132,12 +132,12 @@ def _plan(
     )
 
 
-def units_of(request: AblationRequest, sites: Sequence[RoutingSite], experts: Sequence[int]) -> list[Unit]:
+def units_of(request: AblationRequest, sites: Sequence[RoutingSite], experts: Sequence[int]) -> list[RemovedUnit]:
     """Return what is removed, layer by layer."""
     if request.whole:
-        return [Unit(expert=expert, at=None) for expert in experts]
+        return [RemovedUnit(expert=expert, at=None) for expert in experts]
     return [
-        Unit(expert=expert, at=at)
+        RemovedUnit(expert=expert, at=at)
         for at, site in enumerate(sites)
         if not request.layers or site.record.layer in request.layers
         for expert in experts
@@ -154,7 +154,7 @@ def _measure(
     progress: AblationProgress,
 ) -> None:
     places = {site.record.layer: at for at, site in enumerate(sites)}
-    units = [Unit(expert=one.expert, at=places.get(one.layer)) for one in plan.units]
+    units = [RemovedUnit(expert=one.expert, at=places.get(one.layer)) for one in plan.units]
     meter = AblationMeter(loaded, sites, units, request.options, name=request.model)
     parts = parts_of(request.texts.texts, plan.num_parts)
     missing = [part for part in range(plan.num_parts) if not records.part_path(request.out, part).is_file()]

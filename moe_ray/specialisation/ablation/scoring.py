@@ -19,7 +19,7 @@ from moe_ray.prompts.messages import Message, Prompt
 from moe_ray.specialisation.texts import SourceText
 from moe_ray.specialisation.tokens import EncodedText, TextEncoder
 
-ScoreName = Literal["bits_per_byte", "log_p"]
+TextScore = Literal["bits_per_byte", "log_p"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class ScoredText:
         return max(loglikelihoods, key=lambda place: loglikelihoods[place]) == self.source.answer
 
 
-def score_name(texts: Sequence[SourceText]) -> ScoreName:
+def score_name(texts: Sequence[SourceText]) -> TextScore:
     """Return which score the texts have."""
     return "log_p" if texts and texts[0].choices else "bits_per_byte"
 

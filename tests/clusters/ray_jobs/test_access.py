@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.clusters.ray_jobs.access import find_token, parse_address, recorded_address, remember
+from moe_ray.clusters.ray_jobs.access import find_token, parse_address
 from moe_ray.errors import UserError
 
 
@@ -81,24 +81,3 @@ def test_a_missing_token_is_said_with_what_to_do(tmp_path: Path, monkeypatch: py
     assert "RAY_AUTH_TOKEN_PATH" in (raised.value.remedy or "")
     with pytest.raises(UserError, match="cannot be read"):
         find_token(tmp_path / "missing")
-
-
-def test_the_address_of_a_record_is_followed_once_this_user_submitted_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MOE_RAY_CACHE", str(tmp_path / "cache"))
-    assert recorded_address("http://localhost:8265").host == "localhost"
-    with pytest.raises(UserError, match="which you have not submitted to"):
-        recorded_address("https://ray.example.org")
-    remember(parse_address("https://ray.example.org", insecure=False))
-    remember(parse_address("http://head:8265", insecure=True))
-    assert recorded_address("https://ray.example.org").url == "https://ray.example.org"
-    assert recorded_address("http://head:8265").host == "head"
-    with pytest.raises(UserError, match="which you have not submitted to"):
-        recorded_address("http://head:8266")
-
-
-def test_a_home_that_cannot_be_written_ends_no_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MOE_RAY_CACHE", str(tmp_path / "file"))
-    remember(parse_address("https://ray.example.org", insecure=False))
