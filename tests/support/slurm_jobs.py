@@ -36,7 +36,7 @@ class Job:
     @property
     def state(self) -> str:
         """The state in SLURM's words."""
-        return self.field("LifeState")
+        return self.field("JobState")
 
     def field(self, name: str) -> str:
         """A field of `scontrol show job`."""
