@@ -4,7 +4,7 @@
 
 The model is a random Mixtral in float32. A text is read once intact, then once without each expert of each layer that
 one of its tokens selects, from that layer on; full passes read it whole each time. It exits with 1 if the median ratio
-is above 0.7. There are no control draws: each costs what a removal costs.
+of CPU time is above 0.7. There are no control draws: each costs what a removal costs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ VOCABULARY_SIZE, TOP_K = 1000, 2
 
 
 def ratios_of(arguments: argparse.Namespace, operation: Any) -> list[float]:
-    """Print the seconds of full passes and of ablations of one text, in turn; return their ratios."""
+    """Print the CPU seconds of full passes and of ablations of texts, in turn; return their ratios."""
     loaded = _loaded(arguments)
     sites = sites_of(loaded, name="mixtral")
     units = [RemovedUnit(expert=expert, at=at) for at in range(arguments.layers) for expert in range(arguments.experts)]
@@ -97,9 +97,9 @@ def _text(num_tokens: int, seed: int) -> ScoredText:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def main() -> None:

@@ -64,42 +64,27 @@ def test_an_expert_that_one_class_needs_is_found_in_every_seed_and_no_other(tmp_
     assert np.mean(proportions) <= 0.05
 
 
-def test_removing_one_of_identical_experts_with_zero_costs_something_but_nothing_specific(tmp_path: Path) -> None:
-    rejecting = 0
-    for seed in range(NUM_SEEDS):
-        report = report_of(identical(seed), seed, tmp_path / str(seed), "zero")
-        totals = [one for one in report.effects if one.kind == "total" and one.value]
-        assert any(one.low is not None and one.high is not None and one.low * one.high > 0 for one in totals)
-        rejecting += any(one.q_value is not None and one.q_value < 0.05 for one in report.effects)
-    assert rejecting <= 3
-
-
-def identical(seed: int) -> Any:
-    """A random mixture of which the experts of a layer are equal."""
-    model = make("mixtral")
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.3)
-        for layer in model.model.layers:
-            for parameter in layer.mlp.experts.parameters():
-                parameter.copy_(parameter[:1].expand_as(parameter))
-    return model
-
-
 def test_an_ablation_whose_process_is_killed_continues_to_the_same_bytes(tmp_path: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
     tokenizer = make_tokenizer()
     make("mixtral", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     lines = [
-        json.dumps({"text": f"the court is {number} of a drug", "label": "ab"[number % 2]}) for number in range(80)
+        json.dumps({"text": f"the court is {number} of a drug", "label": "ab"[number % 2]}) for number in range(34)
     ]
     (tmp_path / "texts.jsonl").write_text("\n".join(lines))
 
     def start(out: str) -> subprocess.Popen[bytes]:
-        given = ["--texts", str(tmp_path / "texts.jsonl"), "--layers", "1", "--out", str(tmp_path / out)]
+        given = [
+            "--texts",
+            str(tmp_path / "texts.jsonl"),
+            "--layers",
+            "1",
+            "--experts",
+            "0",
+            "--out",
+            str(tmp_path / out),
+        ]
         command = [sys.executable, "-m", "moe_ray", "specialise", "ablate", str(tmp_path / "model"), *given]
         return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
 
