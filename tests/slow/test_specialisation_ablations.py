@@ -1,11 +1,5 @@
-"""Planted truths over many seeds, and an ablation whose process is killed."""
+"""Planted truths over many seeds."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from moe_ray.specialisation.ablation.measuring import AblationOptions
 from moe_ray.specialisation.ablation.report import AblationReport, make_ablation_report
-from tests.specialisation.families import make
 from tests.specialisation.planted_models import ablated, planted_mixtral, random_texts, tokens_of
-from tests.support.tiny_models import make_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -62,40 +53,3 @@ def test_an_expert_that_one_class_needs_is_found_in_every_seed_and_no_other(tmp_
         assert (needed, "a") in found
         proportions.append(len(found - {(needed, "a")}) / len(found))
     assert np.mean(proportions) <= 0.05
-
-
-def test_an_ablation_whose_process_is_killed_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    transformers.utils.logging.disable_progress_bar()
-    tokenizer = make_tokenizer()
-    make("mixtral", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    lines = [
-        json.dumps({"text": f"the court is {number} of a drug", "label": "ab"[number % 2]}) for number in range(34)
-    ]
-    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
-
-    def start(out: str) -> subprocess.Popen[bytes]:
-        given = [
-            "--texts",
-            str(tmp_path / "texts.jsonl"),
-            "--layers",
-            "1",
-            "--experts",
-            "0",
-            "--out",
-            str(tmp_path / out),
-        ]
-        command = [sys.executable, "-m", "moe_ray", "specialise", "ablate", str(tmp_path / "model"), *given]
-        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-
-    assert start("whole").wait(300) == 0
-    killed = start("killed")
-    while not list((tmp_path / "killed" / "parts").glob("*.parquet")):
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait(60)
-    assert not (tmp_path / "killed" / "ablation.json").exists()
-    assert start("killed").wait(300) == 0
-    for name in ("plan.json", "changes.parquet", "ablation.json", "report.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
