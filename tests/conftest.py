@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
@@ -109,3 +110,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[Architect
         return make_tiny_checkpoint(tmp_path_factory.mktemp(architecture), architecture)
 
     return made
+
+
+@pytest.fixture
+def default_sigint() -> Iterator[None]:
+    """A shell lets what it starts in the background ignore Ctrl-C, and Python leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

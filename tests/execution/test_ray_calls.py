@@ -76,14 +76,6 @@ def test_a_known_reason_ends_the_waiting_before_its_time(hanging: threading.Even
     assert time.monotonic() - started < SOON_S
 
 
-@pytest.fixture
-def default_sigint() -> Iterator[None]:
-    """A shell lets what it starts in the background ignore Ctrl-C, and Python leaves it so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("default_sigint")
 def test_an_interrupt_works_while_a_call_hangs_and_what_waited_behind_it_never_runs(
     hanging: threading.Event,

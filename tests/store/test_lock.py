@@ -322,7 +322,7 @@ def test_a_requeued_life_waits_for_the_lock_of_its_earlier_life(run: RunDirector
     assert "waiting for its lock" in notices[0]
 
 
-@pytest.mark.usefixtures("no_locks")
+@pytest.mark.usefixtures("no_locks", "default_sigint")
 def test_a_process_whose_lease_was_taken_over_is_interrupted(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
