@@ -63,7 +63,7 @@ def test_a_node_whose_ray_does_not_start_ends_the_job_with_its_own_log_lines(lab
     )
     python.chmod(0o755)
     job = submit(lab, experiment, folder / "results", "--nodes", 3, "--site", site, *CPUS)
-    job.wait("FAILED", timeout_s=60)
+    job.wait("FAILED")
     assert job.field("ExitCode") == "3:0"
     assert "node2: `ray start` ended before Ray was up" in job.log
     assert "planted: no plasma store today" in job.log

@@ -14,7 +14,7 @@ from moe_ray.store.run_directory import RunDirectory
 from tests.execution.experiments import content, scripted, write_experiment
 from tests.support.slurm_lab import SlurmLab, lab_environment, wait_until
 
-JOB_TIMEOUT_S = 240.0
+JOB_TIMEOUT_S = 480.0
 # What must not be left on a node: Ray's processes, and those of the run.
 LEFTOVERS = ("raylet", "gcs_server", "moe_ray", "ray::")
 

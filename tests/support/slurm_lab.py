@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
 NETWORK = "10.78.0"
 NUM_GPUS = 4
-BOOT_TIMEOUT_S = 30.0
+BOOT_TIMEOUT_S = 120.0
 
 CONFIG = """\
 ClusterName=lab
