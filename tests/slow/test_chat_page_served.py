@@ -144,7 +144,7 @@ def test_an_answer_is_shown_while_it_streams_and_stop_ends_its_generation(chat: 
     words = "(document.querySelector('.text')?.textContent ?? '').split('word').length"
     chat.wait_for(f"{words} > 5", timeout_s=ANSWER_S)
     assert shown(chat, "#stop") == ["Stop"]
-    assert served.num_running() == 1
+    wait_for(lambda: served.num_running() == 1)  # ingresses report every second
     click(chat, "Stop")
     chat.wait_for(IDLE)
     num_words = chat.evaluate(words)

@@ -71,9 +71,40 @@ def make_answerable(case: Any) -> None:
         body["model"] = ("baseline", "code-expert")[chosen % 2]
 
 
-def test_no_sequence_along_the_links_ends_in_a_fault_and_every_link_is_followed(
-    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
+FIRST: dict[str, dict[str, Any]] = {
+    "chat_with_the_expert": {"messages": [{"role": "user", "content": "Is the contract valid?"}]},
+    "ask_the_expert": {"input": "Is the contract valid?"},
+    "complete_the_tokens": {"model": "baseline", "prompt": "Is the contract valid?"},
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"), [(operation, name) for operation, links in LINKS.items() for name in links]
+)
+def test_every_link_of_the_document_leads_to_an_answer(endpoint: Endpoint, operation: str, name: str) -> None:
+    first = FIRST.get(name)
+    if first is None:
+        answer = endpoint.client.get("/v1/models").json()
+    else:
+        answer = endpoint.client.post(PATHS[operation], json=first).json()  # type: ignore[index]
+    link = LINKS[operation][name]
+    body = {key: resolved(value, first, answer) for key, value in link["requestBody"].items()}
+    reply = endpoint.client.post(PATHS[link["operationId"]], json=body)
+    assert reply.status_code == 200, reply.text
+
+
+def resolved(value: Any, request: Any, response: Any) -> Any:
+    """Return what a runtime expression of OpenAPI stands for; other values as they are."""
+    if not isinstance(value, str) or not value.startswith("$"):
+        return value
+    source, _, pointer = value.partition("#/")
+    found = request if source == "$request.body" else response
+    for part in pointer.split("/"):
+        found = found[int(part)] if isinstance(found, list) else found[part]
+    return found
+
+
+def test_no_sequence_along_the_links_ends_in_a_fault(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
     followed: Counter[str] = Counter()
     num_answered: Counter[str] = Counter()
     statuses: Counter[int] = Counter()
@@ -108,6 +139,7 @@ def test_no_sequence_along_the_links_ends_in_a_fault_and_every_link_is_followed(
     with capsys.disabled():
         sys.stdout.write(f"\n{statuses.total()} requests, {dict(statuses)}; answered by link {num_answered}\n")
     names = {name for links in LINKS.values() for name in links}
-    assert {name for name in names if any(name in link for link in followed)} == names
+    # Which links a sequence follows is drawn at random.
+    assert {name for name in names if any(name in link for link in followed)}
     assert num_answered.total() > 0
     assert endpoint.client.get("/readyz").status_code == 200
