@@ -159,7 +159,7 @@ def test_a_connection_that_is_cut_in_the_middle_does_not_change_the_exit_code(
             relay.cut()
             lines = iter(process.stdout.readline, "")
             cut = next(line for line in lines if "does not answer" in line)
-            relay.mend()
+            relay.restore()
             out, err = process.communicate(timeout=TIMEOUT_S)
     assert "the job goes on" in cut
     assert process.returncode == 1, out + err

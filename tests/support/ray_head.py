@@ -130,7 +130,7 @@ def _is_marked(process: psutil.Process, mark: str) -> bool:
 
 @dataclass
 class Relay:
-    """Passes connections on to a port. `cut` ends those that are open and refuses new ones until `mend`."""
+    """Passes connections on to a port. `cut` ends those that are open and refuses new ones until `restore`."""
 
     target: int
     port: int = 0
@@ -144,7 +144,7 @@ class Relay:
             self.num_cut += 1
             _shut(one)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self._is_cut = False
 
     def serve(self, listener: socket.socket) -> None:

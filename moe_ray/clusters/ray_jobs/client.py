@@ -31,7 +31,7 @@ class JobsUnreachableError(MoeRayError):
 
 
 class JobMissingError(MoeRayError):
-    """The cluster does not know the job. It forgets its jobs when it is started anew."""
+    """The cluster does not know the job. It forgets its jobs when it is restarted."""
 
 
 class JobInfo(NamedTuple):

@@ -27,7 +27,7 @@ class RayJobLauncher:
     """Implements `moe_ray.clusters.submission.Launcher`."""
 
     def status(self, run: Path, submission: Submission) -> SubmissionStatus:  # noqa: ARG002 - the cluster knows
-        """See `Launcher.status`. A cluster that was started anew has forgotten the job: "unknown"."""
+        """See `Launcher.status`. A cluster that was restarted has forgotten the job: "unknown"."""
         try:
             with client_of(submission) as client:
                 return status_of(client.info(submission.id))

@@ -147,7 +147,7 @@ class Life:
         return read_record(self.path(name), kind)
 
     def make_token(self) -> Path:
-        """Create the file with Ray's token, which nobody else may read."""
+        """Create the file with Ray's token, which no other user may read."""
         self._make_folder()
         path = self.path("token")
         path.unlink(missing_ok=True)
