@@ -45,8 +45,6 @@ def clean_machine(folder: Path, short_folder: Path) -> Machine:
         user_id=1000,
         prefix=folder / "venv",
         import_path=(str(folder / "packages"),),
-        num_cpus=8,
-        num_allowed_cpus=8,
         root=folder / "root",
         limit_of=LIMITS.__getitem__,
         addresses_of=lambda name: ("10.0.0.1",),
