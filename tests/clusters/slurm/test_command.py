@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from moe_ray.clusters.job_commands import is_on_experiment
 from moe_ray.clusters.slurm.agent import parse_options
 from moe_ray.clusters.slurm.saved import saved_work
 from tests.support.commands import Command
@@ -94,6 +95,20 @@ def test_a_file_with_mistakes_is_refused_before_the_job_waits(moe_ray: Command, 
     (here / "experts.yaml").write_text(yaml.safe_dump({**given, "runtime": {}}))
     code, shown = moe_ray(*line)
     assert code == 0, shown
+
+
+@pytest.mark.parametrize(
+    ("line", "takes_it"),
+    [
+        ("evaluate x.yaml --brief", True),
+        ("router train x.yaml", True),
+        ("router data x.yaml", False),
+        ("moe pretrain x.yaml --out a/b", False),
+        ("score results/evaluate", False),
+    ],
+)
+def test_only_commands_on_an_experiment_get_the_address_of_the_jobs_cluster_as_a_key(line: str, takes_it: bool) -> None:
+    assert is_on_experiment(line.split()) == takes_it
 
 
 def test_a_newer_file_is_progress_and_the_jobs_own_files_are_not(tmp_path: Path) -> None:
