@@ -14,6 +14,8 @@ MIN_OPEN_FILES = 4096
 RAY_OPEN_FILES = 65536
 MIN_PROCESSES = 1024
 MIN_SHM_BYTES = GIB // 2
+# NCCL's buffers: some MiB for each channel and peer.
+MIN_LOCKED_BYTES = GIB
 NO_OVERCOMMIT = "2"
 # What Ray takes for the machine may be this much more than what this process may use.
 MEMORY_TOLERANCE = 1.1
@@ -56,6 +58,28 @@ def processes(machine: Machine) -> Iterator[Fault]:
             f"the control group allows {allowed} processes and threads, and Ray needs about {MIN_PROCESSES}",
             "pids.max of this process's control group",
             "docker run --pids-limit=-1 ...  # or ask the administrator",
+        )
+
+
+@check("locked-memory", "warning")
+def locked_memory(machine: Machine) -> Iterator[Fault]:
+    """Too little memory may be locked for InfiniBand.
+
+    Models that span GPUs of several nodes exchange data with NCCL, which locks the memory that InfiniBand's adapters
+    read and write. With a low limit it ends with "Cannot allocate memory". Checked where there is such an adapter.
+    """
+    soft, hard = machine.limit_of(resource.RLIMIT_MEMLOCK)
+    adapters = machine.root / "sys/class/infiniband"
+    names = sorted(one.name for one in adapters.iterdir()) if adapters.is_dir() else []
+    if names and machine.user_id != 0 and soft != resource.RLIM_INFINITY and soft < MIN_LOCKED_BYTES:
+        allowed = "unlimited" if hard == resource.RLIM_INFINITY else str(hard // 1024)
+        is_open = hard == resource.RLIM_INFINITY or hard >= MIN_LOCKED_BYTES
+        yield Fault(
+            f"at most {size(soft)} of memory may be locked, and NCCL needs more for InfiniBand",
+            f"adapters: {', '.join(names)}; limit of locked memory: {soft} (soft), {hard} (hard) bytes",
+            f"ulimit -l {allowed}  # before Ray starts"
+            if is_open
+            else "ulimit -Hl unlimited  # as root, or ask the administrator",
         )
 
 

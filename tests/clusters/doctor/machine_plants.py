@@ -44,6 +44,12 @@ def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
     return replace(machine, limit_of={**LIMITS, resource.RLIMIT_NPROC: (100, 100)}.__getitem__)
 
 
+@plant("locked-memory of 8 MiB with an adapter of InfiniBand")
+def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
+    (machine.root / "sys/class/infiniband/mlx5_0").mkdir(parents=True)
+    return machine
+
+
 @plant("shared-memory is missing")
 def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
     (machine.root / "dev/shm").rmdir()
