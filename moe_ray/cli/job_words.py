@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_ray.cli.options import Changes, load
-from moe_ray.clusters.job_commands import JOB_COMMANDS, RUN_WORD, JobCommand, Role, Word
+from moe_ray.clusters.job_commands import JOB_COMMANDS, RUN_WORD, CommandWord, JobCommand, WordRole
 from moe_ray.clusters.submission import SUBMISSION_FILE
 from moe_ray.errors import RunDirectoryError, UserError
 from moe_ray.store.run_directory import RunDirectory
@@ -56,24 +56,24 @@ def _found(app: Any, words: Sequence[str]) -> tuple[tuple[str, ...], Any]:
     return name, app
 
 
-def _words(command: Any, context: Any, roles: Mapping[str, Role]) -> Iterator[Word]:
+def _words(command: Any, context: Any, roles: Mapping[str, WordRole]) -> Iterator[CommandWord]:
     """Yield what was given: arguments first, whatever their order was."""
     given = [one for one in command.params if context.get_parameter_source(one.name).name == "COMMANDLINE"]
     for parameter in sorted(given, key=_is_option):
         value, role = context.params[parameter.name], roles.get(parameter.name)
         option = parameter.opts[0] if _is_option(parameter) else None
         if isinstance(value, bool):
-            yield Word(parameter.name, option if value else parameter.secondary_opts[0], None)
+            yield CommandWord(parameter.name, option if value else parameter.secondary_opts[0], None)
             continue
         for one in value if isinstance(value, list) else [value]:
-            yield Word(parameter.name, option, str(one), role)
+            yield CommandWord(parameter.name, option, str(one), role)
 
 
 def _is_option(parameter: Any) -> bool:
     return bool(parameter.opts[0].startswith("-"))
 
 
-def _require_unambiguous(words: Sequence[Word]) -> None:
+def _require_unambiguous(words: Sequence[CommandWord]) -> None:
     """Refuse arguments that the job's own command line would read as something else."""
     for word in words:
         value = word.value or ""
@@ -81,7 +81,7 @@ def _require_unambiguous(words: Sequence[Word]) -> None:
             raise UserError(f"an argument begins with {value[0]}: {value}", where=WHERE, remedy=f"write ./{value}")
 
 
-def _on_experiment(name: tuple[str, ...], words: tuple[Word, ...], values: Mapping[str, Any]) -> JobCommand:
+def _on_experiment(name: tuple[str, ...], words: tuple[CommandWord, ...], values: Mapping[str, Any]) -> JobCommand:
     weak = ["runtime.sandbox.allow_weak=true"] if values.get("allow_weak_sandbox") else []
     changes = Changes(
         [*(values["set_"] or []), *weak],
@@ -99,7 +99,7 @@ def _on_experiment(name: tuple[str, ...], words: tuple[Word, ...], values: Mappi
     return JobCommand(name=name, words=words, run=run, experiment=experiment, overriding=OVERRIDING)
 
 
-def _run_directory(words: Sequence[Word]) -> Path:
+def _run_directory(words: Sequence[CommandWord]) -> Path:
     """Return the run directory: the one that is named, or the folder above --out."""
     (word,) = (one for one in words if one.role in ("out", "run"))
     path = Path(os.path.normpath(Path(word.value or "").expanduser()))

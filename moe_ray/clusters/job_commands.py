@@ -18,12 +18,12 @@ from moe_ray.config.load import LoadedExperiment
 # path: a file or folder. named: NAME=FOLDER, or FOLDER. model: a folder or a hub id.
 # earlier: a run directory on the cluster's disks, never sent.
 # out: the folder that the command writes. run: the run directory that the command changes.
-Role = Literal[
+WordRole = Literal[
     "experiment", "graders", "pretraining", "gate", "texts", "path", "named", "model", "earlier", "out", "run"
 ]
 
 RUN_WORD = "@run"  # in a Ray job's command: the run directory, which only the driver knows
-JOB_COMMANDS: Mapping[tuple[str, ...], Mapping[str, Role]] = {
+JOB_COMMANDS: Mapping[tuple[str, ...], Mapping[str, WordRole]] = {
     ("evaluate",): {"file": "experiment", "reuse": "earlier"},
     ("router", "train"): {"file": "experiment"},
     ("score",): {"run": "run", "experiment": "graders"},
@@ -40,13 +40,13 @@ JOB_COMMANDS: Mapping[tuple[str, ...], Mapping[str, Role]] = {
 ON_RAY = frozenset({("evaluate",), ("router", "train"), ("moe", "pretrain"), ("moe", "finetune")})
 
 
-class Word(NamedTuple):
+class CommandWord(NamedTuple):
     """One argument, or one option with its value, as it was given. `value` is None for a flag."""
 
     parameter: str
     option: str | None
     value: str | None
-    role: Role | None = None
+    role: WordRole | None = None
 
     def spelled(self, value: str) -> list[str]:
         """Return the word with another value. An option holds its value with =, so that it may begin with a dash."""
@@ -66,7 +66,7 @@ class JobCommand:
     """
 
     name: tuple[str, ...]
-    words: tuple[Word, ...]
+    words: tuple[CommandWord, ...]
     run: Path
     experiment: LoadedExperiment | None = None
     overriding: frozenset[str] = frozenset()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import moe_ray
-from moe_ray.clusters.job_commands import RUN_WORD, JobCommand, Word
+from moe_ray.clusters.job_commands import RUN_WORD, CommandWord, JobCommand
 from moe_ray.clusters.ray_jobs.package import Package
 from moe_ray.clusters.ray_jobs.packed_files import pack_experiment, pack_gate, pack_graders, pack_pretraining
 from moe_ray.clusters.ray_jobs.packed_paths import EXPERIMENT_FILE, PACKAGE_FOLDER, PackedPaths, absolute
@@ -58,7 +58,7 @@ class _Shipping:
     def __init__(self, job: JobCommand, paths: PackedPaths) -> None:
         self._job, self.paths = job, paths
 
-    def word(self, word: Word) -> list[str]:
+    def word(self, word: CommandWord) -> list[str]:
         """Return a word as the cluster needs it."""
         if word.value is None or word.role in (None, "earlier"):
             return word.plain

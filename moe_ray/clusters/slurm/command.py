@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moe_ray.clusters.job_commands import JobCommand, Word, is_on_experiment
+from moe_ray.clusters.job_commands import CommandWord, JobCommand, is_on_experiment
 from moe_ray.config.load import load_experiment
 from moe_ray.config.schema import is_local_path
 from moe_ray.errors import UserError
@@ -31,7 +31,7 @@ def require_one_node(job: JobCommand, num_nodes: int) -> None:
         )
 
 
-def _shared(word: Word) -> list[str]:
+def _shared(word: CommandWord) -> list[str]:
     if word.value is None or word.role is None:
         return word.plain
     name, equals, given = word.value.rpartition("=") if word.role == "named" else ("", "", word.value)
@@ -44,7 +44,7 @@ def _shared(word: Word) -> list[str]:
     return word.spelled(f"{name}{equals}{path}")
 
 
-def _require_sound(word: Word, path: Path) -> None:
+def _require_sound(word: CommandWord, path: Path) -> None:
     """Read a file of settings, whose mistakes would otherwise end the job after it has waited."""
     if word.role == "pretraining":
         from moe_ray.moe.btx.request import load_pretrain_config
