@@ -53,6 +53,12 @@ class CommandWord(NamedTuple):
         return [value] if self.option is None else [f"{self.option}={value}"]
 
     @property
+    def named(self) -> tuple[str, str]:
+        """Return the value's NAME=, which may be absent, and its path."""
+        name, equals, path = (self.value or "").partition("=")
+        return (f"{name}=", path) if self.role == "named" and equals else ("", self.value or "")
+
+    @property
     def plain(self) -> list[str]:
         return [self.option or ""] if self.value is None else self.spelled(self.value)
 

@@ -70,8 +70,8 @@ class _Shipping:
             case "run":
                 return [RUN_WORD]
             case "named":
-                name, equals, path = word.value.rpartition("=")
-                return word.spelled(f"{name}{equals}{self.paths.given(path, where)}")
+                name, path = word.named
+                return word.spelled(f"{name}{self.paths.given(path, where)}")
             case "experiment":
                 return [self._experiment()]
             case "pretraining":

@@ -78,14 +78,14 @@ def plan_job(job: JobCommand, request: JobRequest) -> JobPlan:
         )
     results = require_place(request.results or str(job.run.parent))
     shipped = shipment(job, include=request.include, on_cluster=request.on_cluster)
-    config = None if job.experiment is None else job.experiment.config.model_dump(mode="json")
-    decides = {"results": results, "name": job.run.name, "command": shipped.command, "config": config}
+    # One run has one id, so that a job of it that another machine submitted is noticed.
+    identity = job.run.name if job.experiment is None else job.experiment.config.model_dump(mode="json")
     return JobPlan(
         run=job.run,
         name=job.run.name,
         results=results,
         shipment=shipped,
-        key=fingerprint(decides, num_hex=HASH_CHARACTERS),
+        key=fingerprint({"results": results, "run": identity}, num_hex=HASH_CHARACTERS),
     )
 
 

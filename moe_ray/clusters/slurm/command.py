@@ -34,14 +34,14 @@ def require_one_node(job: JobCommand, num_nodes: int) -> None:
 def _shared(word: CommandWord) -> list[str]:
     if word.value is None or word.role is None:
         return word.plain
-    name, equals, given = word.value.rpartition("=") if word.role == "named" else ("", "", word.value)
+    name, given = word.named
     path = Path(given).expanduser().absolute()
     if word.role == "model" and not path.exists() and not is_local_path(given):
         return word.plain
     if word.role not in ("out", "run", "experiment") and not path.exists():
         raise UserError(f"there is no {path}", where=word.option or word.parameter, remedy="check the path")
     _require_sound(word, path)
-    return word.spelled(f"{name}{equals}{path}")
+    return word.spelled(f"{name}{path}")
 
 
 def _require_sound(word: CommandWord, path: Path) -> None:

@@ -106,13 +106,13 @@ def test_a_relative_path_that_is_not_here_is_refused(moe_ray: Command, jobs: Fak
 
 
 def test_named_checkpoints_keep_their_names(moe_ray: Command, jobs: FakeJobs, here: Path) -> None:
-    for name in ("a", "b", "gate"):
+    for name in ("a=1", "b", "gate"):
         (here / name).mkdir()
         (here / name / "config.json").write_text("{}")
-    line = f"moe merge law=a code={here}/b --gate gate --out results/study/merged --mode select_one"
+    line = f"moe merge law=a=1 code={here}/b --gate gate --out results/study/merged --mode select_one"
     assert submit(moe_ray, jobs, line)[0] == 0
-    assert entry(jobs)[2:5] == ["law=./a", "code=./b", "--gate=./gate"]
-    assert {"a/config.json", "b/config.json", "gate/config.json"} <= set(jobs.files())
+    assert entry(jobs)[2:5] == ["law=./a=1", "code=./b", "--gate=./gate"]
+    assert {"a=1/config.json", "b/config.json", "gate/config.json"} <= set(jobs.files())
 
 
 def test_the_texts_of_a_pretraining_are_the_same_on_the_cluster(
