@@ -178,7 +178,7 @@ class StagingFolder:
             lock = self._folder / f"{folder.name}.use.lock"
             yield _Entry(
                 key=folder.name,
-                num_bytes=num_there if manifest is None else max(num_there, manifest.num_bytes),
+                num_bytes=num_there if manifest is None else manifest.num_bytes,
                 num_bytes_there=num_there,
                 used_at=lock.stat().st_mtime if lock.exists() else folder.stat().st_mtime,
             )

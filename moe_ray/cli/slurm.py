@@ -42,11 +42,14 @@ def submit_experiment(
     site_file: Path | None,
     part: Part,
     *,
+    offline: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Check the experiment, submit it, and say how to follow it; with `dry_run`, print the script alone."""
-    config, site, console = load(file, changes).config, load_site(site_file), output_console(soft_wrap=True)
+    experiment, console = load(file, changes), output_console(soft_wrap=True)
+    config, site = experiment.config, load_site(site_file)
+    site = site.model_copy(update={"offline": site.offline or offline})
     run = (config.output.results_dir / config.name).absolute()
     absolute = part._replace(reuse=tuple(path.absolute() for path in part.reuse))
     command = ["evaluate", str(file.absolute()), "--results-dir", str(run.parent), *_options(changes, absolute)]
@@ -54,6 +57,10 @@ def submit_experiment(
         require_sensible(request)
         console.print(job_script(request, site, run, config.name, command), end="")
         return
+    if site.offline:
+        from moe_ray.cli.prefetch import require_prefetched
+
+        require_prefetched(experiment, site)
     scheduler = SlurmScheduler(Host())
     submission = submit(scheduler, request, site, run, config.name, command)
     if as_json:
@@ -75,6 +82,7 @@ def submit_on_host(
     site_file: Path | None,
     part: Part,
     *,
+    offline: bool,
     dry_run: bool,
 ) -> None:
     """Run `moe-ray slurm` on an ssh host, and record the submission below ./results, for status, logs, stop and sync.
@@ -85,7 +93,7 @@ def submit_on_host(
     host.require_reachable()
     results = [f"--results-dir={changes.results_dir}"] if changes.results_dir else []
     wanted = [f"--{key.replace('_', '-')}={value}" for key, value in asdict(request).items() if value is not None]
-    site = [f"--site={site_file}"] if site_file else []
+    site = [*([f"--site={site_file}"] if site_file else []), *(["--offline"] if offline else [])]
     last = "--dry-run" if dry_run else "--json"
     command = [*shlex.split(host_command), "slurm", str(file), *results, *wanted, *site, *_options(changes, part), last]
     answer = host.run(command, timeout_s=SUBMIT_TIMEOUT_S)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from moe_ray.checkpoints import staging, staging_folder
@@ -190,7 +190,8 @@ def test_beyond_the_limit_the_copy_that_was_unused_for_longest_goes_and_never_on
         copy_of(folder, c)
     second.close()
     first.close()
-    os.utime(tmp_path / "local" / f"{first.path.parents[1].name}.use.lock", (1, 1))
+    for used_at, copy in enumerate((first, second)):
+        os.utime(tmp_path / "local" / f"{copy.path.parents[1].name}.use.lock", (used_at, used_at))
     again = copy_of(folder, a)  # used last, though it came first
     assert again.copy_s is None
     again.close()

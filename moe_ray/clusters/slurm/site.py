@@ -100,6 +100,15 @@ class SiteConfig(Section):
         return folder
 
     @property
+    def hub_variables(self) -> dict[str, str]:
+        """The variables of the job that say where the hub and its caches are."""
+        return {
+            name: value
+            for name, value in self.environment.items()
+            if name.startswith("HF_") and not name.endswith("OFFLINE")
+        }
+
+    @property
     def python_command(self) -> str:
         """The shell command that runs Python on a node."""
         return self.python or shlex.quote(sys.executable)
