@@ -19,6 +19,7 @@ from moe_ray.formatting import size
 from moe_ray.hub import hub_errors
 
 NUM_QUESTIONS_AT_ONCE = 8
+SPACE_REMEDY = "free space, name another disk (--to FOLDER, or HF_HOME), or fetch less (--only MODEL)"
 AGAIN = "remedy: run the same command again; the files that came are kept"
 
 
@@ -61,7 +62,9 @@ def make_job(snapshot: Snapshot, folder: Path | None) -> DownloadJob:
     return DownloadJob(snapshot=snapshot, folder=folder, missing=missing)
 
 
-def require_space(jobs: Sequence[DownloadJob], more: Iterable[tuple[Path, int]] = ()) -> None:
+def require_space(
+    jobs: Sequence[DownloadJob], more: Iterable[tuple[Path, int]] = (), remedy: str = SPACE_REMEDY
+) -> None:
     """Raise `ModelError` unless each disk has space for its downloads; `more` are other folders and their bytes."""
     needed: dict[int, int] = {}
     downloads = [*((job.place, job.num_bytes_missing) for job in jobs), *more]
@@ -75,7 +78,7 @@ def require_space(jobs: Sequence[DownloadJob], more: Iterable[tuple[Path, int]] 
             raise ModelError(
                 f"{size(wanted)} are still to be fetched, and {size(free)} are free",
                 where=str(place),
-                remedy="free space, name another disk (--to FOLDER, or HF_HOME), or fetch less (--only MODEL)",
+                remedy=remedy,
             )
 
 

@@ -24,6 +24,7 @@ from moe_ray.runs.hub_needs import HubData, hub_data, hub_metrics, hub_repositor
 from moe_ray.runs.inputs import located
 
 NUM_NAMED = 8
+SPACE_REMEDY = "free space, or name another disk with HF_HOME in the site file's environment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ def prefetch(file: Path, changes: Changes, site_file: Path | None, *, dry_run: b
     experiment, console = load(file, changes), output_console(soft_wrap=True)
     plan = _make_plan(experiment)
     _show(console, experiment, plan)
-    require_space(plan.jobs, [(found.folder, found.num_bytes_missing) for _, found in plan.data])
+    require_space(plan.jobs, [(found.folder, found.num_bytes_missing) for _, found in plan.data], SPACE_REMEDY)
     if dry_run:
         return
     run_jobs(console, plan.jobs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from moe_ray.checkpoints.hub_cache import cached_snapshot
 from moe_ray.checkpoints.repository import Repository, repositories_of
@@ -46,7 +46,7 @@ def _of_router(router: RouterConfig | None) -> Iterator[Repository]:
 
         base = DEFAULT_BASE
     if base is not None and not is_local_path(base):
-        role = "tokenizer" if router.from_scratch else "path"
+        role: Literal["path", "tokenizer"] = "tokenizer" if router.from_scratch else "path"
         yield Repository(key="router.base_model", role=role, repo=base, revision=router.revision, code=False)
 
 

@@ -12,23 +12,23 @@ import yaml
 
 from moe_ray.cli.terminal import EXIT_USAGE
 from tests.checkpoints.fake_hub import FakeHub, running_hub
-from tests.support.tiny_models import make_tiny_checkpoint
+from tests.support.commands import Command
 
 ROOT = Path(__file__).parents[2]
+CHECKPOINT = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": bytes(range(256)) * 64,
+    "tokenizer.json": b"{}",
+    "tokenizer_config.json": b"{}",
+}
 ROWS = b"".join(b'{"id": "%d", "q": "what?", "r": "that"}\n' % number for number in range(5))
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("made"), "llama")
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.fixture
-def hub(checkpoint: dict[str, bytes]) -> Iterator[FakeHub]:
+def hub() -> Iterator[FakeHub]:
     with running_hub() as running:
-        running.put("owner/tiny", {**checkpoint, "pytorch_model.bin": bytes(10_000)})
-        running.put("owner/words", checkpoint)
+        running.put("owner/tiny", {**CHECKPOINT, "pytorch_model.bin": bytes(10_000)})
+        running.put("owner/words", CHECKPOINT)
         running.put(
             "datasets/owner/questions", {"test.jsonl": ROWS, "train.jsonl": ROWS, "README.md": b"# Questions\n"}
         )
@@ -124,10 +124,8 @@ def test_after_a_prefetch_offline_nodes_have_all_and_the_job_is_submitted(
         assert f"export {line}\n" in script
 
 
-def test_all_that_is_wrong_is_said_at_once_with_lines_and_remedies(
-    login: Login, hub: FakeHub, checkpoint: dict[str, bytes], tmp_path: Path
-) -> None:
-    hub.put("owner/gated", checkpoint)
+def test_all_that_is_wrong_is_said_at_once_with_lines_and_remedies(login: Login, hub: FakeHub, tmp_path: Path) -> None:
+    hub.put("owner/gated", CHECKPOINT)
     hub.repositories["owner/gated"].refusal = (403, "GatedRepo")
     models = {
         "m": {"path": "owner/gated"},
@@ -147,6 +145,29 @@ def test_all_that_is_wrong_is_said_at_once_with_lines_and_remedies(
     ):  # fmt: skip
         assert words in shown, words
     assert not list(login.cache.rglob("*.safetensors"))
+
+
+def test_a_disk_that_is_too_small_is_refused_before_a_download(
+    login: Login, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import collections, shutil\n"
+        "shutil.disk_usage = lambda _: collections.namedtuple('Usage', 'total used free')(9999, 8999, 1000)\n"
+    )
+    file = experiment(tmp_path)
+    path = f"{tmp_path}:{login.environment['PYTHONPATH']}"
+    code, shown = login.moe_ray("slurm", "prefetch", file, "--site", login.site, PYTHONPATH=path)
+    assert code == EXIT_USAGE, shown
+    assert "are still to be fetched, and 0.977 KiB are free" in shown
+    assert "HF_HOME in the site file's environment" in shown
+    assert "of disk space needed in all" in shown, "the plan comes first"
+    assert not list(login.cache.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("words", [["slurm"], ["slurm", "submit"], ["slurm", "--nodes", "2"]])
+def test_slurm_alone_submits(words: list[str], moe_ray: Command) -> None:
+    code, shown = moe_ray(*words, "nothing.yaml")
+    assert (code, "nothing.yaml: no such file" in shown) == (EXIT_USAGE, True)
 
 
 def test_without_a_network_it_is_said_at_once(login: Login, tmp_path: Path) -> None:

@@ -14,12 +14,7 @@ from moe_ray.errors import UserError
 
 MAX_NODES = 10_000
 # The hub's libraries then read their caches, and make no request that nothing would answer.
-OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_EVALUATE_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
 TEMPLATE = Path(__file__).with_name("job.sh.j2")
 
 
