@@ -5,6 +5,8 @@ The job says so with two variables of each node's environment, because where fil
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from moe_ray.checkpoints.staged_files import NotStagedError, checkpoint_files
 from moe_ray.checkpoints.staging_folder import StagedCopy, StagingFolder
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.registry import settings_class
+from moe_ray.errors import UserError
 from moe_ray.formatting import seconds, size
 from moe_ray.hub import hub_answers
 
@@ -60,6 +63,17 @@ def stage_model(model: ModelConfig) -> StagedModel:
         return StagedModel(staged)
     waited_s = time.monotonic() - started
     return StagedModel(staged, f"{model.path} was copied to {folder}: {size(copy.num_bytes)} in {seconds(waited_s)}")
+
+
+@contextmanager
+def named_by_source(model: ModelConfig, staged: ModelConfig) -> Iterator[None]:
+    """Let a `UserError` name the path that the user wrote, not that of a copy that may be gone when it is read."""
+    try:
+        yield
+    except UserError as error:
+        error.what = error.what.replace(staged.path, model.path)
+        error.where = error.where and error.where.replace(staged.path, model.path)
+        raise
 
 
 def _locate(model: ModelConfig) -> _Located:

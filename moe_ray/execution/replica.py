@@ -115,12 +115,13 @@ class Replica:
 
     def load(self) -> Loaded:
         """Load the model. Raises `ModelError` when it cannot be."""
-        from moe_ray.checkpoints.staging import stage_model
+        from moe_ray.checkpoints.staging import named_by_source, stage_model
         from moe_ray.engines.registry import make_engine
 
         started = time.perf_counter()
         staged = stage_model(self._spec.model)
-        self._engine = make_engine(staged.model, self._spec.limits)
+        with named_by_source(self._spec.model, staged.model):
+            self._engine = make_engine(staged.model, self._spec.limits)
         return Loaded(load_s=time.perf_counter() - started, usage=self._usage(), notice=staged.notice)
 
     def run(self, shard: Shard) -> ShardResult:

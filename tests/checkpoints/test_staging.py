@@ -17,9 +17,10 @@ import pytest
 from moe_ray.checkpoints import staging, staging_folder
 from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.checkpoints.staged_files import NotStagedError, checkpoint_files
-from moe_ray.checkpoints.staging import FOLDER_VARIABLE, MAX_BYTES_VARIABLE, stage_model
+from moe_ray.checkpoints.staging import FOLDER_VARIABLE, MAX_BYTES_VARIABLE, named_by_source, stage_model
 from moe_ray.checkpoints.staging_folder import StagedCopy, StagingFolder
 from moe_ray.config.schema import ModelConfig
+from moe_ray.errors import ModelError
 from moe_ray.hub import hub_answers
 from moe_ray.mounts import Mount
 from tests.support.slurm_lab import wait_until
@@ -201,6 +202,14 @@ def test_beyond_the_limit_the_copy_that_was_unused_for_longest_goes_and_never_on
         copy_of(folder, huge)
     assert first.path.exists(), "nothing goes for a copy that could never fit"
     third.close()
+
+
+def test_an_error_names_the_path_that_the_user_wrote(source: Path, local: Path) -> None:
+    model = ModelConfig(path=str(source))
+    staged = stage_model(model).model
+    with pytest.raises(ModelError) as raised, named_by_source(model, staged):
+        raise ModelError(f"{staged.path} is damaged", where=f"{staged.path}/config.json", remedy="x")
+    assert (raised.value.what, raised.value.where) == (f"{source} is damaged", f"{source}/config.json")
 
 
 def test_links_inside_are_followed_and_what_leads_out_is_not_copied(tmp_path: Path, source: Path, local: Path) -> None:
