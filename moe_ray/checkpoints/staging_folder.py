@@ -203,7 +203,7 @@ class StagingFolder:
 
 
 def _make_own(folder: Path) -> None:
-    """Create the folder, which only this user may enter. Raises `NotStagedError` for one of somebody else."""
+    """Create the folder, which only this user may enter. Raises `NotStagedError` for one of another user."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:

@@ -31,7 +31,7 @@ class SlurmGroup(TyperGroup):
     """`moe-ray slurm FILE` is `moe-ray slurm submit FILE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put `submit` in front of what is neither a command nor a wish for help."""
+        """Put `submit` in front of what is neither a command nor an option for help."""
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = ["submit", *args]
         return super().parse_args(ctx, args)

@@ -12,7 +12,7 @@ from moe_ray.errors import UserError
 UID = os.getuid()
 
 
-def test_without_staging_no_process_hears_of_a_folder() -> None:
+def test_without_staging_no_variable_is_set() -> None:
     copies = NodeCopies(CopyOptions(), "7.0.0")
     assert copies.open({}) == {}
     copies.close()
@@ -49,7 +49,7 @@ def test_what_a_killed_job_left_is_removed_and_a_live_jobs_copies_are_not(tmp_pa
     lives_in, left = (Path(one.open({})[FOLDER_VARIABLE]) for one in (live, killed))
     assert killed._lock is not None
     os.close(killed._lock)  # as the kernel does when a process is killed
-    other = tmp_path / f"moe-ray-{UID}-of-somebody-else"
+    other = tmp_path / f"moe-ray-{UID}-of-another-program"
     other.mkdir()
     third = NodeCopies(CopyOptions(str(tmp_path)), "3.0.0")
     third.open({})
