@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -209,3 +209,28 @@ def test_local_paths_are_looked_at_and_nothing_is_asked(login: Login, hub: FakeH
     assert code == 0, shown
     assert f"domains.d.data: {tmp_path / 'rows.jsonl'} is local" in shown
     assert not hub.asked
+
+
+def test_metrics_of_the_hub_are_loaded_once_each_with_all_that_they_fetch(
+    tmp_path: Path, moe_ray: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    class Metric:
+        features: ClassVar[dict[str, None]] = {"predictions": None, "references": None}
+
+        def compute(self, **_: Any) -> dict[str, float]:
+            return {"score": 1.0}
+
+    def load(name: str, *_: Any, **__: Any) -> Metric:
+        loaded.append(name)
+        return Metric()
+
+    monkeypatch.setattr("evaluate.load", load)
+    (tmp_path / "rows.jsonl").write_bytes(ROWS)
+    changes = {"data": {"source": "./rows.jsonl"}, "graders": ["rouge_l", "evaluate:bleu"]}
+    domain = yaml.safe_load(experiment(tmp_path).read_text(encoding="utf-8"))["domains"]["d"] | changes
+    file = experiment(tmp_path, domains={"d": domain}, models={"m": {"path": "x", "engine": "scripted"}})
+    code, shown = moe_ray("slurm", "prefetch", file)
+    assert (code, loaded) == (0, ["bleu"]), shown
+    assert "domains.d.graders: evaluate:bleu, size unknown" in shown
