@@ -1,9 +1,7 @@
 """Checkpoints copied to the nodes' own disks by jobs of a real SLURM: the same answers, and one copy on each node."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +39,12 @@ def write_tiny(folder: Path) -> Path:
     return path
 
 
-def write_site(path: Path, temp_dir: Path, **staging: Any) -> Path:
-    path.write_text(yaml.safe_dump({"temp_dir": str(temp_dir), "staging": staging}), encoding="utf-8")
+def write_site(path: Path, **staging: Any) -> Path:
+    path.write_text(yaml.safe_dump({"staging": staging}), encoding="utf-8")
     return path
 
 
-@pytest.fixture
-def temp_dir() -> Iterator[Path]:
-    """A short folder for Ray's files: job 1 of another cluster on this machine has the same names in /tmp."""
-    folder = Path(f"/tmp/s{os.getpid()}")
-    folder.mkdir()
-    yield folder
-    folder.rmdir()
-
-
-def test_jobs_that_copy_checkpoints_give_the_answers_of_a_run_that_does_not(lab: SlurmLab, temp_dir: Path) -> None:
+def test_jobs_that_copy_checkpoints_give_the_answers_of_a_run_that_does_not(lab: SlurmLab) -> None:
     """The nodes of this cluster share their disk: what is a node's own carries its name."""
     folder = lab.shared / "staging"
     experiment = write_tiny(folder)
@@ -63,14 +52,14 @@ def test_jobs_that_copy_checkpoints_give_the_answers_of_a_run_that_does_not(lab:
     disk = lab.folder / "disk"
     parent = f"{disk}/$SLURMD_NODENAME"
 
-    site = write_site(folder / "removed.yaml", temp_dir, folder=parent)
+    site = write_site(folder / "removed.yaml", folder=parent)
     job = submit(lab, experiment, folder / "removed", "--site", site, *OPTIONS)
     job.wait()
     assert answers(job) == expected
     assert job.log.count("was copied to") >= 2, job.log
     assert [list(node.iterdir()) for node in disk.iterdir()] == [[], []]
 
-    site = write_site(folder / "kept.yaml", temp_dir, folder=parent, keep=True, max_gib=1)
+    site = write_site(folder / "kept.yaml", folder=parent, keep=True, max_gib=1)
     jobs = [submit(lab, experiment, folder / f"kept-{number}", "--site", site, *OPTIONS) for number in (1, 2)]
     for job in jobs:
         job.wait()

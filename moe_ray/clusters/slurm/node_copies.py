@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -63,11 +64,12 @@ class NodeCopies:
         self._folder = self._lock = None
 
     def _make_own(self, parent: Path, name: str) -> Path:
-        """Create this job's folder. It gets its name when its lock is held, so that no other job removes it."""
-        new, folder = parent / f".{name}.{os.getpid()}", parent / name
-        for earlier in (new, folder):
-            shutil.rmtree(earlier, ignore_errors=True)
-        new.mkdir(mode=0o700)
+        """Create this job's folder. It is new: a job of another cluster on this machine may have the same id.
+
+        It gets its name when its lock is held, so that no other job removes it.
+        """
+        new = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
+        folder = parent / new.name.removeprefix(".")
         self._lock = os.open(new / JOB_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         new.rename(folder)

@@ -24,12 +24,20 @@ def test_variables_are_those_of_the_node(tmp_path: Path, text: str) -> None:
     copies = NodeCopies(CopyOptions(text, max_gib=0.5), "7.0.0")
     found = copies.open(environment)
     folder = Path(found[FOLDER_VARIABLE])
-    assert folder.name == f"moe-ray-{UID}-7.0.0"
+    assert folder.name.startswith(f"moe-ray-{UID}-7.0.0-")
     assert tmp_path / "local" in folder.parents
     assert folder.stat().st_mode & 0o077 == 0
     assert found[MAX_BYTES_VARIABLE] == str(1 << 29)
     copies.close()
     assert not folder.exists()
+
+
+def test_jobs_of_two_clusters_with_one_id_have_folders_of_their_own(tmp_path: Path) -> None:
+    first, second = (NodeCopies(CopyOptions(str(tmp_path)), "1.0.0") for _ in range(2))
+    kept, removed = (Path(one.open({})[FOLDER_VARIABLE]) for one in (first, second))
+    second.close()
+    assert (kept.is_dir(), removed.exists()) == (True, False)
+    first.close()
 
 
 def test_kept_copies_are_shared_by_jobs_and_stay(tmp_path: Path) -> None:
