@@ -378,3 +378,36 @@ def test_after_a_kill_in_the_middle_the_next_process_completes_the_copy(
     assert "was copied to" in str(staged.notice)
     assert tree(Path(staged.model.path)) == FILES
     assert whole.stat().st_ino == kept
+
+
+# Stages a model where the disk is full although it claims to have room: another process may fill it meanwhile.
+ON_A_SMALL_DISK = """
+import collections, shutil, sys
+from pathlib import Path
+from moe_ray.checkpoints.staging import stage_model
+from moe_ray.config.schema import ModelConfig
+
+shutil.disk_usage = lambda _: collections.namedtuple("Usage", "total used free")(1 << 40, 0, 1 << 40)
+staged = stage_model(ModelConfig(path=sys.argv[1]))
+print(staged.model.path == sys.argv[1], staged.notice)
+print([path.name for path in Path(sys.argv[2]).rglob("*") if path.suffix != ".lock"])
+"""
+
+
+def test_a_real_disk_that_is_full_costs_only_the_copy(source: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = 'mount -t tmpfs -o size=16k small "$1" || exit 77; exec "$2" -c "$3" "$4" "$1/copies"'
+    command = ["unshare", "--mount", "bash", "-c", script, "-", disk, sys.executable, ON_A_SMALL_DISK, source]
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root, for a small file system")
+    environment = {**os.environ, FOLDER_VARIABLE: str(disk / "copies")}
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("cannot mount here")
+    first, left = done.stdout.splitlines()
+    assert first.startswith("True "), done.stdout + done.stderr
+    assert "No space left on device" in first
+    assert left == "[]"
