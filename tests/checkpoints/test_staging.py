@@ -3,9 +3,6 @@
 import errno
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,58 +14,22 @@ import pytest
 from moe_ray.checkpoints import staging, staging_folder
 from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.checkpoints.staged_files import NotStagedError, checkpoint_files
-from moe_ray.checkpoints.staging import FOLDER_VARIABLE, MAX_BYTES_VARIABLE, named_by_source, stage_model
+from moe_ray.checkpoints.staging import FOLDER_VARIABLE, named_by_source, stage_model
 from moe_ray.checkpoints.staging_folder import StagedCopy, StagingFolder
 from moe_ray.config.schema import ModelConfig
 from moe_ray.errors import ModelError
 from moe_ray.hub import hub_answers
 from moe_ray.mounts import Mount
-from tests.support.slurm_lab import wait_until
+from tests.checkpoints.checkpoint_files import FILES, tree, write, write_snapshot
 
 Usage = namedtuple("Usage", "total used free")
 
-FILES = {
-    "config.json": b"{}",
-    "model-00001-of-00002.safetensors": bytes(range(256)) * 40,
-    "model-00002-of-00002.safetensors": bytes(range(255, -1, -1)) * 40,
-    "model.safetensors.index.json": b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}',
-    "tokenizer.json": b"{ }",
-    "chat_template.jinja": b"{{ messages }}",
-    "additional_chat_templates/tool.jinja": b"{{ tools }}",
-}
 NOT_READ = {
     "pytorch_model.bin": b"x" * 999,
     "optimizer.pt": b"x",
     "model.gguf": b"x",
     "checkpoint-5/config.json": b"{}",
 }
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return write(tmp_path / "shared" / "model", FILES)
-
-
-@pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The node's folder; copies that a test used are given back at its end."""
-    folder = tmp_path / "local" / "copies"
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
-    monkeypatch.setattr(staging, "_USED", [])
-    yield folder
-    for copy in staging._USED:
-        copy.close()
 
 
 def test_a_copy_has_what_transformers_reads_and_is_made_once(source: Path, local: Path) -> None:
@@ -269,13 +230,7 @@ def test_a_file_system_that_cannot_lock_costs_only_the_copy(
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A hub cache with one repository, in its real layout."""
     root = tmp_path / "cache"
-    repository = root / "models--owner--tiny"
-    snapshot = repository / "snapshots" / "c0ffee"
-    write(repository / "blobs", {f"hash-of-{name.replace('/', '-')}": content for name, content in FILES.items()})
-    for name in FILES:
-        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-        (snapshot / name).symlink_to(repository / "blobs" / f"hash-of-{name.replace('/', '-')}")
-    write(repository / "refs", {"main": b"c0ffee"})
+    snapshot = write_snapshot(root, FILES)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hub_answers.cache_clear()
@@ -308,106 +263,3 @@ def test_a_snapshot_with_a_link_out_of_its_repository_is_not_copied(cache: Path,
     staged = stage_model(ModelConfig(path="owner/tiny"))
     assert staged.model.path == "owner/tiny"
     assert "leads out of" in str(staged.notice)
-
-
-# A process that stages a model, and waits in the middle of a file until it is allowed to go on.
-PROCESS = """
-import shutil, sys, time
-from pathlib import Path
-from moe_ray.checkpoints.staging import stage_model
-from moe_ray.config.schema import ModelConfig
-
-source, slow_file, mark, go = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
-plain = shutil.copyfileobj
-
-def copy(read, written, length):
-    if slow_file and Path(f"/proc/self/fd/{read.fileno()}").readlink().name == slow_file:
-        written.write(read.read(1000))
-        written.flush()
-        mark.touch()
-        while not go.exists():
-            time.sleep(0.02)
-    plain(read, written, length)
-
-shutil.copyfileobj = copy
-print("asks", flush=True)
-staged = stage_model(ModelConfig(path=source))
-print("copied" if staged.notice else "found", staged.model.path, flush=True)
-"""
-
-
-def process(source: Path, local: Path, slow_file: str, mark: Path, go: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", PROCESS, str(source), slow_file, str(mark), str(go)]
-    environment = {**os.environ, FOLDER_VARIABLE: str(local), MAX_BYTES_VARIABLE: ""}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def test_of_two_processes_one_copies_and_the_other_waits_for_it(source: Path, tmp_path: Path) -> None:
-    local, mark, go = tmp_path / "local", tmp_path / "mark", tmp_path / "go"
-    slow = process(source, local, "config.json", mark, go)
-    try:
-        wait_until(mark.exists, "the first process copies", 60)
-        other = process(source, local, "", mark, go)
-        assert other.stdout is not None
-        assert other.stdout.readline() == "asks\n"
-        assert other.poll() is None
-        go.touch()
-        said = [slow.communicate(timeout=60)[0].split(), other.communicate(timeout=60)[0].split()]
-    finally:
-        slow.kill()
-    assert [said[0][1], said[1][0]] == ["copied", "found"]
-    assert said[0][2] == said[1][1]
-    assert tree(Path(said[0][2])) == FILES
-
-
-def test_after_a_kill_in_the_middle_the_next_process_completes_the_copy(
-    source: Path, local: Path, tmp_path: Path
-) -> None:
-    """Files that were whole are kept, and the one that was being copied is copied from its beginning."""
-    name = "model-00002-of-00002.safetensors"
-    killed = process(source, local, name, tmp_path / "mark", tmp_path / "go")
-    wait_until((tmp_path / "mark").exists, "the copy is under way", 60)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    (incoming,) = local.glob("*/incoming")
-    assert incoming.stat().st_size == 1000
-    whole = incoming.parent / "files" / "model" / "model-00001-of-00002.safetensors"
-    assert not (whole.parent / name).exists()
-    kept = whole.stat().st_ino
-    staged = stage_model(ModelConfig(path=str(source)))
-    assert "was copied to" in str(staged.notice)
-    assert tree(Path(staged.model.path)) == FILES
-    assert whole.stat().st_ino == kept
-
-
-# Stages a model where the disk is full although it claims to have room: another process may fill it meanwhile.
-ON_A_SMALL_DISK = """
-import collections, shutil, sys
-from pathlib import Path
-from moe_ray.checkpoints.staging import stage_model
-from moe_ray.config.schema import ModelConfig
-
-shutil.disk_usage = lambda _: collections.namedtuple("Usage", "total used free")(1 << 40, 0, 1 << 40)
-staged = stage_model(ModelConfig(path=sys.argv[1]))
-print(staged.model.path == sys.argv[1], staged.notice)
-print([path.name for path in Path(sys.argv[2]).rglob("*") if path.suffix != ".lock"])
-"""
-
-
-def test_a_real_disk_that_is_full_costs_only_the_copy(source: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    script = 'mount -t tmpfs -o size=16k small "$1" || exit 77; exec "$2" -c "$3" "$4" "$1/copies"'
-    command = ["unshare", "--mount", "bash", "-c", script, "-", disk, sys.executable, ON_A_SMALL_DISK, source]
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("needs root, for a small file system")
-    environment = {**os.environ, FOLDER_VARIABLE: str(disk / "copies")}
-    done = subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
-    if done.returncode == 77 or "unshare failed" in done.stderr:
-        pytest.skip("cannot mount here")
-    first, left = done.stdout.splitlines()
-    assert first.startswith("True "), done.stdout + done.stderr
-    assert "No space left on device" in first
-    assert left == "[]"
