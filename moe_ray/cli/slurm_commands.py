@@ -39,7 +39,7 @@ class SlurmGroup(TyperGroup):
 
 slurm_app = typer.Typer(
     cls=SlurmGroup,
-    help="Run experiments as SLURM jobs. `moe-ray slurm FILE` is short for `moe-ray slurm submit FILE`.",
+    help="Run commands as SLURM jobs. `moe-ray slurm FILE` is short for `moe-ray slurm submit FILE`.",
     **o.GROUP,
 )
 
@@ -59,8 +59,11 @@ def prefetch(
 
 
 @slurm_app.command()
+@o.takes_evaluate_options
 def submit(
-    file: o.ExperimentFile,
+    context: typer.Context,
+    words: o.JobWords,
+    evaluation: o.EvaluateOptions,
     nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs on each node; 0 runs on CPUs.")] = 0,
     time: Annotated[str, typer.Option(help="Time limit of one life of the job: minutes, HH:MM:SS, D-HH:MM:SS.")] = "60",
@@ -78,17 +81,15 @@ def submit(
     host: SubmitHost = None,
     host_command: Annotated[str, typer.Option(help="Command that starts moe-ray on --host.")] = "moe-ray",
     as_json: AsJson = False,
-    set_: o.Set = None,
-    model: o.Baseline = None,
     results_dir: o.ResultsDir = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    max_examples: o.MaxExamples = None,
-    only: o.Only = None,
-    reuse: o.Reuse = None,
-    allow_weak_sandbox: o.AllowWeakSandbox = False,
 ) -> None:
-    """Run an experiment, or resume it, as a SLURM job on one or more nodes; writes a readable script and submits it."""
-    from moe_ray.cli.slurm import Part, submit_experiment, submit_on_host
+    """Run an experiment, or another command, as a SLURM job on one or more nodes; writes a readable script.
+
+    `slurm FILE` evaluates the experiment, or resumes it. `slurm --nodes N -- COMMAND ...` runs another command of
+    moe-ray with its own options, such as -- moe pretrain FILE --out results/NAME/experts.
+    """
+    from moe_ray.cli.job_words import job_command
+    from moe_ray.cli.slurm import submit_job, submit_on_host
     from moe_ray.clusters.slurm.script import SlurmRequest
 
     request = SlurmRequest(
@@ -104,10 +105,10 @@ def submit(
         ready_timeout_s=ready_timeout_s,
         chain=chain,
     )
-    extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
-    changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    part = Part(only=only, reuse=tuple(reuse or ()))
+    app = context.find_root().command
+    command = o.command_words(app, words, evaluation, results_dir)
     if host is not None:
-        submit_on_host(host, host_command, file, changes, request, site, part, offline=offline, dry_run=dry_run)
+        submit_on_host(host, host_command, command, request, site, offline=offline, dry_run=dry_run)
     else:
-        submit_experiment(file, changes, request, site, part, offline=offline, dry_run=dry_run, as_json=as_json)
+        job = job_command(app, command)
+        submit_job(job, request, site, offline=offline, dry_run=dry_run, as_json=as_json)
