@@ -138,6 +138,9 @@ def evaluate(
     reuse: o.Reuse = None,
     allow_weak_sandbox: o.AllowWeakSandbox = False,
     brief: o.Brief = False,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Share the run with other commands that have this option.")
+    ] = False,
 ) -> None:
     """Run an experiment, or resume it, and write its report."""
     from moe_ray.cli.runs import advised, evaluate_experiment
@@ -146,7 +149,7 @@ def evaluate(
     changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
     experiment = o.load(file, changes)
     with advised(experiment):
-        evaluate_experiment(experiment, only, reuse or [], brief=brief)
+        evaluate_experiment(experiment, only, reuse or [], brief=brief, shared=shared)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from moe_ray.clusters.slurm.site import load_site
 from moe_ray.clusters.slurm.submit import submit
 from moe_ray.clusters.submission import Submission, write_submission
 from moe_ray.errors import UserError
+from moe_ray.formatting import plural
 
 SUBMIT_TIMEOUT_S = 300.0
 
@@ -50,6 +51,7 @@ def submit_experiment(
     run = (config.output.results_dir / config.name).absolute()
     absolute = part._replace(reuse=tuple(path.absolute() for path in part.reuse))
     command = ["evaluate", str(file.absolute()), "--results-dir", str(run.parent), *_options(changes, absolute)]
+    command += ["--shared"] if request.array else []
     if dry_run:
         require_sensible(request)
         console.print(job_script(request, site, run, config.name, command), end="")
@@ -59,7 +61,8 @@ def submit_experiment(
     if as_json:
         console.print(json.dumps({"run": str(run), "submission": submission.model_dump(mode="json")}))
         return
-    console.print(f"Submitted job {submission.id} ({request.nodes} nodes); results go to {run}")
+    size = plural(request.array, "job") if request.array else plural(request.nodes, "node")
+    console.print(f"Submitted job {submission.id} ({size}); results go to {run}")
     queued = scheduler.job(submission.id)
     if queued is not None and queued.state == "PENDING" and reason_in_words(queued.reason):
         console.print(f"It waits: {reason_in_words(queued.reason)}")

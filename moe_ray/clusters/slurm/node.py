@@ -26,6 +26,7 @@ class AgentOptions(NamedTuple):
     max_failures: int
     max_interruptions: int
     chain: bool
+    shares: bool
     command: tuple[str, ...]
 
 

@@ -5,7 +5,15 @@ import time
 from pathlib import Path
 
 from moe_ray.clusters.slurm.hosts import Host
-from moe_ray.clusters.slurm.life import WATCH_S, HeadRecord, NodeFailedError, num_answers, state_path, wait_for
+from moe_ray.clusters.slurm.life import (
+    WATCH_S,
+    HeadRecord,
+    NodeFailedError,
+    num_answers,
+    scheduler_id,
+    state_path,
+    wait_for,
+)
 from moe_ray.clusters.slurm.network import reaches, route_source
 from moe_ray.clusters.slurm.node import Agent
 from moe_ray.clusters.slurm.requeue import EXIT_INTERRUPTED, EXIT_NODES_FAILED, Budgets, decide
@@ -41,7 +49,7 @@ def join(agent: Agent) -> int:
 
 def is_silent(agent: Agent) -> bool:
     """Wait for the next sign of life of the head; say whether none came in time."""
-    path = state_path(agent.life.run)
+    path = state_path(agent.life.run, agent.life.job_id)
     before = _written_at(path)
     return not wait_for(lambda: agent.is_over or _written_at(path) != before, HEAD_SILENT_S)
 
@@ -56,7 +64,7 @@ def replace_head(agent: Agent) -> None:
     decision = decide(life.earlier(), "interrupted", EXIT_INTERRUPTED, num_answers(life), budgets)
     agent.say(f"the first node of the job is lost: {decision.reason}")
     verb = ["scontrol", "requeue"] if decision.requeue and not options.chain else ["scancel"]
-    Host().run([*verb, os.environ["SLURM_JOB_ID"]])
+    Host().run([*verb, scheduler_id(os.environ)])
 
 
 def _written_at(path: Path) -> float | None:
