@@ -118,11 +118,14 @@ def checked_graders(prepared: Prepared) -> dict[str, Sequence[Grader]]:
     return graders
 
 
-def begin(prepared: Prepared, graders: Mapping[str, Sequence[Grader]], *, is_shared: bool = False) -> RunRecord:
+def begin(
+    prepared: Prepared, graders: Mapping[str, Sequence[Grader]] | None = None, *, is_shared: bool = False
+) -> RunRecord:
     """Write down what the run is (config, manifest, examples), or find that it is the one to resume.
 
-    Raises `RunDirectoryError` for another run.
+    Raises `RunDirectoryError` for another run, and what `checked_graders` raises where `graders` are not given.
     """
+    graders = checked_graders(prepared) if graders is None else graders
     inputs = prepared.inputs
     config, run = inputs.config, inputs.run
     manifest = open_manifest(run, config, _facts(inputs))

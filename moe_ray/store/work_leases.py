@@ -20,8 +20,9 @@ from typing import NamedTuple
 from moe_ray.store.holder import Holder
 from moe_ray.store.inside import files_inside, inside
 from moe_ray.store.lease import create_lease, read_holder
-from moe_ray.store.members import FOLDER, MEMBERS, POLL_S, WORK, Member
+from moe_ray.store.members import FOLDER, MEMBERS, WORK, Member
 
+POLL_S = 1.0
 FAILED = "failed"
 # A part that so many processes gave up is at fault itself, not their nodes.
 MAX_FAILED = 2

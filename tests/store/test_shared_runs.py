@@ -96,8 +96,9 @@ def test_what_a_killed_process_began_is_computed_by_the_others_and_nothing_twice
 ) -> None:
     with process(run, "node1", how, seconds=30) as doomed:
         lost = wait_for_line(doomed, "started")
-        with process(run, "node2", how) as second, process(run, "node3", how) as third:
+        with process(run, "node2", how) as second, ExitStack() as later:
             wait_for_line(second, "started")
+            third = later.enter_context(process(run, "node3", how))
             doomed.send_signal(signal.SIGKILL)
             doomed.wait()
             lines = [*printed(second), *printed(third)]

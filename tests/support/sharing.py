@@ -72,7 +72,7 @@ def work(run: RunDirectory, seconds: float) -> None:
 def main() -> None:
     path, host, how, *seconds = sys.argv[1:]
     if how == "lease":
-        fcntl.flock = _no_flock  # type: ignore[assignment]
+        fcntl.flock = _no_flock
     socket.gethostname = lambda: host
     claims.LOOK_S, members.RENEW_S, members.EXPIRY_S, members.POLL_S = 0.05, RENEW_S, EXPIRY_S, 0.02
     work_leases.POLL_S = 0.02
