@@ -69,9 +69,9 @@ def test_of_three_commands_one_is_killed_and_the_others_finish(tmp_path: Path, e
         wait_until(lambda: num_sessions_with_answers(run) == 3, doomed)
         family = family_of(doomed)
         doomed.send_signal(signal.SIGKILL)
-        doomed.wait()
         for process in family:
             process.kill()
+        doomed.communicate(timeout=TIMEOUT_S)
         printed = [finish(process) for process in others]
     assert survivors(family) == []
     assert content(run) == expected
