@@ -75,15 +75,17 @@ class Machine:
         cls,
         experiment: LoadedExperiment | None = None,
         *,
+        environment: Mapping[str, str] | None = None,
         wrong_experiment: UserError | None = None,
         meeting: Path | None = None,
         cluster: str | None = None,
         limit_s: float = DEFAULT_LIMIT_S,
     ) -> "Machine":
-        """Return the machine that this process runs on."""
+        """Return the machine that this process runs on, with this process's environment unless one is given."""
+        environment = dict(os.environ) if environment is None else environment
         return cls(
-            environment=dict(os.environ),
-            host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            environment=environment,
+            host=environment.get("SLURMD_NODENAME") or socket.gethostname(),
             user_id=os.geteuid(),
             prefix=Path(sys.prefix),
             import_path=tuple(sys.path),
