@@ -66,7 +66,7 @@ def evaluate(
         prepared, record, abandoned = _answer(prepared, held, reuse, observer)
         with held.alone("report"):
             summary = _conclude(prepared, record, observer)
-    num_missing = prepared.work.num_cells - (record.session.cells_done_after or 0)
+    num_missing = prepared.work.num_cells - (record.own_session.cells_done_after or 0)
     return Outcome(run=run, summary=summary, num_missing=num_missing, abandoned=tuple(abandoned))
 
 
@@ -133,7 +133,7 @@ def _fill_cells(
         config=pinned(config, checkpoints),
         work=prepared.work,
         placement=placement,
-        session=record.session.session,
+        session=record.session,
         probes=probe_cells(prepared),
         identities={name: identity.key for name, identity in prepared.inputs.identities.items()},
     )

@@ -44,8 +44,13 @@ class RunRecord:
         self.manifest = manifest
 
     @property
-    def session(self) -> SessionRecord:
-        """The session of this process. Raises `AssertionError` before it began."""
+    def session(self) -> str:
+        """The name of this process's session."""
+        return self.own_session.session
+
+    @property
+    def own_session(self) -> SessionRecord:
+        """The session of this process, once it has begun."""
         assert self._session is not None
         return self._session
 
@@ -71,7 +76,7 @@ class RunRecord:
 
     def on_hardware(self, hardware: Mapping[str, Any]) -> None:
         """Record the nodes that the session works on."""
-        self.session.hardware = {node: asdict(record) for node, record in hardware.items()}
+        self.own_session.hardware = {node: asdict(record) for node, record in hardware.items()}
         self._write_session()
 
     def refresh(self) -> None:
@@ -82,8 +87,8 @@ class RunRecord:
     def gather(self) -> None:
         """Take over the sessions of the other processes of a shared run, this one's last, and write the manifest."""
         if self.is_shared:
-            others = [one for one in self._run.manifest().sessions if one.session != self.session.session]
-            self.manifest.sessions = [*others, self.session]
+            others = [one for one in self._run.manifest().sessions if one.session != self.session]
+            self.manifest.sessions = [*others, self.own_session]
             self._write()
 
     def on_router(self, router: Mapping[str, Any]) -> None:
@@ -100,7 +105,7 @@ class RunRecord:
 
     def _write_session(self) -> None:
         if self.is_shared:
-            self._run.write_session(self.session)
+            self._run.write_session(self.own_session)
         else:
             self._write()
 

@@ -13,8 +13,9 @@ import pytest
 
 from moe_ray.config.load import LoadedExperiment
 from moe_ray.store.run_directory import RunDirectory
-from tests.execution.commands import command, family_of, survivors, wait_until
+from tests.execution.commands import command, family_of, survivors
 from tests.execution.experiments import content, scripted, write_experiment
+from tests.support.slurm_lab import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +73,7 @@ def test_of_three_commands_one_is_killed_and_the_others_finish(tmp_path: Path, e
         doomed = stack.enter_context(evaluating(experiment, "--shared"))
         others = [stack.enter_context(evaluating(experiment, "--shared")) for _ in range(2)]
         # The third may still start Ray; it finds whatever is left.
-        wait_until(lambda: num_sessions_with_answers(run) >= 2 and num_sessions(run) == 3, doomed)
+        wait_until(lambda: num_sessions_with_answers(run) >= 2 and num_sessions(run) == 3, "two answer", TIMEOUT_S)
         family = family_of(doomed)
         doomed.send_signal(signal.SIGKILL)
         for process in family:
