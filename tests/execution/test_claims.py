@@ -88,7 +88,7 @@ def test_answers_of_others_are_counted_once_and_ones_own_never(processes: list[P
     one.commit(SHARDS[0])
     assert one.claims.look(is_idle=False).committed == {}
     news = other.claims.look(is_idle=False)
-    assert (news.committed, news.withdrawn) == ({"m": 3}, {SHARDS[0].id})
+    assert (dict(news.committed), set(news.withdrawn)) == ({"m": 3}, {SHARDS[0].id})
     assert other.claims.look(is_idle=False).committed == {}
     assert not other.claims.take(SHARDS[0])
 

@@ -13,6 +13,8 @@ from moe_ray.errors import RunDirectoryError
 from moe_ray.store.holder import this_process
 from moe_ray.store.members import Member
 from moe_ray.store.run_directory import RunDirectory
+from tests.execution.experiments import scripted, write_experiment
+from tests.support.commands import Command
 
 SUBMISSION = Submission(
     kind="slurm", id="17", target="", command=("evaluate",), submitted_at="now", details={"array": "3"}
@@ -89,3 +91,33 @@ def test_lines_of_the_log_name_their_job(run: Path) -> None:
 def test_a_record_of_another_user_asks_for_no_endless_array(number: str) -> None:
     with pytest.raises(RunDirectoryError, match="is not a number of jobs"):
         element_ids(SUBMISSION.model_copy(update={"details": {"array": number}}))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--array", "0"), "'--array': Input should be greater than or equal to 1"),
+        (("--array", "-1"), "'--array': Input should be greater than or equal to 1"),
+        (("--array", "two"), "'--array': Input should be a valid integer"),
+        (("--array", "2", "--nodes", "3"), "--nodes: the jobs of an array have one node each, not 3"),
+        (("--array", "2", "--chain", "3"), "--chain: an array and a chain cannot be combined"),
+        (("--array", "10001"), "--array: 10001 jobs"),
+    ],
+)
+def test_an_array_that_makes_no_sense_is_one_message(
+    moe_ray: Command, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    experiment = write_experiment(tmp_path, {"m": scripted()}).path
+    code, text = moe_ray("slurm", experiment, "--results-dir", tmp_path / "results", *options)
+    assert code == 2
+    assert words in " ".join(text.split())
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_jobs_of_an_array_share_the_run(moe_ray: Command, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, {"m": scripted()}).path
+    code, text = moe_ray("slurm", experiment, "--array", "2", "--dry-run")
+    assert code == 0
+    assert text.rstrip().endswith('cat "$life/exit_code" 2>/dev/null || echo 1)"')
+    assert "--shared &" in text
+    assert "--shared" not in moe_ray("slurm", experiment, "--dry-run")[1]
