@@ -127,17 +127,11 @@ def prompts(
 
 
 @app.command()
+@o.takes_evaluate_options
 def evaluate(
     file: o.ExperimentFile,
-    set_: o.Set = None,
-    model: o.Baseline = None,
+    evaluation: o.EvaluateOptions,
     results_dir: o.ResultsDir = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    max_examples: o.MaxExamples = None,
-    only: o.Only = None,
-    reuse: o.Reuse = None,
-    allow_weak_sandbox: o.AllowWeakSandbox = False,
-    brief: o.Brief = False,
     shared: Annotated[
         bool, typer.Option("--shared", help="Share the run with other commands that have this option.")
     ] = False,
@@ -145,11 +139,10 @@ def evaluate(
     """Run an experiment, or resume it, and write its report."""
     from moe_ray.cli.runs import advised, evaluate_experiment
 
-    extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
-    changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    experiment = o.load(file, changes)
+    experiment = o.load(file, evaluation.changes(results_dir))
     with advised(experiment):
-        evaluate_experiment(experiment, only, reuse or [], brief=brief, shared=shared)
+        only, reuse = evaluation.only, evaluation.reuse or []
+        evaluate_experiment(experiment, only, reuse, brief=evaluation.brief, shared=shared)
 
 
 @app.command()

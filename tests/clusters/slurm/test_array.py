@@ -121,3 +121,12 @@ def test_the_jobs_of_an_array_share_the_run(moe_ray: Command, tmp_path: Path) ->
     assert text.rstrip().endswith('cat "$life/exit_code" 2>/dev/null || echo 1)"')
     assert "--shared &" in text
     assert "--shared" not in moe_ray("slurm", experiment, "--dry-run")[1]
+
+
+def test_the_jobs_of_an_array_share_no_other_command(moe_ray: Command, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, {"m": scripted()}).path
+    code, text = moe_ray("slurm", "--array", "2", "--dry-run", "--", "evaluate", experiment, "--shared")
+    assert (code, text.count("--shared")) == (0, 1)
+    code, text = moe_ray("slurm", "--array", "2", "--dry-run", "--", "score", tmp_path)
+    assert code == 2
+    assert "--array: the jobs of an array cannot share the work of `score`" in text

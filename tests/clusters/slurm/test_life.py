@@ -48,7 +48,7 @@ def test_an_ipv6_address_gets_brackets() -> None:
 
 def test_earlier_lives_are_those_of_the_same_job(tmp_path: Path) -> None:
     for job_id, restart in (("7", 10), ("7", 2), ("7", 11), ("77", 0), ("8", 0)):
-        record = LifeRecord(job_id=job_id, restart=restart, started_at=0.0, num_answers_before=0)
+        record = LifeRecord(job_id=job_id, restart=restart, started_at=0.0, saved_before=0)
         Life(tmp_path, job_id, restart).write("record.json", record)
     assert [life.restart for life in Life(tmp_path, "7", 11).earlier()] == [2, 10]
 
@@ -80,6 +80,6 @@ def test_the_elements_of_an_array_that_share_a_run_have_lives_and_states_of_thei
     life = Life.of_environment(tmp_path, shares=True)
     assert (life.job_id, life.folder.name, state_path(tmp_path, life.job_id).name) == ("7_3", "7_3.1", "state-3.json")
     for job_id in ("7_3", "7_30", "7"):
-        record = LifeRecord(job_id=job_id, restart=0, started_at=0.0, num_answers_before=0)
+        record = LifeRecord(job_id=job_id, restart=0, started_at=0.0, saved_before=0)
         Life(tmp_path, job_id, 0).write("record.json", record)
     assert [earlier.job_id for earlier in life.earlier()] == ["7_3"]
