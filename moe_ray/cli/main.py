@@ -12,7 +12,7 @@ from moe_ray.cli import options as o
 from moe_ray.cli.cluster_commands import add_cluster_commands
 from moe_ray.cli.doctor_command import add_doctor
 from moe_ray.cli.moe_commands import moe_app
-from moe_ray.cli.slurm_commands import slurm
+from moe_ray.cli.slurm_commands import slurm_app
 from moe_ray.cli.specialise_commands import specialise_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
 
@@ -29,7 +29,7 @@ app.add_typer(models_app, name="models")
 router_app = typer.Typer(help="Train routers and prepare their texts.", **o.GROUP)
 app.add_typer(router_app, name="router")
 app.add_typer(moe_app, name="moe")
-app.command("slurm")(slurm)
+app.add_typer(slurm_app, name="slurm")
 app.add_typer(specialise_app, name="specialise")
 
 

@@ -31,15 +31,28 @@ class SubmittedRun(NamedTuple):
     submission: Submission
 
 
-def submit_job(job: JobCommand, request: SlurmRequest, site_file: Path | None, *, dry_run: bool, as_json: bool) -> None:
+def submit_job(
+    job: JobCommand,
+    request: SlurmRequest,
+    site_file: Path | None,
+    *,
+    offline: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Check the files of a command, submit it, and say how to follow it; with `dry_run`, print the script alone."""
     site, console, run = load_site(site_file), output_console(soft_wrap=True), job.run.absolute()
+    site = site.model_copy(update={"offline": site.offline or offline})
     require_one_node(job, request.nodes)
     command = shared_command(job) if request.array is None else array_command(job)
     if dry_run:
         require_sensible(request)
         console.print(job_script(request, site, run, run.name, command), end="")
         return
+    if site.offline and job.experiment is not None:
+        from moe_ray.cli.prefetch import require_prefetched
+
+        require_prefetched(job.experiment, site)
     scheduler = SlurmScheduler(Host())
     submission = submit(scheduler, request, site, run, run.name, command)
     if as_json:
@@ -60,6 +73,7 @@ def submit_on_host(
     request: SlurmRequest,
     site_file: Path | None,
     *,
+    offline: bool,
     dry_run: bool,
 ) -> None:
     """Run `moe-ray slurm -- WORDS` on an ssh host, and record the submission below ./results, for the other commands.
@@ -69,7 +83,7 @@ def submit_on_host(
     host, console = Host(name), output_console(soft_wrap=True)
     host.require_reachable()
     wanted = [f"--{key.replace('_', '-')}={value}" for key, value in asdict(request).items() if value is not None]
-    site = [f"--site={site_file}"] if site_file else []
+    site = [*([f"--site={site_file}"] if site_file else []), *(["--offline"] if offline else [])]
     last = "--dry-run" if dry_run else "--json"
     command = [*shlex.split(host_command), "slurm", *wanted, *site, last, "--", *words]
     answer = host.run(command, timeout_s=SUBMIT_TIMEOUT_S)
