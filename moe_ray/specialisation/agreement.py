@@ -19,7 +19,7 @@ CLASSES = "classes"
 REMEDY = "give traces of a merged mixture's gate or of a query router, of the same texts"
 
 
-class Agreement(StoredRecord):
+class DecisionAgreement(StoredRecord):
     """How often two deciders name the same expert for a text.
 
     `share` is the share of texts, `chance` what two independent deciders with the same loads have, and `kappa`
@@ -37,7 +37,7 @@ class Agreement(StoredRecord):
     high: float | None
 
 
-def measure_agreement(traces: Sequence[Trace], names: Sequence[str]) -> list[Agreement]:
+def measure_agreement(traces: Sequence[Trace], names: Sequence[str]) -> list[DecisionAgreement]:
     """Return the agreement of each pair of traces, on the texts that both have, and of each trace with the classes.
 
     Experts are compared by their names. Raises `UserError` for traces of tokens, and for a pair without common texts.
@@ -58,7 +58,7 @@ def _decisions(trace: Trace) -> dict[str, str]:
     return {text: trace.manifest.expert_name(int(at)) for text, at in zip(trace.text_ids, chosen, strict=True)}
 
 
-def _agreement(one: tuple[str, dict[str, str]], other: tuple[str, dict[str, str]]) -> Agreement:
+def _agreement(one: tuple[str, dict[str, str]], other: tuple[str, dict[str, str]]) -> DecisionAgreement:
     texts = sorted(one[1].keys() & other[1].keys())
     if not texts:
         raise UserError(f"has no text of {one[0]}", where=other[0], remedy=REMEDY)
@@ -68,7 +68,7 @@ def _agreement(one: tuple[str, dict[str, str]], other: tuple[str, dict[str, str]
     found = jackknife(_kappa, rows.astype(np.float64), np.zeros(len(rows), dtype=np.intp), 1)
     low, high = found.interval()
     share, chance, kappa = found.value
-    return Agreement(
+    return DecisionAgreement(
         one=one[0],
         other=other[0],
         num_texts=len(texts),

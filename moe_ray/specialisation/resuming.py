@@ -12,7 +12,7 @@ from pathlib import Path
 from moe_ray.errors import RunDirectoryError
 from moe_ray.files import StoredRecord, read_bytes, write_text_atomically
 from moe_ray.fingerprint import fingerprint
-from moe_ray.specialisation.records import Trace, TraceManifest, read_trace
+from moe_ray.specialisation.records import TraceManifest, read_trace
 from moe_ray.specialisation.tokens import EncodedText
 from moe_ray.specialisation.writing import TextTrace, text_at, write_trace
 
@@ -48,7 +48,11 @@ class ResumableTrace:
             return self._write(self.out, _reporting(self.trace_texts(self.texts), on_text))
         folder = self.out.with_name(f".{self.out.name}.parts")
         self._begin(folder)
-        written = self._write(self.out, self._joined(folder, groups, on_text))
+        parts = [folder / f"{number:05}" for number in range(len(groups))]
+        # The trace itself is begun when all parts are there: a kill before that leaves nothing else behind.
+        for part, group in zip(parts, groups, strict=True):
+            self._write_part(part, group, on_text)
+        written = self._write(self.out, _joined(parts))
         shutil.rmtree(folder, ignore_errors=True)
         return written
 
@@ -68,27 +72,27 @@ class ResumableTrace:
             shutil.rmtree(folder, ignore_errors=True)
             write_text_atomically(folder / WORK_FILE, content)
 
-    def _joined(
-        self, folder: Path, groups: Sequence[Sequence[EncodedText]], on_text: Callable[[], object]
-    ) -> Iterator[TextTrace]:
-        for number, group in enumerate(groups):
-            part = folder / f"{number:05}"
-            trace = _whole(part)
-            if trace is None:
-                self._write(part, _reporting(self.trace_texts(group), on_text))
-                trace = read_trace(part, with_tokens=True)
-            else:
-                for _ in group:
-                    on_text()
-            yield from (text_at(trace, at) for at in range(len(trace.text_ids)))
+    def _write_part(self, part: Path, group: Sequence[EncodedText], on_text: Callable[[], object]) -> None:
+        if not _is_whole(part):
+            self._write(part, _reporting(self.trace_texts(group), on_text))
+            return
+        for _ in group:
+            on_text()
 
 
-def _whole(part: Path) -> Trace | None:
-    """Return the trace of a part; None for one that is missing, truncated or damaged."""
+def _is_whole(part: Path) -> bool:
+    """Whether a part is there, neither truncated nor damaged."""
     try:
-        return read_trace(part, with_tokens=True)
+        read_trace(part)
     except RunDirectoryError:
-        return None
+        return False
+    return True
+
+
+def _joined(parts: Sequence[Path]) -> Iterator[TextTrace]:
+    for part in parts:
+        trace = read_trace(part, with_tokens=True)
+        yield from (text_at(trace, at) for at in range(len(trace.text_ids)))
 
 
 def _reporting(texts: Iterator[TextTrace], on_text: Callable[[], object]) -> Iterator[TextTrace]:

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from moe_ray.mixtures.layers import TracedLayer
-from moe_ray.specialisation.agreement import Agreement, measure_agreement
+from moe_ray.specialisation.agreement import DecisionAgreement, measure_agreement
 from moe_ray.specialisation.decisions import decision
 from moe_ray.specialisation.records import Trace, TraceManifest, read_trace
 from moe_ray.specialisation.writing import TextTrace, text_at, write_trace
@@ -87,7 +87,7 @@ def test_the_command_prints_pairs_and_refuses_what_cannot_be_compared(moe_ray: C
     written(tmp_path / "router", drawn(3), labels)
     code, shown = moe_ray("specialise", "agreement", tmp_path / "gate", tmp_path / "router", "--json")
     assert code == 0, shown
-    assert [Agreement.model_validate(one).num_texts for one in json.loads(shown)] == [60, 60, 60]
+    assert [DecisionAgreement.model_validate(one).num_texts for one in json.loads(shown)] == [60, 60, 60]
     code, shown = moe_ray("specialise", "agreement", tmp_path / "gate", tmp_path / "router")
     assert (code, "by chance" in shown) == (0, True)
     written(tmp_path / "other", {"x": "law"}, {})
