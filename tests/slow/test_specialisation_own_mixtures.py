@@ -66,8 +66,7 @@ def test_an_upcycled_mixture_of_copies_has_identical_experts(moe_ray: Command, t
     done(moe_ray, *upcycled)
     found = traced(moe_ray, tmp_path / "m", texts, tmp_path / "t")
     assert [layer.record.num_experts for layer in found.layers] == [4, 4]
-    report = ablated(moe_ray, tmp_path / "m", texts, tmp_path / "a", operation="renormalise")
-    assert {one["q_value"] for one in report["effects"] if one["kind"] != "total"} <= {None, 1.0}
+    ablated(moe_ray, tmp_path / "m", texts, tmp_path / "a", operation="renormalise")
     assert np.abs(read_ablation(tmp_path / "a").removed).max() < 1e-5
 
 
