@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from moe_ray.clusters.slurm.life import LifeEnd, LifeRecord
+from moe_ray.formatting import plural
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run it again
 EXIT_NODES_FAILED = 3
@@ -36,7 +37,7 @@ def decide(earlier: Sequence[LifeRecord], end: LifeEnd, exit_code: int, num_answ
     failed = sum(life.end == "failed" for life in earlier)
     interrupted = sum(life.end in ("interrupted", None) for life in earlier)
     if end == "failed" and failed >= budgets.failures:
-        return Decision(False, f"{failed + 1} failures; the limit of --max-failures is {budgets.failures}")
+        return Decision(False, f"{plural(failed + 1, 'failure')}; the limit of --max-failures is {budgets.failures}")
     if end == "interrupted" and interrupted >= budgets.interruptions:
         return Decision(
             False, f"{interrupted + 1} interruptions; the limit of --max-interruptions is {budgets.interruptions}"
