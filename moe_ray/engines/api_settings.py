@@ -140,6 +140,10 @@ class ServerSettings(ApiSettings):
         return command
 
     @classmethod
+    def reads_path(cls, model: ModelConfig) -> bool:
+        return names("path", model.engine_settings["command"])
+
+    @classmethod
     def require_meaning(cls, model: ModelConfig) -> None:
         _require_defaults(model, DECIDED_BY_THE_COMMAND, "an option of the server in engine_settings.command does it")
         command = model.engine_settings["command"]

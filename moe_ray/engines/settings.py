@@ -61,6 +61,11 @@ class EngineSettings(BaseModel):
         return None
 
     @classmethod
+    def reads_path(cls, model: ModelConfig) -> bool:  # noqa: ARG003 - subclasses read it
+        """Say whether the engine finds the checkpoint by `path` alone, so that a copy elsewhere can stand in for it."""
+        return cls.has_files
+
+    @classmethod
     def require_meaning(cls, model: ModelConfig) -> None:
         """Raise `ConfigError` for a key of `model` that the engine would ignore. `where` is the key."""
 

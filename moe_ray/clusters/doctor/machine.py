@@ -54,8 +54,6 @@ class Machine:
     user_id: int
     prefix: Path
     import_path: tuple[str, ...]
-    num_cpus: int
-    num_allowed_cpus: int
     experiment: LoadedExperiment | None = None
     wrong_experiment: UserError | None = None
     meeting: Path | None = None
@@ -89,8 +87,6 @@ class Machine:
             user_id=os.geteuid(),
             prefix=Path(sys.prefix),
             import_path=tuple(sys.path),
-            num_cpus=os.cpu_count() or 1,
-            num_allowed_cpus=len(os.sched_getaffinity(0)),
             experiment=experiment,
             wrong_experiment=wrong_experiment,
             meeting=meeting,
