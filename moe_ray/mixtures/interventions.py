@@ -28,7 +28,7 @@ Operation = Literal["zero", "renormalise", "reroute", "swap", "prune"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 # Operations that change only the tokens that selected an expert, so that a control can change as many others.
 LOCAL_OPERATIONS: tuple[Operation, ...] = ("zero", "renormalise", "reroute", "swap")
-# Operations that do to a token the same in any batch, so that a model under them can be evaluated and served.
+# Operations that do the same to a token in any batch and need no other texts: a model under them can be served.
 REPEATABLE_OPERATIONS: tuple[Operation, ...] = ("zero", "renormalise", "reroute", "prune")
 NEEDS_ROUTER = frozenset({"reroute", "prune"})
 
