@@ -13,6 +13,7 @@ from moe_ray.clusters.slurm.site import SiteConfig
 from moe_ray.errors import UserError
 
 MAX_NODES = 10_000
+SCRIPT_FILE = "job.sh"
 TEMPLATE = Path(__file__).with_name("job.sh.j2")
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 from moe_ray.clusters.slurm.launcher import LAUNCHER
 from moe_ray.clusters.slurm.life import FOLDER, finished_path, stopped_path
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, clean_environment
-from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
+from moe_ray.clusters.slurm.script import SCRIPT_FILE, SlurmRequest, job_script, require_sensible
 from moe_ray.clusters.slurm.site import SiteConfig
 from moe_ray.clusters.submission import SUBMISSION_FILE, Submission, open_submission, write_submission
 from moe_ray.errors import RunDirectoryError, UserError
 from moe_ray.files import write_text_atomically
 from moe_ray.store.inside import inside
-
-SCRIPT_FILE = "job.sh"
 
 
 def submit(
