@@ -69,11 +69,12 @@ class StateFile:
 
     def _renew(self) -> None:
         while not self._done.wait(HEARTBEAT_S):
-            with self._lock, contextlib.suppress(OSError):
+            with self._lock:
                 self._write()
 
     def _write(self) -> None:
-        write_text_atomically(state_path(self._life.run), self._state.model_dump_json(indent=2) + "\n")
+        with contextlib.suppress(OSError):  # a full disk: the end of the life is written to the room that it keeps
+            write_text_atomically(state_path(self._life.run), self._state.model_dump_json(indent=2) + "\n")
 
 
 def lead(agent: Agent) -> int:
@@ -85,6 +86,7 @@ def lead(agent: Agent) -> int:
         job_id=life.job_id, restart=life.restart, started_at=time.time(), num_answers_before=num_answers(life)
     )
     life.write("record.json", begun)
+    life.reserve()
     with state.renewed():
         try:
             with agent:
@@ -92,12 +94,13 @@ def lead(agent: Agent) -> int:
                     state.set("starting", f"starting Ray on {agent.num_nodes} nodes")
                     end, code = _run(agent, state)
                 finally:
+                    full = life.release()
                     life.mark("ended")
         except NodeFailedError as error:
             agent.say(f"error: {error}")
             end, code = "failed", EXIT_NODES_FAILED
         token.unlink(missing_ok=True)
-        _conclude(agent, state, begun, end, code)
+        _conclude(agent, state, begun, end, code, full)
     return code
 
 
@@ -208,8 +211,11 @@ def _reason_to_interrupt(agent: Agent, deadline: Deadline) -> str | None:
     return None
 
 
-def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, code: int) -> None:
-    """Decide whether the job is requeued, and write how this life ended: the exit code last."""
+def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, code: int, full: str | None) -> None:
+    """Decide whether the job is requeued, and write how this life ended: the exit code last.
+
+    `full` is the error where the disk is full.
+    """
     life, options = agent.life, agent.options
     count = num_answers(life)
     decision = decide(life.earlier(), end, code, count, Budgets(options.max_failures, options.max_interruptions))
@@ -219,6 +225,8 @@ def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, c
         decision = Decision(False, "SLURM ended the job; a preempted job is requeued by SLURM itself")
     elif stopped_path(life.run).exists():
         decision = Decision(False, "stopped by moe-ray stop")
+    elif code and full is not None:
+        decision = Decision(False, f"the disk is full ({full}): free space at {life.run}, and submit the run again")
     what_next = f"; {'the job resumes' if decision.requeue else 'not resumed'}: {decision.reason}" if code else ""
     agent.say(f"ended with exit code {code}{what_next}")
     life.write("record.json", begun.model_copy(update={"end": end, "exit_code": code, "num_answers_after": count}))
