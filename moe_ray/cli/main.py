@@ -127,26 +127,14 @@ def prompts(
 
 
 @app.command()
-def evaluate(
-    file: o.ExperimentFile,
-    set_: o.Set = None,
-    model: o.Baseline = None,
-    results_dir: o.ResultsDir = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    max_examples: o.MaxExamples = None,
-    only: o.Only = None,
-    reuse: o.Reuse = None,
-    allow_weak_sandbox: o.AllowWeakSandbox = False,
-    brief: o.Brief = False,
-) -> None:
+@o.takes_evaluate_options
+def evaluate(file: o.ExperimentFile, evaluation: o.EvaluateOptions, results_dir: o.ResultsDir = None) -> None:
     """Run an experiment, or resume it, and write its report."""
     from moe_ray.cli.runs import advised, evaluate_experiment
 
-    extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
-    changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    experiment = o.load(file, changes)
+    experiment = o.load(file, evaluation.changes(results_dir))
     with advised(experiment):
-        evaluate_experiment(experiment, only, reuse or [], brief=brief)
+        evaluate_experiment(experiment, evaluation.only, evaluation.reuse or [], brief=evaluation.brief)
 
 
 @app.command()

@@ -22,8 +22,11 @@ SubmitHost = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the run directory and the submission as JSON.")]
 
 
+@o.takes_evaluate_options
 def slurm(
-    file: o.ExperimentFile,
+    context: typer.Context,
+    words: o.JobWords,
+    evaluation: o.EvaluateOptions,
     nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs on each node; 0 runs on CPUs.")] = 0,
     time: Annotated[str, typer.Option(help="Time limit of one life of the job: minutes, HH:MM:SS, D-HH:MM:SS.")] = "60",
@@ -40,17 +43,15 @@ def slurm(
     host: SubmitHost = None,
     host_command: Annotated[str, typer.Option(help="Command that starts moe-ray on --host.")] = "moe-ray",
     as_json: AsJson = False,
-    set_: o.Set = None,
-    model: o.Baseline = None,
     results_dir: o.ResultsDir = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    max_examples: o.MaxExamples = None,
-    only: o.Only = None,
-    reuse: o.Reuse = None,
-    allow_weak_sandbox: o.AllowWeakSandbox = False,
 ) -> None:
-    """Run an experiment, or resume it, as a SLURM job on one or more nodes; writes a readable script and submits it."""
-    from moe_ray.cli.slurm import Part, submit_experiment, submit_on_host
+    """Run an experiment, or another command, as a SLURM job on one or more nodes; writes a readable script.
+
+    `slurm FILE` evaluates the experiment, or resumes it. `slurm --nodes N -- COMMAND ...` runs another command of
+    moe-ray with its own options, such as -- moe pretrain FILE --out results/NAME/experts.
+    """
+    from moe_ray.cli.job_words import job_command
+    from moe_ray.cli.slurm import submit_job, submit_on_host
     from moe_ray.clusters.slurm.script import SlurmRequest
 
     request = SlurmRequest(
@@ -66,10 +67,9 @@ def slurm(
         ready_timeout_s=ready_timeout_s,
         chain=chain,
     )
-    extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
-    changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    part = Part(only=only, reuse=tuple(reuse or ()))
+    app = context.find_root().command
+    command = o.command_words(app, words, evaluation, results_dir)
     if host is not None:
-        submit_on_host(host, host_command, file, changes, request, site, part, dry_run=dry_run)
+        submit_on_host(host, host_command, command, request, site, dry_run=dry_run)
     else:
-        submit_experiment(file, changes, request, site, part, dry_run=dry_run, as_json=as_json)
+        submit_job(job_command(app, command), request, site, dry_run=dry_run, as_json=as_json)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from moe_ray.clusters.slurm.hosts import Host
 from moe_ray.clusters.slurm.life import FOLDER, LifeState
-from moe_ray.clusters.slurm.requeue import EXIT_INTERRUPTED
 from moe_ray.clusters.slurm.run_files import SeenState, files_of, remote_run
 from moe_ray.clusters.slurm.scheduler import QueuedJob, SlurmScheduler, reason_in_words
 from moe_ray.clusters.slurm.script import SCRIPT_FILE
 from moe_ray.clusters.slurm.sync import fetch
 from moe_ray.clusters.submission import (
+    EXIT_TRY_AGAIN,
     SUBMISSION_FILE,
     Submission,
     SubmissionStatus,
@@ -52,7 +52,7 @@ def _of_end(ended: LifeState, *, is_stopped: bool) -> SubmissionStatus:
         return SubmissionStatus("succeeded", "", 0)
     if is_stopped:
         return SubmissionStatus("stopped", "stopped by moe-ray stop", ended.exit_code)
-    is_interrupted = ended.exit_code == EXIT_INTERRUPTED
+    is_interrupted = ended.exit_code == EXIT_TRY_AGAIN
     return SubmissionStatus("interrupted" if is_interrupted else "failed", ended.message, ended.exit_code)
 
 

@@ -63,7 +63,7 @@ class Agent:
         """Find out what this node has, and write its record."""
         own = addresses(self.options.interface)
         limits = node_limits(os.environ, wanted_gpus=self.options.gpus)
-        folder = make_temp_dir(self.options.temp_dir, f"mr-{os.getuid()}-{self.marker}")
+        folder = make_temp_dir(self.options.temp_dir, f"mr-{self.marker}")
         self.environment = job_environment(
             os.environ, token=self.life.path("token"), temp_dir=folder, is_head=self.is_head
         )
