@@ -17,7 +17,7 @@ from tests.support.slurm_lab import SlurmLab, lab_environment, wait_until
 JOB_TIMEOUT_S = 480.0
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 # What must not be left on a node: Ray's processes, and those of the run.
-LEFTOVERS = ("raylet", "gcs_server", "moe_ray", "ray::")
+LEFTOVERS = ("raylet", "gcs_server", "moe_ray", "ray::", "ray.scripts")
 
 
 @dataclass(frozen=True)

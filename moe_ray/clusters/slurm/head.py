@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import moe_ray
 from moe_ray.clusters.job_commands import is_on_experiment
 from moe_ray.clusters.slurm.deadline import Deadline
 from moe_ray.clusters.slurm.life import (
@@ -26,15 +28,19 @@ from moe_ray.clusters.slurm.life import (
     stopped_path,
     wait_for,
 )
+from moe_ray.clusters.slurm.limits import NodeLimits
 from moe_ray.clusters.slurm.network import head_address, reaches
 from moe_ray.clusters.slurm.node import Agent
-from moe_ray.clusters.slurm.ray_node import start_child
+from moe_ray.clusters.slurm.processes import PreparedProgram, start_child
 from moe_ray.clusters.slurm.requeue import EXIT_NODES_FAILED, Budgets, Decision, decide
 from moe_ray.clusters.slurm.saved import saved_work
 from moe_ray.clusters.submission import EXIT_TRY_AGAIN
 from moe_ray.files import write_text_atomically
 
 HEARTBEAT_S = 10.0
+PROGRAM = Path(moe_ray.__file__).with_name("__main__.py")
+# What `moe-ray evaluate` imports before it joins the cluster.
+COMMAND_MODULES = ("moe_ray.entry", "moe_ray.cli.main", "moe_ray.cli.runs", "moe_ray.execution.executor")
 COMMAND_INTERRUPTED = 130
 # SLURM signals all processes of a step, so that the command may know already that it must end.
 SIGNAL_PATIENCE_S = 2.0
@@ -109,17 +115,21 @@ def _run(agent: Agent, state: StateFile) -> tuple[LifeEnd, int]:
     deadline = Deadline.of_environment()
     started = time.monotonic()
     try:
-        address = _form_cluster(agent)
+        limits = agent.prepare()
+        program = PreparedProgram(COMMAND_MODULES, agent.environment)
+        address = _form_cluster(agent, limits)
     except NodeFailedError as error:
         raise NodeFailedError(_explained(agent, error)) from error
     agent.say(f"{agent.num_nodes} nodes are ready after {time.monotonic() - started:.1f} s: Ray at {address}")
     if agent.signals.must_end:
         return "interrupted", EXIT_TRY_AGAIN
     state.set("running", f"running on {agent.num_nodes} nodes")
-    command = [sys.executable, "-m", "moe_ray", *agent.options.command]
+    command = [str(PROGRAM), *agent.options.command]
     # The other commands take the cluster's address from the environment.
     command += ["--set", f"runtime.address={address}"] if is_on_experiment(agent.options.command) else []
-    process = start_child(command, {**agent.environment, "RAY_ADDRESS": address})
+    process = program.run(command, RAY_ADDRESS=address)
+    if process is None:
+        process = start_child([sys.executable, *command], {**agent.environment, "RAY_ADDRESS": address})
     was_interrupted = _supervise(agent, process, deadline, lambda text: state.set("saving", text))
     code = process.wait()
     if code == COMMAND_INTERRUPTED or (was_interrupted and code != 0):
@@ -127,9 +137,8 @@ def _run(agent: Agent, state: StateFile) -> tuple[LifeEnd, int]:
     return ("finished", 0) if code == 0 else ("failed", code if code > 0 else 128 - code)
 
 
-def _form_cluster(agent: Agent) -> str:
+def _form_cluster(agent: Agent, limits: NodeLimits) -> str:
     """Start the head here, wait for the other nodes, and return the address."""
-    limits = agent.prepare()
     peers = _peers(agent)
     own = agent.life.read("node-0.json", NodeRecord)
     host = head_address(own.addresses if own is not None else [], peers)

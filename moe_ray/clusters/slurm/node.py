@@ -68,6 +68,7 @@ class Agent:
             os.environ, token=self.life.path("token"), temp_dir=folder, is_head=self.is_head
         )
         self.ray = RayNode(folder, self.environment)
+        self.ray.prepare()
         self.life.write(
             f"node-{self.rank}.json",
             NodeRecord(rank=self.rank, name=self.name, addresses=own, **limits._asdict()),

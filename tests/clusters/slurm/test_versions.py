@@ -30,15 +30,16 @@ from tests.support.slurm_shim import TIME_LIMIT_S, VERSIONS
 
 RAY = """
 import os, signal, socket, sys
-options = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[1:])
-if "BREAK_FIRST_LIFE" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
-    sys.exit("planted: no object store")
-if "HANG" in os.environ:
+def main():
+    options = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[1:])
+    if "BREAK_FIRST_LIFE" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
+        sys.exit("planted: no object store")
+    if "HANG" in os.environ:
+        signal.pause()
+    if "head" in options:
+        server = socket.create_server((options["node-ip-address"], int(options["port"])))
+    print("Ray runtime started.", flush=True)
     signal.pause()
-if "head" in options:
-    server = socket.create_server((options["node-ip-address"], int(options["port"])))
-print("Ray runtime started.", flush=True)
-signal.pause()
 """
 GpuRequest = Literal["gres", "gpus-per-node"]
 Submit = Callable[..., Submission]
