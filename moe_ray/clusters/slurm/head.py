@@ -144,9 +144,9 @@ def _form_cluster(agent: Agent, limits: NodeLimits) -> str:
     host = head_address(own.addresses if own is not None else [], peers)
     record = agent.start_ray(host, limits, None)
     # The other nodes start as soon as the head's server listens, while the head's own node still starts.
-    agent.await_ray(lambda: reaches(record.host, record.port))
+    agent.await_ray(lambda: _another_failed(agent) or reaches(record.host, record.port))
     agent.life.write("head.json", record)
-    agent.await_ray()
+    agent.await_ray(lambda: _another_failed(agent))
     agent.say_ready()
     _wait_for_ranks(agent, "ready-{}", "did not join the Ray cluster")
     return record.address
@@ -165,15 +165,19 @@ def _wait_for_ranks(agent: Agent, pattern: str, complaint: str) -> None:
     wanted = {pattern.format(rank): rank for rank in range(agent.num_nodes)}
 
     def is_complete() -> bool:
-        names = agent.life.names()
-        if any(name.startswith("failed-") for name in names):
-            raise NodeFailedError("a node cannot take part")
-        return agent.signals.must_end or wanted.keys() <= names
+        return _another_failed(agent) or agent.signals.must_end or wanted.keys() <= agent.life.names()
 
     timeout_s = agent.options.ready_timeout_s
     if not wait_for(is_complete, timeout_s):
         missing = [str(rank) for name, rank in wanted.items() if name not in agent.life.names()]
         raise NodeFailedError(f"node number {', '.join(missing)} of the job {complaint} (waited {timeout_s:g} s)")
+
+
+def _another_failed(agent: Agent) -> bool:
+    """False; raises `NodeFailedError` as soon as a node says that it cannot take part."""
+    if any(name.startswith("failed-") for name in agent.life.names()):
+        raise NodeFailedError("a node cannot take part")
+    return False
 
 
 def _explained(agent: Agent, error: NodeFailedError) -> str:
