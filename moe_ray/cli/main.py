@@ -12,7 +12,7 @@ from moe_ray.cli import options as o
 from moe_ray.cli.cluster_commands import add_cluster_commands
 from moe_ray.cli.doctor_command import add_doctor
 from moe_ray.cli.moe_commands import moe_app
-from moe_ray.cli.slurm_commands import slurm
+from moe_ray.cli.slurm_commands import slurm_app
 from moe_ray.cli.specialise_commands import specialise_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
 
@@ -29,7 +29,7 @@ app.add_typer(models_app, name="models")
 router_app = typer.Typer(help="Train routers and prepare their texts.", **o.GROUP)
 app.add_typer(router_app, name="router")
 app.add_typer(moe_app, name="moe")
-app.command("slurm")(slurm)
+app.add_typer(slurm_app, name="slurm")
 app.add_typer(specialise_app, name="specialise")
 
 
@@ -128,13 +128,21 @@ def prompts(
 
 @app.command()
 @o.takes_evaluate_options
-def evaluate(file: o.ExperimentFile, evaluation: o.EvaluateOptions, results_dir: o.ResultsDir = None) -> None:
+def evaluate(
+    file: o.ExperimentFile,
+    evaluation: o.EvaluateOptions,
+    results_dir: o.ResultsDir = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Share the run with other commands that have this option.")
+    ] = False,
+) -> None:
     """Run an experiment, or resume it, and write its report."""
     from moe_ray.cli.runs import advised, evaluate_experiment
 
     experiment = o.load(file, evaluation.changes(results_dir))
     with advised(experiment):
-        evaluate_experiment(experiment, evaluation.only, evaluation.reuse or [], brief=evaluation.brief)
+        only, reuse = evaluation.only, evaluation.reuse or []
+        evaluate_experiment(experiment, only, reuse, brief=evaluation.brief, shared=shared)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from moe_ray.cli.terminal import output_console
 from moe_ray.clusters.job_commands import JobCommand
-from moe_ray.clusters.slurm.command import require_one_node, shared_command
+from moe_ray.clusters.slurm.command import array_command, require_one_node, shared_command
 from moe_ray.clusters.slurm.hosts import Host
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, reason_in_words
 from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
@@ -19,6 +19,7 @@ from moe_ray.clusters.slurm.site import load_site
 from moe_ray.clusters.slurm.submit import submit
 from moe_ray.clusters.submission import Submission, write_submission
 from moe_ray.errors import UserError
+from moe_ray.formatting import plural
 
 SUBMIT_TIMEOUT_S = 300.0
 
@@ -30,21 +31,35 @@ class SubmittedRun(NamedTuple):
     submission: Submission
 
 
-def submit_job(job: JobCommand, request: SlurmRequest, site_file: Path | None, *, dry_run: bool, as_json: bool) -> None:
+def submit_job(
+    job: JobCommand,
+    request: SlurmRequest,
+    site_file: Path | None,
+    *,
+    offline: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Check the files of a command, submit it, and say how to follow it; with `dry_run`, print the script alone."""
     site, console, run = load_site(site_file), output_console(soft_wrap=True), job.run.absolute()
+    site = site.model_copy(update={"offline": site.offline or offline})
     require_one_node(job, request.nodes)
-    command = shared_command(job)
+    command = shared_command(job) if request.array is None else array_command(job)
     if dry_run:
         require_sensible(request)
         console.print(job_script(request, site, run, run.name, command), end="")
         return
+    if site.offline and job.experiment is not None:
+        from moe_ray.cli.prefetch import require_prefetched
+
+        require_prefetched(job.experiment, site)
     scheduler = SlurmScheduler(Host())
     submission = submit(scheduler, request, site, run, run.name, command)
     if as_json:
         console.print(json.dumps({"run": str(run), "submission": submission.model_dump(mode="json")}))
         return
-    console.print(f"Submitted job {submission.id} ({request.nodes} nodes); results go to {run}")
+    size = plural(request.array, "job") if request.array else plural(request.nodes, "node")
+    console.print(f"Submitted job {submission.id} ({size}); results go to {run}")
     queued = scheduler.job(submission.id)
     if queued is not None and queued.state == "PENDING" and reason_in_words(queued.reason):
         console.print(f"It waits: {reason_in_words(queued.reason)}")
@@ -58,6 +73,7 @@ def submit_on_host(
     request: SlurmRequest,
     site_file: Path | None,
     *,
+    offline: bool,
     dry_run: bool,
 ) -> None:
     """Run `moe-ray slurm -- WORDS` on an ssh host, and record the submission below ./results, for the other commands.
@@ -67,7 +83,7 @@ def submit_on_host(
     host, console = Host(name), output_console(soft_wrap=True)
     host.require_reachable()
     wanted = [f"--{key.replace('_', '-')}={value}" for key, value in asdict(request).items() if value is not None]
-    site = [f"--site={site_file}"] if site_file else []
+    site = [*([f"--site={site_file}"] if site_file else []), *(["--offline"] if offline else [])]
     last = "--dry-run" if dry_run else "--json"
     command = [*shlex.split(host_command), "slurm", *wanted, *site, last, "--", *words]
     answer = host.run(command, timeout_s=SUBMIT_TIMEOUT_S)

@@ -82,7 +82,8 @@ class StateFile:
 
     def _write(self) -> None:
         with contextlib.suppress(OSError):  # a full disk: the end of the life is written to the room that it keeps
-            write_text_atomically(state_path(self._life.run), self._state.model_dump_json(indent=2) + "\n")
+            path = state_path(self._life.run, self._life.job_id)
+            write_text_atomically(path, self._state.model_dump_json(indent=2) + "\n")
 
 
 def lead(agent: Agent) -> int:
@@ -235,7 +236,7 @@ def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, c
     life, options = agent.life, agent.options
     saved = saved_work(life.run, options.command)
     decision = decide(life.earlier(), end, code, saved, Budgets(options.max_failures, options.max_interruptions))
-    if options.chain and not decision.requeue:
+    if (options.chain and not decision.requeue) or (options.shares and code == 0):
         write_text_atomically(finished_path(life.run), "")
     if agent.signals.must_end:
         decision = Decision(False, "SLURM ended the job; a preempted job is requeued by SLURM itself")

@@ -14,6 +14,8 @@ from moe_ray.errors import UserError
 
 MAX_NODES = 10_000
 SCRIPT_FILE = "job.sh"
+# The hub's libraries then read their caches, and make no request that nothing would answer.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
 TEMPLATE = Path(__file__).with_name("job.sh.j2")
 
 
@@ -32,6 +34,7 @@ class SlurmRequest:
     max_interruptions: int = 100
     ready_timeout_s: float = 120.0
     chain: int = 1
+    array: int | None = None
 
 
 def require_sensible(request: SlurmRequest) -> None:
@@ -43,8 +46,25 @@ def require_sensible(request: SlurmRequest) -> None:
             where="--time",
             remedy="write minutes, HH:MM:SS or D-HH:MM:SS: --time 04:00:00",
         )
+    if request.array is not None:
+        _require_array(request, request.array)
     if request.nodes > MAX_NODES:
         raise UserError(f"{request.nodes} nodes", where="--nodes", remedy=f"at most {MAX_NODES}")
+
+
+def _require_array(request: SlurmRequest, number: int) -> None:
+    if request.nodes != 1:
+        raise UserError(
+            f"the jobs of an array have one node each, not {request.nodes}",
+            where="--nodes",
+            remedy=f"leave out --nodes, or run one job on {request.nodes} nodes without --array",
+        )
+    if request.chain > 1:
+        raise UserError(
+            "an array and a chain cannot be combined", where="--chain", remedy="leave out --chain or --array"
+        )
+    if not 1 <= number <= MAX_NODES:
+        raise UserError(f"{number} jobs", where="--array", remedy=f"1 to {MAX_NODES}")
 
 
 def job_script(request: SlurmRequest, site: SiteConfig, run: Path, name: str, command: Sequence[str]) -> str:
@@ -59,6 +79,7 @@ def job_script(request: SlurmRequest, site: SiteConfig, run: Path, name: str, co
         python=site.python_command,
         agent_options=_agent_options(request, site),
         command=_wrapped(command),
+        shares=request.array is not None,
     )
 
 
@@ -75,23 +96,26 @@ def _flags(request: SlurmRequest, site: SiteConfig, run: Path, name: str, cpus: 
         f"--time={request.time}",
         *([f"--partition={partition}"] if partition else []),
         *([f"--account={account}"] if account else []),
-        f"--output={_output(run, 'A' if request.chain > 1 else 'j')}",
+        f"--output={_output(run, request)}",
         "--open-mode=append",
         "--no-kill",
-        *_repetition(request.chain),
+        *_repetition(request),
         f"--signal=B:USR1@{int(SAVE_MARGIN_S)}",
     ]
     return [*flags, *site.sbatch]
 
 
-def _repetition(chain: int) -> list[str]:
+def _repetition(request: SlurmRequest) -> list[str]:
     """How further lives of the job come: by requeue, or as elements of an array that runs one at a time."""
-    return [f"--array=1-{chain}%1", "--no-requeue"] if chain > 1 else ["--requeue"]
+    if request.chain > 1:
+        return [f"--array=1-{request.chain}%1", "--no-requeue"]
+    return [*([f"--array=1-{request.array}"] if request.array else []), "--requeue"]
 
 
-def _output(run: Path, job_id: str) -> str:
+def _output(run: Path, request: SlurmRequest) -> str:
     """The path of the log. sbatch replaces % in it, and splits at blanks unless it is quoted."""
-    return shlex.quote(str(run / "slurm").replace("%", "%%") + f"/job-%{job_id}.log")
+    job = "%A_%a" if request.array else "%A" if request.chain > 1 else "%j"
+    return shlex.quote(str(run / "slurm").replace("%", "%%") + f"/job-{job}.log")
 
 
 def _gpu_flag(num_gpus: int, site: SiteConfig) -> str:
@@ -100,7 +124,7 @@ def _gpu_flag(num_gpus: int, site: SiteConfig) -> str:
 
 
 def _environment(site: SiteConfig) -> dict[str, str]:
-    return {"PYTHONUNBUFFERED": "1", **site.environment}
+    return {"PYTHONUNBUFFERED": "1", **(OFFLINE if site.offline else {}), **site.environment}
 
 
 def _agent_options(request: SlurmRequest, site: SiteConfig) -> str:
@@ -108,7 +132,17 @@ def _agent_options(request: SlurmRequest, site: SiteConfig) -> str:
     options += [f"--interface={site.interface}"] if site.interface else []
     options += [f"--ready-timeout={request.ready_timeout_s:g}"]
     options += [f"--max-failures={request.max_failures}", f"--max-interruptions={request.max_interruptions}"]
-    return shlex.join([*options, *(["--chain"] if request.chain > 1 else [])])
+    options += ["--chain"] if request.chain > 1 else []
+    options += ["--shares"] if request.array else []
+    return shlex.join([*options, *_staging_options(site)])
+
+
+def _staging_options(site: SiteConfig) -> list[str]:
+    if site.staging is None:
+        return []
+    keep, limit = site.staging.keep, site.staging.max_gib
+    options = [f"--staging={site.staging.folder}", *(["--staging-keep"] if keep else [])]
+    return [*options, *([f"--staging-max-gib={limit}"] if limit is not None else [])]
 
 
 def _wrapped(command: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.clusters.slurm.life import RESERVE_BYTES, HeadRecord, Life, LifeRecord
+from moe_ray.clusters.slurm.life import RESERVE_BYTES, HeadRecord, Life, LifeRecord, state_path
 from moe_ray.clusters.slurm.ray_node import job_environment
 from moe_ray.errors import RunDirectoryError
 
@@ -88,3 +88,17 @@ def test_a_life_keeps_room_for_its_last_records_and_notices_a_full_disk(
     monkeypatch.setattr("moe_ray.clusters.slurm.life.write_atomically", refuse)
     assert life.release() == "No space left on device"
     assert life.names() == set()
+
+
+def test_the_elements_of_an_array_that_share_a_run_have_lives_and_states_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_ARRAY_JOB_ID", "7"), ("SLURM_ARRAY_TASK_ID", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    life = Life.of_environment(tmp_path, shares=True)
+    assert (life.job_id, life.folder.name, state_path(tmp_path, life.job_id).name) == ("7_3", "7_3.1", "state-3.json")
+    for job_id in ("7_3", "7_30", "7"):
+        record = LifeRecord(job_id=job_id, restart=0, started_at=0.0, saved_before=0)
+        Life(tmp_path, job_id, 0).write("record.json", record)
+    assert [earlier.job_id for earlier in life.earlier()] == ["7_3"]
