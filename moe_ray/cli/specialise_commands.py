@@ -5,11 +5,29 @@ from typing import Annotated, Literal
 
 import typer
 
-from moe_ray.cli.options import GROUP
+from moe_ray.cli.options import GROUP, Set
 
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE...", help="Folders of traces.", show_default=False)]
+Choose = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Choose the N strongest experts on half of the texts, test on the other half."
+    ),
+]
 
 specialise_app = typer.Typer(help="Trace and report what the experts of a mixture do.", **GROUP)
+
+
+@specialise_app.command("train-toy")
+def train_toy(
+    file: Annotated[Path, typer.Argument(help="YAML file of texts, model and seeds.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the models; one that was begun continues.", show_default=False)],
+    set_: Set = None,
+) -> None:
+    """Train a small mixture that classifies texts, one for each seed, to trace and ablate. Resumes."""
+    from moe_ray.cli.toys import train_toys
+
+    train_toys(file, out, set_ or [])
 
 
 @specialise_app.command("trace")
@@ -136,7 +154,7 @@ def ablate(
         Path, typer.Option(help="Folder for the ablation; one that was begun continues.", show_default=False)
     ],
     operation: Annotated[
-        Literal["zero", "renormalise", "reroute", "swap"],
+        Literal["zero", "renormalise", "reroute", "swap", "mean"],
         typer.Option(help="What a token gets in place of the removed expert."),
     ] = "reroute",
     experts: Annotated[str, typer.Option(metavar="all|0,2", help="Experts to remove, one at a time.")] = "all",
@@ -161,6 +179,17 @@ def ablate(
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
     ] = "auto",
     top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    joint: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Also remove pairs of the N strongest experts of a layer, and all N."),
+    ] = 0,
+    choose: Choose = None,
+    zero_shot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUESTION", help='Ask for the class after each text, such as " Topic:"; score log p of it.'
+        ),
+    ] = None,
 ) -> None:
     """Measure what removing each expert costs each class, against matched removals from other experts. Resumes."""
     from moe_ray.cli.ablations import AblateOptions, ablate_mixture
@@ -178,6 +207,9 @@ def ablate(
         batch_size=batch_size,
         dtype=dtype,
         top=top,
+        joint=joint,
+        choose=choose,
+        zero_shot=zero_shot,
     )
     ablate_mixture(model, texts, out, options)
 
@@ -189,12 +221,13 @@ def effects(
         float | None, typer.Option(min=0, help="Test that effects are smaller than this (equivalence).")
     ] = None,
     top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    choose: Choose = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all effects as JSON.")] = False,
 ) -> None:
     """Print the effects of an ablation again. Needs no model and no torch."""
     from moe_ray.cli.ablations import show_effects
 
-    show_effects(ablation, top=top, as_json=as_json, margin=margin)
+    show_effects(ablation, top=top, as_json=as_json, margin=margin, choose=choose)
 
 
 @specialise_app.command("prune")

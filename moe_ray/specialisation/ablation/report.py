@@ -14,7 +14,9 @@ from moe_ray.arrays import BoolArray, FloatArray, IntArray
 from moe_ray.errors import DataError
 from moe_ray.files import StoredRecord
 from moe_ray.formatting import interval, listed, number, percent, plural, significant
-from moe_ray.specialisation.ablation.records import AblatedUnit, Ablation
+from moe_ray.specialisation.ablation.interaction import InteractionRecord, interactions
+from moe_ray.specialisation.ablation.records import AblatedUnit, Ablation, SplitRecord
+from moe_ray.specialisation.ablation.split import strongest, part_for_testing
 from moe_ray.specialisation.causal import (
     ALPHA,
     EffectKind,
@@ -38,6 +40,7 @@ class EffectRecord(StoredRecord):
     kind: EffectKind
     layer: int
     expert: int
+    with_experts: list[int] = Field(default_factory=list)
     label: str
     num_texts: int
     value: float | None
@@ -59,6 +62,7 @@ class UnitRecord(StoredRecord):
 
     layer: int
     expert: int
+    with_experts: list[int] = Field(default_factory=list)
     selected: int
     num_removed: int
     matched: float
@@ -77,7 +81,11 @@ class AgreementRecord(StoredRecord):
 
 
 class AblationReport(StoredRecord):
-    """All effects of an ablation. Negative effects are losses. `intact` is the mean score of each class."""
+    """All effects of an ablation. Negative effects are losses. `intact` is the mean score of each class.
+
+    With `split`, the units were chosen, or means of answers taken, on other texts than these. `interactions` are of
+    joint removals.
+    """
 
     format: Literal[1] = 1
     model: str
@@ -96,10 +104,20 @@ class AblationReport(StoredRecord):
     units: list[UnitRecord]
     effects: list[EffectRecord]
     notes: list[str] = Field(default_factory=list)
+    split: SplitRecord | None = None
+    interactions: list[InteractionRecord] = Field(default_factory=list)
 
 
-def make_ablation_report(ablation: Ablation, *, margin: float | None = None) -> AblationReport:
-    """Test the effects of an ablation. `margin` asks for equivalence tests. Raises `DataError` without texts."""
+def make_ablation_report(
+    ablation: Ablation, *, margin: float | None = None, choose: int | None = None, singles: Ablation | None = None
+) -> AblationReport:
+    """Test the effects of an ablation. `margin` asks for equivalence tests. Raises `DataError` without texts.
+
+    With `choose`, the strongest units on the texts for choosing are tested on the others; the operation mean, whose
+    means come from the texts for choosing, is always tested on the others. `singles` are the single removals that the
+    joint ones of `ablation` are compared with.
+    """
+    ablation, split = _tested_texts(ablation, choose)
     kept = _finite(ablation)
     if not kept.any():
         raise DataError("no text was scored", remedy="give longer texts, or raise --max-tokens")
@@ -134,7 +152,17 @@ def make_ablation_report(ablation: Ablation, *, margin: float | None = None) -> 
         units=units,
         effects=[_effect(one, plan.units[one.expert], shown[one.label]) for one in effects],
         notes=list(_notes(ablation, kept, shown, effects, units)),
+        split=split,
+        interactions=[] if singles is None else interactions(ablation, singles),
     )
+
+
+def _tested_texts(ablation: Ablation, choose: int | None) -> tuple[Ablation, SplitRecord | None]:
+    if choose is not None:
+        return part_for_testing(ablation, strongest(ablation, choose))
+    if ablation.plan.operation == "mean" and ablation.plan.chosen is None:
+        return part_for_testing(ablation, range(len(ablation.plan.units)))
+    return ablation, ablation.plan.chosen
 
 
 def _finite(ablation: Ablation) -> BoolArray:
@@ -170,6 +198,7 @@ def _effect(effect: ExpertEffect, unit: AblatedUnit, label: str) -> EffectRecord
         kind=effect.kind,
         layer=unit.layer,
         expert=unit.expert,
+        with_experts=unit.with_experts,
         label=label,
         num_texts=effect.num_texts,
         no_headroom=effect.no_headroom,
@@ -188,6 +217,7 @@ def _units(
         yield UnitRecord(
             layer=unit.layer,
             expert=unit.expert,
+            with_experts=unit.with_experts,
             selected=int(ablation.selected[kept, at].sum()),
             num_removed=int(num_removed.sum()),
             matched=float(matched / num_removed.sum()) if num_removed.any() else 1.0,
@@ -238,7 +268,7 @@ def _notes(
     effects: Sequence[ExpertEffect],
     units: Sequence[UnitRecord],
 ) -> Iterator[str]:
-    yield from ablation.plan.notes
+    yield from (*ablation.plan.notes, *ablation.notes)
     if not kept.all():
         yield f"left out, because a score is not finite: {plural(int((~kept).sum()), 'text')}"
     untested = sorted({labels[one.label] for one in effects if one.kind != "total" and one.p_value is None})
@@ -251,8 +281,9 @@ def _notes(
     if weak:
         named = listed(
             [
-                f"{ablation.plan.unit_name(AblatedUnit(layer=one.layer, expert=one.expert))} ({percent(one.matched)})"
+                f"{ablation.plan.unit_name(unit)} ({percent(one.matched)})"
                 for one in weak[:5]
+                for unit in [AblatedUnit(layer=one.layer, expert=one.expert, with_experts=one.with_experts)]
             ]
         )
         more = f" and {len(weak) - 5} more" if len(weak) > 5 else ""
