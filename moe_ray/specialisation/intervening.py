@@ -204,7 +204,7 @@ def _rerouted(
     mask = removal.slots(index)
     new_index, new_weights = index, weights
     marked = index.masked_fill(~mask, -1).sort(dim=-1).values
-    for row in marked[mask.any(dim=-1)].unique(dim=0):
+    for row in torch.unique(marked[mask.any(dim=-1)], dim=0):
         lost = (marked == row).all(dim=-1, keepdim=True)
         own = frozenset(row[row >= 0].tolist())
         removed = own | removal.experts if own & removal.experts else own

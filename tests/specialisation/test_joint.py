@@ -14,7 +14,7 @@ from moe_ray.specialisation.ablation.controls import control_draws
 from moe_ray.specialisation.ablation.interaction import interactions
 from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.report import make_ablation_report
-from moe_ray.specialisation.ablation.split import is_for_choosing, joint_sets, strengths, strongest, part_for_testing
+from moe_ray.specialisation.ablation.split import is_for_choosing, joint_sets, part_for_testing, strengths, strongest
 from moe_ray.specialisation.ablation.tables import interaction_table
 from moe_ray.specialisation.intervening import intervened
 from moe_ray.specialisation.interventions import Intervention

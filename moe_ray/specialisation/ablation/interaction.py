@@ -84,4 +84,5 @@ def _beyond(joint: Ablation, singles: Ablation) -> FloatArray:
             "joint removals of other texts or experts than the single ones", remedy="run ablate again in a new folder"
         ) from error
     sums = [singles.removed[own][:, which].sum(axis=1) for which in alone]
-    return joint.removed - np.stack(sums, axis=1)
+    beyond: FloatArray = joint.removed - np.stack(sums, axis=1)
+    return beyond

@@ -16,7 +16,7 @@ from moe_ray.files import StoredRecord
 from moe_ray.formatting import interval, listed, number, percent, plural, significant
 from moe_ray.specialisation.ablation.interaction import InteractionRecord, interactions
 from moe_ray.specialisation.ablation.records import AblatedUnit, Ablation, SplitRecord
-from moe_ray.specialisation.ablation.split import strongest, part_for_testing
+from moe_ray.specialisation.ablation.split import part_for_testing, strongest
 from moe_ray.specialisation.causal import (
     ALPHA,
     EffectKind,

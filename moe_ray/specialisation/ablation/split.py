@@ -84,7 +84,8 @@ def joint_sets(ablation: Ablation, num: int) -> list[tuple[int, tuple[int, ...]]
     They are all pairs of the `num` strongest experts of each layer, on the texts for choosing, and all `num` of them
     at once.
     """
-    found, sets = strengths(ablation, choosing_texts(ablation)), []
+    found = strengths(ablation, choosing_texts(ablation))
+    sets: list[tuple[int, tuple[int, ...]]] = []
     layers = list(dict.fromkeys(unit.layer for unit in ablation.plan.units))
     for layer in layers:
         own = [at for at, unit in enumerate(ablation.plan.units) if unit.layer == layer]
