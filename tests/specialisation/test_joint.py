@@ -58,7 +58,7 @@ def test_twins_cost_nothing_alone_and_much_together(twins: tuple[Any, Any, tuple
     assert (cost.value or 0) < -0.1
     assert (cost.q_value or 1) < 0.001
     (unit,) = [one for one in report.units if one.expert == pair[0]]
-    assert unit.sentence.startswith("experts 0 and 1 together, layer 0: removing it costs a ")
+    assert unit.sentence.startswith("experts 0 and 1 together, layer 0: removing them costs a ")
     (beyond,) = [one for one in report.interactions if one.experts == list(pair) and one.label == "a"]
     assert (beyond.high or 0) < -0.1
     assert (beyond.q_value or 1) < 0.001

@@ -222,15 +222,18 @@ def _units(
             num_removed=int(num_removed.sum()),
             matched=float(matched / num_removed.sum()) if num_removed.any() else 1.0,
             num_texts_touched=int((num_removed > 0).sum()),
-            sentence=f"{name}: {_sentence(own, labels, UNITS[ablation.plan.score], int(num_removed.sum()))}",
+            sentence=f"{name}: {_sentence(own, labels, ablation.plan.score, unit, int(num_removed.sum()))}",
             q_value=best,
         )
 
 
-def _sentence(own: Sequence[ExpertEffect], labels: Sequence[str], unit: str, num_removed: int) -> str:
+def _sentence(
+    own: Sequence[ExpertEffect], labels: Sequence[str], score: str, removed: AblatedUnit, num_removed: int
+) -> str:
     """Return what removing a unit costs, in words: the class with the surest specific effect, and the others."""
+    unit, them = UNITS[score], "them" if removed.with_experts else "it"
     if not num_removed:
-        return "no token selects it: removing it changes nothing"
+        return f"no token selects {them}: removing {them} changes nothing"
     totals = {one.label: one for one in own if one.kind == "total"}
     tested = [one for one in own if one.kind == "specific" and one.q_value is not None]
     if not tested:
@@ -243,7 +246,7 @@ def _sentence(own: Sequence[ExpertEffect], labels: Sequence[str], unit: str, num
     # Of a loss the numbers are positive, as costs.
     verb, sign = ("gains", 1) if total.low > 0 else ("costs", -1)
     low, high = sorted((sign * total.low, sign * total.high))
-    text = f"removing it {verb} {labels[best.label]} {number(sign * total.value, DIGITS)} {unit}"
+    text = f"removing {them} {verb} {labels[best.label]} {number(sign * total.value, DIGITS)} {unit}"
     text += f" {interval(low, high, DIGITS)}"
     others = [sign * one.value for label, one in totals.items() if label != best.label]
     if others:
