@@ -8,6 +8,13 @@ import typer
 from moe_ray.cli.options import GROUP, Set
 
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE...", help="Folders of traces.", show_default=False)]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
+]
+MaxTexts = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
+]
+Top = Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")]
 Choose = Annotated[
     int | None,
     typer.Option(
@@ -50,16 +57,12 @@ def trace(
     skip: Annotated[
         int, typer.Option(min=0, help="First tokens of each text that do not count: 1 where there is no begin token.")
     ] = 0,
-    max_texts: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
-    ] = None,
+    max_texts: MaxTexts = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Trace one of N parts of the texts.")] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Texts read at once; above 1, rounding may turn near ties of a router.")
     ] = 1,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
-    ] = "auto",
+    dtype: Dtype = "auto",
     tokens: Annotated[
         bool,
         typer.Option("--tokens", help="Store token ids and selected experts of each token (bytes: T x L x K x 2)."),
@@ -130,7 +133,7 @@ def report(
     weight: Annotated[
         Literal["token", "text"], typer.Option(help="Each token counts the same, or each text does.")
     ] = "token",
-    top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    top: Top = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print all measures as JSON.")] = False,
 ) -> None:
     """Measure specialisation in a trace: each value with its null, excess and interval. Needs no model and no torch."""
@@ -169,16 +172,12 @@ def ablate(
     label: Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Read each text as a user's message.")] = False,
     max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
-    max_texts: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
-    ] = None,
+    max_texts: MaxTexts = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Variants of a text read at once; lower it if memory runs out.")
     ] = 8,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
-    ] = "auto",
-    top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    dtype: Dtype = "auto",
+    top: Top = 20,
     joint: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Also remove pairs of the N strongest experts of a layer, and all N."),
@@ -220,7 +219,7 @@ def effects(
     margin: Annotated[
         float | None, typer.Option(min=0, help="Test that effects are smaller than this (equivalence).")
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    top: Top = 20,
     choose: Choose = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all effects as JSON.")] = False,
 ) -> None:
@@ -237,9 +236,7 @@ def prune(
         str, typer.Option(metavar="0,2", help="Experts to leave out of every layer.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="New folder for the checkpoint.", show_default=False)],
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
-    ] = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Write a mixture without some experts as a checkpoint; it computes what the operation prune does."""
     from moe_ray.cli.ablations import prune_mixture
