@@ -8,11 +8,14 @@ import typer
 from moe_ray.cli.options import GROUP, Set
 
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE...", help="Folders of traces.", show_default=False)]
-Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
-]
-MaxTexts = Annotated[
+MixtureModel = Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)]
+Label = Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")]
+MaxTokensOption = Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")]
+MaxTextsOption = Annotated[
     int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
+]
+DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
 ]
 Top = Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")]
 Choose = Annotated[
@@ -39,7 +42,7 @@ def train_toy(
 
 @specialise_app.command("trace")
 def trace(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)],
+    model: MixtureModel,
     texts: Annotated[
         Path,
         typer.Option(
@@ -49,20 +52,20 @@ def trace(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
-    label: Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")] = None,
+    label: Label = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Read each text as a user's message; the template's tokens do not count.")
     ] = False,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
+    max_tokens: MaxTokensOption = 512,
     skip: Annotated[
         int, typer.Option(min=0, help="First tokens of each text that do not count: 1 where there is no begin token.")
     ] = 0,
-    max_texts: MaxTexts = None,
+    max_texts: MaxTextsOption = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Trace one of N parts of the texts.")] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Texts read at once; above 1, rounding may turn near ties of a router.")
     ] = 1,
-    dtype: Dtype = "auto",
+    dtype: DtypeOption = "auto",
     tokens: Annotated[
         bool,
         typer.Option("--tokens", help="Store token ids and selected experts of each token (bytes: T x L x K x 2)."),
@@ -144,7 +147,7 @@ def report(
 
 @specialise_app.command("ablate")
 def ablate(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)],
+    model: MixtureModel,
     texts: Annotated[
         Path,
         typer.Option(
@@ -169,14 +172,14 @@ def ablate(
     ] = "each",
     draws: Annotated[int, typer.Option(help="Control draws per expert, at least 20.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the control draws.")] = 0,
-    label: Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")] = None,
+    label: Label = None,
     chat: Annotated[bool, typer.Option("--chat", help="Read each text as a user's message.")] = False,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
-    max_texts: MaxTexts = None,
+    max_tokens: MaxTokensOption = 512,
+    max_texts: MaxTextsOption = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Variants of a text read at once; lower it if memory runs out.")
     ] = 8,
-    dtype: Dtype = "auto",
+    dtype: DtypeOption = "auto",
     top: Top = 20,
     joint: Annotated[
         int,
@@ -231,12 +234,12 @@ def effects(
 
 @specialise_app.command("prune")
 def prune(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)],
+    model: MixtureModel,
     experts: Annotated[
         str, typer.Option(metavar="0,2", help="Experts to leave out of every layer.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="New folder for the checkpoint.", show_default=False)],
-    dtype: Dtype = "auto",
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Write a mixture without some experts as a checkpoint; it computes what the operation prune does."""
     from moe_ray.cli.ablations import prune_mixture
