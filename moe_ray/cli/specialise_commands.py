@@ -24,6 +24,22 @@ Choose = Annotated[
         min=1, metavar="N", help="Choose the N strongest experts on half of the texts, test on the other half."
     ),
 ]
+TextsToAblate = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE|EXPERIMENT",
+        help="Records with text and label, and choices to score log p of the right one; or as for trace.",
+        show_default=False,
+    ),
+]
+Joint = Annotated[
+    int,
+    typer.Option(min=0, metavar="N", help="Also remove pairs of the N strongest experts of a layer, and all N."),
+]
+ZeroShot = Annotated[
+    str | None,
+    typer.Option(metavar="QUESTION", help='Ask for the class after each text, such as " Topic:"; score log p of it.'),
+]
 
 specialise_app = typer.Typer(help="Trace and report what the experts of a mixture do.", **GROUP)
 
@@ -148,14 +164,7 @@ def report(
 @specialise_app.command("ablate")
 def ablate(
     model: MixtureModel,
-    texts: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE|EXPERIMENT",
-            help="Records with text and label, and choices to score log p of the right one; or as for trace.",
-            show_default=False,
-        ),
-    ],
+    texts: TextsToAblate,
     out: Annotated[
         Path, typer.Option(help="Folder for the ablation; one that was begun continues.", show_default=False)
     ],
@@ -181,17 +190,9 @@ def ablate(
     ] = 8,
     dtype: DtypeOption = "auto",
     top: Top = 20,
-    joint: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Also remove pairs of the N strongest experts of a layer, and all N."),
-    ] = 0,
+    joint: Joint = 0,
     choose: Choose = None,
-    zero_shot: Annotated[
-        str | None,
-        typer.Option(
-            metavar="QUESTION", help='Ask for the class after each text, such as " Topic:"; score log p of it.'
-        ),
-    ] = None,
+    zero_shot: ZeroShot = None,
 ) -> None:
     """Measure what removing each expert costs each class, against matched removals from other experts. Resumes."""
     from moe_ray.cli.ablations import AblateOptions, ablate_mixture

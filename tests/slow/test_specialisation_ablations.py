@@ -72,7 +72,7 @@ def test_an_expert_that_is_used_most_can_be_useless_and_one_that_is_used_least_v
     assert np.mean(proportions) <= 0.05
 
 
-def test_zeroing_one_of_identical_experts_costs_something_but_nothing_specific(tmp_path: Path) -> None:
+def test_zeroing_one_of_identical_experts_changes_something_but_nothing_specific(tmp_path: Path) -> None:
     everything = [token for label in (0, 1) for token in tokens_of(label)]
     rejecting = 0
     for seed in range(NUM_SEEDS):
@@ -81,7 +81,7 @@ def test_zeroing_one_of_identical_experts_costs_something_but_nothing_specific(t
         model = planted_mixtral(first, dict.fromkeys(range(6), everything), seed=seed)
         report = report_of(model, seed, tmp_path / str(seed), "zero")
         totals = [one for one in report.effects if one.kind == "total" and one.expert < 4]
-        assert all((one.high or 0) < 0 for one in totals)
+        assert np.mean([(one.low or 0) > 0 or (one.high or 0) < 0 for one in totals]) >= 0.75
         rejecting += any(one.q_value is not None and one.q_value < 0.05 for one in report.effects)
     assert rejecting <= 3  # P(4 or more of 20) = 1.6 % where each rejects with 5 %
 
