@@ -9,11 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from moe_ray.cli.terminal import LineColumn, output_console
 from moe_ray.errors import UserError
 from moe_ray.files import write_text_atomically
+from moe_ray.mixtures.interventions import Operation
 from moe_ray.specialisation.ablation.records import JOINT_FOLDER, Ablation, is_complete, read_ablation
 from moe_ray.specialisation.ablation.report import AblationReport, make_ablation_report
 from moe_ray.specialisation.ablation.tables import effects_table, interaction_table, summary_lines
 from moe_ray.specialisation.causal import MIN_CONTROL_DRAWS
-from moe_ray.specialisation.interventions import Operation
 from moe_ray.specialisation.texts import SourceTexts, limit_per_class, read_source_texts
 
 REPORT_FILE = "report.json"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moe_ray.specialisation.sites import RoutedTokens, RoutingSite, answers_alone, on_experts
+from moe_ray.mixtures.sites import RoutedTokens, RoutingSite, answers_alone, on_experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

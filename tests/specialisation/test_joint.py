@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.likelihood import score_batch
 from moe_ray.errors import DataError, RunDirectoryError
+from moe_ray.mixtures.intervening import intervened
+from moe_ray.mixtures.interventions import Intervention
 from moe_ray.specialisation.ablation.controls import control_draws
 from moe_ray.specialisation.ablation.interaction import interactions
 from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.report import make_ablation_report
 from moe_ray.specialisation.ablation.split import is_for_choosing, joint_sets, part_for_testing, strengths, strongest
 from moe_ray.specialisation.ablation.tables import interaction_table
-from moe_ray.specialisation.intervening import intervened
-from moe_ray.specialisation.interventions import Intervention
-from moe_ray.specialisation.tracing import sites_of
 from tests.specialisation.families import TOP_K, loaded, make, rows
 from tests.specialisation.planted_models import ablated, random_texts, scored, twins_mixtral
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.errors import ModelError
-from moe_ray.specialisation.intervening import intervened
-from moe_ray.specialisation.interventions import Intervention
+from moe_ray.mixtures.intervening import intervened
+from moe_ray.mixtures.interventions import Intervention
+from moe_ray.mixtures.sites import RoutingSite
 from moe_ray.specialisation.mean_answers import mean_answers
-from moe_ray.specialisation.sites import RoutingSite
-from moe_ray.specialisation.tracing import sites_of
 from tests.specialisation.families import FAMILIES, NUM_EXPERTS, loaded, make, rows
 
 # Families whose experts are down(silu(gate(x)) * up(x)) in two tensors, so that a plain formula is short.

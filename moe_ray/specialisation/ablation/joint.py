@@ -7,10 +7,10 @@ other half, in a folder of their own inside it.
 from dataclasses import replace
 
 from moe_ray.errors import ModelError, UserError
+from moe_ray.mixtures.interventions import Intervention, require_possible
 from moe_ray.specialisation.ablation.records import JOINT_FOLDER, AblationPlan, SplitRecord, read_ablation
 from moe_ray.specialisation.ablation.run import AblationProgress, AblationRequest, ablate_model
 from moe_ray.specialisation.ablation.split import is_for_choosing, joint_sets
-from moe_ray.specialisation.interventions import Intervention, require_possible
 
 
 def ablate_jointly(request: AblationRequest, num: int, progress: AblationProgress | None = None) -> AblationPlan:

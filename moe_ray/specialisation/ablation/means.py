@@ -8,9 +8,9 @@ from torch import Tensor
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.formatting import listed
+from moe_ray.mixtures.sites import RoutingSite
 from moe_ray.specialisation.ablation.scoring import row_reader, scored_texts
 from moe_ray.specialisation.mean_answers import mean_answers
-from moe_ray.specialisation.sites import RoutingSite
 from moe_ray.specialisation.texts import SourceText
 
 MAX_NAMED = 5

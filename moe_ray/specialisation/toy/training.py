@@ -17,8 +17,8 @@ from torch import Tensor
 
 from moe_ray.architectures.experts import load_balancing_loss
 from moe_ray.engines.transformers.classifying import new_classifier
+from moe_ray.mixtures.sites import RoutingSite, find_sites, scores_in
 from moe_ray.moe.btx.training import MAX_GRADIENT_NORM, learning_rate_share
-from moe_ray.specialisation.sites import RoutingSite, find_sites, scores_in
 from moe_ray.specialisation.toy.data import ToyData
 from moe_ray.specialisation.toy.request import ToyConfig
 
