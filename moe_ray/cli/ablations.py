@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
+from moe_ray.cli.specialise_page import PageOutput, require_same_model
 from moe_ray.cli.terminal import LineColumn, output_console
 from moe_ray.errors import UserError
 from moe_ray.files import write_text_atomically
@@ -14,7 +15,10 @@ from moe_ray.specialisation.ablation.report import make_ablation_report
 from moe_ray.specialisation.ablation.tables import effects_table, summary_lines
 from moe_ray.specialisation.causal import MIN_CONTROL_DRAWS
 from moe_ray.specialisation.interventions import Operation
+from moe_ray.specialisation.records import read_trace
+from moe_ray.specialisation.report import make_report
 from moe_ray.specialisation.texts import SourceTexts, limit_per_class, read_source_texts
+from moe_ray.specialisation.writing import merge
 
 REPORT_FILE = "report.json"
 EACH, WHOLE, ALL = "each", "whole", "all"
@@ -86,9 +90,27 @@ def numbers_of(listing: str, option: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def show_effects(ablation: Path, *, top: int, as_json: bool, margin: float | None) -> None:
-    """Print the effects of a finished ablation, and write them as JSON beside its table."""
-    report = make_ablation_report(read_ablation(ablation), margin=margin)
+def show_effects(
+    ablation: Path,
+    *,
+    top: int,
+    as_json: bool,
+    margin: float | None,
+    output: PageOutput | None = None,
+    traces: Sequence[Path] = (),
+) -> None:
+    """Print the effects of a finished ablation, and write them as JSON beside its table, and as a page if asked.
+
+    The page shows the use in `traces`, too.
+    """
+    output = output or PageOutput()
+    output.require_writable()
+    removed = read_ablation(ablation)
+    trace = merge([read_trace(path, with_tokens=True) for path in traces], list(map(str, traces))) if traces else None
+    if trace is not None:
+        require_same_model(trace.manifest, removed.plan, (str(traces[0]), str(ablation)))
+    report = make_ablation_report(removed, margin=margin)
+    pages = output.write(None if trace is None else make_report(trace), trace, report)
     written = report.model_dump_json(indent=2)
     write_text_atomically(ablation / REPORT_FILE, written + "\n")
     if as_json:
@@ -101,7 +123,7 @@ def show_effects(ablation: Path, *, top: int, as_json: bool, margin: float | Non
         console.print(f"- {unit.sentence}", soft_wrap=True)
     if len(ordered) > top:
         console.print(f"... and {len(ordered) - top} more: --top, or --json", soft_wrap=True)
-    for line in [*summary_lines(report), *(f"Note: {note}" for note in report.notes)]:
+    for line in [*summary_lines(report), *(f"Note: {note}" for note in report.notes), *pages]:
         console.print(line, soft_wrap=True)
     console.print(f"\nAblation: {ablation}", soft_wrap=True)
 

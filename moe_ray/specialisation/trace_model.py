@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from moe_ray.specialisation.records import TraceManifest
 from moe_ray.specialisation.sampling import ExpertSampler
 from moe_ray.specialisation.sites import RoutingSite
 from moe_ray.specialisation.texts import SourceTexts
-from moe_ray.specialisation.tokens import EncodedText, TextEncoder
+from moe_ray.specialisation.tokens import EncodedText, TextEncoder, piece_of_token
 from moe_ray.specialisation.tracing import TracingOptions, sites_of, trace_texts
 from moe_ray.specialisation.writing import TextTrace, write_trace
 
@@ -73,10 +74,13 @@ def trace_model(request: TraceRequest, on_text: Callable[[], object] = lambda: N
     sampler = ExpertSampler(sites, texts) if request.with_similarity else None
     traced = trace_texts(loaded, sites, texts, request.options, on_text)
     with_tokens = request.options.with_tokens
+    piece_of = partial(piece_of_token, loaded.tokenizer) if with_tokens else None
     if sampler is None:
-        return write_trace(request.out, manifest, traced, with_tokens=with_tokens)
+        return write_trace(request.out, manifest, traced, with_tokens=with_tokens, piece_of=piece_of)
     with sampler.sampling():
-        return write_trace(request.out, manifest, traced, with_tokens=with_tokens, similarity=sampler.table)
+        return write_trace(
+            request.out, manifest, traced, with_tokens=with_tokens, similarity=sampler.table, piece_of=piece_of
+        )
 
 
 def _model_config(request: TraceRequest) -> ModelConfig:

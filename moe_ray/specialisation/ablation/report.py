@@ -96,6 +96,12 @@ class AblationReport(StoredRecord):
     units: list[UnitRecord]
     effects: list[EffectRecord]
     notes: list[str] = Field(default_factory=list)
+    expert_names: list[str] = Field(default_factory=list)
+    margin: float | None = None
+
+    def expert_name(self, expert: int) -> str:
+        """Return the expert's name, or its number."""
+        return self.expert_names[expert] if expert < len(self.expert_names) else str(expert)
 
 
 def make_ablation_report(ablation: Ablation, *, margin: float | None = None) -> AblationReport:
@@ -134,6 +140,8 @@ def make_ablation_report(ablation: Ablation, *, margin: float | None = None) -> 
         units=units,
         effects=[_effect(one, plan.units[one.expert], shown[one.label]) for one in effects],
         notes=list(_notes(ablation, kept, shown, effects, units)),
+        expert_names=plan.expert_names,
+        margin=margin,
     )
 
 
