@@ -69,7 +69,7 @@ def test_what_is_needed_comes_first_with_all_that_says_how_certain_it_is(
     first = expert_lines(report, ablation)[0]
     assert (first.layer, first.expert) == (0, 1)
     pattern = (
-        r"removing it costs law 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) bits per byte \(reroute\), 0\.\d{3} more than "
+        r"removing it costs law 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) bits per byte \(reroute\), 0\.\d{3} worse than "
         r"20 matched controls \(adjusted p.<.0\.001\); beyond the other classes by 0\.\d{3}"
     )
     assert re.search(pattern, first.sentence), first.sentence
@@ -98,7 +98,7 @@ def test_an_ablation_alone_says_that_use_is_not_measured(ablation: AblationRepor
 
 def test_a_margin_turns_nothing_found_into_an_equivalence() -> None:
     lines = expert_lines(None, make_ablation_report(drawn_ablation(), margin=0.4))
-    assert any("costs each class less than 0.400 bits per byte" in line.cost for line in lines)
+    assert any("changes each class by less than 0.400 bits per byte" in line.cost for line in lines)
 
 
 def test_no_headroom_is_said_where_the_intact_model_is_at_chance() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 
 from moe_ray.arrays import FloatArray, IntArray
 from moe_ray.specialisation import information as info
-from moe_ray.specialisation.causal import ALPHA
 from moe_ray.specialisation.compared.records import DifferenceMeasure, ExpertMatch, UseDifference
 from moe_ray.specialisation.measures import log_lift, number_or_none
 from moe_ray.specialisation.over_texts import Jackknife, class_sums, jackknife
 from moe_ray.specialisation.records import LayerTrace
+from moe_ray.specialisation.report import ALPHA
 
 # A measure of class totals [..., C, E] -> [..., M].
 _OfTotals = Callable[[FloatArray], FloatArray]

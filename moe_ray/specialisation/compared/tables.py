@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from moe_ray.formatting import NONE, interval, listed, number, plural, probability, signed
 from moe_ray.report.tables import plain_table
 from moe_ray.report.text_table import TextTable
-from moe_ray.specialisation.causal import ALPHA
 from moe_ray.specialisation.compared.records import ExpertMatch, TraceComparison, UseDifference
+from moe_ray.specialisation.report import ALPHA
 
 DIGITS = 2
 TITLES = {"load_entropy": "load entropy", "generalised_js": "JS, bits"}

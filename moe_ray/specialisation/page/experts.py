@@ -7,9 +7,8 @@ from typing import TypeVar
 from moe_ray.formatting import number, p_phrase, percent, plural, share, significant
 from moe_ray.specialisation.ablation.records import ALL_LAYERS
 from moe_ray.specialisation.ablation.report import MIN_MATCHED, AblationReport, EffectRecord, UnitRecord
-from moe_ray.specialisation.causal import ALPHA
 from moe_ray.specialisation.measures import MIN_TEXTS, MeasuredValue
-from moe_ray.specialisation.report import SpecialisationReport, smallest_visible
+from moe_ray.specialisation.report import ALPHA, SpecialisationReport, smallest_visible
 
 DIGITS = 3
 NO_TRACE = "its use is not measured: no trace given"
@@ -139,12 +138,12 @@ def _cost(
     if not tested:
         return "what removing it costs is not tested: every class has too few texts", None
     best = min(tested, key=lambda one: (one.q_value or 0.0, -abs(one.value or 0.0)))
-    headroom = _headroom(report, [one.label for one in tested])
     if best.q_value is None or best.q_value >= ALPHA:
+        headroom = _headroom(report, [one.label for one in tested])
         return f"{_nothing_found(report, tested)}{headroom}", best.q_value
     total = next(one for one in effects if one.kind == "total" and one.label == best.label)
     text = f"{_amount(total, report.unit)} ({report.operation}), {_than_controls(best, unit, report)}"
-    return f"{text}{_only_it(effects, best)}{headroom}", best.q_value
+    return f"{text}{_only_it(effects, best)}{_headroom(report, [best.label])}", best.q_value
 
 
 def _amount(total: EffectRecord, unit: str) -> str:
@@ -159,7 +158,7 @@ def _amount(total: EffectRecord, unit: str) -> str:
 
 
 def _than_controls(best: EffectRecord, unit: UnitRecord, report: AblationReport) -> str:
-    than = "more" if (best.value or 0.0) < 0 else "less"
+    than = "worse" if (best.value or 0.0) < 0 else "better"
     text = f"{number(abs(best.value or 0.0), DIGITS)} {than} than {report.num_draws} matched controls"
     if unit.matched < MIN_MATCHED:
         text += f", of which only {percent(unit.matched)} could be matched"
@@ -182,8 +181,8 @@ def _nothing_found(report: AblationReport, tested: Sequence[EffectRecord]) -> st
     margins = [one.equivalence_p for one in tested if one.equivalence_p is not None]
     if report.margin is not None and margins and max(margins) < ALPHA:
         within = number(report.margin, DIGITS)
-        return f"removing it costs each class less than {within} {report.unit} more than matched controls"
-    return f"removing it costs no class more than matched controls that the data can show{seen}"
+        return f"removing it changes each class by less than {within} {report.unit} beyond matched controls"
+    return f"removing it has no effect beyond matched controls that the data can show{seen}"
 
 
 def _headroom(report: AblationReport, labels: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_FOUND = 24
 MAX_TABLE_ROWS = 500
-FULL_WIDTH_REM = 48
+FULL_WIDTH_REM = 54
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MASKED, UNTESTED = "#e4e4e4", "#b0b0b0"
 # From far below zero to just below, and from just above to far above; equally dark at equal distances.
 BELOW = ((8, 64, 129), (158, 202, 225))
 ABOVE = ((253, 190, 133), (146, 58, 8))
-BAR_PT, MIN_BAR_PT, BAR_ROOM_PT = 8.0, 84.0, 48.0
+BAR_PT, MIN_BAR_PT, BAR_ROOM_PT = 8.0, 84.0, 52.0
 TITLE_PT, TICKS_PT, GAP_PT = 13.0, 24.0, 10.0
 MIN_CELL_PT, MAX_CELL_PT = 23.0, 34.0
 MAX_ROW_PT, MIN_ROW_PT = 13.0, 7.5
 MAX_LABEL_CHARS = 16
 CHAR_PT = 3.9
 NUM_STEPS = 40
+SCALE_ENDS = (1.0, 1.2, 1.6, 2.0, 2.4, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 MAX_DESCRIBED = 12
 
 
@@ -197,10 +197,10 @@ def grid_figure(grids: Sequence[Grid], limit: float, scale: Scale, inks: Inks) -
 
 
 def limit_of(grids: Sequence[Grid]) -> float:
-    """Return the end of the scale: the largest significant value, rounded up to one digit or a half."""
+    """Return the end of the scale: the largest significant value, rounded up to a number whose half is short."""
     largest = max((float(np.abs(grid.values[grid.shown]).max()) for grid in grids if grid.shown.any()), default=1.0)
     power = 10.0 ** math.floor(math.log10(largest)) if largest > 0 else 1.0
-    return math.ceil(round(2 * largest / power, 9)) / 2 * power
+    return next(end for end in SCALE_ENDS if end >= round(largest / power, 9)) * power
 
 
 def colour_of(value: float, limit: float) -> tuple[float, float, float]:
@@ -224,11 +224,12 @@ def _draw_grid(axes: "Axes", grid: Grid, layout: _Layout, limit: float, scale: S
     for row, column in zip(*np.nonzero(np.isfinite(grid.values)), strict=True):
         value, is_shown = float(grid.values[row, column]), bool(grid.shown[row, column])
         is_tested = bool(grid.tested[row, column])
-        face = colour_of(value, limit) if is_shown else MASKED if is_tested else "#ffffff"
-        hatch = None if is_tested else "////"
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor=inks.paper, linewidth=edge))
-        if hatch:
-            rim = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor=UNTESTED, linewidth=0)
+        colour = colour_of(value, limit) if is_shown else inks.rule if is_tested else inks.paper
+        cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor=inks.paper, linewidth=edge)
+        cell.set_alpha(1.0 if is_shown else 0.6)
+        axes.add_patch(cell)
+        if not is_tested:
+            rim = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch="////", edgecolor=inks.rule, linewidth=0)
             axes.add_patch(rim)
         if is_shown and has_numbers:
             letters = "#ffffff" if _luminance(colour_of(value, limit)) < 0.45 else "#000000"
@@ -284,7 +285,7 @@ def _draw_bar(
     axes.yaxis.tick_right()
     axes.set_yticks(ticks, [tick_number(tick, scale.digits) for tick in ticks])
     axes.tick_params(labelsize=TINY_PT, pad=1)
-    axes.set_ylabel(scale.unit, fontsize=SMALL_PT, labelpad=1)
+    axes.set_ylabel(scale.unit, fontsize=SMALL_PT, labelpad=4)
     axes.yaxis.set_label_position("right")
     for side in axes.spines.values():
         side.set_visible(False)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moe_ray.formatting import NO_BREAK, interval, number, plural
-from moe_ray.specialisation.causal import ALPHA
 from moe_ray.specialisation.compared.records import ExpertMatch, LayerMatch, TraceComparison
 from moe_ray.specialisation.compared.tables import is_real
 from moe_ray.specialisation.pictures.canvas import SMALL_PT, WIDTH_PT, Inks, Picture, axes_at, blank, file_stem
+from moe_ray.specialisation.report import ALPHA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,6 @@ from moe_ray.formatting import NO_BREAK, interval, number, plural, probability, 
 from moe_ray.report.svg import few_ticks
 from moe_ray.specialisation.ablation.records import ALL_LAYERS
 from moe_ray.specialisation.ablation.report import AblationReport, EffectRecord
-from moe_ray.specialisation.causal import ALPHA
 from moe_ray.specialisation.pictures.canvas import (
     SMALL_PT,
     TINY_PT,
@@ -32,6 +31,7 @@ from moe_ray.specialisation.pictures.grids import (
     pictures_of,
     strongest,
 )
+from moe_ray.specialisation.report import ALPHA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +140,7 @@ def _forest(report: AblationReport, shown: Sequence[EffectRecord], inks: Inks) -
     right = axes.get_yaxis_transform()
     for at, one in enumerate(shown):
         _draw_effect(axes, at, one, inks)
-        bounds = f"{number(one.value)} {interval(one.low, one.high)}".replace(NO_BREAK, " ")
+        bounds = f"{_plain(one.value)} [{_plain(one.low)}, {_plain(one.high)}]"
         axes.text(1.02, at, bounds, transform=right, fontsize=TINY_PT, va="center", clip_on=False)
         q_text = "not tested" if one.q_value is None else probability(one.q_value)
         axes.text(1.52, at, q_text, transform=right, fontsize=TINY_PT, va="center", ha="right", clip_on=False)
@@ -154,6 +154,11 @@ def _forest(report: AblationReport, shown: Sequence[EffectRecord], inks: Inks) -
     axes.set_xlabel(f"specific effect, {report.unit}", fontsize=SMALL_PT)
     few_ticks(axes.xaxis)
     return figure
+
+
+def _plain(value: float | None) -> str:
+    """Return a number without a sign at zero."""
+    return number(None if value is None else round(value, 3) + 0.0)
 
 
 def _draw_effect(axes: "Axes", at: int, one: EffectRecord, inks: Inks) -> None:
@@ -223,8 +228,8 @@ def rank_pictures(report: AblationReport) -> Iterator[Picture]:
 
 
 def _ranks(units: Sequence[_UnitRank], used: FloatArray, cost: FloatArray, inks: Inks) -> "Figure":
-    figure = blank(RANKS_PT + 44)
-    axes = axes_at(figure, inks, (130, 8, RANKS_PT, RANKS_PT))
+    figure = blank(RANKS_PT + 44, width_pt=RANKS_PT + 70)
+    axes = axes_at(figure, inks, (44, 8, RANKS_PT, RANKS_PT))
     ends = (0.4, len(units) + 0.6)
     axes.plot([1, len(units)], [1, len(units)], color=inks.rule, linewidth=1, linestyle="--", zorder=1)
     is_named = len(units) <= MAX_NAMED
