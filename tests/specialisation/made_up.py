@@ -1,12 +1,15 @@
 """Traces and ablations whose numbers are drawn, to be shown: two classes with names that attack whatever shows them."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moe_ray.specialisation.ablation.records import AblatedUnit, Ablation, AblationPlan
+from moe_ray.specialisation.ablation import records
+from moe_ray.specialisation.ablation.records import AblatedUnit, Ablation, AblationPlan, TextChanges
 from moe_ray.specialisation.records import TokenTrace, Trace
+from moe_ray.specialisation.writing import text_at, write_trace
 from tests.specialisation.planted import manifest, trace_of_tokens
 
 EVIL = '<script>alert(1)</script>"\x00\x1b]0;x\x07\u202e$\\frac$'
@@ -39,6 +42,35 @@ def drawn_trace(
     layers = [dataclasses.replace(layer, sums=own) for layer, own in zip(trace.layers, sums, strict=True)]
     pieces = {token: PIECES[token % len(PIECES)] for token in range(40)}
     return dataclasses.replace(trace, layers=tuple(layers), pieces=pieces)
+
+
+def written_trace(trace: Trace, folder: Path) -> Path:
+    """Write a trace as `moe-ray specialise trace --tokens` does."""
+    texts = (text_at(trace, at) for at in range(len(trace.text_ids)))
+    write_trace(folder, trace.manifest, texts, with_tokens=True, piece_of=trace.pieces.get)
+    return folder
+
+
+def written_ablation(ablation: Ablation, folder: Path) -> Path:
+    """Write a finished ablation."""
+    records.begin(folder, ablation.plan)
+    texts = [
+        TextChanges(
+            text_id=ablation.text_ids[at],
+            label=ablation.labels[at],
+            intact=float(ablation.intact[at]),
+            right=None if ablation.right is None else bool(ablation.right[at]),
+            selected=ablation.selected[at].astype(np.intp),
+            num_removed=ablation.num_removed[at].astype(np.intp),
+            num_matched=ablation.num_matched[at].astype(np.intp),
+            removed=ablation.removed[at],
+            controls=ablation.controls[at],
+        )
+        for at in range(len(ablation.text_ids))
+    ]
+    records.write_part(folder, 0, texts)
+    records.finish(folder, 1)
+    return folder
 
 
 def drawn_ablation(

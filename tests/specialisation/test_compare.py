@@ -85,7 +85,7 @@ def num_rejected(follows: str, num_runs: int) -> int:
     for seed in range(num_runs):
         rng = np.random.default_rng(seed)
         about = features(rng, class_means(rng))
-        other = about if follows == "same features" else rng.normal(0, 1, about.shape)
+        other = about if follows == "same features" else features(rng, class_means(rng))
         found = compared(traced(routed(rng, about, random_router(rng))), traced(routed(rng, other, random_router(rng))))
         rejected += found.layers[0].p_value < 0.05
     return rejected

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ def picture_style(inks: Inks) -> Iterator[None]:
             "ytick.color": inks.muted,
         }
         sizes = {"font.size": FONT_PT, "axes.titlesize": FONT_PT, "axes.labelsize": FONT_PT, "axes.linewidth": 0.6}
-        with mpl.rc_context({**colours, **sizes}):
+        with mpl.rc_context({**colours, **sizes}):  # type: ignore[dict-item]
             yield
 
 
@@ -167,10 +168,14 @@ def write_pictures(directory: Path, pictures: Sequence[Picture]) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         for suffix, content in (("svg", svg_bytes(picture)), ("png", png_bytes(picture))):
-            write_atomically(directory / f"{picture.name}.{suffix}", lambda path, held=content: path.write_bytes(held))
+            write_atomically(directory / f"{picture.name}.{suffix}", partial(_write_bytes, content))
     lines = [f"{picture.name}\n{one_line(f'{picture.title}. {picture.caption}')}\n" for picture in pictures]
     write_text_atomically(directory / CAPTIONS_FILE, "\n".join(lines))
     return f"{plural(len(pictures), 'picture')} as PNG and SVG, captions in {CAPTIONS_FILE}"
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def require_folder_or_nothing(directory: Path) -> None:

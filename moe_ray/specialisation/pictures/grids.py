@@ -7,7 +7,7 @@ not significant, hatched ones not tested, and where no cell is there is no such 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -217,27 +217,42 @@ def _luminance(colour: tuple[float, float, float]) -> float:
 
 
 def _draw_grid(axes: "Axes", grid: Grid, layout: _Layout, limit: float, scale: Scale, inks: Inks) -> None:
-    from matplotlib.patches import Rectangle
-
-    has_numbers = layout.cell >= MIN_CELL_PT - 2 and layout.row >= 9
     edge = 0.6 if layout.cell > 12 else 0.3
-    for row, column in zip(*np.nonzero(np.isfinite(grid.values)), strict=True):
-        value, is_shown = float(grid.values[row, column]), bool(grid.shown[row, column])
-        is_tested = bool(grid.tested[row, column])
-        colour = colour_of(value, limit) if is_shown else inks.rule if is_tested else inks.paper
-        cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor=inks.paper, linewidth=edge)
-        cell.set_alpha(1.0 if is_shown else 0.6)
-        axes.add_patch(cell)
-        if not is_tested:
-            rim = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch="////", edgecolor=inks.rule, linewidth=0)
-            axes.add_patch(rim)
-        if is_shown and has_numbers:
+    is_known = np.isfinite(grid.values)
+    common: dict[str, Any] = {"edgecolors": inks.paper, "linewidths": edge}
+    _draw_cells(axes, is_known & ~grid.shown & grid.tested, facecolors=inks.rule, alpha=0.6, **common)
+    _draw_cells(axes, is_known & ~grid.tested, facecolors="none", edgecolors=inks.rule, linewidths=0, hatch="////")
+    shown = is_known & grid.shown
+    values = grid.values[shown].tolist()
+    _draw_cells(axes, shown, facecolors=[colour_of(value, limit) for value in values], **common)
+    if layout.cell >= MIN_CELL_PT - 2 and layout.row >= 9:
+        for (row, column), value in zip(np.argwhere(shown).tolist(), values, strict=True):
             letters = "#ffffff" if _luminance(colour_of(value, limit)) < 0.45 else "#000000"
             text = tick_number(value, scale.digits)
             axes.text(column, row, text, color=letters, fontsize=TINY_PT, ha="center", va="center_baseline")
-        elif is_shown and value < 0:
-            axes.plot([column - 0.22, column + 0.22], [row, row], color="#ffffff", linewidth=1.1)
+    else:
+        _draw_strokes(axes, shown & (grid.values < 0))
     _label_grid(axes, grid, layout, scale)
+
+
+def _draw_cells(axes: "Axes", where: BoolArray, **style: Any) -> None:
+    from matplotlib.collections import PolyCollection
+
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    places = np.argwhere(where)[:, ::-1]
+    if len(places):
+        axes.add_collection(PolyCollection(places[:, None] + corners, **style), autolim=False)
+
+
+def _draw_strokes(axes: "Axes", where: BoolArray) -> None:
+    """Mark cells below zero, for copies in grey."""
+    from matplotlib.collections import LineCollection
+
+    ends = np.array([(-0.22, 0.0), (0.22, 0.0)])
+    places = np.argwhere(where)[:, ::-1]
+    if len(places):
+        strokes = LineCollection(list(places[:, None] + ends), colors="#ffffff", linewidths=1.1)
+        axes.add_collection(strokes, autolim=False)
 
 
 def _label_grid(axes: "Axes", grid: Grid, layout: _Layout, scale: Scale) -> None:

@@ -1,6 +1,7 @@
 """Pictures of what removing experts costs: effects by layer and expert, a forest plot, and ranks of use and need."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -89,7 +90,7 @@ def effect_pictures(report: AblationReport) -> Iterator[Picture]:
             title=f"Effects of removal{part_of(at, len(parts))}",
             caption=caption,
             described=strongest(part),
-            draw=lambda inks, part=part: grid_figure(part, limit, scale, inks),  # type: ignore[misc]
+            draw=partial(grid_figure, part, limit, scale),
         )
 
 
@@ -189,8 +190,11 @@ class _UnitRank(NamedTuple):
 def unit_ranks(report: AblationReport) -> list[_UnitRank]:
     """Return all removed units with their selections and their mean total loss over texts."""
     found = []
+    by_unit: dict[tuple[int, int], list[EffectRecord]] = {}
+    for one in report.effects:
+        by_unit.setdefault((one.layer, one.expert), []).append(one)
     for unit in report.units:
-        own = [one for one in report.effects if (one.layer, one.expert) == (unit.layer, unit.expert)]
+        own = by_unit.get((unit.layer, unit.expert), [])
         totals = [one for one in own if one.kind == "total" and one.value is not None]
         num_texts = sum(one.num_texts for one in totals)
         cost = -sum((one.value or 0.0) * one.num_texts for one in totals) / num_texts if num_texts else 0.0

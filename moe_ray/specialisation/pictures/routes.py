@@ -32,6 +32,9 @@ HEIGHT_PT, NODE_PT, NODE_GAP = 270.0, 7.0, 0.018
 MIN_FLOW = 0.004
 OTHERS = "others"
 
+# The upper ends of the nodes of two layers.
+_Tops = Sequence[FloatArray]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Flows:
@@ -49,6 +52,11 @@ class RouteColumn:
     names: tuple[str, ...]
     group_of: np.ndarray[Any, np.dtype[np.intp]]
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether the last group holds several experts."""
+        return len(self.group_of) > len(self.names)
+
 
 def route_pictures(report: SpecialisationReport, trace: Trace) -> Iterator[Picture]:
     """Yield the routes between up to six consecutive layers: those that say most of each other beyond chance."""
@@ -62,7 +70,8 @@ def route_pictures(report: SpecialisationReport, trace: Trace) -> Iterator[Pictu
         f"First choices of {plural(int(trace.num_tokens.sum()), 'token')} in layers {numbers[0]} to {numbers[-1]} of "
         f"{plural(len(report.layers), 'layer')}; heights are shares of tokens. Blue: more tokens than in 97.5{NO_BREAK}"
         f"% of {NUM_SHUFFLES} shuffles of the tokens within each text; grey: no more than these. Experts beyond the "
-        f"{MAX_NODES - 1} most used of a layer are one node; bands below {percent(MIN_FLOW)} are not drawn. "
+        f"{MAX_NODES - 1} most used of a layer are one node, and bands between such nodes are grey; "
+        f"bands below {percent(MIN_FLOW)} are not drawn. "
         f"n{NO_BREAK}={NO_BREAK}{plural(report.num_texts, 'text')}."
     )
     yield Picture(
@@ -135,7 +144,8 @@ def _figure(columns: Sequence[RouteColumn], flows: Sequence[Flows], inks: Inks) 
     half = NODE_PT / 2 * (len(columns) - 1 + 0.35) / (WIDTH_PT - 60)
     sizes = [_sizes(flows, at) for at in range(len(columns))]
     for at, flow in enumerate(flows):
-        _draw_flows(axes, at, flow, _tops(sizes[at]), _tops(sizes[at + 1]), half, inks)
+        tops = [_tops(sizes[at]), _tops(sizes[at + 1])]
+        _draw_flows(axes, at, flow, columns[at : at + 2], tops, half, inks)
     for at, (column, heights) in enumerate(zip(columns, sizes, strict=True)):
         _draw_nodes(axes, at, column, heights, half, inks)
     axes.set_xlim(-0.1, len(columns) - 1 + 0.25)
@@ -156,17 +166,25 @@ def _tops(heights: FloatArray) -> FloatArray:
 
 
 def _draw_flows(
-    axes: "Axes", at: int, flow: Flows, left: FloatArray, right: FloatArray, half: float, inks: Inks
+    axes: "Axes",
+    at: int,
+    flow: Flows,
+    columns: Sequence[RouteColumn],
+    tops: Sequence[FloatArray],
+    half: float,
+    inks: Inks,
 ) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
-    left_edge, right_edge = left.copy(), right.copy()
+    left_edge, right_edge = tops[0].copy(), tops[1].copy()
+    is_grouped = all(column.has_rest for column in columns)
+    rest = (len(tops[0]) - 1, len(tops[1]) - 1) if is_grouped else None
     start, end = at + half, at + 1 - half
     middle = (start + end) / 2
     for a, b in np.ndindex(flow.share.shape):
         share = float(flow.share[a, b])
-        y, z = left_edge[a], right_edge[b]
+        y, z = float(left_edge[a]), float(right_edge[b])
         left_edge[a] += share
         right_edge[b] += share
         if share < MIN_FLOW:
@@ -174,7 +192,8 @@ def _draw_flows(
         points = [(start, y), (middle, y), (middle, z), (end, z), (end, z + share), (middle, z + share),
                   (middle, y + share), (start, y + share), (start, y)]  # fmt: skip
         codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO, *[Curve.CURVE4] * 3, Curve.CLOSEPOLY]
-        is_more = share > flow.high[a, b]
+        # Two groups of many experts say nothing of routes.
+        is_more = share > flow.high[a, b] and (a, b) != rest
         colour, alpha = (inks.series[1], 0.75) if is_more else (inks.muted, 0.22)
         axes.add_patch(PathPatch(Curve(points, codes), facecolor=colour, alpha=alpha, linewidth=0, zorder=2 + is_more))
 

@@ -3,6 +3,7 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from moe_ray.characters import one_line
@@ -57,7 +58,7 @@ def text_pictures(report: SpecialisationReport, trace: Trace) -> Iterator[Pictur
             title=f"A text by expert{f': {label}' if label else ''}",
             caption=caption,
             described=" ".join(f"{one_line(piece)}[{expert}]" for piece, expert in zip(pieces, experts, strict=True)),
-            draw=lambda inks, shown=(pieces, experts, tinted): _figure(*shown, report, inks),  # type: ignore[misc]
+            draw=partial(_figure, pieces, experts, tinted, report),
             is_mono=True,
         )
 

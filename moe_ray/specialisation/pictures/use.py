@@ -1,6 +1,7 @@
 """Pictures of which experts are used: lift, routing entropy, utilisation and co-activation, each beside its null."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ def lift_pictures(report: SpecialisationReport) -> Iterator[Picture]:
             title=f"Lift{part_of(at, len(parts))}",
             caption=caption,
             described=strongest(part),
-            draw=lambda inks, part=part: grid_figure(part, limit, scale, inks),  # type: ignore[misc]
+            draw=partial(grid_figure, part, limit, scale),
         )
 
 
@@ -215,7 +216,7 @@ def _draw_panel(axes: "Axes", values: Sequence[MeasuredValue], what: _Places, in
         colour = inks.series[1] if has_null else inks.muted
         axes.plot(
             [x],
-            [value.value],
+            [value.value or 0.0],
             marker="o" if has_null else "D",
             markersize=size,
             markerfacecolor=colour if is_outside and has_null else inks.paper,
