@@ -89,10 +89,10 @@ def rows_of(found: TraceComparison) -> list[tuple[ExpertMatch, UseDifference | N
 
 def _certainty(row: tuple[ExpertMatch, UseDifference | None]) -> tuple[bool, float, float]:
     match, one = row
-    if one is None:
+    if one is None or not is_real(match):
         return (not is_real(match), 2.0, -match.similarity)
     q_value = 2.0 if one.q_value is None else one.q_value
-    return (not is_real(match), q_value, -abs(one.difference or 0.0))
+    return (False, q_value, -abs(one.difference or 0.0))
 
 
 def comparison_lines(found: TraceComparison) -> Iterator[str]:
@@ -103,6 +103,8 @@ def comparison_lines(found: TraceComparison) -> Iterator[str]:
         f"{num_real} of {plural(len(found.experts), 'matched expert')} correspond to each other better than chance "
         f"(q < {ALPHA}), by {how}."
     )
+    num_layers = sum(one.q_value is not None and one.q_value < ALPHA for one in found.layers)
+    yield f"In {num_layers} of {plural(len(found.layers), 'layer')} the experts as a whole match better than chance."
     for layer in found.layers:
         yield from _unmatched(found.a, layer.layer_a, layer.unmatched_a)
         yield from _unmatched(found.b, layer.layer_b, layer.unmatched_b)
