@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.specialisation.test_compare import num_rejected
+from tests.specialisation.planted_routers import num_rejected
 
 NUM_RUNS = 200
 

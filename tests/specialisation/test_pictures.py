@@ -19,7 +19,7 @@ from moe_ray.specialisation.pictures.routes import RouteColumn, flows_between
 from moe_ray.specialisation.pictures.token_text import tints_of
 from moe_ray.specialisation.records import Trace
 from moe_ray.specialisation.report import SpecialisationReport, make_report
-from tests.report.test_colours import VISION
+from tests.report.colour_vision import VISION
 from tests.specialisation.made_up import EVIL, drawn_ablation, drawn_trace
 
 
