@@ -15,7 +15,7 @@ NO_TRACE = "its use is not measured: no trace given"
 NO_ABLATION = "what removing it costs is not tested: no ablation given"
 NOT_REMOVED = "what removing it costs is not tested: the ablation did not remove it"
 
-Place = tuple[int, int]
+_Place = tuple[int, int]
 RecordT = TypeVar("RecordT", MeasuredValue, EffectRecord)
 
 
@@ -61,21 +61,21 @@ def expert_lines(trace: SpecialisationReport | None, ablation: AblationReport | 
     return sorted(lines, key=lambda line: line.order)
 
 
-def _traced(trace: SpecialisationReport | None) -> Iterator[Place]:
+def _traced(trace: SpecialisationReport | None) -> Iterator[_Place]:
     for layer in trace.layers if trace else ():
         for expert in range(layer.num_experts):
             yield layer.layer, expert
 
 
-def _by_place(found: Sequence[RecordT]) -> dict[Place, list[RecordT]]:
-    by_place: dict[Place, list[RecordT]] = {}
+def _by_place(found: Sequence[RecordT]) -> dict[_Place, list[RecordT]]:
+    by_place: dict[_Place, list[RecordT]] = {}
     for one in found:
         by_place.setdefault((one.layer, one.expert or 0), []).append(one)
     return by_place
 
 
 def _line(
-    place: Place,
+    place: _Place,
     trace: SpecialisationReport | None,
     measured: Sequence[MeasuredValue],
     ablation: AblationReport | None,
