@@ -6,7 +6,7 @@ hub's protocol (Xet) fetches the parts of a file concurrently, and Ctrl-C works 
 
 import errno
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from moe_ray.formatting import size
 from moe_ray.hub import hub_errors
 
 NUM_QUESTIONS_AT_ONCE = 8
+SPACE_REMEDY = "free space, name another disk (--to FOLDER, or HF_HOME), or fetch less (--only MODEL)"
 AGAIN = "remedy: run the same command again; the files that came are kept"
 
 
@@ -61,20 +62,23 @@ def make_job(snapshot: Snapshot, folder: Path | None) -> DownloadJob:
     return DownloadJob(snapshot=snapshot, folder=folder, missing=missing)
 
 
-def require_space(jobs: Sequence[DownloadJob]) -> None:
-    """Raise `ModelError` unless each disk has space for its downloads."""
+def require_space(
+    jobs: Sequence[DownloadJob], more: Iterable[tuple[Path, int]] = (), remedy: str = SPACE_REMEDY
+) -> None:
+    """Raise `ModelError` unless each disk has space for its downloads; `more` are other folders and their bytes."""
     needed: dict[int, int] = {}
-    for job in jobs:
-        device = _existing(job.place).stat().st_dev
-        needed[device] = needed.get(device, 0) + job.num_bytes_missing
-    for job in jobs:
-        folder = _existing(job.place)
+    downloads = [*((job.place, job.num_bytes_missing) for job in jobs), *more]
+    for place, num_bytes in downloads:
+        device = _existing(place).stat().st_dev
+        needed[device] = needed.get(device, 0) + num_bytes
+    for place, _ in downloads:
+        folder = _existing(place)
         free, wanted = shutil.disk_usage(folder).free, needed[folder.stat().st_dev]
         if wanted > free:
             raise ModelError(
                 f"{size(wanted)} are still to be fetched, and {size(free)} are free",
-                where=str(job.place),
-                remedy="free space, name another disk (--to FOLDER, or HF_HOME), or fetch less (--only MODEL)",
+                where=str(place),
+                remedy=remedy,
             )
 
 

@@ -58,18 +58,13 @@ LOG_IN = "accept its licence on its page, then hf auth login (or set HF_TOKEN); 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A repository that an experiment names, as a model's checkpoint (`path`) or as its tokenizer."""
+    """A repository that an experiment names, as a checkpoint (`path`) or as a tokenizer. `key` is the config key."""
 
-    model: str
+    key: str
     role: Literal["path", "tokenizer"]
     repo: str
     revision: str | None
     code: bool
-
-    @property
-    def key(self) -> str:
-        """The experiment's config key of the repository."""
-        return f"models.{self.model}.{self.role}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +90,11 @@ def _of_model(name: str, model: ModelConfig) -> Iterator[Repository]:
     """A separate tokenizer has no revision: it is loaded from its default branch."""
     code = model.trust_remote_code
     if not is_local_path(model.path):
-        yield Repository(model=name, role="path", repo=model.path, revision=model.revision, code=code)
+        yield Repository(key=f"models.{name}.path", role="path", repo=model.path, revision=model.revision, code=code)
     if model.tokenizer is not None and not is_local_path(model.tokenizer):
-        yield Repository(model=name, role="tokenizer", repo=model.tokenizer, revision=None, code=code)
+        yield Repository(
+            key=f"models.{name}.tokenizer", role="tokenizer", repo=model.tokenizer, revision=None, code=code
+        )
 
 
 def look_up(repository: Repository) -> Snapshot:

@@ -6,13 +6,13 @@ from pathlib import Path
 import typer
 
 from moe_ray.cli.terminal import Terminal, output_console
+from moe_ray.clusters.job_commands import JobCommand
 from moe_ray.clusters.ray_jobs.client import JobsClient
 from moe_ray.clusters.ray_jobs.follow import final_state, follow
 from moe_ray.clusters.ray_jobs.package import PackedFile
 from moe_ray.clusters.ray_jobs.submit import JobPlan, JobRequest, open_client, plan_job, start_job
 from moe_ray.clusters.ray_jobs.transfer import bring
 from moe_ray.clusters.submission import Submission, launcher_for, open_submission
-from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import UserError
 from moe_ray.execution import interruption
 from moe_ray.formatting import plural, size
@@ -20,10 +20,10 @@ from moe_ray.formatting import plural, size
 EXIT_NO_PROGRAM = 127  # of a shell
 
 
-def submit_experiment(experiment: LoadedExperiment, request: JobRequest, *, detach: bool, dry_run: bool) -> None:
-    """Submit a run, follow it to its end, and copy its small results. Exits with the exit code of the run."""
+def submit_job(job: JobCommand, request: JobRequest, *, detach: bool, dry_run: bool) -> None:
+    """Submit a command, follow it to its end, and copy its small results. Exits with the exit code of the command."""
     console = output_console(soft_wrap=True)
-    plan = plan_job(experiment, request)
+    plan = plan_job(job, request)
     if dry_run:
         _show_package(console, plan)
         return

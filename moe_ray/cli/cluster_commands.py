@@ -14,7 +14,7 @@ ResultsPlace = Annotated[
         "--results-dir",
         metavar="PLACE",
         help="Where run directories go on the cluster: an absolute folder, or s3://BUCKET/PREFIX; "
-        "default: output.results_dir, if that is absolute.",
+        "default: the folder of the run directory, if that is absolute.",
     ),
 ]
 TokenFile = Annotated[
@@ -37,18 +37,13 @@ def add_cluster_commands(app: typer.Typer) -> None:
         app.command()(command)
 
 
+@o.takes_evaluate_options
 def submit(
-    file: o.ExperimentFile,
+    context: typer.Context,
+    words: o.JobWords,
     address: Address,
+    evaluation: o.EvaluateOptions,
     results: ResultsPlace = None,
-    set_: o.Set = None,
-    model: o.Baseline = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    max_examples: o.MaxExamples = None,
-    only: o.Only = None,
-    reuse: o.Reuse = None,
-    allow_weak_sandbox: o.AllowWeakSandbox = False,
-    brief: o.Brief = False,
     token_file: TokenFile = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Accept http:// to another machine: code and token go unencrypted.")
@@ -56,37 +51,45 @@ def submit(
     include: Include = None,
     on_cluster: OnCluster = None,
     python: Annotated[str, typer.Option(metavar="PATH", help="Python on the cluster's head node.")] = "python",
+    num_gpus: Annotated[
+        float,
+        typer.Option(
+            "--gpus",
+            metavar="N",
+            min=0,
+            help="GPUs for a command that loads a model in its own process; evaluate reserves its own.",
+        ),
+    ] = 0.0,
     mirror_period_s: Annotated[
         float, typer.Option("--mirror-period", metavar="SECONDS", min=1, help="Time between two copies to s3://...")
     ] = 30.0,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the job is submitted.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files that would be sent, and stop.")] = False,
 ) -> None:
-    """Run an experiment as a job on a Ray cluster, or resume it, and bring its small results home.
+    """Run an experiment, or another command, as a job on a Ray cluster, or resume it; bring its small results home.
 
-    The exit code is that of the job's `moe-ray evaluate`; 130 if the job was stopped. Ctrl-C leaves the job running.
+    `submit FILE` evaluates the experiment. `submit --address URL -- COMMAND ...` runs another command of moe-ray with
+    its own options, such as -- specialise ablate MODEL --texts FILE --out results/NAME/ablation. The exit code is that
+    of the command; 130 if the job was stopped. Ctrl-C leaves the job running.
     """
-    from moe_ray.cli.cluster import submit_experiment
+    from moe_ray.cli.cluster import submit_job
+    from moe_ray.cli.job_words import job_command
     from moe_ray.clusters.ray_jobs.submit import JobRequest
 
-    extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
-    changes = o.Changes([*(set_ or []), *extra], model, None, max_new_tokens, max_examples)
     request = JobRequest(
         address=address,
         results=results,
-        options=(
-            *(["--only", only] if only else []),
-            *(f"--reuse={run}" for run in reuse or ()),
-            *(["--brief"] * brief),
-        ),
         token_file=token_file,
         is_insecure=insecure,
         include=tuple(include or ()),
         on_cluster=tuple(on_cluster or ()),
         python=python,
+        num_gpus=num_gpus,
         mirror_period_s=mirror_period_s,
     )
-    submit_experiment(o.load(file, changes), request, detach=detach, dry_run=dry_run)
+    app = context.find_root().command
+    job = job_command(app, o.command_words(app, words, evaluation))
+    submit_job(job, request, detach=detach, dry_run=dry_run)
 
 
 def status(

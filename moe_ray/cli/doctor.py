@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moe_ray.characters import one_line
@@ -71,12 +71,13 @@ def explain(name: str, *, as_json: bool) -> None:
         console.print(f"{name} ({found[0].severity}): {found[0].title}\n\n{found[0].explanation}")
 
 
-def advise(experiment: LoadedExperiment, error: UserError | RunFailedError) -> None:
+def advise(experiment: LoadedExperiment, error: UserError | RunFailedError, environment: Mapping[str, str]) -> None:
     """Print what the doctor finds, after a run of `experiment` failed with `error`, where that adds something.
 
-    Warnings are left out after a mistake of the user, which says itself what to do.
+    `environment` is that of the command before the run, which adds Ray's token and more to it. Warnings are left out
+    after a mistake of the user, which says itself what to do.
     """
-    report = examine(Machine.here(experiment, limit_s=ADVICE_LIMIT_S))
+    report = examine(Machine.here(experiment, environment=environment, limit_s=ADVICE_LIMIT_S))
     wanted = [one for one in report.findings if one.severity == "failure" or isinstance(error, RunFailedError)]
     said = str(error)
     new = [one for one in wanted if one.what not in said and one.evidence not in said]

@@ -12,7 +12,7 @@ from moe_ray.cli import options as o
 from moe_ray.cli.cluster_commands import add_cluster_commands
 from moe_ray.cli.doctor_command import add_doctor
 from moe_ray.cli.moe_commands import moe_app
-from moe_ray.cli.slurm_commands import slurm
+from moe_ray.cli.slurm_commands import slurm_app
 from moe_ray.cli.specialise_commands import specialise_app
 from moe_ray.cli.terminal import output_console, reported, show_traceback
 
@@ -29,7 +29,7 @@ app.add_typer(models_app, name="models")
 router_app = typer.Typer(help="Train routers and prepare their texts.", **o.GROUP)
 app.add_typer(router_app, name="router")
 app.add_typer(moe_app, name="moe")
-app.command("slurm")(slurm)
+app.add_typer(slurm_app, name="slurm")
 app.add_typer(specialise_app, name="specialise")
 
 
@@ -127,26 +127,14 @@ def prompts(
 
 
 @app.command()
-def evaluate(
-    file: o.ExperimentFile,
-    set_: o.Set = None,
-    model: o.Baseline = None,
-    results_dir: o.ResultsDir = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    max_examples: o.MaxExamples = None,
-    only: o.Only = None,
-    reuse: o.Reuse = None,
-    allow_weak_sandbox: o.AllowWeakSandbox = False,
-    brief: o.Brief = False,
-) -> None:
+@o.takes_evaluate_options
+def evaluate(file: o.ExperimentFile, evaluation: o.EvaluateOptions, results_dir: o.ResultsDir = None) -> None:
     """Run an experiment, or resume it, and write its report."""
     from moe_ray.cli.runs import advised, evaluate_experiment
 
-    extra = ["runtime.sandbox.allow_weak=true"] if allow_weak_sandbox else []
-    changes = o.Changes([*(set_ or []), *extra], model, results_dir, max_new_tokens, max_examples)
-    experiment = o.load(file, changes)
+    experiment = o.load(file, evaluation.changes(results_dir))
     with advised(experiment):
-        evaluate_experiment(experiment, only, reuse or [], brief=brief)
+        evaluate_experiment(experiment, evaluation.only, evaluation.reuse or [], brief=evaluation.brief)
 
 
 @app.command()

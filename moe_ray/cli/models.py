@@ -31,7 +31,7 @@ def download_models(experiment: LoadedExperiment, to: Path | None, only: str | N
     try:
         jobs = [_job(repository, to) for repository in repositories_of(experiment.config, only)]
         require_space(jobs)
-        _run(console, jobs, to)
+        run_jobs(console, jobs, to)
     except UserError as error:
         if error.where and error.where.startswith("models."):
             error.where = experiment.where(error.where)
@@ -47,11 +47,13 @@ def _show_skipped(console: Terminal, name: str, model: ModelConfig) -> None:
 
 
 def _job(repository: Repository, to: Path | None) -> DownloadJob:
-    name = repository.model if repository.role == "path" else f"{repository.model}-{repository.role}"
+    model, _, role = repository.key.removeprefix("models.").rpartition(".")
+    name = model if role == "path" else f"{model}-{role}"
     return make_job(look_up(repository), None if to is None else to / name)
 
 
-def _run(console: Terminal, jobs: Sequence[DownloadJob], to: Path | None) -> None:
+def run_jobs(console: Terminal, jobs: Sequence[DownloadJob], to: Path | None = None) -> None:
+    """Download with a progress bar, and print a line for each repository. `to` is the folder of plain folders."""
     columns = (LineColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
     try:
         with Progress(

@@ -1,5 +1,6 @@
 """Commands of a run: evaluate, score, report, compare."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -53,13 +54,14 @@ def evaluate_experiment(
 
 @contextmanager
 def advised(experiment: LoadedExperiment) -> Iterator[None]:
-    """After a run that failed, print what `moe-ray doctor` finds, if that adds anything."""
+    """After a run that failed, print what `moe-ray doctor` would have found before it, if that adds anything."""
+    environment = dict(os.environ)
     try:
         yield
     except (UserError, RunFailedError) as error:
         from moe_ray.cli.doctor import advise
 
-        advise(experiment, error)
+        advise(experiment, error, environment)
         raise
 
 

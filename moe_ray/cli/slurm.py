@@ -1,15 +1,17 @@
-"""`moe-ray slurm`: an experiment as a SLURM job, submitted here or on a login node."""
+"""`moe-ray slurm`: a command as a SLURM job, submitted here or on a login node."""
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from moe_ray.cli.options import Changes, load
 from moe_ray.cli.terminal import output_console
+from moe_ray.clusters.job_commands import JobCommand
+from moe_ray.clusters.slurm.command import require_one_node, shared_command
 from moe_ray.clusters.slurm.hosts import Host
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, reason_in_words
 from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
@@ -21,13 +23,6 @@ from moe_ray.errors import UserError
 SUBMIT_TIMEOUT_S = 300.0
 
 
-class Part(NamedTuple):
-    """Options of `evaluate` that change no key of the experiment."""
-
-    only: str | None
-    reuse: tuple[Path, ...]
-
-
 class SubmittedRun(NamedTuple):
     """What `moe-ray slurm --json` prints."""
 
@@ -35,27 +30,30 @@ class SubmittedRun(NamedTuple):
     submission: Submission
 
 
-def submit_experiment(
-    file: Path,
-    changes: Changes,
+def submit_job(
+    job: JobCommand,
     request: SlurmRequest,
     site_file: Path | None,
-    part: Part,
     *,
+    offline: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Check the experiment, submit it, and say how to follow it; with `dry_run`, print the script alone."""
-    config, site, console = load(file, changes).config, load_site(site_file), output_console(soft_wrap=True)
-    run = (config.output.results_dir / config.name).absolute()
-    absolute = part._replace(reuse=tuple(path.absolute() for path in part.reuse))
-    command = ["evaluate", str(file.absolute()), "--results-dir", str(run.parent), *_options(changes, absolute)]
+    """Check the files of a command, submit it, and say how to follow it; with `dry_run`, print the script alone."""
+    site, console, run = load_site(site_file), output_console(soft_wrap=True), job.run.absolute()
+    site = site.model_copy(update={"offline": site.offline or offline})
+    require_one_node(job, request.nodes)
+    command = shared_command(job)
     if dry_run:
         require_sensible(request)
-        console.print(job_script(request, site, run, config.name, command), end="")
+        console.print(job_script(request, site, run, run.name, command), end="")
         return
+    if site.offline and job.experiment is not None:
+        from moe_ray.cli.prefetch import require_prefetched
+
+        require_prefetched(job.experiment, site)
     scheduler = SlurmScheduler(Host())
-    submission = submit(scheduler, request, site, run, config.name, command)
+    submission = submit(scheduler, request, site, run, run.name, command)
     if as_json:
         console.print(json.dumps({"run": str(run), "submission": submission.model_dump(mode="json")}))
         return
@@ -69,25 +67,23 @@ def submit_experiment(
 def submit_on_host(
     name: str,
     host_command: str,
-    file: Path,
-    changes: Changes,
+    words: Sequence[str],
     request: SlurmRequest,
     site_file: Path | None,
-    part: Part,
     *,
+    offline: bool,
     dry_run: bool,
 ) -> None:
-    """Run `moe-ray slurm` on an ssh host, and record the submission below ./results, for status, logs, stop and sync.
+    """Run `moe-ray slurm -- WORDS` on an ssh host, and record the submission below ./results, for the other commands.
 
     Raises `UserError` where the host cannot be reached, or with the host's own words where it refuses.
     """
     host, console = Host(name), output_console(soft_wrap=True)
     host.require_reachable()
-    results = [f"--results-dir={changes.results_dir}"] if changes.results_dir else []
     wanted = [f"--{key.replace('_', '-')}={value}" for key, value in asdict(request).items() if value is not None]
-    site = [f"--site={site_file}"] if site_file else []
+    site = [*([f"--site={site_file}"] if site_file else []), *(["--offline"] if offline else [])]
     last = "--dry-run" if dry_run else "--json"
-    command = [*shlex.split(host_command), "slurm", str(file), *results, *wanted, *site, *_options(changes, part), last]
+    command = [*shlex.split(host_command), "slurm", *wanted, *site, last, "--", *words]
     answer = host.run(command, timeout_s=SUBMIT_TIMEOUT_S)
     if answer.code != 0:
         raise UserError(
@@ -121,20 +117,3 @@ def _say_how_to_follow(run: Path) -> None:
     output_console(soft_wrap=True).print(
         f"Follow it with: moe-ray status {run}; moe-ray logs {run} --follow; moe-ray stop {run}"
     )
-
-
-def _options(changes: Changes, part: Part) -> list[str]:
-    """Return the options that `evaluate` and `slurm` share, without --results-dir."""
-    options: list[str] = []
-    for text in changes.overrides:
-        options += ["--set", text]
-    for option, value in (
-        ("--model", changes.baseline_path),
-        ("--max-new-tokens", changes.max_new_tokens),
-        ("--max-examples", changes.max_examples),
-        ("--only", part.only),
-    ):
-        options += [option, str(value)] if value is not None else []
-    for path in part.reuse:
-        options += ["--reuse", str(path)]
-    return options

@@ -14,13 +14,23 @@ Html = Annotated[
 Pictures = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Write the pictures as PNG and SVG, with their captions.")
 ]
+MixtureModel = Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)]
+Label = Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")]
+MaxTokensOption = Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")]
+MaxTextsOption = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
+]
+DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
+]
+Top = Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")]
 
 specialise_app = typer.Typer(help="Trace and report what the experts of a mixture do.", **GROUP)
 
 
 @specialise_app.command("trace")
 def trace(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)],
+    model: MixtureModel,
     texts: Annotated[
         Path,
         typer.Option(
@@ -30,24 +40,20 @@ def trace(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
-    label: Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")] = None,
+    label: Label = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Read each text as a user's message; the template's tokens do not count.")
     ] = False,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
+    max_tokens: MaxTokensOption = 512,
     skip: Annotated[
         int, typer.Option(min=0, help="First tokens of each text that do not count: 1 where there is no begin token.")
     ] = 0,
-    max_texts: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
-    ] = None,
+    max_texts: MaxTextsOption = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Trace one of N parts of the texts.")] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Texts read at once; above 1, rounding may turn near ties of a router.")
     ] = 1,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
-    ] = "auto",
+    dtype: DtypeOption = "auto",
     tokens: Annotated[
         bool,
         typer.Option("--tokens", help="Store token ids and selected experts of each token (bytes: T x L x K x 2)."),
@@ -118,7 +124,7 @@ def report(
     weight: Annotated[
         Literal["token", "text"], typer.Option(help="Each token counts the same, or each text does.")
     ] = "token",
-    top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    top: Top = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print all measures as JSON.")] = False,
     html: Html = None,
     pictures: Pictures = None,
@@ -152,7 +158,7 @@ def compare(
 
 @specialise_app.command("ablate")
 def ablate(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)],
+    model: MixtureModel,
     texts: Annotated[
         Path,
         typer.Option(
@@ -177,19 +183,15 @@ def ablate(
     ] = "each",
     draws: Annotated[int, typer.Option(help="Control draws per expert, at least 20.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the control draws.")] = 0,
-    label: Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")] = None,
+    label: Label = None,
     chat: Annotated[bool, typer.Option("--chat", help="Read each text as a user's message.")] = False,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")] = 512,
-    max_texts: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of texts per class, drawn by a hash of the ids.")
-    ] = None,
+    max_tokens: MaxTokensOption = 512,
+    max_texts: MaxTextsOption = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Variants of a text read at once; lower it if memory runs out.")
     ] = 8,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
-    ] = "auto",
-    top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    dtype: DtypeOption = "auto",
+    top: Top = 20,
 ) -> None:
     """Measure what removing each expert costs each class, against matched removals from other experts. Resumes."""
     from moe_ray.cli.ablations import AblateOptions, ablate_mixture
@@ -217,7 +219,7 @@ def effects(
     margin: Annotated[
         float | None, typer.Option(min=0, help="Test that effects are smaller than this (equivalence).")
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")] = 20,
+    top: Top = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print all effects as JSON.")] = False,
     html: Html = None,
     pictures: Pictures = None,
@@ -236,14 +238,12 @@ def effects(
 
 @specialise_app.command("prune")
 def prune(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)],
+    model: MixtureModel,
     experts: Annotated[
         str, typer.Option(metavar="0,2", help="Experts to leave out of every layer.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="New folder for the checkpoint.", show_default=False)],
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
-    ] = "auto",
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Write a mixture without some experts as a checkpoint; it computes what the operation prune does."""
     from moe_ray.cli.ablations import prune_mixture

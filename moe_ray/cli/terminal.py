@@ -119,6 +119,13 @@ def _without_returns(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _remedy(error: typer.exceptions.TyperException) -> str:
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    if command is not None and any(one.name == "words" for one in command.params):
+        return f"moe-ray {command.name} --help lists options; those of another command go last: ... -- COMMAND ..."
+    return "moe-ray --help lists commands and options"
+
+
 EXIT_RUN_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -144,6 +151,6 @@ def reported(app: typer.Typer) -> int:
         return exit_.exit_code
     except typer.exceptions.TyperException as error:
         console.print("error: ", style="bold red", end="")
-        console.print(f"{indented(error.format_message())}\n  remedy: moe-ray --help lists commands and options")
+        console.print(f"{indented(error.format_message())}\n  remedy: {_remedy(error)}")
         return EXIT_USAGE
     return result if isinstance(result, int) else 0

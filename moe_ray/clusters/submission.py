@@ -24,6 +24,7 @@ LauncherKind = Literal["ray-job", "slurm"]
 
 SUBMISSION_FILE = "submission.json"
 CLUSTERS_FILE = "clusters.json"
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL: the command was interrupted, and its work is saved; run it again
 TOKEN_FILE = "token_file"  # a key of `Submission.details`
 _LAUNCHERS: dict[LauncherKind, str] = {
     "ray-job": "moe_ray.clusters.ray_jobs.launcher",
@@ -139,6 +140,27 @@ def read_submission(run: Path) -> Submission:
         raise RunDirectoryError(
             "is not the record of a submission", where=str(path), remedy="remove it and submit the run again"
         ) from error
+
+
+def next_attempt(run: Path, state_of: Callable[[Submission], SubmissionState | None] = lambda _previous: None) -> int:
+    """Return the number of a new submission of a run. Raises `UserError` while the earlier one waits or runs.
+
+    `state_of` is asked first, for a cluster that needs no record to be reached; None leaves it to the launcher.
+    """
+    if not inside(run, SUBMISSION_FILE).exists():
+        return 1
+    previous = read_submission(run)
+    state = state_of(previous)
+    if state is None:
+        previous = open_submission(run)
+        state = launcher_for(previous).status(run, previous).state
+    if state in ("pending", "running"):
+        raise UserError(
+            f"job {previous.id} of this run is {state}",
+            where=str(run),
+            remedy=f"moe-ray logs {run} --follow shows its log, moe-ray stop {run} ends it",
+        )
+    return previous.attempt + 1
 
 
 def _cluster(submission: Submission) -> str:

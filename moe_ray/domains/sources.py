@@ -273,17 +273,8 @@ def _require_object(value: Any, where: str) -> Record:
 def _read_hub(data: DataConfig) -> Source:
     import datasets
 
-    name = f"{data.source}, {data.subset or 'default'}, split {data.split}"
-    try:
-        with without_retries():
-            table = datasets.load_dataset(data.source, data.subset, split=data.split, revision=data.revision)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        kind = OfflineError if isinstance(error, ConnectionError) and not hub_answers() else DataError
-        raise kind(
-            f"cannot be loaded from the hub: {first_line(error)[:_NAMED_IN_MESSAGES]}",
-            where=name,
-            remedy=_hub_remedy(error),
-        ) from error
+    with hub_failures(data), without_retries():
+        table = datasets.load_dataset(data.source, data.subset, split=data.split, revision=data.revision)
     origin = {
         "source": data.source,
         "resolved": f"hub:{data.source}",
@@ -291,7 +282,27 @@ def _read_hub(data: DataConfig) -> Source:
         "split": data.split,
         "revision": _resolved_revision(table) or data.revision,
     }
-    return Source(records=list(table), where=name, origin=origin)
+    return Source(records=list(table), where=_name(data), origin=origin)
+
+
+def _name(data: DataConfig) -> str:
+    return f"{data.source}, {data.subset or 'default'}, split {data.split}"
+
+
+@contextmanager
+def hub_failures(data: DataConfig) -> Iterator[None]:
+    """Raise what `datasets` raises for a data set of the hub as `DataError`, or as `OfflineError` without a hub."""
+    import datasets
+
+    try:
+        yield
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        kind = OfflineError if isinstance(error, ConnectionError) and not hub_answers() else DataError
+        raise kind(
+            f"cannot be loaded from the hub: {first_line(error)[:_NAMED_IN_MESSAGES]}",
+            where=_name(data),
+            remedy=_hub_remedy(error),
+        ) from error
 
 
 def _hub_remedy(error: BaseException) -> str:

@@ -72,6 +72,11 @@ class EngineSettings(BaseModel):
         return None
 
     @classmethod
+    def reads_path(cls, model: ModelConfig) -> bool:  # noqa: ARG003 - subclasses read it
+        """Say whether the engine finds the checkpoint by `path` alone, so that a copy elsewhere can stand in for it."""
+        return cls.has_files
+
+    @classmethod
     def require_meaning(cls, model: ModelConfig) -> None:
         """Raise `ConfigError` for a key of `model` that the engine would ignore. `where` is the key."""
 
@@ -300,6 +305,10 @@ class ServerSettings(ApiSettings):
     def _can_be_filled_in(cls, command: str) -> str:
         require_template(command)
         return command
+
+    @classmethod
+    def reads_path(cls, model: ModelConfig) -> bool:
+        return names("path", model.engine_settings["command"])
 
     @classmethod
     def require_meaning(cls, model: ModelConfig) -> None:

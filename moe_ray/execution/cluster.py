@@ -8,7 +8,6 @@ import platform
 import secrets
 import signal
 import sysconfig
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -26,9 +25,11 @@ import moe_ray
 from moe_ray.config.schema import RuntimeConfig
 from moe_ray.errors import CapacityError, RayUnresponsiveError, UserError, first_line
 from moe_ray.execution import ray_calls
+from moe_ray.execution.cores import usable_cores
 from moe_ray.execution.discovery import wanted_address
 from moe_ray.execution.node_agent import NodeAgent, NodeHardware
 from moe_ray.execution.ray_calls import Diagnosis, LocalProcesses, knock
+from moe_ray.execution.temp_dir import ray_temp_dir
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots
 
 INJECTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -56,8 +57,6 @@ NODE_ID_CHARACTERS = 6
 START_PATIENCE_S = 180.0
 SHUTDOWN_PATIENCE_S = 20.0
 _QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-# Unix sockets' paths end at 107 bytes; Ray needs about 60 of them for its own names.
-MAX_TEMP_DIR_CHARACTERS = 45
 
 
 class NotJoinedError(UserError):
@@ -203,7 +202,7 @@ def connect(runtime: RuntimeConfig) -> Iterator[Cluster]:
     `runtime.ray_timeout_s`, a call into it raises `RayUnresponsiveError`; this leaves a cluster, and ends one that it
     started, also then.
     """
-    temp_dir = _temp_dir(runtime.temp_dir)
+    temp_dir = ray_temp_dir(runtime.temp_dir)
     with _borrowed(runtime) if ray.is_initialized() else _connection(runtime, temp_dir):
         cluster = Cluster(runtime)
         try:
@@ -301,21 +300,9 @@ def _start(temp_dir: str | None) -> None:
         # Ray listens on all interfaces, and where no mode is set it asks for a token. One for this run alone leaves no
         # file in the home folder. The mode itself is left to ray.init, which must also tell its loaded native part.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    options = {"include_dashboard": False, "_temp_dir": temp_dir, **_QUIETLY, **job_options()}
+    own = {"num_cpus": usable_cores(), "include_dashboard": False, "_temp_dir": temp_dir}
+    options = {**own, **_QUIETLY, **job_options()}
     ray_calls.call_within(START_PATIENCE_S, ray.init, address="local", **options)
-
-
-def _temp_dir(configured: Path | None) -> str | None:
-    if configured is None:
-        return None
-    path = str(configured.expanduser().resolve())
-    if len(path) > MAX_TEMP_DIR_CHARACTERS:
-        raise UserError(
-            f"{path} is {len(path)} characters long; Ray's sockets below it allow {MAX_TEMP_DIR_CHARACTERS}",
-            where="runtime.temp_dir",
-            remedy=f"choose a shorter folder, such as {tempfile.gettempdir()}/ray-me",
-        )
-    return path
 
 
 def fleet_of(cluster: Cluster) -> Fleet:

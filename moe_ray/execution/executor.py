@@ -70,6 +70,7 @@ class Executor:
         self._replicas: dict[str, h.ReplicaHandle] = {}
         self._calls = h.Calls()
         self._probed: set[str] = set()
+        self._noticed: set[tuple[str, str]] = set()
         self._num_reported = 0
         self._next_node_poll = 0.0
 
@@ -143,6 +144,7 @@ class Executor:
             handle.note_loaded(result)
             self._scheduler.loaded(handle.name, result.load_s)
             self._tell(handle, "ready", f"loaded in {result.load_s:.1f} s")
+            self._notice_once(handle, result.notice)
             self._feed(handle)
         elif call.kind == "shard":
             self._commit(handle, call, result)
@@ -291,6 +293,14 @@ class Executor:
                 handle.telemetry.end, handle.telemetry.reason = "lost", "the run was interrupted"
             self._run.write_telemetry(handle.telemetry)
         self._replicas.clear()
+
+    def _notice_once(self, handle: h.ReplicaHandle, notice: str | None) -> None:
+        """Pass on what a replica says of its checkpoint, once for each node and model."""
+        place = (handle.start.slot.node, handle.start.model)
+        if notice is not None and place not in self._noticed:
+            self._noticed.add(place)
+            node = self._scheduler.fleet.nodes.get(handle.start.slot.node)
+            self._observer.notice(f"{node.name if node else handle.name}: {notice}")
 
     def _tell(self, handle: h.ReplicaHandle, state: str, detail: str) -> None:
         self._observer.replica(handle.name, handle.start.model, state, detail)

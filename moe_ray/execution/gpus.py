@@ -1,6 +1,5 @@
 """NVML's figures of this machine's GPUs, and the fleet that it is. A figure that NVML cannot give is None, never 0."""
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from moe_ray.config.schema import RuntimeConfig
+from moe_ray.execution.cores import usable_cores
 from moe_ray.planning.fleet import Fleet, Node, cpu_slots
 
 
@@ -122,7 +122,7 @@ def peak_resident_bytes(pid: int) -> int:
 
 def fleet_of_this_machine(runtime: RuntimeConfig) -> Fleet:
     """What `runtime` lets a run use of this machine, found without Ray."""
-    num_cpus = len(os.sched_getaffinity(0))
+    num_cpus = usable_cores()
     gpu_bytes = tuple(reading.total_bytes for reading in read_gpus())
     if runtime.gpus != "auto":
         gpu_bytes = gpu_bytes[: runtime.gpus]

@@ -1,12 +1,12 @@
 """A small actor on each node, which reports hardware and watches processes end."""
 
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from moe_ray.execution import gpus
+from moe_ray.execution.cores import usable_cores
 from moe_ray.store.answers import Answer
 
 POLL_S = 0.02
@@ -48,7 +48,7 @@ class NodeAgent:
         return NodeHardware(
             hostname=platform.node(),
             platform=platform.platform(),
-            num_cpus=len(os.sched_getaffinity(0)),
+            num_cpus=usable_cores(),
             memory_bytes=psutil.virtual_memory().total,
             gpu_names=tuple(reading.name for reading in readings),
             gpu_bytes=tuple(reading.total_bytes for reading in readings),

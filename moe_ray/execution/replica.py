@@ -63,10 +63,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model is ready."""
+    """A model is ready. `notice` is a sentence for the user on where its checkpoint was read from, if there is news."""
 
     load_s: float
     usage: Usage
+    notice: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +115,14 @@ class Replica:
 
     def load(self) -> Loaded:
         """Load the model. Raises `ModelError` when it cannot be."""
+        from moe_ray.checkpoints.staging import named_by_source, stage_model
         from moe_ray.engines.registry import make_engine
 
         started = time.perf_counter()
-        self._engine = make_engine(self._spec.model, self._spec.limits)
-        return Loaded(load_s=time.perf_counter() - started, usage=self._usage())
+        staged = stage_model(self._spec.model)
+        with named_by_source(self._spec.model, staged.model):
+            self._engine = make_engine(staged.model, self._spec.limits)
+        return Loaded(load_s=time.perf_counter() - started, usage=self._usage(), notice=staged.notice)
 
     def run(self, shard: Shard) -> ShardResult:
         """Answer every cell of `shard`."""

@@ -1,7 +1,6 @@
 """Serving an experiment or a run: find its router, place its models, start the application, end it."""
 
 import contextlib
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from moe_ray.routing.files import find_router, read_record
 from moe_ray.runs.inputs import inspect_checkpoints
 from moe_ray.runs.work import pinned
 from moe_ray.serving.access import read_keys
+from moe_ray.serving.ports import port_to_listen_on
 from moe_ray.serving.system import ServedSystem, lay_out, served_models
 from moe_ray.store.run_directory import RunDirectory
 
@@ -187,17 +187,13 @@ def checked(experiment: LoadedExperiment) -> dict[str, Checkpoint]:
 def _with_port(experiment: LoadedExperiment) -> ExperimentConfig:
     """Find a free port for 0, and refuse one that is taken before anything starts."""
     its = experiment.config.serving
-    family = socket.AF_INET6 if ":" in its.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((its.host, its.port))
-        except OSError as error:
-            raise UserError(
-                f"cannot listen on {its.host}:{its.port}: {error.strerror}",
-                where=experiment.where("serving.port"),
-                remedy="choose another with --port, or 0 for one that is free",
-            ) from error
-        port = probe.getsockname()[1]
+    try:
+        port = port_to_listen_on(its.host, its.port)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {its.host}:{its.port}: {error.strerror}",
+            where=experiment.where("serving.port"),
+            remedy="choose another with --port, or 0 for one that is free",
+        ) from error
     chosen: ServingConfig = its.model_copy(update={"port": port})
     return experiment.config.model_copy(update={"serving": chosen})

@@ -1,4 +1,4 @@
-"""A model hub on this machine, with the part of the real one's HTTP API that downloads use."""
+"""A hub on this machine, with the part of the real one's HTTP API that downloads of models and data sets use."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE_BYTES = 4096
 CHUNK_BYTES = 1 << 16
@@ -28,7 +28,10 @@ class Served:
 
 @dataclass
 class FakeHub:
-    """What is served, what was asked (method, path, Range), and how the connection is to fail."""
+    """What is served, what was asked (method, path, Range), and how the connection is to fail.
+
+    A data set's repository is one whose name begins with `datasets/`.
+    """
 
     repositories: dict[str, Served] = field(default_factory=dict)
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -71,6 +74,10 @@ def _sibling(name: str, data: bytes) -> dict[str, Any]:
     }
 
 
+def _entry(name: str, data: bytes) -> dict[str, Any]:
+    return {"type": "file", "path": name, "size": len(data), "oid": git_hash(data)}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: FakeHub
@@ -81,6 +88,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        """Answer the one question that is posted: which of some paths exist in a data set."""
+        repo, _, revision = unquote(urlsplit(self.path).path).removeprefix("/api/").partition("/paths-info/")
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        found = self._found(repo, revision)
+        if found is not None:
+            files = found[0].revisions[found[1]]
+            wanted = {name: files[name] for name in asked.get("paths", []) if name in files}
+            self._send_json([_entry(name, data) for name, data in wanted.items()])
+
     def log_message(self, format: str, *args: Any) -> None: ...
 
     def _answer(self) -> None:
@@ -90,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"a hub")
         elif path.startswith("/api/models/"):
             self._api(path.removeprefix("/api/models/"))
+        elif path.startswith("/api/datasets/"):
+            self._api(path.removeprefix("/api/"))
         else:
             repo, _, rest = path.strip("/").partition("/resolve/")
             revision, _, name = rest.partition("/")
@@ -110,6 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
         return served, commit
 
     def _api(self, path: str) -> None:
+        if "/tree/" in path:
+            self._tree(path)
+            return
         repo, _, revision = path.partition("/revision/")
         if path.endswith("/refs"):
             repo, revision = path.removesuffix("/refs"), "main"
@@ -124,7 +146,20 @@ class _Handler(BaseHTTPRequestHandler):
             answer: dict[str, Any] = {"branches": branches, "tags": [], "converts": []}
         else:
             siblings = [_sibling(name, data) for name, data in served.revisions[commit].items()]
-            answer = {"id": repo, "modelId": repo, "sha": commit, "private": False, "tags": [], "siblings": siblings}
+            name = repo.removeprefix("datasets/")
+            answer = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "siblings": siblings}
+        self._send_json(answer)
+
+    def _tree(self, path: str) -> None:
+        """List the files below a folder of a repository."""
+        repo, _, rest = path.partition("/tree/")
+        revision, _, folder = rest.partition("/")
+        found = self._found(repo, revision)
+        if found is not None:
+            files = found[0].revisions[found[1]]
+            self._send_json([_entry(name, data) for name, data in files.items() if name.startswith(folder)])
+
+    def _send_json(self, answer: object) -> None:
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _file(self, repo: str, revision: str, name: str) -> None:
@@ -153,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self._write(body)
 
     def _write(self, body: bytes) -> None:

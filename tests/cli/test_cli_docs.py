@@ -44,8 +44,13 @@ def section(name: str, command: Any) -> str:
     lines = [f"\n## {name}\n", f"    {usage}\n", f"{command.help}\n"]
     if rows:
         lines += ["| argument or option | meaning |", "| --- | --- |"]
-        lines += [f"| `{cell}` | {meaning.replace('|', chr(92) + '|')} |" for cell, meaning in rows]
+        lines += [f"| `{escaped(cell)}` | {escaped(meaning)} |" for cell, meaning in rows]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text for the cell of a table, in which a bare | would begin the next cell."""
+    return text.replace("|", "\\|")
 
 
 def placeholder(param: Any) -> str:

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from moe_ray.cli.runs import advised
 from moe_ray.clusters.doctor.checks import all_checks
 from moe_ray.clusters.doctor.machine import Machine
+from moe_ray.config.load import load_experiment
+from moe_ray.errors import RunFailedError
 from tests.cli.experiments import experiment, rows
 from tests.support.commands import Command
 
@@ -117,6 +120,22 @@ def test_a_run_that_fails_says_what_the_doctor_would_have_said(
     assert code == 2
     assert f"moe-ray doctor {healthy} would have said:\nFAIL  ray-address: no Ray cluster answers" in shown
     assert shown.index("would have said") < shown.index("error: ")
+
+
+def test_after_a_run_the_doctor_looks_at_the_environment_before_it(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        # A run sets the token of the Ray that it starts, so the user can do nothing about it.
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef")
+        raise RunFailedError("Ray does not answer any more")
+
+    with pytest.raises(RunFailedError), advised(load_experiment(healthy)):
+        fails()
+    assert "RAY_AUTH_TOKEN" not in capsys.readouterr().err
+    with pytest.raises(RunFailedError), advised(load_experiment(healthy)):
+        fails()
+    assert "warn  token-value: RAY_AUTH_TOKEN holds the token itself" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_for_what_it_says_itself_adds_nothing(

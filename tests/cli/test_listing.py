@@ -72,7 +72,7 @@ def test_each_command_explains_itself_with_the_short_option_too(words: list[str]
 
 def test_each_command_stands_in_the_command_line_reference() -> None:
     reference = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
-    groups = {"", "data", "models", "router", "moe", "specialise"}
+    groups = {"", "data", "models", "router", "moe", "slurm", "specialise"}
     names = [" ".join(words) for words in commands() if " ".join(words) not in groups]
     assert [name for name in names if f"## moe-ray {name}\n" not in reference] == []
 

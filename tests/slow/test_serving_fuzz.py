@@ -1,19 +1,15 @@
-"""Requests that schemathesis makes from the served OpenAPI document, valid and invalid ones, sent over HTTP.
+"""Requests that schemathesis makes from the served OpenAPI document, valid and invalid ones, sent over HTTP."""
 
-SERVING_FUZZ_EXAMPLES sets how many are sent to each operation in each mode.
-"""
-
-import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import given, seed
 from hypothesis import strategies as st
 
 from tests.execution.experiments import scripted
+from tests.support.fuzzed import MARKS, document_of, fuzzing, require_ready, schemathesis
 from tests.support.served import (
     EXPERTS,
     Endpoint,
@@ -23,15 +19,9 @@ from tests.support.served import (
     write_served,
 )
 
-schemathesis = pytest.importorskip("schemathesis")
+pytestmark = MARKS
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("local_ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:schemathesis"),
-]
-
-NUM_EXAMPLES = int(os.environ.get("SERVING_FUZZ_EXAMPLES", "30"))
+NUM_EXAMPLES = 30  # of each operation in each mode
 MODELS = ("baseline", *EXPERTS.values())
 
 
@@ -46,8 +36,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Itera
 @pytest.fixture(scope="module")
 def operations(endpoint: Endpoint) -> dict[str, Any]:
     """The operations of the document, by method and path."""
-    schema = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json")
-    found = [result.ok() for result in schema.get_all_operations()]
+    found = [result.ok() for result in document_of(endpoint).get_all_operations()]
     return {f"{one.method.upper()} {one.path}": one for one in found}
 
 
@@ -64,13 +53,7 @@ def test_no_request_ends_in_a_fault_and_every_error_has_openais_shape(
         requests = operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode))
 
         @seed(0)
-        @settings(
-            max_examples=NUM_EXAMPLES,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
+        @fuzzing(NUM_EXAMPLES)
         @given(case=requests, model=named)
         def send(case: Any, model: str | None) -> None:
             if model is not None and isinstance(case.body, dict):
@@ -80,9 +63,6 @@ def test_no_request_ends_in_a_fault_and_every_error_has_openais_shape(
             require_refusal_in_openais_shape(response)
 
         send()
-    capsys.readouterr()
-    with capsys.disabled():
-        sys.stdout.write(f"\n{mode}: {sum(statuses.values())} requests, by status {dict(statuses)}\n")
+    require_ready(endpoint, f"{mode}: {statuses.total()} requests, by status {dict(statuses)}", capsys)
     assert statuses[200] > 0
     assert statuses[400] > 0
-    assert endpoint.client.get("/readyz").status_code == 200

@@ -1,10 +1,5 @@
-"""Sequences of requests that schemathesis makes along the links of the served OpenAPI document.
+"""Sequences of requests that schemathesis makes along the links of the served OpenAPI document."""
 
-SERVING_FUZZ_EXAMPLES sets the number of sequences.
-"""
-
-import os
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -12,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 
 from moe_ray.serving.openai.schema import LINKS, PATHS
 from tests.engines.openai_api import Api
 from tests.engines.openai_api import serving as serving_api
+from tests.support.fuzzed import MARKS, document_of, fuzzing, require_ready
 from tests.support.served import (
     Endpoint,
     endpoint_of,
@@ -26,16 +21,9 @@ from tests.support.served import (
     write_served,
 )
 
-schemathesis = pytest.importorskip("schemathesis")
+pytestmark = MARKS
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("local_ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:schemathesis"),
-]
-
-NUM_SEQUENCES = int(os.environ.get("SERVING_FUZZ_EXAMPLES", "60"))
-NUM_STEPS = 6
+NUM_SEQUENCES, NUM_STEPS = 60, 6
 TEXTS = ("messages", "prompt", "input")
 
 
@@ -108,7 +96,7 @@ def test_no_sequence_along_the_links_ends_in_a_fault(endpoint: Endpoint, capsys:
     followed: Counter[str] = Counter()
     num_answered: Counter[str] = Counter()
     statuses: Counter[int] = Counter()
-    machine: Any = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json").as_state_machine()
+    machine: Any = document_of(endpoint).as_state_machine()
 
     class Sequence(machine):  # type: ignore[misc]
         def step(self, input: Any) -> Any:
@@ -124,22 +112,10 @@ def test_no_sequence_along_the_links_ends_in_a_fault(endpoint: Endpoint, capsys:
         def validate_response(self, response: Any, case: Any, **_options: Any) -> None:
             require_refusal_in_openais_shape(response)
 
-    Sequence.run(
-        settings=settings(
-            max_examples=NUM_SEQUENCES,
-            stateful_step_count=NUM_STEPS,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-    )
-    capsys.readouterr()
-    with capsys.disabled():
-        sys.stdout.write(f"\n{statuses.total()} requests, {dict(statuses)}; answered by link {num_answered}\n")
+    Sequence.run(settings=fuzzing(NUM_SEQUENCES, stateful_step_count=NUM_STEPS, derandomize=True))
+    summary = f"{statuses.total()} requests, {dict(statuses)}; answered by link {num_answered}"
+    require_ready(endpoint, summary, capsys)
     names = {name for links in LINKS.values() for name in links}
     # Which links a sequence follows is drawn at random.
     assert {name for name in names if any(name in link for link in followed)}
     assert num_answered.total() > 0
-    assert endpoint.client.get("/readyz").status_code == 200

@@ -103,7 +103,7 @@ def test_a_life_that_adds_no_answer_ends_the_job(lab: SlurmLab) -> None:
     release(job)
     job.wait("FAILED")
     assert job.field("ExitCode") == "75:0"
-    assert "no answer was added since the last life" in job.log
+    assert "nothing was added since the last life" in job.log
     assert len(job.lives) == 2
 
 

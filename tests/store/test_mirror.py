@@ -1,9 +1,5 @@
 """Mirrors of a run directory: whole or unchanged, verified, resumed, never written by two jobs."""
 
-import os
-import signal
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,6 +8,7 @@ import pytest
 
 from moe_ray.errors import RunDirectoryError, UserError
 from moe_ray.store.mirror import Mirror, is_small
+from tests.store.mirrored import CONTENT, pulled, require_nothing_partial_after_a_kill, write, write_run
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -21,26 +18,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "run"
-    write(folder, "manifest.json", "{}")
-    write(folder, "answers/shard-1.parquet", "one")
-    write(folder, ".lock", "held")
-    return folder
-
-
-def write(folder: Path, path: str, text: str) -> None:
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    (folder / path).write_text(text, encoding="utf-8")
-
-
-def pulled(url: str, folder: Path) -> dict[str, str]:
-    Mirror(url).pull(folder, on_progress=lambda _path: None)
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return write_run(tmp_path / "run")
 
 
 def test_what_was_pushed_is_pulled_without_hidden_files(url: str, run: Path, tmp_path: Path) -> None:
     Mirror(url, writer="a").push(run)
-    assert pulled(url, tmp_path / "home") == {"manifest.json": "{}", "answers/shard-1.parquet": "one"}
+    assert pulled(url, tmp_path / "home") == CONTENT
 
 
 def test_nothing_is_pulled_from_an_empty_place(url: str, tmp_path: Path) -> None:
@@ -115,7 +98,7 @@ def test_an_upload_that_fails_leaves_the_mirror_as_it_was(
     monkeypatch.setattr(mirror, "_put", failing)
     with pytest.raises(RunDirectoryError, match="connection lost"):
         mirror.push(run)
-    assert pulled(url, tmp_path / "home") == {"manifest.json": "{}", "answers/shard-1.parquet": "one"}
+    assert pulled(url, tmp_path / "home") == CONTENT
     Mirror(url, writer="b").push(run)
     assert pulled(url, tmp_path / "later")["answers/shard-2.parquet"] == "two"
 
@@ -191,10 +174,4 @@ mirror.push(Path(sys.argv[2]))
 
 def test_a_process_killed_in_the_middle_of_an_upload_leaves_nothing_partial(run: Path, tmp_path: Path) -> None:
     url = f"file://{tmp_path / 'store'}"
-    Mirror(url, writer="a").push(run)
-    write(run, "answers/shard-2.parquet", "two")
-    done = subprocess.run([sys.executable, "-c", KILLED_MID_UPLOAD, url, str(run)], check=False, env=os.environ)
-    assert done.returncode == -signal.SIGKILL
-    assert pulled(url, tmp_path / "home") == {"manifest.json": "{}", "answers/shard-1.parquet": "one"}
-    Mirror(url, writer="b").push(run)
-    assert pulled(url, tmp_path / "home")["answers/shard-2.parquet"] == "two"
+    require_nothing_partial_after_a_kill(url, run, tmp_path / "home", KILLED_MID_UPLOAD)

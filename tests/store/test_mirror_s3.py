@@ -5,10 +5,6 @@ environment of `moto[s3] flask flask-cors s3fs pydantic pytest`:
     python -m pytest --noconftest -c /dev/null --rootdir . tests/store/test_mirror_s3.py
 """
 
-import os
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +14,7 @@ import pytest
 
 from moe_ray.errors import RunDirectoryError
 from moe_ray.store.mirror import Mirror
+from tests.store.mirrored import CONTENT, pulled, require_nothing_partial_after_a_kill, write, write_run
 
 pytest.importorskip("s3fs")
 moto_server: Any = pytest.importorskip("moto.server")
@@ -61,27 +58,14 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "run"
-    write(folder, "manifest.json", "{}")
-    write(folder, "answers/shard-1.parquet", "one")
-    return folder
-
-
-def write(folder: Path, path: str, text: str) -> None:
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    (folder / path).write_text(text, encoding="utf-8")
-
-
-def pulled(url: str, folder: Path) -> dict[str, str]:
-    Mirror(url).pull(folder, on_progress=lambda _path: None)
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return write_run(tmp_path / "run")
 
 
 def test_a_run_directory_goes_to_s3_and_back_and_changes_follow(url: str, run: Path, tmp_path: Path) -> None:
     assert Mirror(url).manifest() is None
     mirror = Mirror(url, writer="a")
     mirror.push(run)
-    assert pulled(url, tmp_path / "one") == {"manifest.json": "{}", "answers/shard-1.parquet": "one"}
+    assert pulled(url, tmp_path / "one") == CONTENT
     write(run, "answers/merged.parquet", "merged")
     (run / "answers/shard-1.parquet").unlink()
     for number in range(3):
@@ -98,13 +82,7 @@ def test_a_run_directory_goes_to_s3_and_back_and_changes_follow(url: str, run: P
 def test_a_process_killed_in_the_middle_of_an_upload_leaves_nothing_partial(
     url: str, run: Path, tmp_path: Path
 ) -> None:
-    Mirror(url, writer="a").push(run)
-    write(run, "answers/shard-2.parquet", "two")
-    done = subprocess.run([sys.executable, "-c", KILLED_MID_UPLOAD, url, str(run)], check=False, env=os.environ)
-    assert done.returncode == -signal.SIGKILL
-    assert pulled(url, tmp_path / "home") == {"manifest.json": "{}", "answers/shard-1.parquet": "one"}
-    Mirror(url, writer="b").push(run)
-    assert pulled(url, tmp_path / "home")["answers/shard-2.parquet"] == "two"
+    require_nothing_partial_after_a_kill(url, run, tmp_path / "home", KILLED_MID_UPLOAD)
 
 
 def test_an_upload_that_fails_leaves_the_mirror_as_it_was(

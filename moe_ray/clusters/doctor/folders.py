@@ -6,13 +6,10 @@ from pathlib import Path
 
 from moe_ray.clusters.doctor.checks import Fault, check
 from moe_ray.clusters.doctor.machine import Machine, nearest_existing
+from moe_ray.execution.temp_dir import MAX_TEMP_DIR_BYTES
 from moe_ray.formatting import percent, size
 from moe_ray.planning.memory import GIB
 
-# The path of a Unix socket has at most 107 bytes; Ray's are below FOLDER/session_DATE_TIME_PID.
-MAX_SOCKET_BYTES = 107
-SESSION_BYTES = len("session_2026-01-01_00-00-00_000000_1234567")
-MAX_RAY_TEMP_BYTES = MAX_SOCKET_BYTES - SESSION_BYTES - len("//sockets/plasma_store")
 # Ray refuses new objects on a disk that is fuller than this.
 RAY_MAX_USED = 0.95
 MIN_TEMP_BYTES = GIB
@@ -25,9 +22,9 @@ def temp_length(machine: Machine) -> Iterator[Fault]:
     Ray makes Unix sockets below it, whose paths end at 107 bytes; 43 bytes are left for the folder. The folder is
     `runtime.temp_dir`, else `ray` in RAY_TMPDIR, TMPDIR or /tmp.
     """
-    if machine.address is None and len(os.fsencode(machine.ray_temp_dir)) > MAX_RAY_TEMP_BYTES:
+    if machine.address is None and len(os.fsencode(machine.ray_temp_dir)) > MAX_TEMP_DIR_BYTES:
         yield Fault(
-            f"the path of Ray's temporary folder has more than {MAX_RAY_TEMP_BYTES} bytes",
+            f"the path of Ray's temporary folder has more than {MAX_TEMP_DIR_BYTES} bytes",
             f"{machine.ray_temp_dir} has {len(os.fsencode(machine.ray_temp_dir))}",
             f"export RAY_TMPDIR=/tmp/r{machine.user_id}",
         )

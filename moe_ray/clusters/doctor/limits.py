@@ -2,10 +2,10 @@
 
 import resource
 from collections.abc import Iterator
-from pathlib import Path
 
 from moe_ray.clusters.doctor.checks import Fault, check
 from moe_ray.clusters.doctor.machine import Machine
+from moe_ray.execution.cores import control_groups
 from moe_ray.formatting import size
 from moe_ray.planning.memory import GIB
 
@@ -14,6 +14,8 @@ MIN_OPEN_FILES = 4096
 RAY_OPEN_FILES = 65536
 MIN_PROCESSES = 1024
 MIN_SHM_BYTES = GIB // 2
+# NCCL's buffers: some MiB for each channel and peer.
+MIN_LOCKED_BYTES = GIB
 NO_OVERCOMMIT = "2"
 # What Ray takes for the machine may be this much more than what this process may use.
 MEMORY_TOLERANCE = 1.1
@@ -59,6 +61,28 @@ def processes(machine: Machine) -> Iterator[Fault]:
         )
 
 
+@check("locked-memory", "warning")
+def locked_memory(machine: Machine) -> Iterator[Fault]:
+    """Too little memory may be locked for InfiniBand.
+
+    Models that span GPUs of several nodes exchange data with NCCL, which locks the memory that InfiniBand's adapters
+    read and write. With a low limit it ends with "Cannot allocate memory". Checked where there is such an adapter.
+    """
+    soft, hard = machine.limit_of(resource.RLIMIT_MEMLOCK)
+    adapters = machine.root / "sys/class/infiniband"
+    names = sorted(one.name for one in adapters.iterdir()) if adapters.is_dir() else []
+    if names and machine.user_id != 0 and soft != resource.RLIM_INFINITY and soft < MIN_LOCKED_BYTES:
+        allowed = "unlimited" if hard == resource.RLIM_INFINITY else str(hard // 1024)
+        is_open = hard == resource.RLIM_INFINITY or hard >= MIN_LOCKED_BYTES
+        yield Fault(
+            f"at most {size(soft)} of memory may be locked, and NCCL needs more for InfiniBand",
+            f"adapters: {', '.join(names)}; limit of locked memory: {soft} (soft), {hard} (hard) bytes",
+            f"ulimit -l {allowed}  # before Ray starts"
+            if is_open
+            else "ulimit -Hl unlimited  # as root, or ask the administrator",
+        )
+
+
 @check("shared-memory", "warning")
 def shared_memory(machine: Machine) -> Iterator[Fault]:
     """/dev/shm is too small for Ray's objects.
@@ -93,25 +117,6 @@ def overcommit(machine: Machine) -> Iterator[Fault]:
         )
 
 
-@check("cpu-count", "warning")
-def cpu_count(machine: Machine) -> Iterator[Fault]:
-    """Ray would count more CPUs than this process may use.
-
-    Ray counts the CPUs of the machine, or those of the outermost control group. It sees neither the CPUs to which SLURM
-    or taskset bind a process, nor the limits of an inner control group. A Ray that a run starts here would then start
-    too many models at once. Not checked where a cluster is named: its nodes have their own numbers.
-    """
-    counted = ray_cpus(machine)
-    allowed = min(machine.num_allowed_cpus, _quota(machine) or machine.num_allowed_cpus)
-    if machine.address is None and counted > allowed:
-        threads = machine.experiment.config.runtime.cpu_threads if machine.experiment is not None else 2
-        yield Fault(
-            f"Ray would count {counted} CPUs, and this process may use {allowed}",
-            f"CPUs of the machine: {machine.num_cpus}; bound to: {machine.num_allowed_cpus}",
-            f"moe-ray evaluate FILE --set runtime.cpu_slots={max(1, allowed // threads)}",
-        )
-
-
 @check("memory-limit", "warning")
 def memory_limit(machine: Machine) -> Iterator[Fault]:
     """Ray would count more memory than this process may use.
@@ -131,19 +136,6 @@ def memory_limit(machine: Machine) -> Iterator[Fault]:
             "the memory limit of this process's control group",
             f"ray start --head --memory={int(0.7 * allowed)} --object-store-memory={int(0.2 * allowed)}",
         )
-
-
-def ray_cpus(machine: Machine) -> int:
-    """Return the CPUs that Ray 2.60 counts: of the machine, or of the outermost control group."""
-    quota = _ratio(
-        machine.read("sys/fs/cgroup/cpu/cpu.cfs_quota_us"), machine.read("sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    )
-    if quota is None:
-        parts = (machine.read("sys/fs/cgroup/cpu.max") or "").split()
-        quota = _ratio(*parts) if len(parts) == 2 else None
-    bound = _num_listed(machine.read("sys/fs/cgroup/cpuset/cpuset.cpus") or "")
-    found = [int(number) for number in (quota, bound) if number]
-    return min(found, default=machine.num_cpus)
 
 
 def memory_total_bytes(machine: Machine) -> int | None:
@@ -169,51 +161,15 @@ def _memory_bytes(machine: Machine, name: str) -> int | None:
     return next((int(words[1]) * 1024 for words in lines if words[:1] == [name]), None)
 
 
-def _quota(machine: Machine) -> int | None:
-    """Return the CPUs that the control group of this process allows, at least 1; None without a limit."""
-    found = []
-    for folder in _groups(machine, None):
-        parts = (machine.read(str(folder / "cpu.max")) or "").split()
-        ratio = _ratio(*parts) if len(parts) == 2 else None
-        found += [max(1, int(ratio))] if ratio else []
-    return min(found, default=None)
-
-
 def _group_limit(machine: Machine, controller: str, name_v1: str, name_v2: str) -> int | None:
     """Return the smallest limit of this process's control group and those around it."""
-    names = [folder / name_v1 for folder in _groups(machine, controller)]
-    names += [folder / name_v2 for folder in _groups(machine, None)]
+    table = machine.read("proc/self/cgroup") or ""
+    names = [folder / name_v1 for folder in control_groups(table, controller)]
+    names += [folder / name_v2 for folder in control_groups(table, None)]
     found = (_number(machine.read(str(name))) for name in names)
     return min((value for value in found if value is not None), default=None)
-
-
-def _groups(machine: Machine, controller: str | None) -> Iterator[Path]:
-    """Yield the folders of this process's control groups from the inner to the outer one; version 2 without a name."""
-    for line in (machine.read("proc/self/cgroup") or "").splitlines():
-        number, _, rest = line.partition(":")
-        names, _, place = rest.partition(":")
-        wanted = number == "0" and not names if controller is None else controller in names.split(",")
-        if wanted:
-            base = Path("sys/fs/cgroup") / (controller or "")
-            inner = base / place.strip("/")
-            yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(base))
 
 
 def _number(text: str | None) -> int | None:
     value = (text or "").strip()
     return int(value) if value.isdecimal() else None
-
-
-def _ratio(quota: str | None, period: str | None) -> float | None:
-    above, below = _number(quota), _number(period)
-    return above / below if above and below else None
-
-
-def _num_listed(text: str) -> int:
-    """Return how many numbers a list such as "0-3,8" names."""
-    num = 0
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        if first.isdecimal():
-            num += int(last) - int(first) + 1 if last.isdecimal() else 1
-    return num

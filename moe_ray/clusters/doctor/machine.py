@@ -54,8 +54,6 @@ class Machine:
     user_id: int
     prefix: Path
     import_path: tuple[str, ...]
-    num_cpus: int
-    num_allowed_cpus: int
     experiment: LoadedExperiment | None = None
     wrong_experiment: UserError | None = None
     meeting: Path | None = None
@@ -75,20 +73,20 @@ class Machine:
         cls,
         experiment: LoadedExperiment | None = None,
         *,
+        environment: Mapping[str, str] | None = None,
         wrong_experiment: UserError | None = None,
         meeting: Path | None = None,
         cluster: str | None = None,
         limit_s: float = DEFAULT_LIMIT_S,
     ) -> "Machine":
-        """Return the machine that this process runs on."""
+        """Return the machine that this process runs on, with this process's environment unless one is given."""
+        environment = dict(os.environ) if environment is None else environment
         return cls(
-            environment=dict(os.environ),
-            host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            environment=environment,
+            host=environment.get("SLURMD_NODENAME") or socket.gethostname(),
             user_id=os.geteuid(),
             prefix=Path(sys.prefix),
             import_path=tuple(sys.path),
-            num_cpus=os.cpu_count() or 1,
-            num_allowed_cpus=len(os.sched_getaffinity(0)),
             experiment=experiment,
             wrong_experiment=wrong_experiment,
             meeting=meeting,

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from moe_ray.clusters.doctor.checks import Fault, check
 from moe_ray.clusters.doctor.machine import Machine
 from moe_ray.config.schema import ExperimentConfig
+from moe_ray.serving.ports import port_to_listen_on
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 LOCAL_NAMES = ("localhost", "127.0.0.1")
@@ -115,17 +116,14 @@ def serving_port(machine: Machine) -> Iterator[Fault]:
     if machine.experiment is None or "serving.port" not in machine.experiment.places:
         return
     serving = machine.experiment.config.serving
-    family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((serving.host, serving.port))
-        except OSError as error:
-            yield Fault(
-                f"port {serving.port} of {serving.host} cannot be listened on",
-                error.strerror or str(error),
-                "moe-ray serve FILE --port 0",
-            )
+    try:
+        port_to_listen_on(serving.host, serving.port)
+    except OSError as error:
+        yield Fault(
+            f"port {serving.port} of {serving.host} cannot be listened on",
+            error.strerror or str(error),
+            "moe-ray serve FILE --port 0",
+        )
 
 
 def _unknown(machine: Machine, name: str) -> str:

@@ -10,6 +10,7 @@ from moe_ray.clusters.doctor.machine import CommandOutput, Machine
 OLDEST = (22, 5)
 MIN_KILL_WAIT_S = 5
 MIN_LEFT_S = 600
+MIN_ARRAY_SIZE = 2
 SHOW_CONFIG = ("scontrol", "show", "config")
 
 
@@ -82,6 +83,22 @@ def slurm_preemption(machine: Machine) -> Iterator[Fault]:
             "preempted jobs are cancelled, and do not come back",
             f"PreemptMode = {settings['PreemptMode']}",
             "sacctmgr show qos format=name,preemptmode",
+        )
+
+
+@check("slurm-arrays", "warning")
+def slurm_arrays(machine: Machine) -> Iterator[Fault]:
+    """SLURM refuses job arrays.
+
+    The highest index of an array is MaxArraySize - 1, and 0 switches arrays off. `moe-ray slurm --chain` queues an
+    array, for clusters that do not requeue jobs. Without one, a run is resumed by the same command.
+    """
+    largest = _settings(machine).get("MaxArraySize", "")
+    if largest.isdecimal() and int(largest) < MIN_ARRAY_SIZE:
+        yield Fault(
+            "job arrays are switched off, so --chain cannot be used",
+            f"MaxArraySize = {largest}",
+            "scontrol show config | grep -E 'MaxArraySize|JobRequeue'",
         )
 
 

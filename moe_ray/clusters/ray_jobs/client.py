@@ -105,9 +105,26 @@ class JobsClient:
         self._done(self._request("PUT", path, content=content, timeout=UPLOAD_TIMEOUT_S))
         return True
 
-    def submit(self, *, id: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]) -> None:
-        """Start a job. Raises `JobsUnreachableError` also where the cluster refuses it; `info` says if it is there."""
-        body = {"submission_id": id, "entrypoint": entrypoint, "runtime_env": runtime_env, "metadata": metadata}
+    def submit(
+        self,
+        *,
+        id: str,
+        entrypoint: str,
+        runtime_env: dict[str, Any],
+        metadata: dict[str, str],
+        num_gpus: float = 0.0,
+    ) -> None:
+        """Start a job, whose driver gets `num_gpus` to itself, on any node; without, it runs on the head.
+
+        Raises `JobsUnreachableError` also where the cluster refuses it; `info` says if it is there.
+        """
+        body: dict[str, Any] = {
+            "submission_id": id,
+            "entrypoint": entrypoint,
+            "runtime_env": runtime_env,
+            "metadata": metadata,
+        }
+        body |= {"entrypoint_num_gpus": num_gpus} if num_gpus else {}
         self._done(self._request("POST", "/api/jobs/", json=body))
 
     def info(self, id: str) -> JobInfo:

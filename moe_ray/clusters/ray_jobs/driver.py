@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe_ray.clusters.job_commands import RUN_WORD, is_on_experiment
 from moe_ray.clusters.ray_jobs.results import write_mark
 from moe_ray.config.paths import cache_directory
 from moe_ray.errors import RunDirectoryError, UserError
@@ -37,8 +38,14 @@ def main(arguments: Sequence[str]) -> int:
     except (UserError, OSError) as error:
         _say(f"error: {error}")
         return EXIT_USAGE
-    command = [sys.executable, "-m", "moe_ray", *options.command, "--results-dir", str(results_dir)]
+    command = [sys.executable, "-m", "moe_ray", *_command(options.command, run)]
     return _supervise(_start(command), mirror, run, options.mirror_period_s)
+
+
+def _command(words: Sequence[str], run: Path) -> list[str]:
+    """Return the command with the run directory, and with its parent folder where it is on an experiment."""
+    named = [str(run) + word[len(RUN_WORD) :] if word.partition("/")[0] == RUN_WORD else word for word in words]
+    return [*named, "--results-dir", str(run.parent)] if is_on_experiment(words) else named
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -8,12 +8,17 @@ from moe_ray.clusters.ray_jobs.access import parse_address
 from moe_ray.clusters.ray_jobs.client import JobInfo, JobMissingError, JobsClient, JobsUnreachableError
 from moe_ray.clusters.ray_jobs.follow import follow
 from moe_ray.clusters.ray_jobs.transfer import bring
-from moe_ray.clusters.submission import Launcher, Submission, SubmissionState, SubmissionStatus
+from moe_ray.clusters.submission import (
+    EXIT_TRY_AGAIN,
+    Launcher,
+    Submission,
+    SubmissionState,
+    SubmissionStatus,
+)
 from moe_ray.errors import RunFailedError, UserError, first_line
 
 STOP_TIMEOUT_S = 60.0
 STOP_POLL_S = 0.5
-EXIT_TRY_AGAIN = 75
 _STATES: dict[str, SubmissionState] = {
     "PENDING": "pending",
     "RUNNING": "running",

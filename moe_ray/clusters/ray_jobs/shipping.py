@@ -1,43 +1,36 @@
-"""What of an experiment is sent to a cluster: the resolved config, its local files, and the code that it names.
+"""What of a command is sent to a cluster: its files, resolved, and the code that they name.
 
-Local paths that exist on this machine are packed, and the config names them by their place in the package. All others
+Local paths that exist on this machine are packed, and the command names them by their place in the package. All others
 stay as they are: they must exist on the nodes.
 """
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 import moe_ray
+from moe_ray.clusters.job_commands import RUN_WORD, CommandWord, JobCommand
 from moe_ray.clusters.ray_jobs.package import Package
-from moe_ray.config.dump import CoreDumper
-from moe_ray.config.load import LoadedExperiment
+from moe_ray.clusters.ray_jobs.packed_files import pack_experiment, pack_gate, pack_graders, pack_pretraining
+from moe_ray.clusters.ray_jobs.packed_paths import EXPERIMENT_FILE, PACKAGE_FOLDER, PackedPaths, absolute
+from moe_ray.config.schema import is_local_path
 from moe_ray.errors import UserError
-from moe_ray.fingerprint import fingerprint
-
-EXPERIMENT_FILE = "experiment.yaml"
-PACKAGE_FOLDER = "moe_ray"
-OUTSIDE_FOLDER = "outside"
-HASH_CHARACTERS = 8
-_WIDTH = 110
-
-Rewrite = Callable[[str], str]
+from moe_ray.specialisation.texts import EXPERIMENT_SUFFIXES
 
 
 class Shipment(NamedTuple):
-    """A package, and the paths that are expected on the nodes."""
+    """A package, the paths that are expected on the nodes, and the command with the paths of the package."""
 
     package: Package
     on_cluster: tuple[str, ...]
+    command: tuple[str, ...]
 
 
-def shipment(experiment: LoadedExperiment, *, include: Sequence[Path], on_cluster: Sequence[Path]) -> Shipment:
-    """Collect all that a job of `experiment` needs from this machine.
+def shipment(job: JobCommand, *, include: Sequence[Path], on_cluster: Sequence[Path]) -> Shipment:
+    """Collect all that a command needs from this machine.
 
     Args:
         include: further files and folders; they keep their place relative to the experiment's folder.
@@ -46,87 +39,68 @@ def shipment(experiment: LoadedExperiment, *, include: Sequence[Path], on_cluste
     Raises `UserError` for a file that cannot be sent, and for a package over the limit.
     """
     package = Package()
-    paths = _Paths(package, experiment.base_dir, [_absolute(path) for path in on_cluster])
-    values: dict[str, Any] = experiment.config.model_dump(mode="json")
-    _rewrite(values, paths)
-    values["runtime"] |= {"address": "auto", "temp_dir": None}
-    values["serving"] |= {"api_keys_file": None, "record_dir": None}
-    package.add_text(
-        EXPERIMENT_FILE, yaml.dump(values, Dumper=CoreDumper, sort_keys=False, allow_unicode=True, width=_WIDTH)
-    )
+    base_dir = Path.cwd() if job.experiment is None else job.experiment.base_dir
+    shipping = _Shipping(job, PackedPaths(package, base_dir, [absolute(path) for path in on_cluster]))
+    command = [*job.name]
+    for word in job.words:
+        if word.parameter not in job.overriding:
+            command += shipping.word(word)
     package.add(Path(moe_ray.__file__).parent, PACKAGE_FOLDER)
-    for source in _code_of(values, experiment.base_dir):
-        package.add(source, source.name)
     for extra in include:
-        paths.pack(_absolute(extra))
+        shipping.paths.pack(absolute(extra))
     package.require_size()
-    return Shipment(package, tuple(paths.left))
+    return Shipment(package, tuple(shipping.paths.left), tuple(command))
 
 
-class _Paths:
-    """Packs local paths and says what they are called in the package."""
+class _Shipping:
+    """Packs what the words of a command name."""
 
-    def __init__(self, package: Package, base_dir: Path, on_cluster: Sequence[Path]) -> None:
-        self._package, self._base_dir, self._on_cluster = package, base_dir, on_cluster
-        self.left: dict[str, None] = {}
+    def __init__(self, job: JobCommand, paths: PackedPaths) -> None:
+        self._job, self.paths = job, paths
 
-    def checkpoint_or_data(self, path: str) -> str:
-        """Pack a path if it is local and exists here. A hub id or a name is not absolute."""
-        source = Path(path)
-        if not source.is_absolute():
-            return path
-        if not source.exists() or any(source.is_relative_to(folder) for folder in self._on_cluster):
-            self.left[path] = None
-            return path
-        return f"./{self.pack(source)}"
+    def word(self, word: CommandWord) -> list[str]:
+        """Return a word as the cluster needs it."""
+        if word.value is None or word.role in (None, "earlier"):
+            return word.plain
+        where = word.option or word.parameter
+        file = absolute(Path(word.value))
+        match word.role:
+            case "out":
+                return [word.option or "", f"{RUN_WORD}/{file.name}"]
+            case "run":
+                return [RUN_WORD]
+            case "named":
+                name, path = word.named
+                return word.spelled(f"{name}{self.paths.given(path, where)}")
+            case "experiment":
+                return [self._experiment()]
+            case "pretraining":
+                return word.spelled(pack_pretraining(file, self.paths))
+            case "gate":
+                return word.spelled(pack_gate(file, self.paths))
+            case "graders":
+                return word.spelled(self._graders(file))
+            case "texts" if file.suffix in EXPERIMENT_SUFFIXES:
+                return word.spelled(self._graders(file))
+            case "model" if not file.exists() and not is_local_path(word.value):
+                return word.plain
+            case _:
+                return word.spelled(self.paths.given(word.value, where))
 
-    def setting(self, value: Any) -> Any:
-        """Pack a file below the experiment's folder. A setting may also name a program, or a folder to write to."""
-        is_own = isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(self._base_dir)
-        return self.checkpoint_or_data(value) if is_own and Path(value).is_file() else value
+    def _experiment(self) -> str:
+        assert self._job.experiment is not None
+        values = pack_experiment(self._job.experiment, self.paths, EXPERIMENT_FILE)
+        self._code(values, self._job.experiment.base_dir)
+        return EXPERIMENT_FILE
 
-    def grader(self, grader: Any) -> Any:
-        """Pack the script of a metric: evaluate:/path/of/script."""
-        if isinstance(grader, dict):
-            settings = {name: self.setting(value) for name, value in grader["settings"].items()}
-            return {**grader, "name": self.grader(grader["name"]), "settings": settings}
-        prefix, colon, path = str(grader).partition(":")
-        return f"{prefix}:{self.checkpoint_or_data(path)}" if colon and path.startswith("/") else grader
+    def _graders(self, file: Path) -> str:
+        path, values = pack_graders(file, self.paths)
+        self._code(values, file.parent)
+        return path
 
-    def pack(self, source: Path) -> str:
-        """Add a file or folder and return its place: as it lies below the experiment's folder, or in `outside`."""
-        if source.is_relative_to(self._base_dir) and source != self._base_dir:
-            place = source.relative_to(self._base_dir).as_posix()
-        else:
-            place = f"{OUTSIDE_FOLDER}/{fingerprint(str(source), num_hex=HASH_CHARACTERS)}-{source.name}"
-        if place.partition("/")[0] in (PACKAGE_FOLDER, EXPERIMENT_FILE):
-            place = f"{OUTSIDE_FOLDER}/{place}"
-        self._package.add(source, place)
-        return place
-
-
-def _absolute(path: Path) -> Path:
-    """Join and tidy without following links, as the paths of an experiment are."""
-    return Path(os.path.normpath(Path.cwd() / path.expanduser()))
-
-
-def _rewrite(values: dict[str, Any], paths: _Paths) -> None:
-    for model in values["models"].values():
-        _change(model, ("path", "tokenizer"), paths.checkpoint_or_data)
-        model["engine_settings"] = {name: paths.setting(value) for name, value in model["engine_settings"].items()}
-    for domain in values["domains"].values():
-        _change(domain["data"], ("source", "ids_file"), paths.checkpoint_or_data)
-        domain["graders"] = domain["graders"] and [paths.grader(grader) for grader in domain["graders"]]
-    if router := values["router"]:
-        _change(router, ("path", "base_model", "tokenizer"), paths.checkpoint_or_data)
-        for data in (*router["data"].values(), *router["other"]):
-            _change(data, ("source", "ids_file"), paths.checkpoint_or_data)
-
-
-def _change(values: dict[str, Any], keys: Sequence[str], rewrite: Rewrite) -> None:
-    for key in keys:
-        if values.get(key) is not None:
-            values[key] = rewrite(values[key])
+    def _code(self, values: Mapping[str, Any], base_dir: Path) -> None:
+        for source in _code_of(values, base_dir):
+            self.paths.package.add(source, source.name)
 
 
 def _code_of(values: Mapping[str, Any], base_dir: Path) -> Iterator[Path]:

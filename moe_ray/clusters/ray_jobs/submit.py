@@ -1,4 +1,4 @@
-"""`moe-ray submit`: package an experiment, start it as a Ray job, follow it, bring its small results home."""
+"""`moe-ray submit`: package a command and its files, and start it as a Ray job."""
 
 import secrets
 import shlex
@@ -9,23 +9,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from moe_ray.clusters.job_commands import JobCommand
 from moe_ray.clusters.ray_jobs.access import parse_address, require_python
 from moe_ray.clusters.ray_jobs.client import JobMissingError, JobsClient, JobsUnreachableError
 from moe_ray.clusters.ray_jobs.follow import Notify
 from moe_ray.clusters.ray_jobs.launcher import status_of
 from moe_ray.clusters.ray_jobs.package import package_name
 from moe_ray.clusters.ray_jobs.results import require_place
-from moe_ray.clusters.ray_jobs.shipping import EXPERIMENT_FILE, Shipment, shipment
+from moe_ray.clusters.ray_jobs.shipping import Shipment, shipment
 from moe_ray.clusters.submission import (
-    SUBMISSION_FILE,
     Submission,
     SubmissionState,
-    launcher_for,
-    open_submission,
-    read_submission,
+    next_attempt,
     write_submission,
 )
-from moe_ray.config.load import LoadedExperiment
 from moe_ray.errors import RunFailedError, UserError
 from moe_ray.fingerprint import fingerprint
 
@@ -41,18 +38,18 @@ _NONCE = "moe_ray_nonce"
 class JobRequest:
     """What `moe-ray submit` was asked.
 
-    `results` is where run directories go on the cluster: an absolute folder or an address of fsspec. `options` are
-    those of `moe-ray evaluate` that are not keys of the experiment.
+    `results` is where run directories go on the cluster: an absolute folder or an address of fsspec. `num_gpus` are
+    for the process of a command that does not spread its work over the cluster; that process then runs on any node.
     """
 
     address: str
     results: str | None
-    options: tuple[str, ...] = ()
     token_file: Path | None = None
     is_insecure: bool = False
     include: tuple[Path, ...] = ()
     on_cluster: tuple[Path, ...] = ()
     python: str = "python"
+    num_gpus: float = 0.0
     mirror_period_s: float = 30.0
 
 
@@ -64,25 +61,31 @@ class JobPlan:
     name: str
     results: str
     shipment: Shipment
-    command: tuple[str, ...]
     key: str
 
     def id(self, attempt: int) -> str:
         return f"moe-ray-{self.name}-{self.key}-{attempt}"
 
 
-def plan_job(experiment: LoadedExperiment, request: JobRequest) -> JobPlan:
+def plan_job(job: JobCommand, request: JobRequest) -> JobPlan:
     """Check a request and pack its files. Raises `UserError`; asks no cluster."""
-    config = experiment.config
     require_python(request.python)
-    results = require_place(request.results or str(config.output.results_dir))
+    if request.num_gpus and job.is_on_ray:
+        raise UserError(
+            f"`{' '.join(job.name)}` reserves GPUs for its models by itself",
+            where="--gpus",
+            remedy="leave --gpus out",
+        )
+    results = require_place(request.results or str(job.run.parent))
+    shipped = shipment(job, include=request.include, on_cluster=request.on_cluster)
+    # One run has one id, so that a job of it that another machine submitted is noticed.
+    identity = job.run.name if job.experiment is None else job.experiment.config.model_dump(mode="json")
     return JobPlan(
-        run=config.output.results_dir / config.name,
-        name=config.name,
+        run=job.run,
+        name=job.run.name,
         results=results,
-        shipment=shipment(experiment, include=request.include, on_cluster=request.on_cluster),
-        command=("evaluate", EXPERIMENT_FILE, *request.options),
-        key=fingerprint({"results": results, "config": config.model_dump(mode="json")}, num_hex=HASH_CHARACTERS),
+        shipment=shipped,
+        key=fingerprint({"results": results, "run": identity}, num_hex=HASH_CHARACTERS),
     )
 
 
@@ -108,7 +111,7 @@ def start_job(client: JobsClient, plan: JobPlan, request: JobRequest, on_notice:
     A run that was submitted before gets the next attempt, which resumes it. Raises `UserError` while the earlier one
     is alive.
     """
-    attempt = _next_attempt(client, plan.run)
+    attempt = next_attempt(plan.run, lambda previous: _state(client, previous))
     archive = plan.shipment.package.archive()
     name = package_name(archive)
     try:
@@ -119,31 +122,16 @@ def start_job(client: JobsClient, plan: JobPlan, request: JobRequest, on_notice:
     while True:
         submission = _submission(client, plan, request, attempt)
         write_submission(plan.run, submission)
-        if _is_started(client, submission, f"gcs://{name}", _entrypoint(plan, request, submission.id)):
+        if _is_started(client, submission, f"gcs://{name}", _entrypoint(plan, request, submission.id), request):
             on_notice(f"Job {submission.id} is submitted; attempt {attempt}")
             return submission
         attempt += 1
 
 
-def _next_attempt(client: JobsClient, run: Path) -> int:
-    if not (run / SUBMISSION_FILE).exists():
-        return 1
-    previous = read_submission(run)
-    state = _state(client, run, previous)
-    if state in ("pending", "running"):
-        raise UserError(
-            f"job {previous.id} of this run is {state}",
-            where=str(run),
-            remedy=f"moe-ray logs {run} --follow shows its log, moe-ray stop {run} ends it",
-        )
-    return previous.attempt + 1
-
-
-def _state(client: JobsClient, run: Path, previous: Submission) -> SubmissionState:
-    """Return the state of an earlier submission. The cluster that was named now is asked in any case."""
+def _state(client: JobsClient, previous: Submission) -> SubmissionState | None:
+    """Return what this cluster says about an earlier submission to it; None for one to elsewhere."""
     if previous.kind != "ray-job" or previous.target != client.address.url:
-        previous = open_submission(run)
-        return launcher_for(previous).status(run, previous).state
+        return None
     try:
         return status_of(client.info(previous.id)).state
     except (JobsUnreachableError, JobMissingError):
@@ -158,7 +146,7 @@ def _submission(client: JobsClient, plan: JobPlan, request: JobRequest, attempt:
         kind="ray-job",
         id=plan.id(attempt),
         target=client.address.url,
-        command=plan.command,
+        command=plan.shipment.command,
         submitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
         attempt=attempt,
         details=details,
@@ -167,11 +155,11 @@ def _submission(client: JobsClient, plan: JobPlan, request: JobRequest, attempt:
 
 def _entrypoint(plan: JobPlan, request: JobRequest, id: str) -> str:
     arguments = ["--results", plan.results, "--name", plan.name, "--id", id]
-    arguments += [f"--mirror-period-s={request.mirror_period_s:g}", "--", *plan.command]
+    arguments += [f"--mirror-period-s={request.mirror_period_s:g}", "--", *plan.shipment.command]
     return shlex.join([request.python, "-m", DRIVER, *arguments])
 
 
-def _is_started(client: JobsClient, submission: Submission, package: str, entrypoint: str) -> bool:
+def _is_started(client: JobsClient, submission: Submission, package: str, entrypoint: str, request: JobRequest) -> bool:
     """Start the job; False where a job of another machine's submission has this id, and has ended.
 
     A request whose answer is lost may have started the job: the job's own metadata tell. Right after a cluster's start
@@ -181,7 +169,13 @@ def _is_started(client: JobsClient, submission: Submission, package: str, entryp
     runtime_env = {"working_dir": package, "env_vars": {"PYTHONUNBUFFERED": "1"}}
     while True:
         try:
-            client.submit(id=submission.id, entrypoint=entrypoint, runtime_env=runtime_env, metadata={_NONCE: nonce})
+            client.submit(
+                id=submission.id,
+                entrypoint=entrypoint,
+                runtime_env=runtime_env,
+                metadata={_NONCE: nonce},
+                num_gpus=request.num_gpus,
+            )
             return True
         except (JobsUnreachableError, JobMissingError) as error:
             reason = error

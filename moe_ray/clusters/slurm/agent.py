@@ -13,6 +13,7 @@ from pathlib import Path
 from moe_ray.clusters.slurm.head import lead
 from moe_ray.clusters.slurm.life import Life
 from moe_ray.clusters.slurm.node import Agent, AgentOptions
+from moe_ray.clusters.slurm.node_copies import CopyOptions
 from moe_ray.clusters.slurm.ray_node import adopt_orphans
 from moe_ray.clusters.slurm.signals import Signals
 from moe_ray.clusters.slurm.worker import join
@@ -29,9 +30,13 @@ def parse_options(arguments: Sequence[str]) -> AgentOptions:
     parser.add_argument("--max-failures", type=int, default=0)
     parser.add_argument("--max-interruptions", type=int, default=100)
     parser.add_argument("--chain", action="store_true", help="further jobs are queued; requeue none")
+    parser.add_argument("--staging", help="folder on the node's own disk for copies of checkpoints")
+    parser.add_argument("--staging-keep", action="store_true", help="keep the copies for later jobs")
+    parser.add_argument("--staging-max-gib", type=float)
     parser.add_argument("command", nargs="+")
     found = vars(parser.parse_args(arguments))
-    return AgentOptions(**{**found, "command": tuple(found["command"])})
+    copies = CopyOptions(found.pop("staging"), found.pop("staging_keep"), found.pop("staging_max_gib"))
+    return AgentOptions(**{**found, "command": tuple(found["command"]), "copies": copies})
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from moe_ray.clusters.job_commands import is_on_experiment
 from moe_ray.clusters.slurm.deadline import Deadline
 from moe_ray.clusters.slurm.life import (
     WATCH_S,
@@ -21,7 +22,6 @@ from moe_ray.clusters.slurm.life import (
     NodeRecord,
     Phase,
     finished_path,
-    num_answers,
     state_path,
     stopped_path,
     wait_for,
@@ -29,7 +29,9 @@ from moe_ray.clusters.slurm.life import (
 from moe_ray.clusters.slurm.network import head_address, reaches
 from moe_ray.clusters.slurm.node import Agent
 from moe_ray.clusters.slurm.ray_node import start_child
-from moe_ray.clusters.slurm.requeue import EXIT_INTERRUPTED, EXIT_NODES_FAILED, Budgets, Decision, decide
+from moe_ray.clusters.slurm.requeue import EXIT_NODES_FAILED, Budgets, Decision, decide
+from moe_ray.clusters.slurm.saved import saved_work
+from moe_ray.clusters.submission import EXIT_TRY_AGAIN
 from moe_ray.files import write_text_atomically
 
 HEARTBEAT_S = 10.0
@@ -81,9 +83,8 @@ def lead(agent: Agent) -> int:
     life = agent.life
     token = life.make_token()
     state = StateFile(life)
-    begun = LifeRecord(
-        job_id=life.job_id, restart=life.restart, started_at=time.time(), num_answers_before=num_answers(life)
-    )
+    before = saved_work(life.run, agent.options.command)
+    begun = LifeRecord(job_id=life.job_id, restart=life.restart, started_at=time.time(), saved_before=before.amount)
     life.write("record.json", begun)
     with state.renewed():
         try:
@@ -110,14 +111,16 @@ def _run(agent: Agent, state: StateFile) -> tuple[LifeEnd, int]:
         raise NodeFailedError(_explained(agent, error)) from error
     agent.say(f"{agent.num_nodes} nodes are ready after {time.monotonic() - started:.1f} s: Ray at {address}")
     if agent.signals.must_end:
-        return "interrupted", EXIT_INTERRUPTED
+        return "interrupted", EXIT_TRY_AGAIN
     state.set("running", f"running on {agent.num_nodes} nodes")
-    command = [sys.executable, "-m", "moe_ray", *agent.options.command, "--set", f"runtime.address={address}"]
+    command = [sys.executable, "-m", "moe_ray", *agent.options.command]
+    # The other commands take the cluster's address from the environment.
+    command += ["--set", f"runtime.address={address}"] if is_on_experiment(agent.options.command) else []
     process = start_child(command, {**agent.environment, "RAY_ADDRESS": address})
     was_interrupted = _supervise(agent, process, deadline, lambda text: state.set("saving", text))
     code = process.wait()
     if code == COMMAND_INTERRUPTED or (was_interrupted and code != 0):
-        return "interrupted", EXIT_INTERRUPTED
+        return "interrupted", EXIT_TRY_AGAIN
     return ("finished", 0) if code == 0 else ("failed", code if code > 0 else 128 - code)
 
 
@@ -211,8 +214,8 @@ def _reason_to_interrupt(agent: Agent, deadline: Deadline) -> str | None:
 def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, code: int) -> None:
     """Decide whether the job is requeued, and write how this life ended: the exit code last."""
     life, options = agent.life, agent.options
-    count = num_answers(life)
-    decision = decide(life.earlier(), end, code, count, Budgets(options.max_failures, options.max_interruptions))
+    saved = saved_work(life.run, options.command)
+    decision = decide(life.earlier(), end, code, saved, Budgets(options.max_failures, options.max_interruptions))
     if options.chain and not decision.requeue:
         write_text_atomically(finished_path(life.run), "")
     if agent.signals.must_end:
@@ -221,7 +224,7 @@ def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, c
         decision = Decision(False, "stopped by moe-ray stop")
     what_next = f"; {'the job resumes' if decision.requeue else 'not resumed'}: {decision.reason}" if code else ""
     agent.say(f"ended with exit code {code}{what_next}")
-    life.write("record.json", begun.model_copy(update={"end": end, "exit_code": code, "num_answers_after": count}))
+    life.write("record.json", begun.model_copy(update={"end": end, "exit_code": code, "saved_after": saved.amount}))
     state.set("ended", decision.reason, exit_code=code, will_requeue=decision.requeue)
     if decision.requeue and not options.chain:
         life.mark("requeue")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from moe_ray.clusters.slurm.hosts import Host
 from moe_ray.clusters.slurm.life import LifeState
-from moe_ray.clusters.slurm.requeue import EXIT_INTERRUPTED
 from moe_ray.clusters.slurm.run_files import SeenState, files_of, remote_run
 from moe_ray.clusters.slurm.scheduler import QueuedJob, SlurmScheduler, reason_in_words
 from moe_ray.clusters.slurm.sync import fetch
-from moe_ray.clusters.submission import SUBMISSION_FILE, Submission, SubmissionStatus
+from moe_ray.clusters.submission import EXIT_TRY_AGAIN, SUBMISSION_FILE, Submission, SubmissionStatus
 from moe_ray.errors import RunDirectoryError
 
 FOLLOW_POLL_S = 1.0
@@ -45,7 +44,7 @@ def _of_end(ended: LifeState, *, is_stopped: bool) -> SubmissionStatus:
         return SubmissionStatus("succeeded", "", 0)
     if is_stopped:
         return SubmissionStatus("stopped", "stopped by moe-ray stop", ended.exit_code)
-    is_interrupted = ended.exit_code == EXIT_INTERRUPTED
+    is_interrupted = ended.exit_code == EXIT_TRY_AGAIN
     return SubmissionStatus("interrupted" if is_interrupted else "failed", ended.message, ended.exit_code)
 
 

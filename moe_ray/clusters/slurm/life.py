@@ -80,15 +80,18 @@ class FailedNode(StoredRecord):
 
 
 class LifeRecord(StoredRecord):
-    """One life of a job. `end` is None while it lasts, and for a life that lost its node or was killed."""
+    """One life of a job. `end` is None while it lasts, and for a life that lost its node or was killed.
+
+    What was saved is an amount of `SavedWork`.
+    """
 
     job_id: str
     restart: int
     started_at: float
-    num_answers_before: int
+    saved_before: int
     end: LifeEnd | None = None
     exit_code: int | None = None
-    num_answers_after: int | None = None
+    saved_after: int | None = None
 
 
 class LifeState(StoredRecord):
@@ -172,13 +175,6 @@ def lives_of(run: Path, job_id: str) -> Iterator[LifeRecord]:
             record = read_record(entry / "record.json", LifeRecord)
             if record is not None:
                 yield record
-
-
-def num_answers(life: Life) -> int:
-    """Return the number of answers in the run directory."""
-    from moe_ray.store.run_directory import RunDirectory
-
-    return len(RunDirectory(life.run).done_keys()) if (life.run / "answers").is_dir() else 0
 
 
 def state_path(run: Path) -> Path:

@@ -1,6 +1,5 @@
 """What a node may use: SLURM's own limits, because Ray would count the whole machine."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import psutil
 
 from moe_ray.clusters.slurm.life import NodeFailedError
+from moe_ray.execution.cores import usable_cores
 
 MIB = 1 << 20
 # Ray refuses a smaller object store. Runs send little through it: answers and batches of text.
@@ -31,7 +31,7 @@ def node_limits(environment: Mapping[str, str], *, wanted_gpus: int) -> NodeLimi
 
     Raises `NodeFailedError` where the node does not have `wanted_gpus`, the number that was requested.
     """
-    num_cpus = _num_cpus(environment, len(os.sched_getaffinity(0)))
+    num_cpus = _num_cpus(environment, usable_cores())
     memory = memory_limit(environment, num_cpus) or psutil.virtual_memory().total
     shared = Path("/dev/shm")
     free_shared = psutil.disk_usage(str(shared)).free if shared.is_dir() else MAX_OBJECT_STORE_BYTES

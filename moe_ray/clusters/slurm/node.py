@@ -8,8 +8,10 @@ from typing import NamedTuple, Self
 from moe_ray.clusters.slurm.life import FailedNode, HeadRecord, Life, NodeFailedError, NodeRecord, wait_for
 from moe_ray.clusters.slurm.limits import NodeLimits, node_limits
 from moe_ray.clusters.slurm.network import addresses, claim_ports
+from moe_ray.clusters.slurm.node_copies import CopyOptions, NodeCopies
 from moe_ray.clusters.slurm.ray_node import RayNode, job_environment, make_temp_dir
 from moe_ray.clusters.slurm.signals import Signals
+from moe_ray.errors import UserError
 
 WORKERS_PER_SLOT = 4
 MIN_WORKER_PORTS = 50
@@ -26,6 +28,7 @@ class AgentOptions(NamedTuple):
     max_failures: int
     max_interruptions: int
     chain: bool
+    copies: CopyOptions
     command: tuple[str, ...]
 
 
@@ -41,6 +44,7 @@ class Agent:
         self.name = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
         self.is_head = self.rank == 0
         self.ray: RayNode | None = None
+        self._copies = NodeCopies(options.copies, self.marker)
         self.environment: dict[str, str] = dict(os.environ)
 
     def __enter__(self) -> Self:
@@ -49,6 +53,7 @@ class Agent:
     def __exit__(self, *_error: object) -> None:
         if self.ray is not None:
             self.ray.stop()
+        self._copies.close()
 
     @property
     def marker(self) -> str:
@@ -63,16 +68,25 @@ class Agent:
         """Find out what this node has, and write its record."""
         own = addresses(self.options.interface)
         limits = node_limits(os.environ, wanted_gpus=self.options.gpus)
-        folder = make_temp_dir(self.options.temp_dir, f"mr-{os.getuid()}-{self.marker}")
+        folder = make_temp_dir(self.options.temp_dir, f"mr-{self.marker}")
         self.environment = job_environment(
             os.environ, token=self.life.path("token"), temp_dir=folder, is_head=self.is_head
         )
+        self.environment.update(self._place_for_copies())
         self.ray = RayNode(folder, self.environment)
         self.life.write(
             f"node-{self.rank}.json",
             NodeRecord(rank=self.rank, name=self.name, addresses=own, **limits._asdict()),
         )
         return limits
+
+    def _place_for_copies(self) -> dict[str, str]:
+        """Return the variables that name this node's folder for checkpoints; without one, the job goes on."""
+        try:
+            return self._copies.open(os.environ)
+        except UserError as error:
+            self.say(f"checkpoints are read from where they are: {error}")
+            return {}
 
     def start_ray(self, host: str, limits: NodeLimits, head: str | None) -> HeadRecord:
         """Begin to start this node's Ray at `host`. Returns the address of the head's server, where this is the head.

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,15 +93,16 @@ def start_options(host: str, ports: RayPorts, limits: NodeLimits, temp_dir: Path
 
 
 def make_temp_dir(parent: Path, name: str) -> Path:
-    """Create this job's private folder on the node's own disk. Raises `NodeFailedError` where that is impossible."""
-    path = parent / name
+    """Create this job's private folder on the node's own disk. Raises `NodeFailedError` where that is impossible.
+
+    The folder is new: a job of another cluster on this machine may have the same id.
+    """
     try:
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(mode=0o700)
+        path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
     except OSError as error:
         raise NodeFailedError(
-            f"cannot create {path}: {error.strerror}\n  remedy: set temp_dir in the site file to a folder on the "
-            "node's own disk that you may write to"
+            f"cannot create a folder in {parent}: {error.strerror}\n  remedy: set temp_dir in the site file to a "
+            "folder on the node's own disk that you may write to"
         ) from error
     return path
 

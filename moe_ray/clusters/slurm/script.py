@@ -13,6 +13,8 @@ from moe_ray.clusters.slurm.site import SiteConfig
 from moe_ray.errors import UserError
 
 MAX_NODES = 10_000
+# The hub's libraries then read their caches, and make no request that nothing would answer.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
 TEMPLATE = Path(__file__).with_name("job.sh.j2")
 
 
@@ -99,7 +101,7 @@ def _gpu_flag(num_gpus: int, site: SiteConfig) -> str:
 
 
 def _environment(site: SiteConfig) -> dict[str, str]:
-    return {"PYTHONUNBUFFERED": "1", **site.environment}
+    return {"PYTHONUNBUFFERED": "1", **(OFFLINE if site.offline else {}), **site.environment}
 
 
 def _agent_options(request: SlurmRequest, site: SiteConfig) -> str:
@@ -107,7 +109,15 @@ def _agent_options(request: SlurmRequest, site: SiteConfig) -> str:
     options += [f"--interface={site.interface}"] if site.interface else []
     options += [f"--ready-timeout={request.ready_timeout_s:g}"]
     options += [f"--max-failures={request.max_failures}", f"--max-interruptions={request.max_interruptions}"]
-    return shlex.join([*options, *(["--chain"] if request.chain > 1 else [])])
+    return shlex.join([*options, *(["--chain"] if request.chain > 1 else []), *_staging_options(site)])
+
+
+def _staging_options(site: SiteConfig) -> list[str]:
+    if site.staging is None:
+        return []
+    keep, limit = site.staging.keep, site.staging.max_gib
+    options = [f"--staging={site.staging.folder}", *(["--staging-keep"] if keep else [])]
+    return [*options, *([f"--staging-max-gib={limit}"] if limit is not None else [])]
 
 
 def _wrapped(command: Sequence[str]) -> str:

@@ -28,6 +28,25 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@+-]+$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+class StagingConfig(Section):
+    """Copies of checkpoints on the nodes' own disks."""
+
+    folder: OneLine = Field(
+        description="folder on a node's own disk, such as $TMPDIR; variables are those that the job has on the node"
+    )
+    keep: bool = Field(False, description="keep the copies for later jobs; default: removed when the job ends")
+    max_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="size of all copies on a node, in GiB; those that were not used for the longest time go first"
+    )
+
+    @field_validator("folder")
+    @classmethod
+    def _absolute_or_variable(cls, folder: str) -> str:
+        if not folder.startswith(("/", "$")):
+            raise ValueError(f"must begin with / or with a variable such as $TMPDIR, not {folder!r}")
+        return folder
+
+
 class SiteConfig(Section):
     """The settings of one SLURM cluster."""
 
@@ -54,6 +73,10 @@ class SiteConfig(Section):
         None, description="network interface for Ray, such as ib0; default: the route between the nodes"
     )
     temp_dir: Path = Field(Path("/tmp"), description="folder on each node's own disk for Ray's files; a short path")
+    staging: StagingConfig | None = Field(
+        None, description="copy each checkpoint to the disk of each node that uses it, once; default: read it in place"
+    )
+    offline: bool = Field(False, description="nodes have no internet: all that a run needs must be there beforehand")
     environment: dict[VariableName, OneLine] = Field(
         default_factory=dict, description="variables of the job, such as HF_HOME; never a secret"
     )
@@ -75,6 +98,15 @@ class SiteConfig(Section):
         if not folder.is_absolute() or len(str(folder)) > MAX_TEMP_DIR_CHARACTERS:
             raise ValueError(f"must be an absolute path of at most {MAX_TEMP_DIR_CHARACTERS} characters, not {folder}")
         return folder
+
+    @property
+    def hub_variables(self) -> dict[str, str]:
+        """The variables of the job that say where the hub and its caches are."""
+        return {
+            name: value
+            for name, value in self.environment.items()
+            if name.startswith("HF_") and not name.endswith("OFFLINE")
+        }
 
     @property
     def python_command(self) -> str:

@@ -4,13 +4,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from moe_ray.clusters.slurm.launcher import LAUNCHER
 from moe_ray.clusters.slurm.life import FOLDER, finished_path, stopped_path
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, clean_environment
 from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
 from moe_ray.clusters.slurm.site import SiteConfig
-from moe_ray.clusters.submission import SUBMISSION_FILE, Submission, open_submission, write_submission
-from moe_ray.errors import RunDirectoryError, UserError
+from moe_ray.clusters.submission import Submission, next_attempt, write_submission
+from moe_ray.errors import RunDirectoryError
 from moe_ray.files import write_text_atomically
 from moe_ray.store.inside import inside
 
@@ -25,7 +24,7 @@ def submit(
     Raises `UserError` where the run has a job already, where SLURM refuses this one, or where it could never start.
     """
     require_sensible(request)
-    attempt = _next_attempt(run)
+    attempt = next_attempt(run)
     scheduler.require_time(request.time, request.partition or site.partition)
     script = job_script(request, site, run, name, command)
     path = write_script(run, script)
@@ -59,19 +58,3 @@ def write_script(run: Path, script: str) -> Path:
             remedy="choose a --results-dir that you may write to and that all nodes see",
         ) from error
     return path
-
-
-def _next_attempt(run: Path) -> int:
-    """Return the number of this submission. Raises `UserError` while an earlier one waits or runs."""
-    if not inside(run, SUBMISSION_FILE).exists():
-        return 1
-    earlier = open_submission(run)
-    if earlier.kind == "slurm":
-        status = LAUNCHER.status(run, earlier)
-        if status.state in ("pending", "running"):
-            raise UserError(
-                f"job {earlier.id} of this run is {status.state}",
-                where=str(run),
-                remedy=f"wait for it, or end it with: moe-ray stop {run}",
-            )
-    return earlier.attempt + 1

@@ -5,10 +5,12 @@ import time
 from pathlib import Path
 
 from moe_ray.clusters.slurm.hosts import Host
-from moe_ray.clusters.slurm.life import WATCH_S, HeadRecord, NodeFailedError, num_answers, state_path, wait_for
+from moe_ray.clusters.slurm.life import WATCH_S, HeadRecord, NodeFailedError, state_path, wait_for
 from moe_ray.clusters.slurm.network import reaches, route_source
 from moe_ray.clusters.slurm.node import Agent
-from moe_ray.clusters.slurm.requeue import EXIT_INTERRUPTED, EXIT_NODES_FAILED, Budgets, decide
+from moe_ray.clusters.slurm.requeue import EXIT_NODES_FAILED, Budgets, decide
+from moe_ray.clusters.slurm.saved import saved_work
+from moe_ray.clusters.submission import EXIT_TRY_AGAIN
 
 # A worker that gets SIGTERM keeps its node while the head saves; SLURM kills after KillWait, by default 30 s.
 SAVE_PATIENCE_S = 25.0
@@ -53,7 +55,8 @@ def replace_head(agent: Agent) -> None:
     """
     life, options = agent.life, agent.options
     budgets = Budgets(options.max_failures, options.max_interruptions)
-    decision = decide(life.earlier(), "interrupted", EXIT_INTERRUPTED, num_answers(life), budgets)
+    saved = saved_work(life.run, options.command)
+    decision = decide(life.earlier(), "interrupted", EXIT_TRY_AGAIN, saved, budgets)
     agent.say(f"the first node of the job is lost: {decision.reason}")
     verb = ["scontrol", "requeue"] if decision.requeue and not options.chain else ["scancel"]
     Host().run([*verb, os.environ["SLURM_JOB_ID"]])

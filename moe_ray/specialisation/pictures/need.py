@@ -43,6 +43,8 @@ ROW_PT, FOREST_LEFT_PT, FOREST_RIGHT_PT = 11.5, 150.0, 125.0
 FOREST_TOP_PT, FOREST_BOTTOM_PT = 16.0, 28.0
 RANKS_PT = 236.0
 MAX_NAMED = 80
+# Rounding errors are not drawn as if they were effects.
+MIN_SCALE = 0.001
 
 
 def pictures_of_need(report: AblationReport) -> list[Picture]:
@@ -152,6 +154,8 @@ def _forest(report: AblationReport, shown: Sequence[EffectRecord], inks: Inks) -
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelsize=TINY_PT)
     axes.spines["left"].set_visible(False)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -MIN_SCALE), max(high, MIN_SCALE))
     axes.set_xlabel(f"specific effect, {report.unit}", fontsize=SMALL_PT)
     few_ticks(axes.xaxis)
     return figure

@@ -71,6 +71,7 @@ by_slurm_settings("slurm-requeue is off", JobRequeue="0")
 by_slurm_settings("slurm-kill-wait of 2 s", KillWait="2 sec")
 by_slurm_settings("slurm-proctrack by process group", ProctrackType="proctrack/pgid")
 by_slurm_settings("slurm-preemption cancels", PreemptType="preempt/partition_prio", PreemptMode="CANCEL")
+by_slurm_settings("slurm-arrays are off", MaxArraySize="0")
 by_slurm_settings("slurm-version 20.11", SLURM_VERSION="20.11.9")
 
 

@@ -44,20 +44,20 @@ def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
     return replace(machine, limit_of={**LIMITS, resource.RLIMIT_NPROC: (100, 100)}.__getitem__)
 
 
+@plant("locked-memory of 8 MiB with an adapter of InfiniBand")
+def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
+    (machine.root / "sys/class/infiniband/mlx5_0").mkdir(parents=True)
+    return machine
+
+
 @plant("shared-memory is missing")
 def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
     (machine.root / "dev/shm").rmdir()
     return machine
 
 
-@plant("cpu-count bound to 2 of 8")
-def _(machine: Machine, folder: Path, stack: ExitStack) -> Machine:
-    return replace(machine, num_allowed_cpus=2)
-
-
 by_file("processes in the control group", "sys/fs/cgroup/job/pids.max", "200\n")
 by_file("overcommit refused", "proc/sys/vm/overcommit_memory", "2\n")
-by_file("cpu-count of an inner control group", "sys/fs/cgroup/job/cpu.max", "200000 100000\n")
 by_file("memory-limit of an inner control group", "sys/fs/cgroup/job/memory.max", f"{8 * GIB}\n")
 
 

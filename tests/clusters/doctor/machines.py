@@ -23,10 +23,14 @@ FILES = {
     "sys/fs/cgroup/job/cpu.max": "max 100000\n",
 }
 PACKAGES = {"ray": "2.60.0", "torch": "2.10.0", "transformers": "5.23.0"}
-LIMITS = {resource.RLIMIT_NOFILE: (65536, 65536), resource.RLIMIT_NPROC: (65536, 65536)}
+LIMITS = {
+    resource.RLIMIT_NOFILE: (65536, 65536),
+    resource.RLIMIT_NPROC: (65536, 65536),
+    resource.RLIMIT_MEMLOCK: (8 << 20, 8 << 20),
+}
 SETTINGS = {
     "JobRequeue": "1", "KillWait": "30 sec", "ProctrackType": "proctrack/cgroup", "PreemptType": "preempt/none",
-    "PreemptMode": "OFF", "SLURM_VERSION": "22.05.8",
+    "PreemptMode": "OFF", "SLURM_VERSION": "22.05.8", "MaxArraySize": "1001",
 }  # fmt: skip
 
 
@@ -45,8 +49,6 @@ def clean_machine(folder: Path, short_folder: Path) -> Machine:
         user_id=1000,
         prefix=folder / "venv",
         import_path=(str(folder / "packages"),),
-        num_cpus=8,
-        num_allowed_cpus=8,
         root=folder / "root",
         limit_of=LIMITS.__getitem__,
         addresses_of=lambda name: ("10.0.0.1",),

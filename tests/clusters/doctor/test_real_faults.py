@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import pytest
 
 from moe_ray.clusters.doctor.checks import check_called
 from moe_ray.clusters.doctor.examine import examine
-from moe_ray.clusters.doctor.folders import MAX_RAY_TEMP_BYTES, SESSION_BYTES
 from moe_ray.clusters.doctor.machine import Machine
+from moe_ray.execution.temp_dir import MAX_TEMP_DIR_BYTES, SESSION
 from tests.clusters.doctor.machines import with_environment, with_experiment
 
 Mount = Callable[[Path, str], Path]
@@ -74,10 +73,10 @@ def test_shared_memory_of_a_container(machine: Machine, mount: Mount) -> None:
 
 
 def test_the_longest_folder_of_ray_is_the_longest_in_which_its_sockets_can_be_made(short_folder: Path) -> None:
-    for num_bytes, fits in ((MAX_RAY_TEMP_BYTES, True), (MAX_RAY_TEMP_BYTES + 1, False)):
+    for num_bytes, fits in ((MAX_TEMP_DIR_BYTES, True), (MAX_TEMP_DIR_BYTES + 1, False)):
         folder = short_folder / ("x" * (num_bytes - len(str(short_folder)) - 1))
         assert len(str(folder)) == num_bytes
-        sockets = folder / ("s" * SESSION_BYTES) / "sockets"
+        sockets = folder / ("s" * len(SESSION)) / "sockets"
         sockets.mkdir(parents=True)
         with socket.socket(socket.AF_UNIX) as server:
             if fits:
@@ -85,18 +84,6 @@ def test_the_longest_folder_of_ray_is_the_longest_in_which_its_sockets_can_be_ma
             else:
                 with pytest.raises(OSError, match="AF_UNIX path too long"):
                     server.bind(str(sockets / "plasma_store"))
-
-
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
-def test_a_process_that_is_bound_to_one_cpu(machine: Machine) -> None:
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        here = Machine.here()
-        seen = replace(machine, num_cpus=here.num_cpus, num_allowed_cpus=here.num_allowed_cpus)
-    finally:
-        os.sched_setaffinity(0, allowed)
-    assert ids(seen) == ["cpu-count"]
 
 
 def test_a_token_file_that_ray_wrote_with_the_usual_umask(machine: Machine) -> None:

@@ -27,7 +27,7 @@ def test_the_package_holds_the_config_the_data_and_the_code(moe_ray: Command, jo
     assert "max_new_tokens: 7" in sent
     assert "address: auto" in sent
     (job,) = jobs.jobs.values()
-    assert job.body["entrypoint"].endswith("-- evaluate experiment.yaml --only baseline")
+    assert job.body["entrypoint"].endswith("-- evaluate experiment.yaml --only=baseline")
     assert "Package: " in shown
     assert " files, " in shown
 
@@ -228,7 +228,7 @@ def test_local_models_and_code_beside_the_experiment_are_sent(
     options = ("--set", f"models.base.path={model}", "--set", "domains.parity.graders=['my_graders:Strict']")
     assert submit(moe_ray, jobs, file, *options)[0] == 0
     assert "my_graders.py" in jobs.files()
-    (config,) = (name for name in jobs.files() if name.endswith("-model/config.json"))
+    (config,) = (name for name in jobs.files() if name.endswith("/model/config.json"))
     assert f"path: ./{config.removesuffix('/config.json')}" in jobs.text("experiment.yaml")
 
 

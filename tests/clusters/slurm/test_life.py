@@ -48,7 +48,7 @@ def test_an_ipv6_address_gets_brackets() -> None:
 
 def test_earlier_lives_are_those_of_the_same_job(tmp_path: Path) -> None:
     for job_id, restart in (("7", 10), ("7", 2), ("7", 11), ("77", 0), ("8", 0)):
-        record = LifeRecord(job_id=job_id, restart=restart, started_at=0.0, num_answers_before=0)
+        record = LifeRecord(job_id=job_id, restart=restart, started_at=0.0, saved_before=0)
         Life(tmp_path, job_id, restart).write("record.json", record)
     assert [life.restart for life in Life(tmp_path, "7", 11).earlier()] == [2, 10]
 

@@ -116,11 +116,13 @@ def test_every_port_of_ray_is_given(head: str | None) -> None:
     assert "--num-gpus=2" in options
 
 
-def test_the_private_folder_is_private_and_fresh(tmp_path: Path) -> None:
-    (tmp_path / "mr-0-7").mkdir()
-    (tmp_path / "mr-0-7" / "old").touch()
-    folder = make_temp_dir(tmp_path, "mr-0-7")
+def test_the_private_folder_is_private_and_no_other_jobs(tmp_path: Path) -> None:
+    others = make_temp_dir(tmp_path, "mr-7.0.0")
+    (others / "socket").touch()
+    folder = make_temp_dir(tmp_path, "mr-7.0.0")
+    assert folder.name.startswith("mr-7.0.0-")
     assert folder.stat().st_mode & 0o777 == 0o700
     assert list(folder.iterdir()) == []
+    assert (others / "socket").exists()
     with pytest.raises(NodeFailedError, match="temp_dir in the site file"):
         make_temp_dir(tmp_path / "missing", "x")

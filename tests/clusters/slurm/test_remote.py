@@ -125,8 +125,21 @@ def test_submitting_on_a_host_leaves_the_record_here(
     found = read_submission(tmp_path / "results" / "tiny")
     assert (found.target, found.id, found.details["run"]) == ("login", "17", "/shared/results/tiny")
     arguments = (tmp_path / "arguments").read_text().splitlines()
-    assert arguments[:2] == ["slurm", "/shared/x.yaml"]
-    assert {"--nodes=2", "a.b=c d", "--json"} <= set(arguments)
+    options, words = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    assert options[0] == "slurm"
+    assert {"--nodes=2", "--json"} <= set(options)
+    assert words == ["evaluate", "/shared/x.yaml", "--set=a.b=c d"]
+
+
+def test_another_command_reaches_the_host_as_it_was_written(
+    moe_ray: Command, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fake(commands, "moe-ray", f"printf '%s\\n' \"$@\" > {tmp_path}/arguments; exit 2")
+    words = ["specialise", "trace", "./theirs", "--texts", "a b.jsonl", "--out", "results/study/trace"]
+    assert moe_ray("slurm", "--host", "login", "--", *words)[0] == 2
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert arguments[arguments.index("--") + 1 :] == words
 
 
 def test_a_host_that_cannot_be_reached_is_one_message(moe_ray: Command) -> None:

@@ -1,5 +1,6 @@
 """The job script: readable, valid for the shell, and complete."""
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from moe_ray.clusters.slurm.agent import parse_options
+from moe_ray.clusters.slurm.node_copies import CopyOptions
 from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
-from moe_ray.clusters.slurm.site import SiteConfig, load_site
+from moe_ray.clusters.slurm.site import SiteConfig, StagingConfig, load_site
 from moe_ray.errors import UserError
 
 SITES = sorted((Path(__file__).parents[3] / "cluster" / "slurm").glob("*.yaml"))
@@ -97,3 +99,15 @@ def test_a_time_that_is_no_duration_is_refused(duration: str) -> None:
 def test_the_template_is_part_of_the_package() -> None:
     project = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     assert '"**/*.sh.j2"' in project
+
+
+def test_offline_nodes_and_staging_are_said_to_the_job(tmp_path: Path) -> None:
+    site = SiteConfig(offline=True, staging=StagingConfig(folder="$TMPDIR/it's", keep=True, max_gib=1.5))
+    lines = script(site).splitlines()
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
+        assert f"export {name}=1" in lines
+    (agent,) = (line for line in lines if "moe_ray.clusters.slurm.agent" in line)
+    words = shlex.split(agent.rstrip("\\"))
+    options = parse_options(["run", *words[words.index("--gpus=2") :], "evaluate"])
+    assert options.copies == CopyOptions("$TMPDIR/it's", True, 1.5)
+    assert parse_options(["run", "evaluate"]).copies == CopyOptions()
