@@ -20,12 +20,12 @@ import torch
 import transformers
 
 from benchmarks.machine import machine_line
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.likelihood import ScoringRow, score_batch
 from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.scoring import ScoredText
 from moe_ray.specialisation.texts import SourceText
-from moe_ray.specialisation.tracing import sites_of
 
 MAX_RATIO = 0.7
 VOCABULARY_SIZE, TOP_K = 1000, 2

@@ -29,11 +29,11 @@ import transformers
 from benchmarks.machine import machine_line
 from moe_ray.arrays import FloatArray
 from moe_ray.comparison.statistics import benjamini_hochberg
+from moe_ray.mixtures.sites import RoutingSite, find_sites
 from moe_ray.specialisation import information as info
 from moe_ray.specialisation.causal import PairedChanges, causal_effects, mean_of
 from moe_ray.specialisation.measures import log_lift
 from moe_ray.specialisation.over_texts import jackknife, null_of
-from moe_ray.specialisation.sites import RoutingSite, find_sites
 from moe_ray.specialisation.tracing import collected
 
 MAX_RATIO = 1.10

@@ -79,16 +79,18 @@ def evaluate(
     only: str | None = None,
     reuse: Sequence[RunSource] = (),
     observer: RunObserver | None = None,
+    shared: bool = False,
 ) -> Run:
     """Run an experiment, or resume it, write its report, and return its results.
 
+    With `shared`, other processes may do so at the same time, and each computes what no other live one does.
     Answers of the runs in `reuse` to the same cells are copied instead of computed. Without an `observer`, progress
     goes to the logger "moe_ray". Work that was given up stands in `summary.run.given_up`; then `summary.run.complete`
     is False, and the same call computes what is missing.
     """
     loaded = load_experiment(experiment, overrides)
     sources = [_directory(run) for run in reuse]
-    return Run(pipeline.evaluate(loaded, _observer(observer), only=only, reuse=sources).run.path)
+    return Run(pipeline.evaluate(loaded, _observer(observer), only=only, reuse=sources, shared=shared).run.path)
 
 
 def open_run(path: AnyPath) -> Run:

@@ -10,11 +10,11 @@ from moe_ray.cli.specialise_page import PageOutput, require_same_model
 from moe_ray.cli.terminal import LineColumn, output_console
 from moe_ray.errors import UserError
 from moe_ray.files import write_text_atomically
+from moe_ray.mixtures.interventions import Operation
 from moe_ray.specialisation.ablation.records import read_ablation
 from moe_ray.specialisation.ablation.report import make_ablation_report
 from moe_ray.specialisation.ablation.tables import effects_table, summary_lines
 from moe_ray.specialisation.causal import MIN_CONTROL_DRAWS
-from moe_ray.specialisation.interventions import Operation
 from moe_ray.specialisation.records import read_trace
 from moe_ray.specialisation.report import make_report
 from moe_ray.specialisation.texts import SourceTexts, limit_per_class, read_source_texts

@@ -128,13 +128,21 @@ def prompts(
 
 @app.command()
 @o.takes_evaluate_options
-def evaluate(file: o.ExperimentFile, evaluation: o.EvaluateOptions, results_dir: o.ResultsDir = None) -> None:
+def evaluate(
+    file: o.ExperimentFile,
+    evaluation: o.EvaluateOptions,
+    results_dir: o.ResultsDir = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Share the run with other commands that have this option.")
+    ] = False,
+) -> None:
     """Run an experiment, or resume it, and write its report."""
     from moe_ray.cli.runs import advised, evaluate_experiment
 
     experiment = o.load(file, evaluation.changes(results_dir))
     with advised(experiment):
-        evaluate_experiment(experiment, evaluation.only, evaluation.reuse or [], brief=evaluation.brief)
+        only, reuse = evaluation.only, evaluation.reuse or []
+        evaluate_experiment(experiment, only, reuse, brief=evaluation.brief, shared=shared)
 
 
 @app.command()

@@ -18,7 +18,12 @@ from moe_ray.store.run_directory import RunDirectory
 
 
 def evaluate_experiment(
-    experiment: LoadedExperiment, only: str | None, reuse: Sequence[Path] = (), *, brief: bool = False
+    experiment: LoadedExperiment,
+    only: str | None,
+    reuse: Sequence[Path] = (),
+    *,
+    brief: bool = False,
+    shared: bool = False,
 ) -> pipeline.Outcome:
     """Run or resume `experiment`, print its tables or the verdict alone, and say where the report is.
 
@@ -30,7 +35,7 @@ def evaluate_experiment(
     try:
         with ProgressDisplay(console) as display, session_log(log):
             observer, sources = LoggedObserver(display, log), [RunDirectory(path) for path in reuse]
-            outcome = pipeline.evaluate(experiment, observer, only=only, reuse=sources)
+            outcome = pipeline.evaluate(experiment, observer, only=only, reuse=sources, shared=shared)
             _log_outcome(log, outcome)
     except KeyboardInterrupt:
         console.print(

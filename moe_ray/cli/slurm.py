@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from moe_ray.cli.terminal import output_console
 from moe_ray.clusters.job_commands import JobCommand
-from moe_ray.clusters.slurm.command import require_one_node, shared_command
+from moe_ray.clusters.slurm.command import array_command, require_one_node, shared_command
 from moe_ray.clusters.slurm.hosts import Host
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, reason_in_words
 from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
@@ -19,6 +19,7 @@ from moe_ray.clusters.slurm.site import load_site
 from moe_ray.clusters.slurm.submit import submit
 from moe_ray.clusters.submission import Submission, write_submission
 from moe_ray.errors import UserError
+from moe_ray.formatting import plural
 
 SUBMIT_TIMEOUT_S = 300.0
 
@@ -43,7 +44,7 @@ def submit_job(
     site, console, run = load_site(site_file), output_console(soft_wrap=True), job.run.absolute()
     site = site.model_copy(update={"offline": site.offline or offline})
     require_one_node(job, request.nodes)
-    command = shared_command(job)
+    command = shared_command(job) if request.array is None else array_command(job)
     if dry_run:
         require_sensible(request)
         console.print(job_script(request, site, run, run.name, command), end="")
@@ -57,7 +58,8 @@ def submit_job(
     if as_json:
         console.print(json.dumps({"run": str(run), "submission": submission.model_dump(mode="json")}))
         return
-    console.print(f"Submitted job {submission.id} ({request.nodes} nodes); results go to {run}")
+    size = plural(request.array, "job") if request.array else plural(request.nodes, "node")
+    console.print(f"Submitted job {submission.id} ({size}); results go to {run}")
     queued = scheduler.job(submission.id)
     if queued is not None and queued.state == "PENDING" and reason_in_words(queued.reason):
         console.print(f"It waits: {reason_in_words(queued.reason)}")

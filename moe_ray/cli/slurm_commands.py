@@ -17,6 +17,9 @@ MaxInterruptions = Annotated[
 Chain = Annotated[
     int, typer.Option(min=1, help="Queue so many jobs, one after the other, where SLURM may not requeue.")
 ]
+Array = Annotated[
+    int | None, typer.Option(min=1, help="Queue so many jobs of one node each, which share the run and its work.")
+]
 SubmitHost = Annotated[
     str | None, typer.Option(help="Submit on this ssh host; FILE and all other paths are paths there.")
 ]
@@ -76,6 +79,7 @@ def submit(
     max_failures: Annotated[int, typer.Option(min=0, help="Times that a failed job is requeued.")] = 0,
     max_interruptions: MaxInterruptions = 100,
     chain: Chain = 1,
+    array: Array = None,
     ready_timeout_s: Annotated[float, typer.Option(min=1, help="Time in which all nodes must join.")] = 120.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job script, and submit nothing.")] = False,
     host: SubmitHost = None,
@@ -104,6 +108,7 @@ def submit(
         max_interruptions=max_interruptions,
         ready_timeout_s=ready_timeout_s,
         chain=chain,
+        array=array,
     )
     app = context.find_root().command
     command = o.command_words(app, words, evaluation, results_dir)

@@ -14,7 +14,6 @@ from moe_ray.specialisation.ablation.records import read_ablation
 from moe_ray.specialisation.ablation.report import make_ablation_report
 from moe_ray.specialisation.decisions import trace_routes
 from moe_ray.specialisation.measures import Weight
-from moe_ray.specialisation.megatron import import_megatron
 from moe_ray.specialisation.records import TraceManifest, read_trace
 from moe_ray.specialisation.report import make_report, sentence_of_all
 from moe_ray.specialisation.tables import class_table, layer_table
@@ -44,7 +43,7 @@ def trace_mixture(model: str, texts: Path, out: Path, options: TraceOptions) -> 
     source = _chosen(read_source_texts(texts, label_key=options.label), options, texts)
     if options.similarity and options.batch_size > 1:
         raise UserError("--similarity reads one text at a time", where="--batch-size", remedy="leave --batch-size out")
-    _require_trace_or_nothing(out)
+    require_trace_or_nothing(out)
     # Imported here, so that a mistake in the texts is reported before torch is loaded.
     from moe_ray.specialisation.trace_model import TraceRequest, trace_model
     from moe_ray.specialisation.tracing import TracingOptions
@@ -65,7 +64,7 @@ def trace_mixture(model: str, texts: Path, out: Path, options: TraceOptions) -> 
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("tracing", total=len(source.texts))
         manifest = trace_model(request, on_text=lambda: progress.advance(task))
-    for line in _outcome(manifest, out):
+    for line in outcome(manifest, out):
         console.print(line)
 
 
@@ -80,13 +79,14 @@ def _chosen(source: SourceTexts, options: TraceOptions, path: Path) -> SourceTex
     return SourceTexts(texts=texts, notes=source.notes)
 
 
-def _require_trace_or_nothing(out: Path) -> None:
+def require_trace_or_nothing(out: Path) -> None:
     """Replace a trace, but no other folder."""
     if out.exists() and not (out.is_dir() and ((out / "trace.json").is_file() or not any(out.iterdir()))):
         raise UserError("exists and is not a trace", where=str(out), remedy="name a new folder, or remove this one")
 
 
-def _outcome(manifest: TraceManifest, out: Path) -> list[str]:
+def outcome(manifest: TraceManifest, out: Path) -> list[str]:
+    """Return what a trace holds, in lines for the terminal."""
     layers = manifest.layers
     experts = sorted({f"{layer.top_k} of {layer.num_experts}" for layer in layers})
     yields = [f"{plural(manifest.num_texts, 'text')}, {plural(manifest.num_tokens, manifest.unit)} counted, "]
@@ -98,25 +98,17 @@ def _outcome(manifest: TraceManifest, out: Path) -> list[str]:
 
 def trace_run_routes(run: Path, out: Path) -> None:
     """Write a run's routes as a trace, and print what it holds."""
-    _require_trace_or_nothing(out)
+    require_trace_or_nothing(out)
     console = output_console(soft_wrap=True)
-    for line in _outcome(trace_routes(run, out), out):
-        console.print(line)
-
-
-def import_megatron_traces(folder: Path, out: Path, *, num_experts: int) -> None:
-    """Convert the traces in a folder, and print what the new one holds."""
-    _require_trace_or_nothing(out)
-    console = output_console(soft_wrap=True)
-    for line in _outcome(import_megatron(folder, out, num_experts=num_experts), out):
+    for line in outcome(trace_routes(run, out), out):
         console.print(line)
 
 
 def merge_shards(traces: Sequence[Path], out: Path) -> None:
     """Merge traces and print what the merged one holds."""
-    _require_trace_or_nothing(out)
+    require_trace_or_nothing(out)
     console = output_console(soft_wrap=True)
-    for line in _outcome(merge_traces(traces, out), out):
+    for line in outcome(merge_traces(traces, out), out):
         console.print(line)
 
 

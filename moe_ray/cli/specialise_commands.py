@@ -102,9 +102,40 @@ def import_megatron(
     out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
 ) -> None:
     """Convert traces that Megatron-LM wrote with --moe-routing-trace-path. Their units are steps, without classes."""
-    from moe_ray.cli.specialise import import_megatron_traces
+    from moe_ray.cli.traces import import_megatron_traces
 
     import_megatron_traces(folder, out, num_experts=num_experts)
+
+
+@specialise_app.command("import-sglang")
+def import_sglang(
+    source: Annotated[
+        Path, typer.Argument(help="Dump, or folder of expert_distribution_recorder_*.pt.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Experts that a token selects; needed for dumps of counts.")
+    ] = None,
+) -> None:
+    """Convert dumps of SGLang's expert distribution recorder. Their units are forward passes, without classes."""
+    from moe_ray.cli.traces import import_sglang_dumps
+
+    import_sglang_dumps(source, out, top_k=top_k)
+
+
+@specialise_app.command("import-vllm")
+def import_vllm(
+    responses: Annotated[
+        Path, typer.Argument(help="Responses of vLLM, one per record (JSONL), with routed_experts.", show_default=False)
+    ],
+    num_experts: Annotated[int, typer.Option(min=1, max=32767, help="Experts of each layer.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the trace; an earlier trace is replaced.", show_default=False)],
+    label: Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")] = None,
+) -> None:
+    """Convert responses of vLLM with --enable-return-routed-experts. Each choice is a text, with a class if added."""
+    from moe_ray.cli.traces import import_vllm_responses
+
+    import_vllm_responses(responses, out, num_experts=num_experts, label=label)
 
 
 @specialise_app.command("merge")
@@ -154,6 +185,28 @@ def compare(
     from moe_ray.cli.specialise_compare import show_comparison
 
     show_comparison(traces, layers=layers, top=top, as_json=as_json, pictures=pictures)
+
+
+@specialise_app.command("saturation")
+def saturation(
+    traces: Traces,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all values as JSON.")] = False,
+) -> None:
+    """Compare the routing of checkpoints of one training run with that of its last one. Traces need --tokens."""
+    from moe_ray.cli.traces import show_saturation
+
+    show_saturation(traces, as_json=as_json)
+
+
+@specialise_app.command("agreement")
+def agreement(
+    traces: Traces,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all values as JSON.")] = False,
+) -> None:
+    """Compare what gates and query routers decide for each text, with each other and with the classes."""
+    from moe_ray.cli.traces import show_agreement
+
+    show_agreement(traces, as_json=as_json)
 
 
 @specialise_app.command("ablate")

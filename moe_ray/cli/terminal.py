@@ -120,9 +120,13 @@ def _without_returns(text: str) -> str:
 
 
 def _remedy(error: typer.exceptions.TyperException) -> str:
-    command = getattr(getattr(error, "ctx", None), "command", None)
-    if command is not None and any(one.name == "words" for one in command.params):
-        return f"moe-ray {command.name} --help lists options; those of another command go last: ... -- COMMAND ..."
+    context: Any = getattr(error, "ctx", None)
+    if context is not None and any(one.name == "words" for one in context.command.params):
+        names: list[str] = []
+        while context.parent is not None:
+            names, context = [context.info_name, *names], context.parent
+        path = " ".join(("moe-ray", *names))
+        return f"{path} --help lists options; those of another command go last: ... -- COMMAND ..."
     return "moe-ray --help lists commands and options"
 
 

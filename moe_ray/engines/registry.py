@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from moe_ray.config.schema import ModelConfig, is_local_path
+from moe_ray.engines.api_settings import EndpointSettings, ServerSettings
 from moe_ray.engines.base import BatchLimits, Engine
 from moe_ray.engines.settings import (
     CHAT_TEMPLATE_KWARGS,
     AnySettings,
-    EndpointSettings,
     EngineSettings,
     ScriptedSettings,
-    ServerSettings,
     TransformersSettings,
     parse_settings,
 )

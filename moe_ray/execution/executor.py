@@ -18,12 +18,13 @@ from moe_ray.engines.settings import secrets_of
 from moe_ray.errors import EngineLostError, UserError
 from moe_ray.execution import handles as h
 from moe_ray.execution import interruption, ray_calls
+from moe_ray.execution.claims import AllClaims, Claims
 from moe_ray.execution.cluster import Cluster
 from moe_ray.execution.node_agent import Departure
 from moe_ray.execution.observer import RunObserver
 from moe_ray.execution.ray_calls import reason_of
 from moe_ray.execution.replica import ReplicaSpec, ShardResult
-from moe_ray.planning.cells import Cell
+from moe_ray.planning.cells import Cell, Shard
 from moe_ray.planning.fleet import Fleet
 from moe_ray.planning.memory import GIB
 from moe_ray.planning.plan import Placement, Workload
@@ -55,11 +56,20 @@ class RunJob:
 class Executor:
     """Runs one job on one cluster, into one run directory."""
 
-    def __init__(self, job: RunJob, cluster: Cluster, fleet: Fleet, run: RunDirectory, observer: RunObserver) -> None:
+    def __init__(
+        self,
+        job: RunJob,
+        cluster: Cluster,
+        fleet: Fleet,
+        run: RunDirectory,
+        observer: RunObserver,
+        claims: Claims | None = None,
+    ) -> None:
         self._job = job
         self._cluster = cluster
         self._run = run
         self._observer = observer
+        self._claims = claims or AllClaims()
         self._scheduler = Scheduler(
             fleet,
             job.placement.demands,
@@ -77,19 +87,24 @@ class Executor:
     def execute(self) -> list[Abandoned]:
         """Work until nothing is left, and return what was given up. On any exception all replicas are ended."""
         try:
-            while not self._scheduler.finished:
+            while not self._is_finished:
                 self._step()
         finally:
             self._end_all()
         return self._scheduler.abandoned
 
+    @property
+    def _is_finished(self) -> bool:
+        return self._scheduler.finished and self._claims.finished
+
     def _step(self) -> None:
         interruption.check()
+        self._share()
         for start in self._scheduler.starts():
             self._open(start)
         if not self._cluster.is_expecting:
             self._scheduler.give_up_stranded()
-        for ref, call in self._calls.ready(0.0 if self._scheduler.finished else TICK_S):
+        for ref, call in self._calls.ready(0.0 if self._is_finished else TICK_S):
             self._handle(ref, call)
         for call in self._calls.overdue():
             handle = self._replicas[call.replica]
@@ -99,6 +114,16 @@ class Executor:
                 self._lose(handle, f"no end of {call.kind} within its time limit")
         self._watch_nodes()
         self._report_abandoned()
+
+    def _share(self) -> None:
+        """Leave to other processes of a shared run what they compute, and queue what they left."""
+        news = self._claims.look(is_idle=self._scheduler.finished)
+        if news.withdrawn:
+            self._scheduler.withdraw(news.withdrawn)
+        for shard in news.freed:
+            self._scheduler.add(shard)
+        for model, num_cells in news.committed.items():
+            self._observer.committed(model, num_cells, 0)
 
     def _open(self, start: Start) -> None:
         node = self._scheduler.fleet.nodes[start.slot.node]
@@ -162,6 +187,7 @@ class Executor:
     def _commit(self, handle: h.ReplicaHandle, call: h.Call, result: ShardResult) -> None:
         assert call.shard is not None
         self._run.write_shard_table(result.table)
+        self._claims.committed(call.shard)
         handle.shards.remove(call.shard.id)
         handle.note_shard(result)
         if time.monotonic() >= handle.record_due:
@@ -176,18 +202,24 @@ class Executor:
     def _feed(self, handle: h.ReplicaHandle) -> None:
         """Keep the replica's window full; when nothing is left for it, probe its latency once and let it go."""
         while len(handle.shards) < SHARDS_IN_FLIGHT:
-            shard = self._scheduler.next_shard(handle.name)
+            shard = self._next_shard(handle.name)
             if shard is None:
                 break
             h.begin_shard(handle, self._calls, shard, self._job.config.runtime.shard_timeout_s)
         if not self._scheduler.is_idle(handle.name):
             return
         cells = self._job.probes.get(handle.start.model, ())
-        if cells and handle.start.model not in self._probed:
+        if cells and handle.start.model not in self._probed and self._claims.take_probe(handle.start.model):
             self._probed.add(handle.start.model)
             h.begin_probe(handle, self._calls, cells, self._job.config.runtime.shard_timeout_s)
         else:
             h.begin_close(handle, self._calls)
+
+    def _next_shard(self, replica: str) -> Shard | None:
+        """Return the next shard that is this process's to compute."""
+        while (shard := self._scheduler.next_shard(replica)) is not None and not self._claims.take(shard):
+            self._scheduler.pass_on(replica, shard.id)
+        return shard
 
     def _task_failed(self, handle: h.ReplicaHandle, call: h.Call, error: RayTaskError) -> None:
         """A method of the actor raised; the actor lives, and goes on unless it says that its engine cannot."""
@@ -283,6 +315,8 @@ class Executor:
     def _report_abandoned(self) -> None:
         for entry in self._scheduler.abandoned[self._num_reported :]:
             self._observer.abandoned(entry.model, entry.num_cells, entry.reason)
+        if len(self._scheduler.abandoned) > self._num_reported:
+            self._claims.gave_up(self._scheduler.open_shards())
         self._num_reported = len(self._scheduler.abandoned)
 
     def _end_all(self) -> None:

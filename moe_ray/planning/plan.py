@@ -138,6 +138,11 @@ def plan_work(
     )
 
 
+def whole_shards(config: ExperimentConfig, work: Workload, num_in_matrix: int) -> tuple[Shard, ...]:
+    """Return the shards of all cells of `work`, done or not; the first `num_in_matrix` cells are the matrix's."""
+    return plan_work(config, work.cells[:num_in_matrix], (), added=work.cells[num_in_matrix:]).shards
+
+
 def _computing_models(cells: Sequence[Cell], added: Sequence[Cell]) -> dict[str, str]:
     """Map each key to the model that computes it: of several that want it, the one that wants most cells.
 

@@ -7,7 +7,7 @@ It is a pure state machine. The executor tells it what happened on Ray; the plan
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from moe_ray.planning.cells import Attempts, Shard
@@ -174,6 +174,29 @@ class Scheduler:
         self._queued_cells[shard.model] -= len(shard.cells)
         entry.in_flight[shard.id] = shard
         return shard
+
+    def pass_on(self, replica: str, shard: str) -> None:
+        """Take back a shard that `replica` was handed: another process computes it."""
+        self._replicas[replica].in_flight.pop(shard)
+
+    def open_shards(self) -> Iterator[Shard]:
+        """Yield the shards that are queued or in flight."""
+        for queue in self._queues.values():
+            yield from queue
+        for replica in self._replicas.values():
+            yield from replica.in_flight.values()
+
+    def add(self, shard: Shard) -> None:
+        """Queue a shard that another process was thought to compute."""
+        self._requeue(shard)
+
+    def withdraw(self, shards: Collection[str]) -> None:
+        """Take shards out of the queues, because other processes compute them or have done so."""
+        for model, queue in self._queues.items():
+            kept = [shard for shard in queue if shard.id not in shards]
+            if len(kept) < len(queue):
+                self._queues[model] = deque(kept)
+                self._queued_cells[model] = sum(len(shard.cells) for shard in kept)
 
     def _may_stock(self, entry: _Replica, queue: deque[Shard]) -> bool:
         if len(queue) < self._num_replicas[entry.start.model]:

@@ -13,11 +13,12 @@ from moe_ray.execution.observer import Join, RunObserver, joining
 from moe_ray.planning.plan import place_models, uses_of
 from moe_ray.planning.scheduler import Abandoned
 from moe_ray.runs.grading import prepared_run, sandbox_record
-from moe_ray.runs.manifest import RunRecord, begin
+from moe_ray.runs.manifest import RunRecord, begin, checked_graders
 from moe_ray.runs.plan import RunPlan, plan
-from moe_ray.runs.stored import load_run
+from moe_ray.runs.sharing import Progress, claims_of
+from moe_ray.runs.stored import Run, load_run
 from moe_ray.runs.work import BASELINE, Prepared, missing_keys, pinned, prepare, probe_cells, with_done, with_routes
-from moe_ray.store.lock import exclusive
+from moe_ray.store.lock import Hold, exclusive, hold
 from moe_ray.store.reuse import reuse_answers
 from moe_ray.store.run_directory import RunDirectory, disk_errors
 
@@ -46,11 +47,14 @@ def evaluate(
     *,
     only: str | None = None,
     reuse: Sequence[RunDirectory] = (),
+    shared: bool = False,
 ) -> Outcome:
     """Fill the cells that are missing, grade all answers, and write the report.
 
     Answers of the run directories in `reuse` to cells that are wanted here are copied first.
     Whatever ends this call, answers that were committed stay; the same call resumes.
+    With `shared`, other processes may do the same at the same time: each computes what no other live one does, all
+    return when everything is done, and one of them writes the report.
     """
     observer.stage("Reading data and checkpoints")
     prepared = prepare(experiment, only=only)
@@ -58,31 +62,34 @@ def evaluate(
         observer.stage(change)
     run = prepared.run
     run.prepare()
-    with exclusive(run, observer.stage), disk_errors(run.path):
-        record = begin(prepared)
-        prepared, abandoned = _answer(prepared, record, reuse, observer)
-        run.merge_answers()
-        _grade(prepared, record, observer)
-        observer.stage("Writing the report")
-        summary = report(run)
-    num_missing = prepared.work.num_cells - (record.manifest.sessions[-1].cells_done_after or 0)
+    with hold(run, observer.stage, is_shared=shared) as held, disk_errors(run.path):
+        prepared, record, abandoned = _answer(prepared, held, reuse, observer)
+        with held.alone("report"):
+            summary = _conclude(prepared, record, observer)
+    num_missing = prepared.work.num_cells - (record.own_session.cells_done_after or 0)
     return Outcome(run=run, summary=summary, num_missing=num_missing, abandoned=tuple(abandoned))
 
 
 def _answer(
-    prepared: Prepared, record: RunRecord, reuse: Sequence[RunDirectory], observer: RunObserver
-) -> tuple[Prepared, list[Abandoned]]:
+    prepared: Prepared, held: Hold, reuse: Sequence[RunDirectory], observer: RunObserver
+) -> tuple[Prepared, RunRecord, list[Abandoned]]:
     """Ask the router, if there is one, and compute what the store lacks, as one session of the run."""
-    run, abandoned = prepared.run, list[Abandoned]()
-    prepared = _reuse(prepared, reuse, observer)
+    progress, abandoned = Progress(prepared.run, is_shared=held.leases is not None), list[Abandoned]()
+    graders = checked_graders(prepared)
+    with held.alone("set-up"):
+        record = begin(prepared, graders, is_shared=progress.is_shared)
+        prepared = _reuse(with_done(prepared, progress.news()), reuse, observer)
     with (
-        record.working(lambda: len(prepared.work.done) + run.num_committed, abandoned),
+        record.working(lambda: progress.num_done(prepared), abandoned),
         joining(prepared.inputs.config.runtime, observer) as join,
     ):
-        prepared = _reuse(_route(prepared, record, join, observer), reuse, observer)
+        with held.alone("set-up"):
+            record.refresh()
+            prepared = _reuse(_route(prepared, record, join, observer), reuse, observer)
+        prepared = with_done(prepared, progress.news())
         if prepared.work.shards:
-            abandoned += _fill_cells(prepared, record, join(), observer)
-    return prepared, abandoned
+            abandoned += _fill_cells(prepared, record, held, progress, join(), observer)
+    return prepared, record, abandoned
 
 
 def _reuse(prepared: Prepared, sources: Sequence[RunDirectory], observer: RunObserver) -> Prepared:
@@ -105,8 +112,15 @@ def _route(prepared: Prepared, record: RunRecord, join: Join, observer: RunObser
     return with_routes(prepared, current_routes(prepared.inputs, record, join, observer))
 
 
-def _fill_cells(prepared: Prepared, record: RunRecord, cluster: "Cluster", observer: RunObserver) -> list[Abandoned]:
-    """Compute what the store lacks."""
+def _fill_cells(
+    prepared: Prepared,
+    record: RunRecord,
+    held: Hold,
+    progress: Progress,
+    cluster: "Cluster",
+    observer: RunObserver,
+) -> list[Abandoned]:
+    """Compute what the store lacks: all of it, or what no other process of a shared run does."""
     from moe_ray.execution.cluster import fleet_of
     from moe_ray.execution.executor import Executor, RunJob
 
@@ -123,16 +137,28 @@ def _fill_cells(prepared: Prepared, record: RunRecord, cluster: "Cluster", obser
         probes=probe_cells(prepared),
         identities={name: identity.key for name, identity in prepared.inputs.identities.items()},
     )
-    return Executor(job, cluster, fleet, prepared.run, observer).execute()
+    claims = None if held.leases is None else claims_of(prepared, held.leases, progress.answers)
+    abandoned = Executor(job, cluster, fleet, prepared.run, observer, claims).execute()
+    return progress.still_missing(prepared, abandoned)
 
 
-def _grade(prepared: Prepared, record: RunRecord, observer: RunObserver) -> None:
-    """Grade all answers, unless the scores that are there were made from the same."""
+def _conclude(prepared: Prepared, record: RunRecord, observer: RunObserver) -> Summary:
+    """Grade all answers and write the report, unless another process of a shared run has done both of the same."""
+    run = prepared.run
+    run.merge_answers()
     graded = prepared_run(prepared, record.manifest, record.graders)
     made_from = graded.fingerprint()
-    if prepared.run.graded != made_from:
+    if record.is_shared and run.graded == run.reported == made_from:
+        return Run(run.path).summary
+    record.gather()
+    if run.graded != made_from:
         observer.stage("Grading answers")
         graded.grade(made_from)
+    observer.stage("Writing the report")
+    summary = report(run)
+    if record.is_shared:
+        run.mark_reported(made_from)
+    return summary
 
 
 def train_router(experiment: LoadedExperiment, observer: RunObserver) -> "tuple[Path, RouterTestResults | None]":

@@ -18,31 +18,47 @@ from moe_ray.runs.inputs import Inputs, located
 from moe_ray.runs.work import Prepared
 from moe_ray.scoring.score import Grader
 from moe_ray.store.opening import RunFacts, begin_session, end_session, open_manifest
-from moe_ray.store.records import GivenUp, Manifest
+from moe_ray.store.records import GivenUp, Manifest, SessionRecord
 from moe_ray.store.run_directory import RunDirectory
 
 
 class RunRecord:
     """The manifest of a run that this process holds, with the graders of each domain.
 
-    Every change of the manifest is on disk when the method returns.
+    Every change of the manifest is on disk when the method returns. Where the run `is_shared`, the session has a file
+    of its own, and the caller sees to it that one process at a time calls `refresh`, `on_router` and `gather`.
     """
 
-    def __init__(self, run: RunDirectory, manifest: Manifest, graders: Mapping[str, Sequence[Grader]]) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        manifest: Manifest,
+        graders: Mapping[str, Sequence[Grader]],
+        *,
+        is_shared: bool = False,
+    ) -> None:
         self._run = run
+        self.is_shared = is_shared
+        self._session: SessionRecord | None = None
         self.graders = graders
         self.manifest = manifest
 
     @property
     def session(self) -> str:
-        """The name of the last session."""
-        return self.manifest.sessions[-1].session
+        """The name of this process's session."""
+        return self.own_session.session
+
+    @property
+    def own_session(self) -> SessionRecord:
+        """The session of this process, once it has begun."""
+        assert self._session is not None
+        return self._session
 
     @contextmanager
     def working(self, num_done: Callable[[], int], abandoned: Sequence[Abandoned]) -> Iterator[None]:
         """Record what happens inside as one session, and how it ended; `abandoned` may grow meanwhile."""
-        session = begin_session(self.manifest, num_done())
-        self._write()
+        self._session = session = begin_session(self.manifest, num_done())
+        self._write_session()
         status = "failed"
         try:
             yield
@@ -56,12 +72,24 @@ class RunRecord:
                 for entry in abandoned
             ]
             end_session(session, status, num_done())
-            self._write()
+            self._write_session()
 
     def on_hardware(self, hardware: Mapping[str, Any]) -> None:
         """Record the nodes that the session works on."""
-        self.manifest.sessions[-1].hardware = {node: asdict(record) for node, record in hardware.items()}
-        self._write()
+        self.own_session.hardware = {node: asdict(record) for node, record in hardware.items()}
+        self._write_session()
+
+    def refresh(self) -> None:
+        """Read what another process of a shared run may have written: the router."""
+        if self.is_shared:
+            self.manifest.router = self._run.manifest().router
+
+    def gather(self) -> None:
+        """Take over the sessions of the other processes of a shared run, this one's last, and write the manifest."""
+        if self.is_shared:
+            others = [one for one in self._run.manifest().sessions if one.session != self.session]
+            self.manifest.sessions = [*others, self.own_session]
+            self._write()
 
     def on_router(self, router: Mapping[str, Any]) -> None:
         """Record the router that the run's routes come from."""
@@ -75,27 +103,42 @@ class RunRecord:
             self.manifest.domains[domain]["graders"] = list(graders)
         self._write()
 
+    def _write_session(self) -> None:
+        if self.is_shared:
+            self._run.write_session(self.own_session)
+        else:
+            self._write()
+
     def _write(self) -> None:
         self._run.write_manifest(self.manifest)
 
 
-def begin(prepared: Prepared) -> RunRecord:
-    """Write down what the run is (config, manifest, examples), or find that it is the one to resume.
-
-    Raises `RunDirectoryError` for another run, and what the graders raise of examples that they could not judge.
-    """
+def checked_graders(prepared: Prepared) -> dict[str, Sequence[Grader]]:
+    """Return the graders of each domain. Raises what they raise of examples that they could not judge."""
     inputs = prepared.inputs
-    config, run = inputs.config, inputs.run
-    graders = make_all_graders(config, inputs.grader_names, inputs.base_dir)
-    manifest = open_manifest(run, config, _facts(inputs))
+    graders = make_all_graders(inputs.config, inputs.grader_names, inputs.base_dir)
     if prepared.work.shards:
         with located(inputs.experiment):
             check_examples(inputs.domains, graders)
+    return graders
+
+
+def begin(
+    prepared: Prepared, graders: Mapping[str, Sequence[Grader]] | None = None, *, is_shared: bool = False
+) -> RunRecord:
+    """Write down what the run is (config, manifest, examples), or find that it is the one to resume.
+
+    Raises `RunDirectoryError` for another run, and what `checked_graders` raises where `graders` are not given.
+    """
+    graders = checked_graders(prepared) if graders is None else graders
+    inputs = prepared.inputs
+    config, run = inputs.config, inputs.run
+    manifest = open_manifest(run, config, _facts(inputs))
     run.write_config(dump_experiment(config))
     run.write_manifest(manifest)
     for name, domain in inputs.domains.items():
         run.write_examples(name, domain.examples)
-    return RunRecord(run, manifest, graders)
+    return RunRecord(run, manifest, graders, is_shared=is_shared)
 
 
 def run_identity(config: ExperimentConfig, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import numpy as np
 import moe_ray
 from moe_ray.arrays import FloatArray
 from moe_ray.errors import UserError
+from moe_ray.mixtures.layers import TracedLayer
 from moe_ray.specialisation.information import entropy
-from moe_ray.specialisation.records import SUMS, TracedLayer, TraceManifest
+from moe_ray.specialisation.records import SUMS, TraceManifest
 from moe_ray.specialisation.writing import LayerSums, TextTrace, write_trace
 from moe_ray.store.routes import Routes
 from moe_ray.store.run_directory import RunDirectory

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from moe_ray.engines.transformers.loading import LoadedModel
+from moe_ray.mixtures.layers import TracedLayer
 from moe_ray.specialisation.decisions import decision
-from moe_ray.specialisation.records import TracedLayer
 from moe_ray.specialisation.tokens import EncodedText
 from moe_ray.specialisation.writing import TextTrace
 

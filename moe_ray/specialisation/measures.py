@@ -204,7 +204,8 @@ def _parts(layer: LayerTrace, classes: Classes, weight: Weight) -> Iterator[_Par
     used, selected = ("used", "selected") if weight == "text" else ("counts", "counts")
     shares = _ratio_of(used, "wholes")
     yield _Part(name="utilisation", unit="share of tokens", formula=shares, where=cells, tail="two_sided")
-    yield _Part(name="mass_share", unit="share of weights", formula=_mass_shares, where=cells, tail="two_sided")
+    if not np.isnan(layer.mass).any():
+        yield _Part(name="mass_share", unit="share of weights", formula=_mass_shares, where=cells, tail="two_sided")
     yield _Part(name="lift", unit="log2 ratio", formula=_of_counts(log_lift), where=cells, tail="t")
     information = _of_counts(info.class_information)
     yield _Part(name="class_information", unit="bits", formula=information, where=experts, tail="upper")

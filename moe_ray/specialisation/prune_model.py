@@ -10,13 +10,14 @@ from torch import nn
 
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.settings import TransformersSettings
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.loading import load
 from moe_ray.errors import ModelError
 from moe_ray.files import require_free, write_directory_atomically
-from moe_ray.specialisation.interventions import Intervention, require_possible
-from moe_ray.specialisation.pruned_router import Reroutes, rows_of
-from moe_ray.specialisation.sites import EXPERT_COUNT_KEYS, RoutingSite
-from moe_ray.specialisation.tracing import sites_of
+from moe_ray.mixtures.interventions import Intervention, require_possible
+from moe_ray.mixtures.layers import EXPERT_COUNT_KEYS
+from moe_ray.mixtures.pruned_router import Reroutes, rows_of
+from moe_ray.mixtures.sites import RoutingSite
 
 NAMES_KEY = "expert_names"
 

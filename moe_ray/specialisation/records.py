@@ -27,6 +27,7 @@ from moe_ray.arrays import FloatArray
 from moe_ray.errors import RunDirectoryError
 from moe_ray.files import StoredRecord, read_bytes
 from moe_ray.fingerprint import file_sha256
+from moe_ray.mixtures.layers import TracedLayer
 
 MANIFEST_FILE = "trace.json"
 TEXTS_FILE, LAYERS_FILE, TOKENS_FILE = "texts.parquet", "layers.parquet", "tokens.parquet"
@@ -37,8 +38,8 @@ REMEDY = "trace the texts again with moe-ray specialise trace"
 SUMS = ("entropy", "weight_entropy", "set_margin", "top_margin", "top_probability")
 # Sums over a text's selections of each expert: of ||f_e(x)||, and of weight times ||f_e(x)||.
 NORMS = ("norm", "gated_norm")
-
-ScoreKind = Literal["softmax", "sigmoid", "sqrtsoftplus", "probabilities", "unknown"]
+# The id of a token of which only the selected experts were recorded.
+UNKNOWN_TOKEN = -1
 
 TEXTS_SCHEMA = pa.schema(
     [("text_id", pa.string()), ("label", pa.string()), ("num_tokens", pa.int64()), ("num_masked", pa.int64())]
@@ -61,21 +62,6 @@ PIECES_SCHEMA = pa.schema([("token_id", pa.int32()), ("piece", pa.string())])
 SIMILARITY_SCHEMA = pa.schema(
     [("layer", pa.int32()), ("a", pa.int32()), ("b", pa.int32()), ("weights", pa.float64()), ("outputs", pa.float64())]
 )
-
-
-class TracedLayer(StoredRecord):
-    """A layer with experts. `module` is the name of its experts' module.
-
-    `scores` says how the router's scores become probabilities: a softmax; a sigmoid or the root of a softplus, which
-    are normalised here over all experts, as such a router has no distribution; or probabilities that the router returns
-    itself. "unknown": the selected weights follow none of them; entropies and margins are absent.
-    """
-
-    layer: int
-    module: str
-    num_experts: int = Field(ge=1)
-    top_k: int = Field(ge=1)
-    scores: ScoreKind
 
 
 class FileRecord(StoredRecord):

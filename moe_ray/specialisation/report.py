@@ -8,6 +8,7 @@ from pydantic import Field
 from moe_ray.comparison.statistics import benjamini_hochberg
 from moe_ray.files import StoredRecord
 from moe_ray.formatting import listed, number, plural, times
+from moe_ray.mixtures.layers import TracedLayer
 from moe_ray.specialisation.measures import (
     MIN_TEXTS,
     Classes,
@@ -16,7 +17,7 @@ from moe_ray.specialisation.measures import (
     classes_of,
     measure_layer,
 )
-from moe_ray.specialisation.records import Trace, TracedLayer
+from moe_ray.specialisation.records import Trace
 from moe_ray.specialisation.sequences import measure_sequences
 from moe_ray.specialisation.similar_experts import similar_experts
 

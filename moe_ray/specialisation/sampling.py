@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from moe_ray.arrays import FloatArray
+from moe_ray.mixtures.sites import RoutedTokens, RoutingSite, answers_alone, on_experts
 from moe_ray.specialisation.similarity import cosines, debiased_cka_matrix
-from moe_ray.specialisation.sites import RoutedTokens, RoutingSite, answers_alone, on_experts
 from moe_ray.specialisation.tokens import EncodedText
 from moe_ray.specialisation.writing import similarity_table
 

@@ -14,7 +14,7 @@ from moe_ray.arrays import FloatArray, IntArray
 from moe_ray.fingerprint import fingerprint
 from moe_ray.specialisation import information as info
 from moe_ray.specialisation.measures import Classes, MeasuredValue, number_or_none
-from moe_ray.specialisation.records import Trace
+from moe_ray.specialisation.records import UNKNOWN_TOKEN, Trace
 
 NUM_SHUFFLES = 99
 NUM_BLOCKS = 20
@@ -32,7 +32,8 @@ def measure_sequences(trace: Trace, classes: Classes) -> list[MeasuredValue]:
     values = [value for at in range(len(trace.layers)) for value in co_activation(trace, at)]
     for at in range(len(trace.layers) - 1):
         values.append(cross_layer(trace, at, at + 1))
-    if len(classes.names) >= 2:
+    are_known = all((tokens.token_ids != UNKNOWN_TOKEN).all() for tokens in trace.tokens)
+    if len(classes.names) >= 2 and are_known:
         values += [conditional_information(trace, at, classes) for at in range(len(trace.layers))]
     return values
 

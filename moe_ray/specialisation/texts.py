@@ -74,9 +74,7 @@ def _of_experiment(experiment: LoadedExperiment) -> Iterator[SourceText]:
 def _of_records(records: Sequence[Mapping[str, Any]], path: Path, label_key: str | None) -> Iterator[SourceText]:
     if not all(isinstance(record.get(TEXT_KEY), str) for record in records):
         raise DataError(f"some records have no {TEXT_KEY!r}", where=str(path), remedy=FORMAT_REMEDY)
-    key = label_key or next((key for key in LABEL_KEYS if any(record.get(key) is not None for record in records)), None)
-    if key is not None:
-        _require_labels([record.get(key) for record in records], key, path)
+    key = label_key_of(records, path, label_key)
     for record in records:
         label = "" if key is None else str(record[key])
         named = _named(label, record[TEXT_KEY], record.get(ID_KEY))
@@ -96,6 +94,17 @@ def _with_choices(text: SourceText, record: Mapping[str, Any], path: Path) -> So
         )
     spelled = tuple(whole_characters(one, "?") for one in choices)
     return replace(text, choices=spelled, answer=choices.index(right))
+
+
+def label_key_of(records: Sequence[Mapping[str, Any]], path: Path, label_key: str | None) -> str | None:
+    """Return the field of the class, by default the first of `LABEL_KEYS` that a record has; None where there is none.
+
+    Raises `DataError` where only some records have it.
+    """
+    key = label_key or next((key for key in LABEL_KEYS if any(record.get(key) is not None for record in records)), None)
+    if key is not None:
+        _require_labels([record.get(key) for record in records], key, path)
+    return key
 
 
 def _require_labels(labels: Sequence[object], key: str, path: Path) -> None:

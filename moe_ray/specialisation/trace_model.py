@@ -11,17 +11,19 @@ from moe_ray.architectures.gated_mixture import GatedMixtureForCausalLM
 from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.settings import TransformersSettings
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.loading import LoadedModel, load
 from moe_ray.engines.transformers.mixture import mixture_facts
 from moe_ray.errors import DataError, ModelError
 from moe_ray.formatting import plural
+from moe_ray.mixtures.sites import RoutingSite
 from moe_ray.specialisation.gate import gate_layer, trace_gate
 from moe_ray.specialisation.records import TraceManifest
+from moe_ray.specialisation.resuming import ResumableTrace
 from moe_ray.specialisation.sampling import ExpertSampler
-from moe_ray.specialisation.sites import RoutingSite
 from moe_ray.specialisation.texts import SourceTexts
 from moe_ray.specialisation.tokens import EncodedText, TextEncoder, piece_of_token
-from moe_ray.specialisation.tracing import TracingOptions, sites_of, trace_texts
+from moe_ray.specialisation.tracing import TracingOptions, trace_texts
 from moe_ray.specialisation.writing import TextTrace, write_trace
 
 DEFAULT_MAX_TOKENS = 512
@@ -44,6 +46,8 @@ class TraceRequest:
 
 def trace_model(request: TraceRequest, on_text: Callable[[], object] = lambda: None) -> TraceManifest:
     """Trace the texts and write the trace to `request.out`; returns its manifest.
+
+    A trace that was stopped continues, except one with similarities, which need all texts in one process.
 
     Raises `ModelError` for a checkpoint that cannot be loaded or has no experts that can be traced.
     """
@@ -69,18 +73,31 @@ def trace_model(request: TraceRequest, on_text: Callable[[], object] = lambda: N
         num_masked=0,
         notes=[*request.texts.notes, *notes, *_unknown_scores(sites)],
     )
-    if is_gated:
-        return write_trace(request.out, manifest, _counting(trace_gate(loaded, texts), on_text))
-    sampler = ExpertSampler(sites, texts) if request.with_similarity else None
-    traced = trace_texts(loaded, sites, texts, request.options, on_text)
-    with_tokens = request.options.with_tokens
+    with_tokens = request.options.with_tokens and not is_gated
     piece_of = partial(piece_of_token, loaded.tokenizer) if with_tokens else None
-    if sampler is None:
-        return write_trace(request.out, manifest, traced, with_tokens=with_tokens, piece_of=piece_of)
-    with sampler.sampling():
-        return write_trace(
-            request.out, manifest, traced, with_tokens=with_tokens, similarity=sampler.table, piece_of=piece_of
-        )
+    if request.with_similarity and not is_gated:
+        sampler = ExpertSampler(sites, texts)
+        traced = trace_texts(loaded, sites, texts, request.options, on_text)
+        with sampler.sampling():
+            return write_trace(
+                request.out, manifest, traced, with_tokens=with_tokens, similarity=sampler.table, piece_of=piece_of
+            )
+    trace = ResumableTrace(
+        out=request.out,
+        manifest=manifest,
+        texts=texts,
+        batch_size=request.options.batch_size,
+        with_tokens=with_tokens,
+        piece_of=piece_of,
+        trace_texts=partial(trace_gate, loaded) if is_gated else partial(_traced, loaded, sites, request.options),
+    )
+    return trace.write(on_text)
+
+
+def _traced(
+    loaded: LoadedModel, sites: Sequence[RoutingSite], options: TracingOptions, texts: Sequence[EncodedText]
+) -> Iterator[TextTrace]:
+    return trace_texts(loaded, sites, texts, options)
 
 
 def _model_config(request: TraceRequest) -> ModelConfig:
@@ -140,9 +157,3 @@ def _unknown_scores(sites: Sequence[RoutingSite]) -> list[str]:
     if not layers:
         return []
     return [f"no probabilities of the router in layers {', '.join(layers)}: entropies and margins are absent there"]
-
-
-def _counting(texts: Iterator[TextTrace], on_text: Callable[[], object]) -> Iterator[TextTrace]:
-    for text in texts:
-        yield text
-        on_text()

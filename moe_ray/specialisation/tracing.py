@@ -16,26 +16,21 @@ import torch
 from torch import Tensor
 
 from moe_ray.arrays import BoolArray, FloatArray
-from moe_ray.engines.transformers.forward import left_padded, read_once
+from moe_ray.engines.transformers.intervened import read_rows
 from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.errors import ModelError
-from moe_ray.specialisation.records import NORMS, SUMS, TokenTrace
-from moe_ray.specialisation.sites import (
-    NUM_PROBE_TOKENS,
+from moe_ray.mixtures.sites import (
     RoutedTokens,
     RoutingSite,
     answers_alone,
-    find_sites,
     on_experts,
     probabilities,
     scores_in,
     tensors_of,
 )
+from moe_ray.specialisation.records import NORMS, SUMS, TokenTrace
 from moe_ray.specialisation.tokens import EncodedText
 from moe_ray.specialisation.writing import LayerSums, TextTrace
-
-# Prime steps through the vocabulary: tokens that any model reads, the same for each run.
-PROBE_STEP, PROBE_START = 37, 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,19 +60,6 @@ class _LayerTokens:
     norms: FloatArray | None
 
 
-def sites_of(loaded: LoadedModel, *, name: str) -> list[RoutingSite]:
-    """Return the model's layers with experts, found by reading a few fixed tokens. Raises `ModelError`."""
-    ids = [(PROBE_START + PROBE_STEP * at) % loaded.vocabulary_size for at in range(NUM_PROBE_TOKENS)]
-    ids = ids[: loaded.context_length]
-    return find_sites(loaded.model, lambda: _read(loaded, [ids]), name=name)
-
-
-def _read(loaded: LoadedModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    with torch.inference_mode():
-        ids_BT, mask_BT = left_padded(rows, loaded)
-        return read_once(loaded, ids_BT, mask_BT, num_logits=1)
-
-
 def trace_texts(
     loaded: LoadedModel,
     sites: Sequence[RoutingSite],
@@ -94,7 +76,7 @@ def trace_texts(
         group = texts[start : start + options.batch_size]
         width = max(len(text.token_ids) for text in group)
         with collected(sites, _counted(group, width), with_norms=options.with_norms) as batch:
-            _read(loaded, [text.token_ids for text in group])
+            read_rows(loaded, [text.token_ids for text in group])
         for at, text in enumerate(group):
             yield _text_trace(text, sites, batch, slice(at * width, (at + 1) * width), options)
             on_text()

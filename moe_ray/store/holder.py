@@ -18,8 +18,7 @@ NUMBERS = ("pid", "slurm_restart_count")
 class Holder:
     """A process. What is empty is unknown: files of earlier versions hold only owner, host and pid.
 
-    `slurm_restart_count` counts the lives of a job before this one. The elements of an array are lives of one job, as
-    in a chain, which runs them one after the other; those that run side by side are kept apart by their heartbeats.
+    `slurm_restart_count` counts the lives of a job before this one.
     """
 
     owner: str
@@ -61,9 +60,15 @@ class Holder:
         return f"{self.host}, pid {self.pid}{job}{life}"
 
 
-def this_process(environment: Mapping[str, str] = os.environ) -> Holder:
-    """Return this process as a holder, with an owner that no other one has."""
-    counts = (environment.get(name, "") for name in ("SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"))
+def this_process(environment: Mapping[str, str] = os.environ, *, shares: bool = False) -> Holder:
+    """Return this process as a holder, with an owner that no other one has.
+
+    The elements of a SLURM array are lives of one job, as in a chain, which runs them one after the other. If the
+    process `shares` the run directory with others, they run at the same time, and each is a job of its own.
+    """
+    array, element = environment.get("SLURM_ARRAY_JOB_ID", ""), environment.get("SLURM_ARRAY_TASK_ID", "")
+    counts = [environment.get("SLURM_RESTART_COUNT", ""), *([] if shares else [element])]
+    job = f"{array}_{element}" if array and shares else array
     return Holder(
         owner=secrets.token_hex(16),
         host=socket.gethostname(),
@@ -71,7 +76,7 @@ def this_process(environment: Mapping[str, str] = os.environ) -> Holder:
         boot_id=_boot_id(),
         pid_namespace=_pid_namespace(),
         slurm_cluster=environment.get("SLURM_CLUSTER_NAME", ""),
-        slurm_job_id=environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID", ""),
+        slurm_job_id=job or environment.get("SLURM_JOB_ID", ""),
         slurm_restart_count=sum(int(count) for count in counts if count.isdecimal()),
     )
 

@@ -68,7 +68,7 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def _take(run: RunDirectory, path: Path, mine: Holder, on_notice: Callable[[str], object]) -> None:
-    if _create(path, mine) or (_is_stale(path) and _replace(run, path, mine, _is_stale)):
+    if create_lease(path, mine) or (is_stale(path) and _replace(run, path, mine, is_stale)):
         return
     holder = read_holder(path)
     if holder is not None and holder.is_earlier_life_of(mine):
@@ -77,7 +77,7 @@ def _take(run: RunDirectory, path: Path, mine: Holder, on_notice: Callable[[str]
             f"{SILENCE_S:g} s, at most {STALE_S:g} s."
         )
         silence = _Silence(path, holder)
-        if silence.comes_within(STALE_S) and (_create(path, mine) or _replace(run, path, mine, silence.lasts)):
+        if silence.comes_within(STALE_S) and (create_lease(path, mine) or _replace(run, path, mine, silence.lasts)):
             on_notice(f"Took over {run.path} from the earlier life of this job.")
             return
     raise held_by(run, str(holder or "unknown"))
@@ -136,13 +136,13 @@ def _replace(run: RunDirectory, path: Path, mine: Holder, may_replace: Callable[
         if not may_replace(path):
             return False
         path.unlink(missing_ok=True)
-        return _create(path, mine)
+        return create_lease(path, mine)
     finally:
         claim.rmdir()
 
 
-def _create(path: Path, mine: Holder) -> bool:
-    """Write the lease, and say whether it is ours; False when there is one already."""
+def create_lease(path: Path, mine: Holder) -> bool:
+    """Write a lease, and say whether it is ours; False when there is one already."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -154,7 +154,8 @@ def _create(path: Path, mine: Holder) -> bool:
     return True
 
 
-def _is_stale(path: Path) -> bool:
+def is_stale(path: Path) -> bool:
+    """Say whether the process that holds the lease is known to have ended, or did not touch it for `STALE_S`."""
     holder = read_holder(path)
     return (holder is not None and holder.is_gone) or _is_old(path)
 
@@ -193,4 +194,4 @@ def _touch(path: Path, mine: Holder) -> None:
     try:
         os.utime(path, follow_symlinks=False)
     except FileNotFoundError:
-        _create(path, mine)
+        create_lease(path, mine)

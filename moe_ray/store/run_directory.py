@@ -3,6 +3,7 @@
 config.yaml            the resolved experiment
 manifest.json          identities, versions, hardware, prompts, sessions
 examples/DOMAIN.jsonl  the examples, so that scoring and report need no data set
+sessions/*.json        one file per session of a process that shared the run; the manifest has them too
 answers/*.parquet      one row per cell; a file per shard, written whole, and merged when there are many
 scores/scores.parquet  the graders' scores; recomputed from answers at any time
 telemetry/*.json       one file per replica
@@ -41,7 +42,7 @@ from moe_ray.store.answers import (
     to_table,
 )
 from moe_ray.store.inside import files_inside, inside, require_tree_inside
-from moe_ray.store.records import Manifest, ReplicaTelemetry
+from moe_ray.store.records import Manifest, ReplicaTelemetry, SessionRecord
 from moe_ray.store.routes import Routes, routes_of_table, routes_to_table
 
 RecordT = TypeVar("RecordT", bound=StoredRecord)
@@ -140,6 +141,11 @@ class RunDirectory:
     def write_manifest(self, manifest: Manifest) -> None:
         write_text_atomically(self.manifest_path, manifest.model_dump_json(indent=2) + "\n")
 
+    def write_session(self, session: SessionRecord) -> None:
+        """Keep a session of a process that shares the run with others, which write the manifest too."""
+        path = inside(self.path, "sessions", f"{session.session}.json")
+        write_text_atomically(path, session.model_dump_json(indent=2) + "\n")
+
     def manifest(self) -> Manifest:
         """Read the manifest; raises `RunDirectoryError` when there is none, or none that can be read."""
         if not self.exists:
@@ -148,7 +154,11 @@ class RunDirectory:
                 where=str(self.path),
                 remedy="name the directory that holds manifest.json, usually results/NAME",
             )
-        return _read_record(self.manifest_path, Manifest)
+        manifest = _read_record(self.manifest_path, Manifest)
+        records = [_read_record(path, SessionRecord) for path in files_inside(self.path, "sessions", ".json")]
+        own = {record.session: record for record in sorted(records, key=lambda record: record.started_at)}
+        manifest.sessions = [own.pop(session.session, session) for session in manifest.sessions] + list(own.values())
+        return manifest
 
     def write_examples(self, domain: str, examples: Iterable[Example]) -> None:
         """Keep a domain's examples, one JSON object a line."""
@@ -284,6 +294,16 @@ class RunDirectory:
     def mark_graded(self, made_from: str) -> None:
         """Note what the scores were made from, once they are written."""
         write_text_atomically(inside(self.path, "scores", "graded.txt"), made_from)
+
+    @property
+    def reported(self) -> str | None:
+        """What a process that shared the run noted of the report that is there; None without a note."""
+        path = inside(self.path, "scores", "reported.txt")
+        return path.read_text(encoding="utf-8") if path.is_file() and self.summary_path.is_file() else None
+
+    def mark_reported(self, made_from: str) -> None:
+        """Note what the report was made from, once it is written."""
+        write_text_atomically(inside(self.path, "scores", "reported.txt"), made_from)
 
     def write_telemetry(self, record: ReplicaTelemetry) -> None:
         write_text_atomically(

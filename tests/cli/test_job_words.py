@@ -142,11 +142,11 @@ def test_options_of_evaluate_stand_behind_the_other_command(moe_ray: Command) ->
         assert "write them after --" in shown
 
 
-@pytest.mark.parametrize("command", ["submit", "slurm"])
+@pytest.mark.parametrize("command", ["submit", "slurm submit"])
 def test_the_two_dashes_that_were_left_out_are_the_remedy(moe_ray: Command, command: str) -> None:
-    code, shown = moe_ray(command, "specialise", "trace", "m", "--texts", "x", "--out", "a/b")
+    code, shown = moe_ray(*command.split(), "specialise", "trace", "m", "--texts", "x", "--out", "a/b")
     assert code == 2
-    assert "those of another command go last: ... -- COMMAND ..." in shown
+    assert f"moe-ray {command} --help lists options; those of another command go last: ... -- COMMAND ..." in shown
 
 
 def test_a_file_that_is_called_like_a_command_is_a_file(moe_ray: Command, folder: Path) -> None:

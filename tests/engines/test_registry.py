@@ -9,6 +9,7 @@ import pytest
 
 from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.schema import ModelConfig, RuntimeConfig
+from moe_ray.engines.api_settings import EndpointSettings
 from moe_ray.engines.registry import (
     make_engine,
     settings_class,
@@ -17,7 +18,7 @@ from moe_ray.engines.registry import (
     validate_engine_name,
 )
 from moe_ray.engines.scripted import ScriptedEngine
-from moe_ray.engines.settings import EXECUTION, EndpointSettings, EngineSettings
+from moe_ray.engines.settings import EXECUTION, EngineSettings
 from moe_ray.errors import ConfigError
 from moe_ray.planning.fleet import Demand, Fleet, Node
 from moe_ray.planning.memory import ModelUse

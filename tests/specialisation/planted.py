@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from moe_ray.specialisation.records import SUMS, LayerTrace, TokenTrace, Trace, TracedLayer, TraceManifest
+from moe_ray.mixtures.layers import TracedLayer
+from moe_ray.specialisation.records import SUMS, LayerTrace, TokenTrace, Trace, TraceManifest
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 import transformers
 
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.likelihood import ScoringRow
+from moe_ray.mixtures.sites import RoutingSite
 from moe_ray.specialisation.ablation import records
 from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.records import AblatedUnit, Ablation, AblationPlan
 from moe_ray.specialisation.ablation.scoring import ScoredText
-from moe_ray.specialisation.sites import RoutingSite
 from moe_ray.specialisation.texts import SourceText
-from moe_ray.specialisation.tracing import sites_of
 from tests.specialisation.families import loaded
 
 HIDDEN, NUM_EXPERTS, TOP_K = 32, 6, 2

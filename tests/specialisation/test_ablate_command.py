@@ -14,13 +14,13 @@ import transformers
 
 from moe_ray.config.schema import ModelConfig
 from moe_ray.engines.settings import TransformersSettings
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.loading import load
+from moe_ray.mixtures.intervening import intervened
+from moe_ray.mixtures.interventions import Intervention
 from moe_ray.specialisation.ablation import records
 from moe_ray.specialisation.ablation.measuring import AblationMeter
 from moe_ray.specialisation.ablation.records import read_ablation
-from moe_ray.specialisation.intervening import intervened
-from moe_ray.specialisation.interventions import Intervention
-from moe_ray.specialisation.tracing import sites_of
 from tests.specialisation.families import make, rows
 from tests.support.commands import Command
 from tests.support.tiny_models import make_tiny_checkpoint, make_tokenizer

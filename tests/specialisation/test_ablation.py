@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.likelihood import score_batch
+from moe_ray.mixtures.intervening import intervened
+from moe_ray.mixtures.interventions import Intervention
 from moe_ray.specialisation.ablation.controls import control_draws
 from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.report import AblationReport, make_ablation_report
-from moe_ray.specialisation.intervening import intervened
-from moe_ray.specialisation.interventions import Intervention
-from moe_ray.specialisation.tracing import TracingOptions, sites_of, trace_texts
+from moe_ray.specialisation.tracing import TracingOptions, trace_texts
 from tests.specialisation.families import NUM_EXPERTS, TOP_K, encoded, loaded, make, rows
 from tests.specialisation.planted_models import ablated, planted_mixtral, random_texts, scored, tokens_of
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.errors import ModelError
+from moe_ray.mixtures.sites import RoutingSite
 from moe_ray.specialisation.records import SUMS
-from moe_ray.specialisation.sites import RoutingSite
-from moe_ray.specialisation.tracing import TracingOptions, collected, sites_of, trace_texts
+from moe_ray.specialisation.tracing import TracingOptions, collected, trace_texts
 from tests.specialisation.families import NUM_EXPERTS, TOP_K, TRACED, encoded, loaded, make, rows
 
 SIGMOID = {

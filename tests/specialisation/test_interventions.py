@@ -9,12 +9,13 @@ import pytest
 import torch
 import transformers
 
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.errors import ModelError, UserError
-from moe_ray.specialisation.intervening import intervened
-from moe_ray.specialisation.interventions import OPERATIONS, Intervention
+from moe_ray.mixtures.intervening import intervened
+from moe_ray.mixtures.interventions import OPERATIONS, Intervention
+from moe_ray.mixtures.sites import RoutingSite
 from moe_ray.specialisation.prune_model import prune_in_place
-from moe_ray.specialisation.sites import RoutingSite
-from moe_ray.specialisation.tracing import TracingOptions, sites_of, trace_texts
+from moe_ray.specialisation.tracing import TracingOptions, trace_texts
 from tests.specialisation.families import FAMILIES, NUM_EXPERTS, encoded, loaded, make, rows
 
 WITHOUT_INDICES = {"dbrx"}  # its router returns scores alone

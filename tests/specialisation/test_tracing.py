@@ -8,11 +8,12 @@ import torch
 import transformers
 
 from moe_ray import architectures
+from moe_ray.engines.transformers.intervened import sites_of
+from moe_ray.mixtures.sites import RoutingSite
 from moe_ray.specialisation.records import SUMS
 from moe_ray.specialisation.sampling import ExpertSampler, expert_outputs, weight_cosines
-from moe_ray.specialisation.sites import RoutingSite
 from moe_ray.specialisation.tokens import EncodedText
-from moe_ray.specialisation.tracing import TracingOptions, sites_of, trace_texts
+from moe_ray.specialisation.tracing import TracingOptions, trace_texts
 from moe_ray.specialisation.writing import TextTrace
 from tests.architectures.own import CASES, mixture_of
 from tests.specialisation.families import NUM_EXPERTS, encoded, loaded, make

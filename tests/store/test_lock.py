@@ -347,7 +347,7 @@ def test_a_lease_that_is_being_replaced_is_written_again_by_its_living_holder(
 ) -> None:
     monkeypatch.setattr(lease, "RENEW_S", 0.01)
     path, written = run.path / ".lease", threading.Event()
-    create = lease._create
+    create = lease.create_lease
 
     def create_and_tell(*arguments: object) -> bool:
         done = create(*arguments)  # type: ignore[arg-type]
@@ -356,7 +356,7 @@ def test_a_lease_that_is_being_replaced_is_written_again_by_its_living_holder(
 
     with exclusive(run):
         mine = read_holder(path)
-        monkeypatch.setattr(lease, "_create", create_and_tell)
+        monkeypatch.setattr(lease, "create_lease", create_and_tell)
         path.unlink()
         assert written.wait(10)
         assert read_holder(path) == mine

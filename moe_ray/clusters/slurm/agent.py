@@ -30,6 +30,7 @@ def parse_options(arguments: Sequence[str]) -> AgentOptions:
     parser.add_argument("--max-failures", type=int, default=0)
     parser.add_argument("--max-interruptions", type=int, default=100)
     parser.add_argument("--chain", action="store_true", help="further jobs are queued; requeue none")
+    parser.add_argument("--shares", action="store_true", help="other jobs of the array work on the run too")
     parser.add_argument("--staging", help="folder on the node's own disk for copies of checkpoints")
     parser.add_argument("--staging-keep", action="store_true", help="keep the copies for later jobs")
     parser.add_argument("--staging-max-gib", type=float)
@@ -43,7 +44,7 @@ def main() -> int:
     """Run the agent; returns its exit code."""
     options = parse_options(sys.argv[1:])
     adopt_orphans()
-    agent = Agent(options, Life.of_environment(options.run), Signals.recorded())
+    agent = Agent(options, Life.of_environment(options.run, shares=options.shares), Signals.recorded())
     if agent.is_head:
         return lead(agent)
     with agent:

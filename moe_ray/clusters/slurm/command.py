@@ -9,6 +9,8 @@ from moe_ray.errors import UserError
 from moe_ray.execution.discovery import AUTO
 from moe_ray.specialisation.texts import EXPERIMENT_SUFFIXES
 
+SHARED = "--shared"
+
 
 def shared_command(job: JobCommand) -> list[str]:
     """Return the command with absolute paths, which all nodes must see. Raises `UserError` for a file with mistakes."""
@@ -19,6 +21,18 @@ def shared_command(job: JobCommand) -> list[str]:
     if is_on_experiment(command):
         command.append(f"--results-dir={job.run.absolute().parent}")
     return command
+
+
+def array_command(job: JobCommand) -> list[str]:
+    """Return the command of each job of an array. Raises `UserError` for one that jobs cannot share."""
+    if job.name != ("evaluate",):
+        raise UserError(
+            f"the jobs of an array cannot share the work of `{' '.join(job.name)}`",
+            where="--array",
+            remedy="leave --array out",
+        )
+    command = shared_command(job)
+    return command if SHARED in command else [*command, SHARED]
 
 
 def require_one_node(job: JobCommand, num_nodes: int) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
+from moe_ray.clusters.slurm.life import scheduler_id
+
 QUERY_TIMEOUT_S = 10.0
 QUERY_EVERY_S = 60.0
 # A run that is interrupted ends its shards and writes its files; a short job keeps most of its time for work.
@@ -76,7 +78,7 @@ class Deadline:
     @classmethod
     def of_environment(cls) -> "Deadline":
         """Return the deadline of the job that this process belongs to."""
-        job_id = os.environ["SLURM_JOB_ID"]
+        job_id = scheduler_id(os.environ)
         return cls(seconds_left(os.environ), lambda: query_seconds_left(job_id))
 
     @property

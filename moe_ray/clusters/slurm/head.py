@@ -75,7 +75,9 @@ class StateFile:
                 self._write()
 
     def _write(self) -> None:
-        write_text_atomically(state_path(self._life.run), self._state.model_dump_json(indent=2) + "\n")
+        write_text_atomically(
+            state_path(self._life.run, self._life.job_id), self._state.model_dump_json(indent=2) + "\n"
+        )
 
 
 def lead(agent: Agent) -> int:
@@ -216,7 +218,7 @@ def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, c
     life, options = agent.life, agent.options
     saved = saved_work(life.run, options.command)
     decision = decide(life.earlier(), end, code, saved, Budgets(options.max_failures, options.max_interruptions))
-    if options.chain and not decision.requeue:
+    if (options.chain and not decision.requeue) or (options.shares and code == 0):
         write_text_atomically(finished_path(life.run), "")
     if agent.signals.must_end:
         decision = Decision(False, "SLURM ended the job; a preempted job is requeued by SLURM itself")

@@ -2,12 +2,13 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from moe_ray.clusters.slurm.array import element_ids, progress_in_words, status_of_all
 from moe_ray.clusters.slurm.hosts import Host
 from moe_ray.clusters.slurm.life import LifeState
-from moe_ray.clusters.slurm.run_files import SeenState, files_of, remote_run
+from moe_ray.clusters.slurm.run_files import RunFiles, SeenState, files_of, remote_run
 from moe_ray.clusters.slurm.scheduler import QueuedJob, SlurmScheduler, reason_in_words
 from moe_ray.clusters.slurm.sync import fetch
 from moe_ray.clusters.submission import EXIT_TRY_AGAIN, SUBMISSION_FILE, Submission, SubmissionStatus
@@ -62,19 +63,33 @@ class SlurmLauncher:
 
     def status(self, run: Path, submission: Submission) -> SubmissionStatus:
         """Return the state of the job. A scheduler that fails, hangs or prints nothing never means that it ended."""
+        elements = element_ids(submission)
+        if elements:
+            return self._status_of_array(run, submission, elements)
         queued = _scheduler_of(run, submission).job(submission.id)
         seen, is_stopped = files_of(run, submission).look()
         return judge(seen, queued, is_stopped=is_stopped)
 
+    def _status_of_array(self, run: Path, submission: Submission, elements: Sequence[str]) -> SubmissionStatus:
+        queued = _scheduler_of(run, submission).elements(submission.id)
+        statuses = []
+        for element in elements:
+            seen, is_stopped = files_of(run, submission, element).look()
+            statuses.append(judge(seen, queued.get(element), is_stopped=is_stopped))
+        return status_of_all(statuses, "" if submission.target else progress_in_words(run))
+
     def logs(self, run: Path, submission: Submission, *, follow: bool) -> Iterator[str]:
-        """Yield the lines of the job's log, of all its lives; with `follow`, until the job ends."""
-        files, position, rest = files_of(run, submission), 0, b""
+        """Yield the lines of the job's log, of all its lives; with `follow`, until the job ends.
+
+        Lines of an array's jobs begin with the number of the job.
+        """
+        logs = [_Log(files_of(run, submission), "")]
+        if elements := element_ids(submission):
+            logs = [_Log(files_of(run, submission, job), f"{job.partition('_')[2]}: ") for job in elements]
         while True:
             is_over = not follow or self.status(run, submission).state not in ("pending", "running", "unknown")
-            content = files.read_log(position)
-            position += len(content)
-            *lines, rest = (rest + content).split(b"\n")
-            yield from (line.decode("utf-8", "replace") for line in [*lines, *([rest] if is_over and rest else [])])
+            for log in logs:
+                yield from log.read(is_over=is_over)
             if is_over:
                 return
             time.sleep(FOLLOW_POLL_S)
@@ -91,6 +106,24 @@ class SlurmLauncher:
             fetch(Host(submission.target), remote_run(run, submission), run, on_progress)
         else:
             on_progress(f"{run} is the job's own run directory")
+
+
+class _Log:
+    """The log of one job, as it grows."""
+
+    def __init__(self, files: RunFiles, prefix: str) -> None:
+        self._files = files
+        self._prefix = prefix
+        self._position = 0
+        self._rest = b""
+
+    def read(self, *, is_over: bool) -> Iterator[str]:
+        """Yield the lines that came since the last call; with `is_over` also one without an end."""
+        content = self._files.read_log(self._position)
+        self._position += len(content)
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        for line in [*lines, *([self._rest] if is_over and self._rest else [])]:
+            yield self._prefix + line.decode("utf-8", "replace")
 
 
 LAUNCHER = SlurmLauncher()

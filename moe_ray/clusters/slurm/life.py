@@ -2,10 +2,10 @@
 
 job.sh               the batch script
 job-ID.log           the output of the job, of all its lives
-state.json           what the job does now
+state.json           what the job does now; state-K.json for element K of an array of jobs that share the run
 stopped              present after `moe-ray stop`: nothing starts or requeues the job
-finished             present when the jobs of a chain that are left have nothing to do
-ID.RESTART/          one life: from a start of the batch script to its end
+finished             present when the jobs of a chain or an array that are left have nothing to do
+ID.RESTART/          one life: from a start of the batch script to its end; ID is 17_3 for element 3 of array 17
     record.json      how the life began and ended
     node-RANK.json   a node: addresses, resources
     head.json        the address of the Ray cluster
@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -115,9 +115,15 @@ class Life:
         self.folder = inside(run, FOLDER, f"{job_id}.{restart}")
 
     @classmethod
-    def of_environment(cls, run: Path) -> "Life":
-        """Return the life that this process belongs to. The elements of a chain, a job array, are lives of one job."""
-        number = sum(int(os.environ.get(name) or 0) for name in ("SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"))
+    def of_environment(cls, run: Path, *, shares: bool = False) -> "Life":
+        """Return the life that this process belongs to.
+
+        The elements of a chain, a job array, are lives of one job; those of an array that `shares` the run are jobs.
+        """
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+        if shares:
+            return cls(run, scheduler_id(os.environ), restarts)
+        number = int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0) + restarts
         return cls(run, os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ["SLURM_JOB_ID"], number)
 
     def path(self, name: str) -> Path:
@@ -177,9 +183,16 @@ def lives_of(run: Path, job_id: str) -> Iterator[LifeRecord]:
                 yield record
 
 
-def state_path(run: Path) -> Path:
+def scheduler_id(environment: Mapping[str, str]) -> str:
+    """Return what SLURM calls this job. The plain number of an element of an array may be that of the whole array."""
+    array, element = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{element}" if array and element else environment["SLURM_JOB_ID"]
+
+
+def state_path(run: Path, job_id: str = "") -> Path:
     """Return the path of the file that says what the job does now."""
-    return inside(run, FOLDER, "state.json")
+    element = job_id.partition("_")[2]
+    return inside(run, FOLDER, f"state-{element}.json" if element else "state.json")
 
 
 def stopped_path(run: Path) -> Path:
@@ -188,7 +201,7 @@ def stopped_path(run: Path) -> Path:
 
 
 def finished_path(run: Path) -> Path:
-    """Return the path of the file that ends the jobs of a chain that are left."""
+    """Return the path of the file that ends the jobs of a chain or an array that are left."""
     return inside(run, FOLDER, "finished")
 
 

@@ -28,6 +28,7 @@ class AgentOptions(NamedTuple):
     max_failures: int
     max_interruptions: int
     chain: bool
+    shares: bool
     copies: CopyOptions
     command: tuple[str, ...]
 

@@ -18,8 +18,8 @@ FRESH_S = 60.0
 _LOOK = """
 cd "$1/slurm" || exit
 [ -e stopped ] && echo stopped || echo free
-echo "$(( $(date +%s) - $(stat -c %Y state.json || echo 0) ))"
-cat state.json
+echo "$(( $(date +%s) - $(stat -c %Y "$2" || echo 0) ))"
+cat "$2"
 """
 
 
@@ -55,7 +55,7 @@ class LocalFiles:
 
     def look(self) -> tuple[SeenState | None, bool]:
         """See `RunFiles.look`."""
-        path = state_path(self._run)
+        path = state_path(self._run, self._job_id)
         state, is_stopped = read_record(path, LifeState), stopped_path(self._run).exists()
         try:
             age_s = time.time() - path.stat().st_mtime
@@ -87,7 +87,7 @@ class RemoteFiles:
 
     def look(self) -> tuple[SeenState | None, bool]:
         """See `RunFiles.look`."""
-        answer = self._host.run(["sh", "-c", _LOOK, "sh", self._run])
+        answer = self._host.run(["sh", "-c", _LOOK, "sh", self._run, state_path(Path(), self._job_id).name])
         mark, _, rest = answer.out.partition("\n")
         age, _, text = rest.partition("\n")
         try:
@@ -112,11 +112,12 @@ class RemoteFiles:
             )
 
 
-def files_of(run: Path, submission: Submission) -> RunFiles:
-    """Return the files of a submission's run."""
+def files_of(run: Path, submission: Submission, job_id: str | None = None) -> RunFiles:
+    """Return the files of a submission's run, or of one job of its array."""
+    job_id = job_id or submission.id
     if not submission.target:
-        return LocalFiles(run, submission.id)
-    return RemoteFiles(Host(submission.target), remote_run(run, submission), submission.id)
+        return LocalFiles(run, job_id)
+    return RemoteFiles(Host(submission.target), remote_run(run, submission), job_id)
 
 
 def remote_run(run: Path, submission: Submission) -> str:

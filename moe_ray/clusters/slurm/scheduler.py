@@ -1,6 +1,7 @@
 """SLURM's commands: sbatch, squeue, scancel, sinfo. sacct is never needed, and JSON output is never read."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -94,6 +95,12 @@ class SlurmScheduler:
         jobs = [QueuedJob(*row) for row in rows if len(row) == 3]
         return min(jobs, key=lambda job: (job.is_over, job.is_waiting), default=None)
 
+    def elements(self, job_id: str) -> dict[str, QueuedJob]:
+        """Return the jobs of an array by their ids, such as 17_3; none when squeue fails, hangs, or lists none."""
+        answer = self._host.run(["squeue", "-h", "-r", "-t", "all", "-j", job_id, "-o", "%i|%T|%r|%N"])
+        rows = [line.strip().split("|") for line in answer.out.splitlines()] if answer.code == 0 else []
+        return {row[0]: QueuedJob(*row[1:]) for row in rows if len(row) == 4}
+
     def is_gone(self, job_id: str) -> bool:
         """True if SLURM says that the job neither runs nor waits, and that no process of it is left."""
         answer = self._host.run(["squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T"])
@@ -134,6 +141,17 @@ class SlurmScheduler:
                 f"partition {chosen[0].name} allows at most {_duration(chosen[0].limit_s)}, not {wanted}",
                 where="--time",
                 remedy=f"request less time (the job is requeued and resumes), or another partition; {_listed(found)}",
+            )
+
+    def require_array(self, number: int) -> None:
+        """Raise `UserError` when the cluster allows no array of so many jobs. Nothing happens where SLURM is silent."""
+        answer = self._host.run(["scontrol", "show", "config"])
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.out, re.MULTILINE)
+        if found is not None and number >= int(found[1]):  # the largest index is one less
+            raise UserError(
+                f"this cluster allows arrays of {int(found[1]) - 1} jobs, not {number}",
+                where="--array",
+                remedy="request fewer jobs; each computes more of the run",
             )
 
     def _partitions_in_words(self) -> str:

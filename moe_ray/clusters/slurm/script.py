@@ -33,6 +33,7 @@ class SlurmRequest:
     max_interruptions: int = 100
     ready_timeout_s: float = 120.0
     chain: int = 1
+    array: int | None = None
 
 
 def require_sensible(request: SlurmRequest) -> None:
@@ -44,8 +45,25 @@ def require_sensible(request: SlurmRequest) -> None:
             where="--time",
             remedy="write minutes, HH:MM:SS or D-HH:MM:SS: --time 04:00:00",
         )
+    if request.array is not None:
+        _require_array(request, request.array)
     if request.nodes > MAX_NODES:
         raise UserError(f"{request.nodes} nodes", where="--nodes", remedy=f"at most {MAX_NODES}")
+
+
+def _require_array(request: SlurmRequest, number: int) -> None:
+    if request.nodes != 1:
+        raise UserError(
+            f"the jobs of an array have one node each, not {request.nodes}",
+            where="--nodes",
+            remedy=f"leave out --nodes, or run one job on {request.nodes} nodes without --array",
+        )
+    if request.chain > 1:
+        raise UserError(
+            "an array and a chain cannot be combined", where="--chain", remedy="leave out --chain or --array"
+        )
+    if not 1 <= number <= MAX_NODES:
+        raise UserError(f"{number} jobs", where="--array", remedy=f"1 to {MAX_NODES}")
 
 
 def job_script(request: SlurmRequest, site: SiteConfig, run: Path, name: str, command: Sequence[str]) -> str:
@@ -60,6 +78,7 @@ def job_script(request: SlurmRequest, site: SiteConfig, run: Path, name: str, co
         python=site.python_command,
         agent_options=_agent_options(request, site),
         command=_wrapped(command),
+        shares=request.array is not None,
     )
 
 
@@ -76,23 +95,26 @@ def _flags(request: SlurmRequest, site: SiteConfig, run: Path, name: str, cpus: 
         f"--time={request.time}",
         *([f"--partition={partition}"] if partition else []),
         *([f"--account={account}"] if account else []),
-        f"--output={_output(run, 'A' if request.chain > 1 else 'j')}",
+        f"--output={_output(run, request)}",
         "--open-mode=append",
         "--no-kill",
-        *_repetition(request.chain),
+        *_repetition(request),
         f"--signal=B:USR1@{int(SAVE_MARGIN_S)}",
     ]
     return [*flags, *site.sbatch]
 
 
-def _repetition(chain: int) -> list[str]:
+def _repetition(request: SlurmRequest) -> list[str]:
     """How further lives of the job come: by requeue, or as elements of an array that runs one at a time."""
-    return [f"--array=1-{chain}%1", "--no-requeue"] if chain > 1 else ["--requeue"]
+    if request.chain > 1:
+        return [f"--array=1-{request.chain}%1", "--no-requeue"]
+    return [*([f"--array=1-{request.array}"] if request.array else []), "--requeue"]
 
 
-def _output(run: Path, job_id: str) -> str:
+def _output(run: Path, request: SlurmRequest) -> str:
     """The path of the log. sbatch replaces % in it, and splits at blanks unless it is quoted."""
-    return shlex.quote(str(run / "slurm").replace("%", "%%") + f"/job-%{job_id}.log")
+    job = "%A_%a" if request.array else "%A" if request.chain > 1 else "%j"
+    return shlex.quote(str(run / "slurm").replace("%", "%%") + f"/job-{job}.log")
 
 
 def _gpu_flag(num_gpus: int, site: SiteConfig) -> str:
@@ -109,7 +131,9 @@ def _agent_options(request: SlurmRequest, site: SiteConfig) -> str:
     options += [f"--interface={site.interface}"] if site.interface else []
     options += [f"--ready-timeout={request.ready_timeout_s:g}"]
     options += [f"--max-failures={request.max_failures}", f"--max-interruptions={request.max_interruptions}"]
-    return shlex.join([*options, *(["--chain"] if request.chain > 1 else []), *_staging_options(site)])
+    options += ["--chain"] if request.chain > 1 else []
+    options += ["--shares"] if request.array else []
+    return shlex.join([*options, *_staging_options(site)])
 
 
 def _staging_options(site: SiteConfig) -> list[str]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe_ray.clusters.slurm.array import ARRAY
 from moe_ray.clusters.slurm.life import FOLDER, finished_path, stopped_path
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, clean_environment
 from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
@@ -26,6 +27,8 @@ def submit(
     require_sensible(request)
     attempt = next_attempt(run)
     scheduler.require_time(request.time, request.partition or site.partition)
+    if request.array:
+        scheduler.require_array(request.array)
     script = job_script(request, site, run, name, command)
     path = write_script(run, script)
     job_id = scheduler.submit(str(path), clean_environment(script))
@@ -36,7 +39,12 @@ def submit(
         command=tuple(command),
         submitted_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         attempt=attempt,
-        details={"nodes": str(request.nodes), "gpus_per_node": str(request.gpus_per_node), "time": request.time},
+        details={
+            "nodes": str(request.nodes),
+            "gpus_per_node": str(request.gpus_per_node),
+            "time": request.time,
+            **({ARRAY: str(request.array)} if request.array else {}),
+        },
     )
     write_submission(run, submission)
     return submission

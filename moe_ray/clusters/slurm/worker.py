@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from moe_ray.clusters.slurm.hosts import Host
-from moe_ray.clusters.slurm.life import WATCH_S, HeadRecord, NodeFailedError, state_path, wait_for
+from moe_ray.clusters.slurm.life import WATCH_S, HeadRecord, NodeFailedError, scheduler_id, state_path, wait_for
 from moe_ray.clusters.slurm.network import reaches, route_source
 from moe_ray.clusters.slurm.node import Agent
 from moe_ray.clusters.slurm.requeue import EXIT_NODES_FAILED, Budgets, decide
@@ -43,7 +43,7 @@ def join(agent: Agent) -> int:
 
 def is_silent(agent: Agent) -> bool:
     """Wait for the next sign of life of the head; say whether none came in time."""
-    path = state_path(agent.life.run)
+    path = state_path(agent.life.run, agent.life.job_id)
     before = _written_at(path)
     return not wait_for(lambda: agent.is_over or _written_at(path) != before, HEAD_SILENT_S)
 
@@ -59,7 +59,7 @@ def replace_head(agent: Agent) -> None:
     decision = decide(life.earlier(), "interrupted", EXIT_TRY_AGAIN, saved, budgets)
     agent.say(f"the first node of the job is lost: {decision.reason}")
     verb = ["scontrol", "requeue"] if decision.requeue and not options.chain else ["scancel"]
-    Host().run([*verb, os.environ["SLURM_JOB_ID"]])
+    Host().run([*verb, scheduler_id(os.environ)])
 
 
 def _written_at(path: Path) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from moe_ray.engines.api_settings import ApiSettings
 from moe_ray.engines.endpoint.replies import (
     BrokenReplyError,
     Reply,
@@ -23,7 +24,6 @@ from moe_ray.engines.endpoint.replies import (
     UnansweredError,
     error_message,
 )
-from moe_ray.engines.settings import ApiSettings
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_ray.config.schema import PromptStyle
+from moe_ray.engines.api_settings import ApiSettings
 from moe_ray.engines.base import GenerateRequest
 from moe_ray.engines.endpoint.client import EndpointClient
 from moe_ray.engines.endpoint.logprobs import logprob_keys
 from moe_ray.engines.endpoint.replies import Reply, RequestRefusedError, UnansweredError
-from moe_ray.engines.settings import ApiSettings
 from moe_ray.errors import ModelError
 from moe_ray.prompts.messages import Message, Prompt
 

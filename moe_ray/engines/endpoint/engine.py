@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from moe_ray.config.schema import ModelConfig
+from moe_ray.engines.api_settings import EndpointSettings, parse_api_settings
 from moe_ray.engines.base import (
     NO_ECHO,
     NO_LOGPROBS,
@@ -30,7 +31,6 @@ from moe_ray.engines.endpoint.dialect import Dialect, completion_text, find_dial
 from moe_ray.engines.endpoint.likelihood import NO_LIKELIHOODS, Ask, PromptLogprobs, find_prompt_logprobs, measure
 from moe_ray.engines.endpoint.logprobs import Entries, ReplyParts, num_within, parts_of_echo
 from moe_ray.engines.endpoint.replies import Reply, ReplyPiece, RequestRefusedError, UnansweredError
-from moe_ray.engines.settings import EndpointSettings, parse_api_settings
 from moe_ray.engines.streams import CLOSED, QueuedStream, StopGuard
 from moe_ray.errors import EngineLostError, first_line
 

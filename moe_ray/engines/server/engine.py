@@ -9,6 +9,7 @@ import httpx2
 
 from moe_ray.config.paths import cache_directory
 from moe_ray.config.schema import ModelConfig
+from moe_ray.engines.api_settings import ServerSettings, parse_api_settings
 from moe_ray.engines.base import (
     BatchLimits,
     EngineMemory,
@@ -17,7 +18,6 @@ from moe_ray.engines.endpoint.client import EndpointClient
 from moe_ray.engines.endpoint.dialect import Dialect, find_dialect
 from moe_ray.engines.endpoint.engine import ApiEngine
 from moe_ray.engines.server.process import ServerProcess, filled_in
-from moe_ray.engines.settings import ServerSettings, parse_api_settings
 from moe_ray.errors import EngineLostError, ModelError
 
 HOST = "127.0.0.1"

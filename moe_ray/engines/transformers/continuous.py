@@ -35,6 +35,7 @@ PAGE_TOKENS = 256
 FLASH_STEP_TOKENS = 8192
 MASKED_STEP_TOKENS = 512
 MASKED_ATTENTIONS = ("sdpa", "paged|eager")
+UNDER_INTERVENTION = "an intervention is not applied in recorded (CUDA graph) steps"
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
@@ -49,7 +50,7 @@ def choose_continuous(
     if settings.batching == "static":
         return None
     attention = _paged_attention(loaded, settings)
-    obstacle = _obstacle(loaded, attention)
+    obstacle = UNDER_INTERVENTION if settings.intervention else _obstacle(loaded, attention)
     if settings.batching == "auto" and (obstacle or loaded.device.type != "cuda" or not _is_flash(attention)):
         return None
     if obstacle:

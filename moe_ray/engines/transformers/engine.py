@@ -4,7 +4,7 @@ import math
 import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +28,9 @@ from moe_ray.engines.streams import failed_stream
 from moe_ray.engines.transformers.batching import MemoryRule, RowSize, group_batches, run_halving
 from moe_ray.engines.transformers.continuous import choose_continuous
 from moe_ray.engines.transformers.generation import GATE_DECISION, decode_batch
+from moe_ray.engines.transformers.intervened import intervene
 from moe_ray.engines.transformers.likelihood import ScoredRow, ScoringRow, score_batch, scoring_rows
-from moe_ray.engines.transformers.loading import load, loaded_bytes
+from moe_ray.engines.transformers.loading import LoadedModel, load, loaded_bytes
 from moe_ray.engines.transformers.mixture import MixtureFacts, mixture_facts
 from moe_ray.engines.transformers.rows import DecodeRow, DrawnRow
 from moe_ray.engines.transformers.streaming import StreamingDecoder, TurnLock
@@ -52,6 +53,7 @@ class TransformersEngine:
     def __init__(self, model: ModelConfig, limits: BatchLimits) -> None:
         settings = parse_settings(TransformersSettings, model)
         self._loaded = load(model, settings)
+        self._end_intervention = _intervene(self._loaded, settings, model)
         self._continuous = choose_continuous(model, settings, self._loaded, limits)
         self._encoder = PromptEncoder(self._loaded, model)
         self._splitter = splitter_of(model)
@@ -158,8 +160,9 @@ class TransformersEngine:
         )
 
     def close(self) -> None:
-        """End the open streams. Weights leave with the process."""
+        """End the open streams, and an intervention. Weights leave with the process."""
         self._streaming.close()
+        self._end_intervention()
 
     def _row(self, index: int, request: GenerateRequest) -> DecodeRow:
         with self._encoding:
@@ -256,6 +259,12 @@ class TransformersEngine:
             prompt_logprobs=drawn.prompt_logprobs,
             prompt_text="".join(drawn.row.prompt_pieces),
         )
+
+
+def _intervene(loaded: LoadedModel, settings: TransformersSettings, model: ModelConfig) -> Callable[[], None]:
+    if settings.intervention is None:
+        return lambda: None
+    return intervene(loaded, settings.intervention, name=f"model {model.path}")
 
 
 def _is_plain(request: GenerateRequest) -> bool:

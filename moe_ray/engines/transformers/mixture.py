@@ -1,4 +1,4 @@
-"""Which experts of a mixture answer: the settings `expert` and `mode`, resolved by the checkpoint's config.json.
+"""Which experts of a mixture answer: the settings `expert`, `mode` and `intervention`, checked by its config.json.
 
 Needs no torch, so that `plan` refuses a wrong expert before anything is loaded.
 """
@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_ray.architectures import ARCHITECTURES
-from moe_ray.errors import ConfigError
+from moe_ray.errors import ConfigError, UserError
+from moe_ray.formatting import listed
+from moe_ray.mixtures.interventions import REPEATABLE_OPERATIONS, Intervention
+from moe_ray.mixtures.layers import claimed_experts
 
 GATED = "gated_mixture"
 NUM_EXPERTS_KEYS = ("num_experts", "num_local_experts")
 MAX_EXPERTS = 4096  # beyond any mixture; a config.json from elsewhere may claim any number
 EXPERT_KEY, MODE_KEY = "engine_settings.expert", "engine_settings.mode"
+INTERVENTION_KEY = "engine_settings.intervention"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,3 +95,36 @@ def forward_choice(config: Mapping[str, Any], *, expert: str | int | None, mode:
     if not facts.is_gated:
         raise ConfigError(f"{facts.model_type} mixes experts for each token", where=key, remedy=f"remove {key}")
     return {"mixture_mode": mode}
+
+
+def intervention_of(given: object) -> Intervention | None:
+    """Return the setting `intervention`, a spelling or a mapping; None for none. Raises `ValueError` for others."""
+    if given is None:
+        return None
+    try:
+        found = Intervention.of(given)
+    except UserError as error:
+        raise ValueError(f"{error.what} ({error.remedy})") from error
+    if found.operation not in REPEATABLE_OPERATIONS:
+        raise ValueError(f"an engine does not offer {found.operation}, but {listed(REPEATABLE_OPERATIONS)}")
+    return found
+
+
+def require_intervention(config: Mapping[str, Any], intervention: Intervention) -> None:
+    """Raise `ConfigError` for experts that `config`, a config.json, rules out. Layers are known once it is loaded."""
+    facts, num_experts = mixture_facts(config), claimed_experts(config)
+    if facts.is_gated:
+        raise ConfigError(
+            "its gate decides once for a whole text, and removes no expert from a token",
+            where=INTERVENTION_KEY,
+            remedy=f"remove {INTERVENTION_KEY}, or let one expert answer alone with {EXPERT_KEY}",
+        )
+    if not num_experts:
+        remedy = f"remove {INTERVENTION_KEY}, or name a mixture"
+        raise ConfigError(f"{facts.model_type} has no experts", where=INTERVENTION_KEY, remedy=remedy)
+    if intervention.experts[-1] >= num_experts:
+        raise ConfigError(
+            f"there is no expert {intervention.experts[-1]}",
+            where=INTERVENTION_KEY,
+            remedy=f"experts are 0 to {num_experts - 1}",
+        )

@@ -18,14 +18,14 @@ from moe_ray.arrays import BoolArray, FloatArray, IntArray
 from moe_ray.engines.transformers.likelihood import ScoringRow, score_batch
 from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.errors import ModelError
+from moe_ray.mixtures.intervening import SlotChoice, SlotRemoval, removing
+from moe_ray.mixtures.interventions import NEEDS_ROUTER, Operation
+from moe_ray.mixtures.pruned_router import Reroutes
+from moe_ray.mixtures.sites import RoutedTokens, RoutingSite, on_experts
 from moe_ray.specialisation.ablation.controls import control_draws
 from moe_ray.specialisation.ablation.records import TextChanges
 from moe_ray.specialisation.ablation.scoring import ScoredText
 from moe_ray.specialisation.ablation.states import LayerStates
-from moe_ray.specialisation.intervening import SlotChoice, SlotRemoval, removing
-from moe_ray.specialisation.interventions import NEEDS_ROUTER, Operation
-from moe_ray.specialisation.pruned_router import Reroutes
-from moe_ray.specialisation.sites import RoutedTokens, RoutingSite, on_experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

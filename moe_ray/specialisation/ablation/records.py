@@ -9,6 +9,7 @@ ABLATION/
 ```
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from moe_ray.arrays import BoolArray, FloatArray, IntArray
 from moe_ray.errors import RunDirectoryError
 from moe_ray.files import StoredRecord, read_bytes, write_atomically, write_text_atomically
 from moe_ray.fingerprint import file_sha256
-from moe_ray.specialisation.interventions import Operation
-from moe_ray.specialisation.records import FileRecord, TracedLayer
+from moe_ray.mixtures.interventions import Operation
+from moe_ray.mixtures.layers import TracedLayer
+from moe_ray.specialisation.records import FileRecord
 
 PLAN_FILE, TABLE_FILE, MANIFEST_FILE, PARTS = "plan.json", "changes.parquet", "ablation.json", "parts"
 REMEDY = "run moe-ray specialise ablate again"
@@ -133,7 +135,7 @@ def begin(directory: Path, plan: AblationPlan) -> None:
     Raises `RunDirectoryError` for a folder that holds something else, or an ablation whose numbers would be others.
     """
     path = directory / PLAN_FILE
-    if directory.exists() and (not directory.is_dir() or (any(directory.iterdir()) and not path.is_file())):
+    if directory.exists() and (not directory.is_dir() or (_holds_files(directory) and not path.is_file())):
         raise RunDirectoryError(
             "exists and is not an ablation", where=str(directory), remedy="name a new folder, or remove this one"
         )
@@ -147,6 +149,11 @@ def begin(directory: Path, plan: AblationPlan) -> None:
         raise RunDirectoryError(
             f"holds an ablation with other {', '.join(differing)}", where=str(directory), remedy="name a new folder"
         )
+
+
+def _holds_files(directory: Path) -> bool:
+    """Whether there is more than temporary files, which another process may be writing at the same time."""
+    return any(not path.name.startswith(".") for path in directory.iterdir())
 
 
 def read_plan(directory: Path) -> AblationPlan:
@@ -187,14 +194,25 @@ def write_part(directory: Path, part: int, texts: Sequence[TextChanges]) -> None
     write_atomically(part_path(directory, part), lambda path: pq.write_table(table, path, compression="zstd"))
 
 
-def finish(directory: Path, num_parts: int) -> AblationRecord:
-    """Join the parts to one table ordered by text id, and remove them. Raises `RunDirectoryError` for a damaged one."""
+def finish(directory: Path, num_parts: int) -> None:
+    """Join the parts to one table ordered by text id, and remove them; or remove them if another process joined them.
+
+    Raises `RunDirectoryError` for a damaged part.
+    """
+    if not is_complete(directory):
+        _join(directory, num_parts)
+    shutil.rmtree(directory / PARTS, ignore_errors=True)
+
+
+def _join(directory: Path, num_parts: int) -> None:
     tables = []
     for part in range(num_parts):
         path = part_path(directory, part)
         try:
             tables.append(pq.read_table(path, schema=CHANGES_SCHEMA))
         except (pa.ArrowException, OSError) as error:
+            if is_complete(directory):
+                return
             remedy = f"remove it, and {REMEDY}"
             raise RunDirectoryError("is damaged", where=str(path), remedy=remedy) from error
     table = pa.concat_tables(tables).sort_by("text_id")
@@ -204,10 +222,6 @@ def finish(directory: Path, num_parts: int) -> AblationRecord:
         num_texts=table.num_rows, table=FileRecord(num_bytes=path.stat().st_size, sha256=file_sha256(path))
     )
     write_text_atomically(directory / MANIFEST_FILE, record.model_dump_json(indent=2) + "\n")
-    for part in range(num_parts):
-        part_path(directory, part).unlink(missing_ok=True)
-    (directory / PARTS).rmdir()
-    return record
 
 
 def read_ablation(directory: Path) -> Ablation:

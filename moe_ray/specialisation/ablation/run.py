@@ -1,5 +1,6 @@
 """`moe-ray specialise ablate`: remove experts of a loaded mixture in turn, and keep what it changes on each text."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,18 +9,18 @@ from moe_ray.architectures.gated_mixture import GatedMixtureForCausalLM
 from moe_ray.checkpoints.identity import FileHashes, inspect_checkpoint
 from moe_ray.config.schema import ModelConfig, is_local_path
 from moe_ray.engines.settings import TransformersSettings
+from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.loading import LoadedModel, load
 from moe_ray.engines.transformers.mixture import mixture_facts
 from moe_ray.errors import DataError, ModelError
 from moe_ray.fingerprint import fingerprint
+from moe_ray.mixtures.interventions import Intervention, require_possible
+from moe_ray.mixtures.sites import RoutingSite
 from moe_ray.specialisation.ablation import records
 from moe_ray.specialisation.ablation.measuring import AblationMeter, AblationOptions, RemovedUnit
 from moe_ray.specialisation.ablation.records import ALL_LAYERS, AblatedUnit, AblationPlan
 from moe_ray.specialisation.ablation.scoring import score_name, scored_texts
-from moe_ray.specialisation.interventions import Intervention, require_possible
-from moe_ray.specialisation.sites import RoutingSite
 from moe_ray.specialisation.texts import SourceText, SourceTexts
-from moe_ray.specialisation.tracing import sites_of
 
 TEXTS_PER_PART = 16
 
@@ -160,7 +161,11 @@ def _measure(
     missing = [part for part in range(plan.num_parts) if not records.part_path(request.out, part).is_file()]
     num_texts = len(request.texts.texts)
     progress.on_start(num_texts, num_texts - sum(len(parts[part]) for part in missing))
-    for part in missing:
+    # Processes that were started on one folder begin at different parts, and skip what another one has written.
+    first = os.getpid() % max(1, len(missing))
+    for part in (*missing[first:], *missing[:first]):
+        if records.part_path(request.out, part).is_file() or records.is_complete(request.out):
+            continue
         found = []
         for text in scored_texts(parts[part], loaded, config, max_tokens=request.max_tokens):
             if text is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from moe_ray.specialisation.sites import RoutingSite
+from moe_ray.mixtures.sites import RoutingSite
 
 LAYER_PATH = re.compile(r"^(.*?)\.(\d+)\.")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_ray.clusters.slurm.life import HeadRecord, Life, LifeRecord
+from moe_ray.clusters.slurm.life import HeadRecord, Life, LifeRecord, state_path
 from moe_ray.clusters.slurm.ray_node import job_environment
 from moe_ray.errors import RunDirectoryError
 
@@ -69,3 +69,17 @@ def test_the_jobs_ray_sees_no_variable_of_the_users_ray(tmp_path: Path) -> None:
     assert found["RAY_TMPDIR"] == str(tmp_path)
     assert "RAY_ADDRESS" not in found
     assert "secret" not in found.values()
+
+
+def test_the_elements_of_an_array_that_share_a_run_have_lives_and_states_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_ARRAY_JOB_ID", "7"), ("SLURM_ARRAY_TASK_ID", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    life = Life.of_environment(tmp_path, shares=True)
+    assert (life.job_id, life.folder.name, state_path(tmp_path, life.job_id).name) == ("7_3", "7_3.1", "state-3.json")
+    for job_id in ("7_3", "7_30", "7"):
+        record = LifeRecord(job_id=job_id, restart=0, started_at=0.0, saved_before=0)
+        Life(tmp_path, job_id, 0).write("record.json", record)
+    assert [earlier.job_id for earlier in life.earlier()] == ["7_3"]

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,68 @@ def test_a_chain_is_an_array_that_runs_one_job_at_a_time_and_is_never_requeued()
     assert "job-%A.log" in text
     assert " --chain " in text
     assert "#SBATCH --requeue" not in text
+
+
+ARRAY = SlurmRequest(nodes=1, gpus_per_node=2, time="10", array=5)
+
+
+def test_the_jobs_of_an_array_run_side_by_side_have_logs_of_their_own_and_are_requeued() -> None:
+    text = script(SiteConfig(), request=ARRAY)
+    assert "#SBATCH --array=1-5\n" in text
+    assert "#SBATCH --nodes=1\n" in text
+    assert "#SBATCH --requeue\n" in text
+    assert "job-%A_%a.log" in text
+    assert " --shares " in text
+    assert "--chain" not in text
+
+
+@pytest.mark.parametrize(
+    ("request_", "variables", "life", "job"),
+    [
+        (REQUEST, {"SLURM_RESTART_COUNT": "2"}, "7.2", "7"),
+        (ARRAY, {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "9"}, "7_3.0", "7_3"),
+        # The plain number of the last element is that of the array: requeued by it, all elements would start again.
+        (ARRAY, {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "5", "SLURM_RESTART_COUNT": "1"}, "7_5.1", "7_5"),
+    ],
+    ids=["job", "element", "last element"],
+)
+def test_the_script_requeues_its_own_job_alone(
+    tmp_path: Path, request_: SlurmRequest, variables: dict[str, str], life: str, job: str
+) -> None:
+    run = tmp_path / "run"
+    folder = run / "slurm" / life
+    folder.mkdir(parents=True)
+    commands = {
+        "agent": f"touch {folder}/requeue; echo 75 > {folder}/exit_code",
+        "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+        "squeue": f'echo "$@" > {tmp_path}/asked; echo 1:00:00',
+        "scontrol": f'echo "$@" > {tmp_path}/requeued; exit 1',
+        "sleep": "exit 0",
+    }
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", **variables}
+    done = subprocess.run(
+        ["bash"], input=script(SiteConfig(python="agent"), run=run, request=request_), text=True, env=environment,
+        cwd=tmp_path, check=False, timeout=20, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 75, done.stderr
+    assert (tmp_path / "requeued").read_text() == f"requeue {job}\n"
+    assert f" {job} " in (tmp_path / "asked").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"nodes": 2}, "--nodes: the jobs of an array have one node each, not 2"),
+        ({"chain": 3}, "--chain: an array and a chain cannot be combined"),
+        ({"array": 0}, "--array: 0 jobs"),
+    ],
+)
+def test_an_array_that_makes_no_sense_is_refused(changes: dict[str, int], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        require_sensible(replace(ARRAY, **changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("duration", ["", "0", "abc", "-5", "1:2:3:4", "1 hour", "UNLIMITED"])

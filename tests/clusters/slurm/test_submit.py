@@ -1,6 +1,7 @@
 """Submitting with a fake sbatch: the record, the refusals, and the environment that SLURM stores."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,22 @@ def test_slurm_stores_no_token_and_no_variable_overrides_the_script() -> None:
     given = "#SBATCH --partition=x\n#SBATCH --account=y\n"
     assert submit_environment(environment, given) == kept
     assert submit_environment(environment, "") == {**kept, "SBATCH_PARTITION": "p", "SBATCH_ACCOUNT": "a"}
+
+
+def test_an_array_that_the_cluster_never_allows_is_refused_before_sbatch(commands: Path, tmp_path: Path) -> None:
+    fake(commands, "scontrol", "echo 'MaxArraySize            = 1001'")
+    array = replace(REQUEST, nodes=1, array=1001)
+    with pytest.raises(UserError, match="allows arrays of 1000 jobs, not 1001"):
+        submitted(tmp_path / "run", array)
+    found = submitted(tmp_path / "run", replace(array, array=1000))
+    assert found.details["array"] == "1000"
+    fake(commands, "scontrol", "exit 1")
+    assert submitted(tmp_path / "other", array).id == "17"
+
+
+def test_an_array_of_which_one_job_runs_is_not_submitted_again(commands: Path, tmp_path: Path) -> None:
+    array = replace(REQUEST, nodes=1, array=3)
+    submitted(tmp_path / "run", array)
+    fake(commands, "squeue", "echo '17_1|COMPLETED|None|node1'; echo '17_2|RUNNING|None|node2'")
+    with pytest.raises(UserError, match="job 17 of this run is running"):
+        submitted(tmp_path / "run", array)

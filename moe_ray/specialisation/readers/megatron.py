@@ -9,22 +9,25 @@ decoder (multi-token prediction) and of other stages than before dispatch are le
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-import moe_ray
 from moe_ray.domains.example import Record
 from moe_ray.domains.sources import read_file
 from moe_ray.errors import DataError
-from moe_ray.specialisation.records import SUMS, TokenTrace, TracedLayer, TraceManifest
-from moe_ray.specialisation.writing import LayerSums, TextTrace, write_trace
+from moe_ray.mixtures.layers import TracedLayer
+from moe_ray.specialisation.readers.units import (
+    Selected,
+    UnitName,
+    imported_layer,
+    imported_manifest,
+    unit_of_tokens,
+)
+from moe_ray.specialisation.records import TraceManifest
+from moe_ray.specialisation.writing import TextTrace, write_trace
 
 FILE_NAME = re.compile(r"router_trace_rank(\d+)\.jsonl$")
 REMEDY = "name the folder that Megatron-LM was given as --moe-routing-trace-path, and all of the model's experts"
-UNKNOWN_TOKEN = -1
-
-Selected = np.ndarray[Any, np.dtype[np.int16]]
 
 
 def import_megatron(folder: Path, out: Path, *, num_experts: int) -> TraceManifest:
@@ -36,28 +39,11 @@ def import_megatron(folder: Path, out: Path, *, num_experts: int) -> TraceManife
         raise DataError("holds no router_trace_rank*.jsonl", where=str(folder), remedy=REMEDY)
     first = next(_steps(paths[0], num_experts))[1]
     layers = [
-        TracedLayer(
-            layer=layer,
-            module=f"decoder.layers.{layer}",
-            num_experts=num_experts,
-            top_k=rows.shape[1],
-            scores="unknown",
-        )
+        imported_layer(layer, f"decoder.layers.{layer}", num_experts=num_experts, top_k=rows.shape[1])
         for layer, rows in first.items()
     ]
-    manifest = TraceManifest(
-        moe_ray_version=moe_ray.__version__,
-        model=str(folder),
-        model_type="megatron",
-        model_fingerprint="unknown",
-        unit="token",
-        layers=layers,
-        settings={"with_tokens": True},
-        num_texts=0,
-        num_tokens=0,
-        num_masked=0,
-        notes=["imported from Megatron-LM: units are steps, which mix texts; no weights, entropies and margins"],
-    )
+    notes = ["imported from Megatron-LM: units are steps, which mix texts; no weights, entropies and margins"]
+    manifest = imported_manifest(str(folder), "megatron", layers, with_tokens=True, notes=notes)
     return write_trace(out, manifest, _units(paths, layers), with_tokens=True)
 
 
@@ -73,7 +59,7 @@ def _units(paths: Sequence[Path], layers: Sequence[TracedLayer]) -> Iterator[Tex
                 (one.layer, one.top_k) for one in layers
             ]:
                 raise DataError(f"step {step} has other layers than the first", where=str(path), remedy=REMEDY)
-            yield _unit(f"{_rank(path):06}/{step:012}", list(selected.values()), layers)
+            yield unit_of_tokens(UnitName(f"{_rank(path):06}/{step:012}"), list(selected.values()), layers)
 
 
 def _steps(path: Path, num_experts: int) -> Iterator[tuple[int, dict[int, Selected]]]:
@@ -103,22 +89,3 @@ def _read(record: Record, where: str, num_experts: int) -> tuple[int, int, Selec
     if rows.max() >= num_experts or step < 0 or layer < 0:
         raise DataError(f"expert {rows.max()} of {num_experts}", where=where, remedy=REMEDY)
     return step, layer, np.maximum(rows, -1).astype(np.int16)
-
-
-def _unit(text_id: str, selected: Sequence[Selected], layers: Sequence[TracedLayer]) -> TextTrace:
-    num_tokens, width = len(selected[0]), max(layer.top_k for layer in layers)
-    experts = np.full((num_tokens, len(layers), width), -1, dtype=np.int16)
-    undefined = np.full(len(SUMS), np.nan)
-    sums = []
-    for at, (rows, layer) in enumerate(zip(selected, layers, strict=True)):
-        experts[:, at, : rows.shape[1]] = rows
-        counts = np.bincount(rows[rows >= 0], minlength=layer.num_experts).astype(np.float64)
-        sums.append(LayerSums(selected=counts, mass=np.full_like(counts, np.nan), sums=undefined, squares=undefined))
-    return TextTrace(
-        text_id=text_id,
-        label="",
-        num_tokens=num_tokens,
-        num_masked=0,
-        layers=tuple(sums),
-        tokens=TokenTrace(token_ids=np.full(num_tokens, UNKNOWN_TOKEN, dtype=np.int32), experts=experts),
-    )

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_ray.specialisation.interventions import NEEDS_ROUTER, Intervention, Operation, require_possible
-from moe_ray.specialisation.pruned_router import Reroutes
-from moe_ray.specialisation.sites import RoutingSite
+from moe_ray.mixtures.interventions import NEEDS_ROUTER, Intervention, Operation, require_possible
+from moe_ray.mixtures.pruned_router import Reroutes
+from moe_ray.mixtures.sites import RoutingSite
 
 # Which selections are removed: from the selected experts [N, K] to True where one is.
 SlotChoice = Callable[[Tensor], Tensor]

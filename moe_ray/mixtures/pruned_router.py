@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_ray.errors import ModelError
-from moe_ray.specialisation.sites import RoutingSite
+from moe_ray.mixtures.sites import RoutingSite
 
 GROUP_COUNT = re.compile(r"^(n|num)_(expert_)?groups?$")
 # Share of tokens whose other experts must stay the same when one is removed; ties and rounding may turn a few.

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from moe_ray.errors import ModelError, first_line
-from moe_ray.specialisation.records import ScoreKind, TracedLayer
+from moe_ray.mixtures.layers import EXPERT_COUNT_KEYS, ScoreKind, TracedLayer
 
 INDEX_NAME = re.compile(r"ind(ex|ices)|selected")
 WEIGHT_NAME = re.compile(r"weights|scores")
-EXPERT_COUNT_KEYS = re.compile(r"^(moe_)?(num|n)_(local_|routed_)?experts$")
 NUM_PROBE_TOKENS = 32
 # Largest relative spread of (selected weight / probability) among a token's experts; bfloat16 rounds to 0.4 %.
 MAX_SPREAD = 0.02

@@ -1,7 +1,7 @@
 """What is done to experts of a mixture, as data with one spelling. Needs no torch.
 
 A spelling is OPERATION:EXPERTS[@LAYERS][#SEED], such as `reroute:3@7`, `renormalise:1,2` or `swap:0@1,2#5`. Without
-layers it is all layers, without a seed it is seed 0.
+layers it is all layers, without a seed it is seed 0. YAML may have the fields of `Intervention` instead.
 
 | operation | what a token that selected the expert gets | other tokens |
 | --- | --- | --- |
@@ -16,22 +16,27 @@ not normalised: the probability of the lost expert is then spread over all token
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from moe_ray.errors import ModelError, UserError
 from moe_ray.formatting import listed, plural
-from moe_ray.specialisation.records import TracedLayer
+from moe_ray.mixtures.layers import TracedLayer
 
 Operation = Literal["zero", "renormalise", "reroute", "swap", "prune"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 # Operations that change only the tokens that selected an expert, so that a control can change as many others.
 LOCAL_OPERATIONS: tuple[Operation, ...] = ("zero", "renormalise", "reroute", "swap")
+# Operations that do the same to a token in any batch and need no other texts: a model under them can be served.
+REPEATABLE_OPERATIONS: tuple[Operation, ...] = ("zero", "renormalise", "reroute", "prune")
 NEEDS_ROUTER = frozenset({"reroute", "prune"})
 
 SPELLING = re.compile(r"([a-z]+):(\d+(?:,\d+)*)(?:@(\d+(?:,\d+)*))?(?:#(\d+))?")
 REMEDY = f"give OPERATION:EXPERTS[@LAYERS][#SEED], such as reroute:3@7; operations are {', '.join(OPERATIONS)}"
+
+
+FIELDS_REMEDY = "give {operation: reroute, experts: [3], layers: [7]}, all layers without layers; or reroute:3@7"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +62,34 @@ class Intervention:
             seed=int(found[4] or 0),
         )
 
+    @classmethod
+    def of(cls, given: object) -> "Intervention":
+        """Return the intervention of a spelling, or of a mapping of the fields of this class. Raises `UserError`."""
+        if isinstance(given, Intervention):
+            return given
+        if isinstance(given, str):
+            return cls.parse(given)
+        if not isinstance(given, Mapping) or not {"operation", "experts"} <= given.keys() <= {
+            one.name for one in fields(cls)
+        }:
+            raise UserError(f"{given!r} is not an intervention", remedy=FIELDS_REMEDY)
+        parts = {key: _listed(given[key], key) for key in ("experts", "layers", "seed") if key in given}
+        layers = f"@{parts['layers']}" if parts.get("layers") else ""
+        seed = f"#{parts['seed']}" if "seed" in parts else ""
+        return cls.parse(f"{given['operation']}:{parts['experts']}{layers}{seed}")
+
     def __str__(self) -> str:
         """The canonical spelling."""
         layers = f"@{','.join(map(str, self.layers))}" if self.layers else ""
         seed = f"#{self.seed}" if self.operation == "swap" and self.seed else ""
         return f"{self.operation}:{','.join(map(str, self.experts))}{layers}{seed}"
+
+
+def _listed(given: object, key: str) -> str:
+    numbers = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers):
+        raise UserError(f"{key}: {given!r} is not a list of numbers", remedy=FIELDS_REMEDY)
+    return ",".join(map(str, numbers))
 
 
 def _numbers(listing: str) -> tuple[int, ...]:
