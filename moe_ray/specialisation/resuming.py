@@ -38,7 +38,7 @@ class ResumableTrace:
     texts: Sequence[EncodedText]
     batch_size: int
     with_tokens: bool
-    piece_of: Callable[[int], str | None] | None
+    piece_of: Callable[[int], str | None] | None = None
     trace_texts: Callable[[Sequence[EncodedText]], Iterator[TextTrace]]
 
     def write(self, on_text: Callable[[], object]) -> TraceManifest:
