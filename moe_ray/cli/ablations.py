@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
+from moe_ray.cli.specialise_page import PageOutput, require_same_model
 from moe_ray.cli.terminal import LineColumn, output_console
 from moe_ray.errors import UserError
 from moe_ray.files import write_text_atomically
@@ -14,7 +15,10 @@ from moe_ray.specialisation.ablation.records import JOINT_FOLDER, Ablation, is_c
 from moe_ray.specialisation.ablation.report import AblationReport, make_ablation_report
 from moe_ray.specialisation.ablation.tables import effects_table, interaction_table, summary_lines
 from moe_ray.specialisation.causal import MIN_CONTROL_DRAWS
+from moe_ray.specialisation.records import read_trace
+from moe_ray.specialisation.report import make_report
 from moe_ray.specialisation.texts import SourceTexts, limit_per_class, read_source_texts
+from moe_ray.specialisation.writing import merge
 
 REPORT_FILE = "report.json"
 EACH, WHOLE, ALL = "each", "whole", "all"
@@ -94,10 +98,28 @@ def numbers_of(listing: str, option: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def show_effects(ablation: Path, *, top: int, as_json: bool, margin: float | None, choose: int | None = None) -> None:
-    """Print the effects of a finished ablation and of its joint removals, and write them as JSON beside the tables."""
+def show_effects(
+    ablation: Path,
+    *,
+    top: int,
+    as_json: bool,
+    margin: float | None,
+    choose: int | None = None,
+    output: PageOutput | None = None,
+    traces: Sequence[Path] = (),
+) -> None:
+    """Print the effects of a finished ablation and of its joint removals, and write them as JSON beside the tables.
+
+    A page, where one is asked for, shows the use in `traces`, too.
+    """
+    output = output or PageOutput()
+    output.require_writable()
     singles = read_ablation(ablation)
+    trace = merge([read_trace(path, with_tokens=True) for path in traces], list(map(str, traces))) if traces else None
+    if trace is not None:
+        require_same_model(trace.manifest, singles.plan, (str(traces[0]), str(ablation)))
     report = make_ablation_report(singles, margin=margin, choose=choose)
+    pages = output.write(None if trace is None else make_report(trace), trace, report)
     written = report.model_dump_json(indent=2)
     write_text_atomically(ablation / REPORT_FILE, written + "\n")
     together = _joint_report(ablation, singles, margin)
@@ -108,6 +130,8 @@ def show_effects(ablation: Path, *, top: int, as_json: bool, margin: float | Non
     if together is not None:
         _print_report(together, top)
         output_console().print(interaction_table(together))
+    for line in pages:
+        output_console(soft_wrap=True).print(line)
     output_console().print(f"\nAblation: {ablation}", soft_wrap=True)
 
 

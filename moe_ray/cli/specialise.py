@@ -6,9 +6,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
+from moe_ray.cli.specialise_page import PageOutput, require_same_model
 from moe_ray.cli.terminal import LineColumn, output_console
 from moe_ray.errors import DataError, UserError
 from moe_ray.formatting import count, plural
+from moe_ray.specialisation.ablation.records import read_ablation
+from moe_ray.specialisation.ablation.report import make_ablation_report
 from moe_ray.specialisation.decisions import trace_routes
 from moe_ray.specialisation.measures import Weight
 from moe_ray.specialisation.records import TraceManifest, read_trace
@@ -109,10 +112,28 @@ def merge_shards(traces: Sequence[Path], out: Path) -> None:
         console.print(line)
 
 
-def report_traces(paths: Sequence[Path], *, weight: Weight, top: int, as_json: bool) -> None:
-    """Print the measures of one trace, or of several traces of different texts together."""
+def report_traces(
+    paths: Sequence[Path],
+    *,
+    weight: Weight,
+    top: int,
+    as_json: bool,
+    output: PageOutput | None = None,
+    ablation: Path | None = None,
+) -> None:
+    """Print the measures of one trace, or of several traces of different texts together, and write their page.
+
+    The page shows the effects of `ablation`, too.
+    """
+    output = output or PageOutput()
+    output.require_writable()
     traces = [read_trace(path, with_tokens=True) for path in paths]
-    report = make_report(merge(traces, [str(path) for path in paths]), weight=weight)
+    trace = merge(traces, [str(path) for path in paths])
+    removed = None if ablation is None else read_ablation(ablation)
+    if removed is not None:
+        require_same_model(trace.manifest, removed.plan, (str(paths[0]), str(ablation)))
+    report = make_report(trace, weight=weight)
+    written = output.write(report, trace, None if removed is None else make_ablation_report(removed))
     if as_json:
         output_console(soft_wrap=True).print(report.model_dump_json(indent=2))
         return
@@ -126,5 +147,5 @@ def report_traces(paths: Sequence[Path], *, weight: Weight, top: int, as_json: b
         console.print(f"- {sentence.text}", soft_wrap=True)
     if len(report.sentences) > top:
         console.print(f"... and {len(report.sentences) - top} more: --top, or --json", soft_wrap=True)
-    for note in report.notes:
-        console.print(f"Note: {note}", soft_wrap=True)
+    for line in [*(f"Note: {note}" for note in report.notes), *written]:
+        console.print(line, soft_wrap=True)

@@ -8,6 +8,12 @@ import typer
 from moe_ray.cli.options import GROUP, Set
 
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE...", help="Folders of traces.", show_default=False)]
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a self-contained HTML page: sentences, pictures, tables.")
+]
+Pictures = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Write the pictures as PNG and SVG, with their captions.")
+]
 MixtureModel = Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)]
 Label = Annotated[str | None, typer.Option(help="Field of the class; default: label, class, domain.")]
 MaxTokensOption = Annotated[int, typer.Option(min=2, help="Maximum number of tokens of a text.")]
@@ -185,11 +191,34 @@ def report(
     ] = "token",
     top: Top = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print all measures as JSON.")] = False,
+    html: Html = None,
+    pictures: Pictures = None,
+    ablation: Annotated[
+        Path | None, typer.Option(metavar="ABLATION", help="Ablation of the same model, for the page and the pictures.")
+    ] = None,
 ) -> None:
     """Measure specialisation in a trace: each value with its null, excess and interval. Needs no model and no torch."""
     from moe_ray.cli.specialise import report_traces
+    from moe_ray.cli.specialise_page import PageOutput
 
-    report_traces(traces, weight=weight, top=top, as_json=as_json)
+    output = PageOutput(html=html, pictures=pictures)
+    report_traces(traces, weight=weight, top=top, as_json=as_json, output=output, ablation=ablation)
+
+
+@specialise_app.command("compare")
+def compare(
+    traces: Traces,
+    layers: Annotated[
+        str | None, typer.Option(metavar="A:B,...", help="Pairs of layers to compare; by default in their order.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Number of rows of matched experts to print.")] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    pictures: Pictures = None,
+) -> None:
+    """Compare traces of runs, checkpoints or seeds with the first: experts are matched, then their use is compared."""
+    from moe_ray.cli.specialise_compare import show_comparison
+
+    show_comparison(traces, layers=layers, top=top, as_json=as_json, pictures=pictures)
 
 
 @specialise_app.command("saturation")
@@ -279,11 +308,19 @@ def effects(
     top: Top = 20,
     choose: Choose = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all effects as JSON.")] = False,
+    html: Html = None,
+    pictures: Pictures = None,
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="TRACE", help="Trace of the same model, for the page and the pictures; repeatable."),
+    ] = None,
 ) -> None:
     """Print the effects of an ablation again. Needs no model and no torch."""
     from moe_ray.cli.ablations import show_effects
+    from moe_ray.cli.specialise_page import PageOutput
 
-    show_effects(ablation, top=top, as_json=as_json, margin=margin, choose=choose)
+    output = PageOutput(html=html, pictures=pictures)
+    show_effects(ablation, top=top, as_json=as_json, margin=margin, choose=choose, output=output, traces=trace or ())
 
 
 @specialise_app.command("prune")

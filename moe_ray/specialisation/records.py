@@ -6,14 +6,15 @@ TRACE/
   texts.parquet      one row per text: text_id, label, num_tokens, num_masked
   layers.parquet     one row per text and layer: sums over the text's tokens
   tokens.parquet     on request: token ids and selected experts of each text
+  pieces.parquet     with tokens: the letters of each token id that occurs
   similarity.parquet on request: similarities of pairs of experts
 ```
 
 Rows are ordered by text id. A text is never divided, so that traces of disjoint texts merge without rounding.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from moe_ray.mixtures.layers import TracedLayer
 
 MANIFEST_FILE = "trace.json"
 TEXTS_FILE, LAYERS_FILE, TOKENS_FILE = "texts.parquet", "layers.parquet", "tokens.parquet"
-SIMILARITY_FILE = "similarity.parquet"
+SIMILARITY_FILE, PIECES_FILE = "similarity.parquet", "pieces.parquet"
 REMEDY = "trace the texts again with moe-ray specialise trace"
 
 # Sums over a text's tokens, each with the sum of squares. Entropies are in bits, the others are probabilities.
@@ -57,6 +58,7 @@ LAYERS_SCHEMA = pa.schema(
 TOKENS_SCHEMA = pa.schema(
     [("text_id", pa.string()), ("token_ids", pa.list_(pa.int32())), ("experts", pa.list_(pa.int16()))]
 )
+PIECES_SCHEMA = pa.schema([("token_id", pa.int32()), ("piece", pa.string())])
 SIMILARITY_SCHEMA = pa.schema(
     [("layer", pa.int32()), ("a", pa.int32()), ("b", pa.int32()), ("weights", pa.float64()), ("outputs", pa.float64())]
 )
@@ -128,7 +130,8 @@ class TokenTrace:
 class Trace:
     """A trace in memory, texts ordered by id. `labels` are classes, "" for texts without one.
 
-    `tokens` has one entry per text where raw indices were traced, else it is empty.
+    `tokens` has one entry per text where raw indices were traced, else it is empty; `pieces` are the letters of token
+    ids, where they were traced too.
     """
 
     manifest: TraceManifest
@@ -139,6 +142,7 @@ class Trace:
     layers: tuple[LayerTrace, ...]
     tokens: tuple[TokenTrace, ...] = ()
     similarity: pa.Table | None = None
+    pieces: dict[int, str] = field(default_factory=dict)
 
 
 def read_trace(directory: Path, *, with_tokens: bool = False) -> Trace:
@@ -151,7 +155,8 @@ def read_trace(directory: Path, *, with_tokens: bool = False) -> Trace:
         layers = pq.read_table(directory / LAYERS_FILE, schema=LAYERS_SCHEMA)
         tokens = _tokens(directory, manifest) if with_tokens and TOKENS_FILE in manifest.files else ()
         similarity = pq.read_table(directory / SIMILARITY_FILE) if SIMILARITY_FILE in manifest.files else None
-        return from_tables(manifest, texts, layers, tokens, similarity)
+        pieces = _pieces(directory) if with_tokens and PIECES_FILE in manifest.files else {}
+        return from_tables(manifest, texts, layers, tokens, similarity, pieces)
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise RunDirectoryError(f"is damaged: {error}", where=str(directory), remedy=REMEDY) from error
 
@@ -184,6 +189,7 @@ def from_tables(
     layers: pa.Table,
     tokens: Sequence[TokenTrace] = (),
     similarity: pa.Table | None = None,
+    pieces: Mapping[int, str] | None = None,
 ) -> Trace:
     """Return the arrays of a trace's tables, of which the rows are in the order of the files."""
     num_texts, num_layers = texts.num_rows, len(manifest.layers)
@@ -202,6 +208,7 @@ def from_tables(
         layers=tuple(found),
         tokens=tuple(tokens),
         similarity=similarity,
+        pieces=dict(pieces or {}),
     )
 
 
@@ -226,6 +233,11 @@ def _lists(column: pa.ChunkedArray, shape: tuple[int, int]) -> FloatArray:
 def _columns(rows: pa.Table, names: Sequence[str]) -> FloatArray:
     values = [rows[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in names]
     return np.stack(values, axis=1)
+
+
+def _pieces(directory: Path) -> dict[int, str]:
+    table = pq.read_table(directory / PIECES_FILE, schema=PIECES_SCHEMA)
+    return dict(zip(table["token_id"].to_pylist(), table["piece"].to_pylist(), strict=True))
 
 
 def _tokens(directory: Path, manifest: TraceManifest) -> list[TokenTrace]:

@@ -62,6 +62,11 @@ class SpecialisationReport(StoredRecord):
     families: dict[str, int] = Field(default_factory=dict)
     values: list[MeasuredValue]
     sentences: list[ExpertSentence]
+    expert_names: list[str] = Field(default_factory=list)
+
+    def expert_name(self, expert: int) -> str:
+        """Return the expert's name, or its number."""
+        return self.expert_names[expert] if expert < len(self.expert_names) else str(expert)
 
 
 def make_report(trace: Trace, *, weight: Weight = "token") -> SpecialisationReport:
@@ -87,6 +92,7 @@ def make_report(trace: Trace, *, weight: Weight = "token") -> SpecialisationRepo
         families=families,
         values=values,
         sentences=list(_sentences(trace, values, classes)),
+        expert_names=manifest.expert_names,
     )
 
 
@@ -133,7 +139,7 @@ def _sentence(trace: Trace, lifts: Sequence[MeasuredValue]) -> ExpertSentence:
         return ExpertSentence(layer=first.layer, expert=first.expert, text=f"{name}: never selected")
     best = min(lifts, key=lambda one: (one.q_value if one.q_value is not None else 2.0, -abs(one.value or 0.0)))
     if best.q_value is None or best.q_value >= ALPHA or best.value is None:
-        width = _smallest_visible(lifts)
+        width = smallest_visible(lifts)
         text = f"{name}: no class uses it more or less than the others that the data can show"
         text += f"; a lift below {times(width)} would not be seen" if width else ""
         return ExpertSentence(layer=first.layer, expert=first.expert, text=text, q_value=best.q_value)
@@ -158,7 +164,7 @@ def _q(q_value: float) -> str:
 VISIBLE_ERRORS = 1.96 + 0.84
 
 
-def _smallest_visible(lifts: Sequence[MeasuredValue]) -> float | None:
+def smallest_visible(lifts: Sequence[MeasuredValue]) -> float | None:
     """Return the lift that a single test of the median class would show with a probability of 80 %."""
     halves = sorted((one.high - one.low) / 2 for one in lifts if one.high is not None and one.low is not None)
     if not halves:

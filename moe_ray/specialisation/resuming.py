@@ -28,13 +28,17 @@ class TraceWork(StoredRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumableTrace:
-    """Texts to trace. `trace_texts` is called with texts in a row, a multiple of `batch_size` of them or the rest."""
+    """Texts to trace. `trace_texts` is called with texts in a row, a multiple of `batch_size` of them or the rest.
+
+    `piece_of` gives the letters of a token id, see `write_trace`.
+    """
 
     out: Path
     manifest: TraceManifest
     texts: Sequence[EncodedText]
     batch_size: int
     with_tokens: bool
+    piece_of: Callable[[int], str | None] | None = None
     trace_texts: Callable[[Sequence[EncodedText]], Iterator[TextTrace]]
 
     def write(self, on_text: Callable[[], object]) -> TraceManifest:
@@ -57,7 +61,7 @@ class ResumableTrace:
         return written
 
     def _write(self, directory: Path, texts: Iterator[TextTrace]) -> TraceManifest:
-        return write_trace(directory, self.manifest, texts, with_tokens=self.with_tokens)
+        return write_trace(directory, self.manifest, texts, with_tokens=self.with_tokens, piece_of=self.piece_of)
 
     def _begin(self, folder: Path) -> None:
         texts = [[one.source.text_id, one.source.label, one.token_ids, one.counted] for one in self.texts]

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moe_ray.characters import whole_characters
 from moe_ray.errors import ModelError
 from moe_ray.prompts.encoder import RowError, chat_text
 from moe_ray.prompts.messages import Message
@@ -11,6 +12,22 @@ from moe_ray.specialisation.texts import SourceText
 
 # Stands for the content in a rendered template, to find where the content is.
 MARK = "\u241e\u241fcontent\u241f\u241e"
+
+
+# What tokenizers write for a space before a word.
+WORD_STARTS = ("\u2581", "\u0120")
+
+
+def piece_of_token(tokenizer: Any, token_id: int) -> str | None:
+    """Return the letters of a token alone, with the space before it; None for an id that the tokenizer lacks.
+
+    Bytes that are no whole letter become the replacement character.
+    """
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    if token is None:
+        return None
+    text = whole_characters(tokenizer.convert_tokens_to_string([token]), "?")
+    return f" {text}" if token.startswith(WORD_STARTS) and not text.startswith(" ") else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from moe_ray.specialisation.records import TraceManifest
 from moe_ray.specialisation.resuming import ResumableTrace
 from moe_ray.specialisation.sampling import ExpertSampler
 from moe_ray.specialisation.texts import SourceTexts
-from moe_ray.specialisation.tokens import EncodedText, TextEncoder
+from moe_ray.specialisation.tokens import EncodedText, TextEncoder, piece_of_token
 from moe_ray.specialisation.tracing import TracingOptions, trace_texts
 from moe_ray.specialisation.writing import TextTrace, write_trace
 
@@ -74,17 +74,21 @@ def trace_model(request: TraceRequest, on_text: Callable[[], object] = lambda: N
         notes=[*request.texts.notes, *notes, *_unknown_scores(sites)],
     )
     with_tokens = request.options.with_tokens and not is_gated
+    piece_of = partial(piece_of_token, loaded.tokenizer) if with_tokens else None
     if request.with_similarity and not is_gated:
         sampler = ExpertSampler(sites, texts)
         traced = trace_texts(loaded, sites, texts, request.options, on_text)
         with sampler.sampling():
-            return write_trace(request.out, manifest, traced, with_tokens=with_tokens, similarity=sampler.table)
+            return write_trace(
+                request.out, manifest, traced, with_tokens=with_tokens, similarity=sampler.table, piece_of=piece_of
+            )
     trace = ResumableTrace(
         out=request.out,
         manifest=manifest,
         texts=texts,
         batch_size=request.options.batch_size,
         with_tokens=with_tokens,
+        piece_of=piece_of,
         trace_texts=partial(trace_gate, loaded) if is_gated else partial(_traced, loaded, sites, request.options),
     )
     return trace.write(on_text)

@@ -19,6 +19,8 @@ from moe_ray.specialisation.records import (
     LAYERS_SCHEMA,
     MANIFEST_FILE,
     NORMS,
+    PIECES_FILE,
+    PIECES_SCHEMA,
     SIMILARITY_FILE,
     SIMILARITY_SCHEMA,
     SUMS,
@@ -67,15 +69,21 @@ def write_trace(
     *,
     with_tokens: bool = False,
     similarity: Callable[[], pa.Table | None] = lambda: None,
+    piece_of: Callable[[int], str | None] | None = None,
 ) -> TraceManifest:
     """Write `texts`, which come ordered by id, and return the manifest with their numbers.
 
     A trace at `directory` is replaced whole, and only when everything is written. `similarity` is asked at the end.
+    `piece_of` gives the letters of each token id that was written; None leaves it out.
     """
     done: list[TraceManifest] = []
 
     def write(folder: Path) -> None:
-        totals = _write_tables(folder, manifest, texts, with_tokens=with_tokens)
+        token_ids: set[int] = set()
+        totals = _write_tables(folder, manifest, _collecting(texts, token_ids), with_tokens=with_tokens)
+        pieces = [] if piece_of is None else [(token, piece_of(token)) for token in sorted(token_ids)]
+        if pieces:
+            pq.write_table(_pieces_table(pieces), folder / PIECES_FILE, compression="zstd")
         table = similarity()
         if table is not None:
             pq.write_table(table, folder / SIMILARITY_FILE)
@@ -85,6 +93,20 @@ def write_trace(
 
     write_directory_atomically(directory, write)
     return done[0]
+
+
+def _collecting(texts: Iterable[TextTrace], token_ids: set[int]) -> Iterator[TextTrace]:
+    for text in texts:
+        if text.tokens is not None:
+            token_ids.update(text.tokens.token_ids.tolist())
+        yield text
+
+
+def _pieces_table(pieces: Sequence[tuple[int, str | None]]) -> pa.Table:
+    known = [(token, piece) for token, piece in pieces if piece is not None]
+    return pa.table(
+        {"token_id": [token for token, _ in known], "piece": [piece for _, piece in known]}, schema=PIECES_SCHEMA
+    )
 
 
 def _file_record(path: Path) -> FileRecord:
@@ -161,7 +183,19 @@ def merge_traces(directories: Sequence[Path], out: Path) -> TraceManifest:
     manifest = merged_manifest([trace.manifest for trace in traces], [str(path) for path in directories])
     with_tokens = all(trace.tokens or not trace.text_ids for trace in traces)
     similarity = next((trace.similarity for trace in traces if trace.similarity is not None), None)
-    return write_trace(out, manifest, _merged_texts(traces), with_tokens=with_tokens, similarity=lambda: similarity)
+    pieces = _merged_pieces(traces)
+    return write_trace(
+        out,
+        manifest,
+        _merged_texts(traces),
+        with_tokens=with_tokens,
+        similarity=lambda: similarity,
+        piece_of=pieces.get if with_tokens and pieces else None,
+    )
+
+
+def _merged_pieces(traces: Sequence[Trace]) -> dict[int, str]:
+    return {token: piece for trace in traces for token, piece in trace.pieces.items()}
 
 
 def merge(traces: Sequence[Trace], names: Sequence[str]) -> Trace:
@@ -179,6 +213,7 @@ def merge(traces: Sequence[Trace], names: Sequence[str]) -> Trace:
         layers=tuple(_stacked(texts, at, traces[0].layers[at]) for at in range(len(manifest.layers))),
         tokens=tuple(text.tokens for text in texts if text.tokens is not None),
         similarity=next((trace.similarity for trace in traces if trace.similarity is not None), None),
+        pieces=_merged_pieces(traces),
     )
 
 

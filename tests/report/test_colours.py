@@ -14,24 +14,13 @@ import pytest
 
 from moe_ray.report.routing_plots import MAX_FILL, PARTS
 from moe_ray.report.svg import CSS_COLOURS, MARKERS, SERIES, marker, theme_colour
+from tests.report.colour_vision import VISION
 
 Colours = dict[str, str]
 Vector = npt.NDArray[np.float64]
 
 MIN_TEXT_CONTRAST, MIN_MARK_CONTRAST = 4.5, 3.0
 MIN_DISTANCE = {"usual": 25.0, "protan": 12.0, "deutan": 12.0, "tritan": 12.0}
-VISION = {
-    "usual": np.eye(3),
-    "protan": np.array(
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
-    ),
-    "deutan": np.array(
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
-    ),
-    "tritan": np.array(
-        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
-    ),
-}
 XYZ_OF_RGB = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )

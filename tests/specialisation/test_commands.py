@@ -72,6 +72,7 @@ def test_a_trace_holds_each_text_with_its_class_and_no_special_token(trace: Path
     wanted = {json.loads(line)["text"] for line in texts.read_text().splitlines()}
     decoded = {tokenizer.decode(text.token_ids) for text in read.tokens}
     assert decoded == wanted
+    assert {"".join(read.pieces[token] for token in text.token_ids).strip() for text in read.tokens} == wanted
     assert (read.num_masked == 1).all()  # the begin token
     for label, ids in zip(read.labels, read.tokens, strict=True):
         assert set(tokenizer.decode(ids.token_ids).split()) <= set(WORDS[label])

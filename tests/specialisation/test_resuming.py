@@ -147,3 +147,13 @@ def test_few_texts_leave_no_parts(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         written(tmp_path / "t" / "out", Tracer(3), texts=encoded(5))
     assert list((tmp_path / "t").iterdir()) == []
+
+
+def test_the_letters_of_tokens_are_those_of_a_trace_at_once(tmp_path: Path) -> None:
+    write_trace(tmp_path / "whole", manifest(), map(traced, encoded()), with_tokens=True, piece_of=str)
+    ResumableTrace(
+        out=tmp_path / "parts", manifest=manifest(), texts=encoded(), batch_size=1, with_tokens=True, piece_of=str,
+        trace_texts=lambda texts: map(traced, texts),
+    ).write(lambda: None)  # fmt: skip
+    assert "pieces.parquet" in content(tmp_path / "whole")
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")

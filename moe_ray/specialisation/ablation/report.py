@@ -106,6 +106,12 @@ class AblationReport(StoredRecord):
     notes: list[str] = Field(default_factory=list)
     split: SplitRecord | None = None
     interactions: list[InteractionRecord] = Field(default_factory=list)
+    expert_names: list[str] = Field(default_factory=list)
+    margin: float | None = None
+
+    def expert_name(self, expert: int) -> str:
+        """Return the expert's name, or its number."""
+        return self.expert_names[expert] if expert < len(self.expert_names) else str(expert)
 
 
 def make_ablation_report(
@@ -154,6 +160,8 @@ def make_ablation_report(
         notes=list(_notes(ablation, kept, shown, effects, units)),
         split=split,
         interactions=[] if singles is None else interactions(ablation, singles),
+        expert_names=plan.expert_names,
+        margin=margin,
     )
 
 

@@ -1,0 +1,1 @@
+"""Comparison of traces: experts are matched first, then their use is compared."""

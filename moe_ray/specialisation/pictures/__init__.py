@@ -1,0 +1,1 @@
+"""Pictures of what experts do, from the reports alone."""
