@@ -7,7 +7,7 @@ user's own list of clusters says where it may go, and which file holds the token
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -24,6 +24,8 @@ LauncherKind = Literal["ray-job", "slurm"]
 
 SUBMISSION_FILE = "submission.json"
 CLUSTERS_FILE = "clusters.json"
+SUBMISSIONS_FILE = "submissions.json"
+MAX_REMEMBERED = 1000
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL: the command was interrupted, and its work is saved; run it again
 TOKEN_FILE = "token_file"  # a key of `Submission.details`
 _LAUNCHERS: dict[LauncherKind, str] = {
@@ -31,6 +33,7 @@ _LAUNCHERS: dict[LauncherKind, str] = {
     "slurm": "moe_ray.clusters.slurm.launcher",
 }
 _KNOWN = TypeAdapter(dict[str, str | None])
+_SUBMITTED = TypeAdapter(dict[str, str])
 
 
 class Submission(StoredRecord):
@@ -95,6 +98,19 @@ def write_submission(run: Path, submission: Submission) -> None:
     run.mkdir(parents=True, exist_ok=True)
     write_text_atomically(inside(run, SUBMISSION_FILE), submission.model_dump_json(indent=2) + "\n")
     _remember(submission, submission.details.get(TOKEN_FILE))
+    if submission.target:
+        submitted = {**_submitted_here(), _job(submission): str(run.resolve())}
+        _keep(SUBMISSIONS_FILE, dict(list(submitted.items())[-MAX_REMEMBERED:]))
+
+
+def require_submitted_here(run: Path, submission: Submission) -> None:
+    """Raise `UserError` unless this user submitted this job from this run directory, by this user's own list."""
+    if _submitted_here().get(_job(submission)) != str(run.resolve()):
+        raise UserError(
+            f"names job {submission.id} of {submission.target}, which you have not submitted from here",
+            where=str(run / SUBMISSION_FILE),
+            remedy=f"if the job is yours, end it there with: scancel {submission.id}",
+        )
 
 
 def open_submission(run: Path, *, trust: bool = False) -> Submission:
@@ -167,14 +183,23 @@ def _cluster(submission: Submission) -> str:
     return f"{submission.kind} {submission.target}"
 
 
+def _job(submission: Submission) -> str:
+    return f"{_cluster(submission)} {submission.id}"
+
+
 def _remember(submission: Submission, token_file: str | None) -> None:
     """Add a submission's cluster to this user's list, with the file of its token."""
     if not submission.target:
         return
     known = {**_known_clusters(), _cluster(submission): token_file}
-    path = cache_directory() / CLUSTERS_FILE
+    _keep(CLUSTERS_FILE, known)
+
+
+def _keep(name: str, value: Mapping[str, str | None]) -> None:
+    """Write one of this user's own lists."""
+    path = cache_directory() / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, json.dumps(known, indent=2) + "\n")
+    write_text_atomically(path, json.dumps(value, indent=2) + "\n")
     path.chmod(0o600)
 
 
@@ -182,5 +207,13 @@ def _known_clusters() -> dict[str, str | None]:
     """Return the clusters of this user's list; a list that cannot be read is empty."""
     try:
         return _KNOWN.validate_json(read_bytes(cache_directory() / CLUSTERS_FILE))
+    except (OSError, ValidationError):
+        return {}
+
+
+def _submitted_here() -> dict[str, str]:
+    """Return the run directories of the jobs that this user submitted to other machines, oldest first."""
+    try:
+        return _SUBMITTED.validate_json(read_bytes(cache_directory() / SUBMISSIONS_FILE))
     except (OSError, ValidationError):
         return {}

@@ -163,13 +163,13 @@ def is_stale(path: Path) -> bool:
 def _is_old(path: Path) -> bool:
     """True when `path` was not touched for a while, or is gone."""
     try:
-        return _file_system_time(path.parent) - path.lstat().st_mtime > STALE_S
+        return file_system_time(path.parent) - path.lstat().st_mtime > STALE_S
     except FileNotFoundError:
         return True
 
 
-def _file_system_time(folder: Path) -> float:
-    """The time by the clock that stamps the files of `folder`: another machine's, on a network file system."""
+def file_system_time(folder: Path) -> float:
+    """Return the time by the clock that stamps the files of `folder`: another machine's, on a network file system."""
     probe = folder / f".{secrets.token_hex(8)}.tmp"
     os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:

@@ -15,8 +15,9 @@ from tests.execution.experiments import content, scripted, write_experiment
 from tests.support.slurm_lab import SlurmLab, lab_environment, wait_until
 
 JOB_TIMEOUT_S = 480.0
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 # What must not be left on a node: Ray's processes, and those of the run.
-LEFTOVERS = ("raylet", "gcs_server", "moe_ray", "ray::")
+LEFTOVERS = ("raylet", "gcs_server", "moe_ray", "ray::", "ray.scripts")
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,21 @@ class Job:
 
     def wait(self, state: str = "COMPLETED", timeout_s: float = JOB_TIMEOUT_S) -> None:
         """Return when the job is in `state`; fails with its log when it ends otherwise."""
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", state)
         try:
-            wait_until(lambda: self.state in over, f"job {self.id} is {state}", timeout_s)
+            wait_until(lambda: self.state in (*OVER, state), f"job {self.id} is {state}", timeout_s)
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {self.state}\n{self.log}") from error
         assert self.state == state, f"job {self.id} is {self.state}\n{self.log}"
 
     def wait_for_answers(self, number: int) -> None:
-        """Return when so many answers are stored."""
-        wait_until(lambda: self.num_answers >= number, f"{number} answers\n{self.log}", JOB_TIMEOUT_S)
+        """Return when so many answers are stored; fails with the job's log when it ends before."""
+
+        def are_there() -> bool:
+            num_answers = self.num_answers
+            assert num_answers >= number or self.state not in OVER, f"job {self.id} is {self.state}\n{self.log}"
+            return num_answers >= number
+
+        wait_until(are_there, f"{number} answers\n{self.log}", JOB_TIMEOUT_S)
 
     def written_state(self) -> LifeState | None:
         """What the job's own state file says."""

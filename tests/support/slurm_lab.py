@@ -20,6 +20,7 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare
 NETWORK = "10.78.0"
 NUM_GPUS = 4
 BOOT_TIMEOUT_S = 120.0
+SMALL_BYTES = 8 << 20
 
 CONFIG = """\
 ClusterName=lab
@@ -83,22 +84,25 @@ def why_not() -> str | None:
 
 
 class SlurmLab:
-    """A running cluster. Its folder holds `shared/`, for files of tests."""
+    """A running cluster. Its folder holds `shared/`, for files of tests, and `small/`, a disk that all nodes see."""
 
     def __init__(self, folder: Path, num_nodes: int) -> None:
         self.folder = folder
         self.num_nodes = num_nodes
         self.nodes = [f"node{number}" for number in range(1, num_nodes + 1)]
         self.shared = folder / "shared"
+        self.small = folder / "small"
         self._names = {host: f"mr{os.getpid()}-{host}" for host in ("ctl", *self.nodes)}
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._inits: dict[str, int] = {}
 
     def start(self) -> None:
         """Start everything, and return when all nodes are idle."""
-        for name in ("etc", "run", "log", "state", "dev", "shared"):
+        for name in ("etc", "run", "log", "state", "dev", "shared", "small"):
             (self.folder / name).mkdir(parents=True)
         self.folder.chmod(0o755)
+        # Before the nodes have mounts of their own.
+        _do("mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "small", str(self.small))
         self._configure()
         self._connect()
         run = self.folder / "run"
@@ -158,6 +162,15 @@ class SlurmLab:
         """End every process of a node at once."""
         os.kill(self._inits.pop(node), signal.SIGKILL)
         self._nodes.pop(node).wait()
+
+    @contextmanager
+    def cut_off(self, node: str) -> Iterator[None]:
+        """Disconnect a node from the network within this context."""
+        _do("ip", "-n", self._names["ctl"], "link", "set", node, "down")
+        try:
+            yield
+        finally:
+            _do("ip", "-n", self._names["ctl"], "link", "set", node, "up")
 
     def command_on(self, host: str, command: Sequence[str]) -> list[str]:
         """Return the command line that runs `command` on a host; `ctl` is the login node."""
@@ -221,6 +234,7 @@ class SlurmLab:
                 wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), f"{name} ends", 10)  # type: ignore[misc]
         for name in self._names.values():
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        subprocess.run(["umount", str(self.small)], check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

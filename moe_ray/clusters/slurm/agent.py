@@ -6,6 +6,7 @@ the processes that it started, and no others.
 """
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from moe_ray.clusters.slurm.node_copies import CopyOptions
 from moe_ray.clusters.slurm.ray_node import adopt_orphans
 from moe_ray.clusters.slurm.signals import Signals
 from moe_ray.clusters.slurm.worker import join
+
+EXIT_USAGE = 2
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES})
 
 
 def parse_options(arguments: Sequence[str]) -> AgentOptions:
@@ -45,10 +49,19 @@ def main() -> int:
     options = parse_options(sys.argv[1:])
     adopt_orphans()
     agent = Agent(options, Life.of_environment(options.run, shares=options.shares), Signals.recorded())
-    if agent.is_head:
-        return lead(agent)
-    with agent:
-        return join(agent)
+    try:
+        if agent.is_head:
+            return lead(agent)
+        with agent:
+            return join(agent)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        agent.say(
+            f"error: {error.filename or options.run}: cannot write: {error.strerror}\n"
+            "  remedy: free disk space, raise the quota or grant write permission, and submit the run again"
+        )
+        return EXIT_USAGE
 
 
 if __name__ == "__main__":

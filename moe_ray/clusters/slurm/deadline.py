@@ -37,12 +37,16 @@ def seconds_of(text: str) -> float | None:
 
 
 def seconds_left(environment: Mapping[str, str]) -> float | None:
-    """Return the time that the job has left as its environment says; None without a limit."""
+    """Return the time that the job has left as its environment says; None without a limit.
+
+    Where `squeue` gave no answer, it is the length of the job: the job has just started.
+    """
     left = seconds_of(environment.get("MOE_RAY_TIME_LEFT", ""))
     if left is not None:
         return left
-    end = environment.get("SLURM_JOB_END_TIME", "")
-    return float(end) - time.time() if end.isdigit() else None
+    start, end = (environment.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END"))
+    # Both moments are the controller's: this node's clock may be wrong.
+    return float(end) - float(start) if start.isdigit() and end.isdigit() else None
 
 
 def query_seconds_left(job_id: str) -> float | None:

@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import moe_ray
 from moe_ray.clusters.job_commands import is_on_experiment
 from moe_ray.clusters.slurm.deadline import Deadline
 from moe_ray.clusters.slurm.life import (
@@ -26,15 +28,19 @@ from moe_ray.clusters.slurm.life import (
     stopped_path,
     wait_for,
 )
+from moe_ray.clusters.slurm.limits import NodeLimits
 from moe_ray.clusters.slurm.network import head_address, reaches
 from moe_ray.clusters.slurm.node import Agent
-from moe_ray.clusters.slurm.ray_node import start_child
+from moe_ray.clusters.slurm.processes import PreparedProgram, start_child
 from moe_ray.clusters.slurm.requeue import EXIT_NODES_FAILED, Budgets, Decision, decide
 from moe_ray.clusters.slurm.saved import saved_work
 from moe_ray.clusters.submission import EXIT_TRY_AGAIN
 from moe_ray.files import write_text_atomically
 
 HEARTBEAT_S = 10.0
+PROGRAM = Path(moe_ray.__file__).with_name("__main__.py")
+# What `moe-ray evaluate` imports before it joins the cluster.
+COMMAND_MODULES = ("moe_ray.entry", "moe_ray.cli.main", "moe_ray.cli.runs", "moe_ray.execution.executor")
 COMMAND_INTERRUPTED = 130
 # SLURM signals all processes of a step, so that the command may know already that it must end.
 SIGNAL_PATIENCE_S = 2.0
@@ -71,13 +77,13 @@ class StateFile:
 
     def _renew(self) -> None:
         while not self._done.wait(HEARTBEAT_S):
-            with self._lock, contextlib.suppress(OSError):
+            with self._lock:
                 self._write()
 
     def _write(self) -> None:
-        write_text_atomically(
-            state_path(self._life.run, self._life.job_id), self._state.model_dump_json(indent=2) + "\n"
-        )
+        with contextlib.suppress(OSError):  # a full disk: the end of the life is written to the room that it keeps
+            path = state_path(self._life.run, self._life.job_id)
+            write_text_atomically(path, self._state.model_dump_json(indent=2) + "\n")
 
 
 def lead(agent: Agent) -> int:
@@ -88,6 +94,7 @@ def lead(agent: Agent) -> int:
     before = saved_work(life.run, agent.options.command)
     begun = LifeRecord(job_id=life.job_id, restart=life.restart, started_at=time.time(), saved_before=before.amount)
     life.write("record.json", begun)
+    life.reserve()
     with state.renewed():
         try:
             with agent:
@@ -95,12 +102,13 @@ def lead(agent: Agent) -> int:
                     state.set("starting", f"starting Ray on {agent.num_nodes} nodes")
                     end, code = _run(agent, state)
                 finally:
+                    full = life.release()
                     life.mark("ended")
         except NodeFailedError as error:
             agent.say(f"error: {error}")
             end, code = "failed", EXIT_NODES_FAILED
         token.unlink(missing_ok=True)
-        _conclude(agent, state, begun, end, code)
+        _conclude(agent, state, begun, end, code, full)
     return code
 
 
@@ -108,17 +116,21 @@ def _run(agent: Agent, state: StateFile) -> tuple[LifeEnd, int]:
     deadline = Deadline.of_environment()
     started = time.monotonic()
     try:
-        address = _form_cluster(agent)
+        limits = agent.prepare()
+        program = PreparedProgram(COMMAND_MODULES, agent.environment)
+        address = _form_cluster(agent, limits)
     except NodeFailedError as error:
         raise NodeFailedError(_explained(agent, error)) from error
     agent.say(f"{agent.num_nodes} nodes are ready after {time.monotonic() - started:.1f} s: Ray at {address}")
     if agent.signals.must_end:
         return "interrupted", EXIT_TRY_AGAIN
     state.set("running", f"running on {agent.num_nodes} nodes")
-    command = [sys.executable, "-m", "moe_ray", *agent.options.command]
+    command = [str(PROGRAM), *agent.options.command]
     # The other commands take the cluster's address from the environment.
     command += ["--set", f"runtime.address={address}"] if is_on_experiment(agent.options.command) else []
-    process = start_child(command, {**agent.environment, "RAY_ADDRESS": address})
+    process = program.run(command, RAY_ADDRESS=address)
+    if process is None:
+        process = start_child([sys.executable, *command], {**agent.environment, "RAY_ADDRESS": address})
     was_interrupted = _supervise(agent, process, deadline, lambda text: state.set("saving", text))
     code = process.wait()
     if code == COMMAND_INTERRUPTED or (was_interrupted and code != 0):
@@ -126,17 +138,16 @@ def _run(agent: Agent, state: StateFile) -> tuple[LifeEnd, int]:
     return ("finished", 0) if code == 0 else ("failed", code if code > 0 else 128 - code)
 
 
-def _form_cluster(agent: Agent) -> str:
+def _form_cluster(agent: Agent, limits: NodeLimits) -> str:
     """Start the head here, wait for the other nodes, and return the address."""
-    limits = agent.prepare()
     peers = _peers(agent)
     own = agent.life.read("node-0.json", NodeRecord)
     host = head_address(own.addresses if own is not None else [], peers)
     record = agent.start_ray(host, limits, None)
     # The other nodes start as soon as the head's server listens, while the head's own node still starts.
-    agent.await_ray(lambda: reaches(record.host, record.port))
+    agent.await_ray(lambda: _another_failed(agent) or reaches(record.host, record.port))
     agent.life.write("head.json", record)
-    agent.await_ray()
+    agent.await_ray(lambda: _another_failed(agent))
     agent.say_ready()
     _wait_for_ranks(agent, "ready-{}", "did not join the Ray cluster")
     return record.address
@@ -155,15 +166,19 @@ def _wait_for_ranks(agent: Agent, pattern: str, complaint: str) -> None:
     wanted = {pattern.format(rank): rank for rank in range(agent.num_nodes)}
 
     def is_complete() -> bool:
-        names = agent.life.names()
-        if any(name.startswith("failed-") for name in names):
-            raise NodeFailedError("a node cannot take part")
-        return agent.signals.must_end or wanted.keys() <= names
+        return _another_failed(agent) or agent.signals.must_end or wanted.keys() <= agent.life.names()
 
     timeout_s = agent.options.ready_timeout_s
     if not wait_for(is_complete, timeout_s):
         missing = [str(rank) for name, rank in wanted.items() if name not in agent.life.names()]
         raise NodeFailedError(f"node number {', '.join(missing)} of the job {complaint} (waited {timeout_s:g} s)")
+
+
+def _another_failed(agent: Agent) -> bool:
+    """False; raises `NodeFailedError` as soon as a node says that it cannot take part."""
+    if any(name.startswith("failed-") for name in agent.life.names()):
+        raise NodeFailedError("a node cannot take part")
+    return False
 
 
 def _explained(agent: Agent, error: NodeFailedError) -> str:
@@ -213,8 +228,11 @@ def _reason_to_interrupt(agent: Agent, deadline: Deadline) -> str | None:
     return None
 
 
-def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, code: int) -> None:
-    """Decide whether the job is requeued, and write how this life ended: the exit code last."""
+def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, code: int, full: str | None) -> None:
+    """Decide whether the job is requeued, and write how this life ended: the exit code last.
+
+    `full` is the error where the disk is full.
+    """
     life, options = agent.life, agent.options
     saved = saved_work(life.run, options.command)
     decision = decide(life.earlier(), end, code, saved, Budgets(options.max_failures, options.max_interruptions))
@@ -224,6 +242,8 @@ def _conclude(agent: Agent, state: StateFile, begun: LifeRecord, end: LifeEnd, c
         decision = Decision(False, "SLURM ended the job; a preempted job is requeued by SLURM itself")
     elif stopped_path(life.run).exists():
         decision = Decision(False, "stopped by moe-ray stop")
+    elif code and full is not None:
+        decision = Decision(False, f"the disk is full ({full}): free space at {life.run}, and submit the run again")
     what_next = f"; {'the job resumes' if decision.requeue else 'not resumed'}: {decision.reason}" if code else ""
     agent.say(f"ended with exit code {code}{what_next}")
     life.write("record.json", begun.model_copy(update={"end": end, "exit_code": code, "saved_after": saved.amount}))

@@ -7,12 +7,20 @@ from pathlib import Path
 
 from moe_ray.clusters.slurm.array import element_ids, progress_in_words, status_of_all
 from moe_ray.clusters.slurm.hosts import Host
-from moe_ray.clusters.slurm.life import LifeState
+from moe_ray.clusters.slurm.life import FOLDER, LifeState
 from moe_ray.clusters.slurm.run_files import RunFiles, SeenState, files_of, remote_run
 from moe_ray.clusters.slurm.scheduler import QueuedJob, SlurmScheduler, reason_in_words
+from moe_ray.clusters.slurm.script import SCRIPT_FILE
 from moe_ray.clusters.slurm.sync import fetch
-from moe_ray.clusters.submission import EXIT_TRY_AGAIN, SUBMISSION_FILE, Submission, SubmissionStatus
-from moe_ray.errors import RunDirectoryError
+from moe_ray.clusters.submission import (
+    EXIT_TRY_AGAIN,
+    SUBMISSION_FILE,
+    Submission,
+    SubmissionStatus,
+    require_submitted_here,
+)
+from moe_ray.errors import RunDirectoryError, UserError
+from moe_ray.store.inside import inside
 
 FOLLOW_POLL_S = 1.0
 _JOB_ID = re.compile(r"\d{1,12}(_\d{1,9})?")
@@ -95,10 +103,26 @@ class SlurmLauncher:
             time.sleep(FOLLOW_POLL_S)
 
     def stop(self, run: Path, submission: Submission) -> None:
-        """Forbid further lives of the job, cancel it, and return when SLURM says that nothing is left of it."""
+        """Forbid further lives of the job, cancel it, and return when SLURM says that nothing is left of it.
+
+        Raises `UserError` where the job is not this run's: the record of another user's run directory may name any job.
+        """
         scheduler = _scheduler_of(run, submission)
+        if submission.target:
+            require_submitted_here(run, submission)
+        jobs = scheduler.shown(submission.id)
+        for job in jobs or ():
+            _require_script_of(run, submission, job.script)
         files_of(run, submission).forbid()
-        scheduler.cancel(submission.id)
+        if jobs is None:
+            raise UserError(
+                "SLURM gave no answer about the job, so it was not cancelled",
+                where=f"job {submission.id}",
+                remedy=f"run this command again when `scontrol show job {submission.id}` answers; the run directory "
+                "forbids another start of the job",
+            )
+        if jobs:
+            scheduler.cancel(submission.id)
 
     def sync(self, run: Path, submission: Submission, on_progress: Callable[[str], object]) -> None:
         """Copy the run directory from the login node; nothing where the job was submitted on this machine."""
@@ -138,3 +162,17 @@ def _scheduler_of(run: Path, submission: Submission) -> SlurmScheduler:
             remedy="remove the file and submit the run again",
         )
     return SlurmScheduler(Host(submission.target))
+
+
+def _require_script_of(run: Path, submission: Submission, script: str) -> None:
+    """Raise `UserError` unless SLURM says that the job runs the script in the run directory."""
+    if submission.target:
+        is_own = script == f"{remote_run(run, submission)}/{FOLDER}/{SCRIPT_FILE}"
+    else:
+        is_own = Path(script).resolve() == inside(run, FOLDER, SCRIPT_FILE).resolve()
+    if not is_own:
+        raise UserError(
+            f"job {submission.id} is not a job of this run: its script is {script}",
+            where=str(run / SUBMISSION_FILE),
+            remedy=f"stop the run that the job belongs to, or end the job with: scancel {submission.id}",
+        )

@@ -16,6 +16,7 @@ ID.RESTART/          one life: from a start of the batch script to its end; ID i
     exit_code        the exit code of the job
     requeue          present when the job must be requeued
     token            Ray's token, only while the life lasts
+    reserve          room on the disk for the last records of the life, only while it lasts
 """
 
 import os
@@ -29,7 +30,7 @@ from typing import Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from moe_ray.errors import RunFailedError
-from moe_ray.files import StoredRecord, read_bytes, write_text_atomically
+from moe_ray.files import StoredRecord, read_bytes, write_atomically, write_text_atomically
 from moe_ray.store.inside import inside
 
 FOLDER = "slurm"
@@ -40,6 +41,7 @@ LifeEnd = Literal["finished", "interrupted", "failed"]
 POLL_S = 0.2
 # For waits of hours: many nodes list the folder, which a parallel file system feels.
 WATCH_S = 1.0
+RESERVE_BYTES = 1 << 18
 
 
 class NodeFailedError(RunFailedError):
@@ -164,6 +166,21 @@ class Life:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_hex(32))
         return path
+
+    def reserve(self) -> None:
+        """Keep room on the disk, so that the end of this life can be written when the disk is full."""
+        self._make_folder()
+        write_atomically(self.path("reserve"), lambda path: path.write_bytes(secrets.token_bytes(RESERVE_BYTES)))
+
+    def release(self) -> str | None:
+        """Give the room back; returns the error where the disk is full, None where it is not."""
+        reason = None
+        try:
+            self.reserve()
+        except OSError as error:
+            reason = error.strerror
+        self.path("reserve").unlink(missing_ok=True)
+        return reason
 
     def earlier(self) -> list[LifeRecord]:
         """Return the earlier lives of this job, oldest first."""

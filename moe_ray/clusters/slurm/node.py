@@ -75,6 +75,7 @@ class Agent:
         )
         self.environment.update(self._place_for_copies())
         self.ray = RayNode(folder, self.environment)
+        self.ray.prepare()
         self.life.write(
             f"node-{self.rank}.json",
             NodeRecord(rank=self.rank, name=self.name, addresses=own, **limits._asdict()),

@@ -1,35 +1,32 @@
 """One node's Ray: started with private ports and folders, ended by process id. `ray stop` would end every Ray there."""
 
 import contextlib
-import ctypes
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from moe_ray.clusters.slurm.life import NodeFailedError
 from moe_ray.clusters.slurm.limits import NodeLimits
 from moe_ray.clusters.slurm.network import PortClaim, RayPorts
+from moe_ray.clusters.slurm.processes import LIBC, PreparedProgram, start_child
 
+RAY = "ray.scripts.scripts"
 STARTED = "Ray runtime started."
 # What `ray start` says when its own limit of 30 s is over, as on a busy machine.
 SLOW = "timed out during startup"
 LOG_LINES = 12
 TERM_TIMEOUT_S = 3.0
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _TELLING = re.compile(r"^\[[^]]* [EFC] \d+ \d+\]|Check failed|Error|error:|Exception|refused|denied")
 _STACK_FRAME = re.compile(r"^/\S+\(|^\s*File \"")
-_LIBC = ctypes.CDLL(None, use_errno=True)
 # The head gives a silent node up after about 10 s; Ray's own 30 s and more would leave its work waiting.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "5000",
@@ -118,6 +115,7 @@ class RayNode:
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._command: list[str] = []
+        self._program: PreparedProgram | None = None
 
     @property
     def ray_dir(self) -> Path:
@@ -128,11 +126,18 @@ class RayNode:
     def _output(self) -> Path:
         return self._folder / "ray-start.log"
 
+    def prepare(self) -> None:
+        """Have `ray start` import its packages, while the nodes meet."""
+        with self._output.open("wb") as output:
+            self._program = PreparedProgram([RAY], self._environment, stdout=output, stderr=subprocess.STDOUT)
+
     def start(self, host: str, claim: PortClaim, limits: NodeLimits, head: str | None = None) -> None:
         """Begin to start Ray; `has_started` says when it runs."""
         options = start_options(host, claim.ports, limits, self.ray_dir, head)
-        self._command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
-        self._start()
+        self._command = [sys.executable, "-m", RAY, "start", *options]
+        self._process = self._program.run(["ray", "start", *options]) if self._program is not None else None
+        if self._process is None:
+            self._start()
 
     def _start(self) -> None:
         with self._output.open("wb") as output:
@@ -171,23 +176,12 @@ class RayNode:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def start_child(command: Sequence[str], environment: Mapping[str, str], **options: Any) -> "subprocess.Popen[bytes]":
-    """Start a process in a session of its own that gets SIGTERM when this process dies."""
-
-    def tie() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-    return subprocess.Popen(
-        command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=tie, **options
-    )
-
-
 def adopt_orphans() -> None:
     """Make this process the parent of every orphan among its descendants, so that none of them can get lost.
 
     Ray's processes start sessions of their own, and rename themselves, which overwrites their environment.
     """
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_descendants() -> None:

@@ -12,13 +12,17 @@ from moe_ray.clusters.submission import SUBMISSION_FILE, Submission
 from moe_ray.errors import RunDirectoryError, UserError
 from moe_ray.files import write_text_atomically
 from moe_ray.store.inside import inside
+from moe_ray.store.lease import file_system_time
 
-# The writer renews the file every 10 s; a network file system may show it later.
+# The writer renews the file every 10 s; a network file system may show it later. Its age is by the clock of the file
+# system, which stamps files: the clock of a node, or of this machine, may be minutes off.
 FRESH_S = 60.0
 _LOOK = """
 cd "$1/slurm" || exit
 [ -e stopped ] && echo stopped || echo free
-echo "$(( $(date +%s) - $(stat -c %Y "$2" || echo 0) ))"
+probe=$(mktemp -p . .XXXXXXXX.tmp) && now=$(stat -c %Y "$probe")
+rm -f "$probe"
+echo "$(( ${now:-$(date +%s)} - $(stat -c %Y "$2" || echo 0) ))"
 cat "$2"
 """
 
@@ -58,7 +62,7 @@ class LocalFiles:
         path = state_path(self._run, self._job_id)
         state, is_stopped = read_record(path, LifeState), stopped_path(self._run).exists()
         try:
-            age_s = time.time() - path.stat().st_mtime
+            age_s = _now(path.parent) - path.stat().st_mtime
         except OSError:
             return None, is_stopped
         return _seen(state, age_s, self._job_id), is_stopped
@@ -134,3 +138,11 @@ def remote_run(run: Path, submission: Submission) -> str:
 
 def _seen(state: LifeState | None, age_s: float, job_id: str) -> SeenState | None:
     return SeenState(state, age_s < FRESH_S) if state is not None and state.job_id == job_id else None
+
+
+def _now(folder: Path) -> float:
+    """Return the time by the clock that stamps the files of `folder`; this machine's where it cannot be written."""
+    try:
+        return file_system_time(folder)
+    except OSError:
+        return time.time()

@@ -1,4 +1,4 @@
-"""SLURM's commands: sbatch, squeue, scancel, sinfo. sacct is never needed, and JSON output is never read."""
+"""SLURM's commands: sbatch, squeue, scancel, scontrol, sinfo. sacct is never needed, and JSON is never read."""
 
 import os
 import re
@@ -13,11 +13,20 @@ from moe_ray.errors import UserError
 STOP_TIMEOUT_S = 90.0
 STOP_POLL_S = 0.5
 NOT_LISTED = "Invalid job id"
+_SHOWN_JOB = re.compile(r" JobState=(\S+) .*? Command=(.*?) WorkDir=")
 # States in which a job neither runs nor waits.
 OVER = frozenset(
-    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
-)
-WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"})
+    {
+        "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+        "REVOKED", "TIMEOUT",
+    }
+)  # fmt: skip
+WAITING = frozenset(
+    {
+        "EXPEDITING", "PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT",
+        "SUSPENDED",
+    }
+)  # fmt: skip
 REASONS = {
     "Priority": "jobs with a higher priority come first",
     "Resources": "waiting until nodes are free",
@@ -51,6 +60,13 @@ class QueuedJob(NamedTuple):
     def is_over(self) -> bool:
         """True if the job neither runs nor waits."""
         return self.state in OVER
+
+
+class ShownJob(NamedTuple):
+    """A job as `scontrol show job` prints it: its state, and the path of its batch script."""
+
+    state: str
+    script: str
 
 
 class Partition(NamedTuple):
@@ -95,6 +111,16 @@ class SlurmScheduler:
         jobs = [QueuedJob(*row) for row in rows if len(row) == 3]
         return min(jobs, key=lambda job: (job.is_over, job.is_waiting), default=None)
 
+    def shown(self, job_id: str) -> list[ShownJob] | None:
+        """Return a job, or all elements of an array, as `scontrol` shows them.
+
+        Empty where SLURM says that it knows no such job, None when it fails, hangs, or prints something else.
+        """
+        answer = self._host.run(["scontrol", "show", "job", "-o", job_id])
+        if answer.code != 0:
+            return [] if answer.code is not None and NOT_LISTED in answer.err + answer.out else None
+        return [ShownJob(*found) for found in _SHOWN_JOB.findall(answer.out)] or None
+
     def elements(self, job_id: str) -> dict[str, QueuedJob]:
         """Return the jobs of an array by their ids, such as 17_3; none when squeue fails, hangs, or lists none."""
         answer = self._host.run(["squeue", "-h", "-r", "-t", "all", "-j", job_id, "-o", "%i|%T|%r|%N"])
@@ -103,11 +129,8 @@ class SlurmScheduler:
 
     def is_gone(self, job_id: str) -> bool:
         """True if SLURM says that the job neither runs nor waits, and that no process of it is left."""
-        answer = self._host.run(["squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T"])
-        if answer.code is not None and answer.code != 0:
-            return NOT_LISTED in answer.err
-        states = answer.out.split()
-        return answer.code == 0 and bool(states) and all(state in OVER for state in states)
+        jobs = self.shown(job_id)
+        return jobs is not None and all(job.state in OVER for job in jobs)
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job, and return when SLURM says that nothing of it is left. Raises `UserError` when it does not."""

@@ -13,6 +13,7 @@ from moe_ray.clusters.slurm.site import SiteConfig
 from moe_ray.errors import UserError
 
 MAX_NODES = 10_000
+SCRIPT_FILE = "job.sh"
 # The hub's libraries then read their caches, and make no request that nothing would answer.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
 TEMPLATE = Path(__file__).with_name("job.sh.j2")

@@ -7,14 +7,12 @@ from pathlib import Path
 from moe_ray.clusters.slurm.array import ARRAY
 from moe_ray.clusters.slurm.life import FOLDER, finished_path, stopped_path
 from moe_ray.clusters.slurm.scheduler import SlurmScheduler, clean_environment
-from moe_ray.clusters.slurm.script import SlurmRequest, job_script, require_sensible
+from moe_ray.clusters.slurm.script import SCRIPT_FILE, SlurmRequest, job_script, require_sensible
 from moe_ray.clusters.slurm.site import SiteConfig
 from moe_ray.clusters.submission import Submission, next_attempt, write_submission
 from moe_ray.errors import RunDirectoryError
 from moe_ray.files import write_text_atomically
 from moe_ray.store.inside import inside
-
-SCRIPT_FILE = "job.sh"
 
 
 def submit(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from moe_ray.clusters.slurm.life import FailedNode, Life, LifeRecord, LifeState, read_record, state_path
 
 
-def agent(run: Path, rank: int, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def agent(
+    run: Path, rank: int, *options: str, prefix: Sequence[str] = (), **environment: str
+) -> "subprocess.CompletedProcess[str]":
     """Run the agent of one node of two, until it gives up."""
-    command = [sys.executable, "-m", "moe_ray.clusters.slurm.agent", str(run), "--ready-timeout=0.5", *options]
+    command = [*prefix, sys.executable, "-m", "moe_ray.clusters.slurm.agent", str(run), "--ready-timeout=0.5", *options]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "RAY", "CUDA"))}
     own = {"SLURM_JOB_ID": "7", "SLURM_NODEID": str(rank), "SLURM_NNODES": "2", "SLURMD_NODENAME": f"n{rank}"}
     return subprocess.run(
@@ -78,3 +81,11 @@ def test_other_gpus_than_requested_are_reported_by_the_node_itself(tmp_path: Pat
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
     agent(tmp_path / "run", 0, f"--temp-dir={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_disk_that_takes_nothing_is_one_error(tmp_path: Path, rank: int) -> None:
+    done = agent(tmp_path, rank, prefix=["bash", "-c", 'ulimit -f 0; exec "$@"', "bash"])
+    assert done.returncode == 2
+    assert "cannot write: File too large\n  remedy: free disk space" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr

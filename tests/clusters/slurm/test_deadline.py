@@ -26,12 +26,12 @@ def test_durations_are_read_as_slurm_writes_them(text: str, seconds: float | Non
 
 
 def test_the_time_left_counts_before_the_moment_of_the_end() -> None:
-    """A moment would be wrong on a node whose clock is wrong."""
-    assert seconds_left({"MOE_RAY_TIME_LEFT": "10:00", "SLURM_JOB_END_TIME": "1"}) == 600
-    assert seconds_left({"MOE_RAY_TIME_LEFT": ""}) is None
-    left = seconds_left({"SLURM_JOB_END_TIME": "99999999999"})
-    assert left is not None
-    assert left > 0
+    """A moment would be wrong on a node whose clock is wrong; SLURM 22.05 does not set both moments."""
+    moments = {"SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "4600"}
+    assert seconds_left({"MOE_RAY_TIME_LEFT": "10:00", **moments}) == 600
+    assert seconds_left({"MOE_RAY_TIME_LEFT": "", **moments}) == 3600
+    assert seconds_left({"SLURM_JOB_END_TIME": "4600"}) is None
+    assert seconds_left({}) is None
 
 
 class Clock:

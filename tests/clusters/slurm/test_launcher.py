@@ -82,6 +82,15 @@ def fake(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
+GONE = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+
+
+def shown(run: Path, state: str, script: str | None = None) -> str:
+    """The shell command that prints a job as `scontrol show job -o` does."""
+    path = script or run / "slurm" / "job.sh"
+    return f"echo 'JobId=17 JobName=moe-ray-x JobState={state} Reason=None NodeList= Command={path} WorkDir=/home/me'"
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
@@ -109,6 +118,21 @@ def test_a_squeue_that_prints_nothing_fails_or_hangs_ends_no_job(
     assert LAUNCHER.status(run, SUBMISSION) == ("failed", "", 1)
 
 
+def test_a_clock_that_is_minutes_off_changes_no_status(
+    commands: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system's clock stamps the state file, and says how old it is."""
+    fake(commands, "squeue", "exit 1")
+    write_state(run, "running")
+    now_s = time.time()
+    for error_s in (-600, 600):
+        monkeypatch.setattr(time, "time", lambda error_s=error_s: now_s + error_s)
+        assert LAUNCHER.status(run, SUBMISSION).state == "running"
+    os.utime(state_path(run), (now_s - 300, now_s - 300))
+    monkeypatch.setattr(time, "time", lambda: now_s - 600)
+    assert LAUNCHER.status(run, SUBMISSION).state == "unknown"
+
+
 def test_the_state_of_an_earlier_job_does_not_count(commands: Path, run: Path) -> None:
     fake(commands, "squeue", "exit 1")
     write_state(run, "ended", 0, job_id="16")
@@ -119,18 +143,88 @@ def test_stop_forbids_further_lives_and_returns_when_slurm_says_that_the_job_is_
     commands: Path, run: Path, tmp_path: Path
 ) -> None:
     fake(commands, "scancel", f'echo "$@" >> {tmp_path}/cancelled')
-    gone = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
-    answers = f"case $n in 1) echo COMPLETING;; 2) exit 0;; *) {gone};; esac"
-    fake(commands, "squeue", f"echo x >> {tmp_path}/asked; n=$(wc -l < {tmp_path}/asked); {answers}")
+    answers = f"case $n in 1) {shown(run, 'RUNNING')};; 2) {shown(run, 'COMPLETING')};; 3) exit 0;; *) {GONE};; esac"
+    fake(commands, "scontrol", f"echo x >> {tmp_path}/asked; n=$(wc -l < {tmp_path}/asked); {answers}")
     LAUNCHER.stop(run, SUBMISSION)
     assert (tmp_path / "cancelled").read_text() == "17\n"
-    assert len((tmp_path / "asked").read_text().splitlines()) == 3
+    assert len((tmp_path / "asked").read_text().splitlines()) == 4
+    assert stopped_path(run).exists()
+
+
+@pytest.mark.parametrize("squeue", ["exit 0", "exit 1", "sleep 60"])
+def test_stop_needs_no_squeue(commands: Path, run: Path, tmp_path: Path, squeue: str) -> None:
+    fake(commands, "squeue", squeue)
+    fake(commands, "scancel", f"touch {tmp_path}/cancelled")
+    fake(commands, "scontrol", f"[ -e {tmp_path}/cancelled ] || {{ {shown(run, 'RUNNING')}; exit; }}; {GONE}")
+    LAUNCHER.stop(run, SUBMISSION)
+    assert (tmp_path / "cancelled").exists()
+
+
+def test_a_job_that_slurm_has_forgotten_needs_no_cancelling(commands: Path, run: Path, tmp_path: Path) -> None:
+    fake(commands, "scancel", f"touch {tmp_path}/cancelled")
+    fake(commands, "scontrol", GONE)
+    LAUNCHER.stop(run, SUBMISSION)
+    assert not (tmp_path / "cancelled").exists()
+    assert stopped_path(run).exists()
+
+
+@pytest.mark.parametrize("script", ["/home/me/results/other/slurm/job.sh", "(null)", "/x Command={own}"])
+def test_the_job_of_another_run_is_never_cancelled(commands: Path, run: Path, tmp_path: Path, script: str) -> None:
+    """A run directory of another user may name any job of the user who opens it."""
+    fake(commands, "scancel", f"touch {tmp_path}/cancelled")
+    fake(commands, "scontrol", shown(run, "RUNNING", script.format(own=run / "slurm" / "job.sh")))
+    with pytest.raises(UserError, match="job 17 is not a job of this run") as raised:
+        LAUNCHER.stop(run, SUBMISSION)
+    assert "scancel 17" in str(raised.value)
+    assert not (tmp_path / "cancelled").exists()
+    assert not stopped_path(run).exists()
+
+
+def test_a_link_to_another_run_does_not_make_its_job_this_runs(commands: Path, tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    (mine / "slurm").mkdir(parents=True)
+    (mine / "slurm" / "job.sh").touch()
+    theirs.mkdir()
+    (theirs / "slurm").symlink_to(mine / "slurm")
+    fake(commands, "scancel", f"touch {tmp_path}/cancelled")
+    fake(commands, "scontrol", shown(mine, "RUNNING"))
+    with pytest.raises(UserError, match="leads out of the run directory"):
+        LAUNCHER.stop(theirs, SUBMISSION)
+    assert not (tmp_path / "cancelled").exists()
+
+
+def test_one_foreign_element_of_an_array_is_enough_to_refuse(commands: Path, run: Path, tmp_path: Path) -> None:
+    fake(commands, "scancel", f"touch {tmp_path}/cancelled")
+    fake(commands, "scontrol", f"{shown(run, 'RUNNING')}; {shown(run, 'PENDING', '/elsewhere/slurm/job.sh')}")
+    with pytest.raises(UserError, match="not a job of this run"):
+        LAUNCHER.stop(run, SUBMISSION)
+    assert not (tmp_path / "cancelled").exists()
+
+
+def test_a_run_directory_under_another_name_is_the_same_run(commands: Path, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run)
+    fake(commands, "scancel", f"touch {tmp_path}/cancelled")
+    fake(commands, "scontrol", f"[ -e {tmp_path}/cancelled ] || {{ {shown(run, 'RUNNING')}; exit; }}; {GONE}")
+    LAUNCHER.stop(tmp_path / "link", SUBMISSION)
+    assert (tmp_path / "cancelled").exists()
+
+
+@pytest.mark.parametrize("scontrol", ["exit 0", "exit 1", "echo garbage", "sleep 60"])
+def test_a_job_that_slurm_does_not_show_is_not_cancelled_but_starts_no_more(
+    commands: Path, run: Path, tmp_path: Path, scontrol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts.Host.run, "__kwdefaults__", {"timeout_s": 0.5, "environment": None})
+    fake(commands, "scancel", f"touch {tmp_path}/cancelled")
+    fake(commands, "scontrol", scontrol)
+    with pytest.raises(UserError, match="gave no answer about the job, so it was not cancelled"):
+        LAUNCHER.stop(run, SUBMISSION)
+    assert not (tmp_path / "cancelled").exists()
     assert stopped_path(run).exists()
 
 
 def test_a_stop_that_slurm_refuses_is_an_error(commands: Path, run: Path) -> None:
     fake(commands, "scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
-    fake(commands, "squeue", "echo RUNNING")
+    fake(commands, "scontrol", shown(run, "RUNNING"))
     with pytest.raises(UserError, match="Access denied"):
         LAUNCHER.stop(run, SUBMISSION)
 

@@ -1,11 +1,12 @@
 """The files through which the nodes of a job meet."""
 
+import errno
 import stat
 from pathlib import Path
 
 import pytest
 
-from moe_ray.clusters.slurm.life import HeadRecord, Life, LifeRecord, state_path
+from moe_ray.clusters.slurm.life import RESERVE_BYTES, HeadRecord, Life, LifeRecord, state_path
 from moe_ray.clusters.slurm.ray_node import job_environment
 from moe_ray.errors import RunDirectoryError
 
@@ -69,6 +70,24 @@ def test_the_jobs_ray_sees_no_variable_of_the_users_ray(tmp_path: Path) -> None:
     assert found["RAY_TMPDIR"] == str(tmp_path)
     assert "RAY_ADDRESS" not in found
     assert "secret" not in found.values()
+
+
+def test_a_life_keeps_room_for_its_last_records_and_notices_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(tmp_path, "7", 0)
+    life.reserve()
+    assert life.path("reserve").stat().st_size == RESERVE_BYTES
+    assert life.release() is None
+    assert life.names() == set()
+    life.reserve()
+
+    def refuse(_path: Path, _write: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("moe_ray.clusters.slurm.life.write_atomically", refuse)
+    assert life.release() == "No space left on device"
+    assert life.names() == set()
 
 
 def test_the_elements_of_an_array_that_share_a_run_have_lives_and_states_of_their_own(

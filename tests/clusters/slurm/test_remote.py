@@ -9,7 +9,7 @@ import pytest
 
 from moe_ray.clusters.slurm.launcher import LAUNCHER
 from moe_ray.clusters.slurm.life import LifeState, state_path
-from moe_ray.clusters.submission import Submission, read_submission
+from moe_ray.clusters.submission import Submission, read_submission, write_submission
 from moe_ray.errors import UserError
 from tests.support.commands import Command
 
@@ -140,6 +140,36 @@ def test_another_command_reaches_the_host_as_it_was_written(
     assert moe_ray("slurm", "--host", "login", "--", *words)[0] == 2
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[arguments.index("--") + 1 :] == words
+
+
+def test_a_job_that_was_submitted_from_here_is_stopped_on_the_host(there: Path, tmp_path: Path, commands: Path) -> None:
+    run, record = tmp_path / "here", submission(there)
+    write_submission(run, record)
+    fake(commands, "scancel", f"touch {tmp_path}/cancelled")
+    shown = f"echo 'JobId=17 JobState=RUNNING Reason=None Command={there}/slurm/job.sh WorkDir=/home/me'"
+    gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+    fake(commands, "scontrol", f"[ -e {tmp_path}/cancelled ] || {{ {shown}; exit; }}; {gone}")
+    LAUNCHER.stop(run, record)
+    assert (tmp_path / "cancelled").exists()
+    assert (there / "slurm" / "stopped").exists()
+
+
+def test_a_record_of_another_user_stops_no_job_on_the_host(there: Path, tmp_path: Path, commands: Path) -> None:
+    """It names a host that this user works on, and a job and a run that are this user's."""
+    write_submission(tmp_path / "here", submission(there))
+    for name in ("scancel", "scontrol"):
+        fake(commands, name, f"touch {tmp_path}/{name}")
+    with pytest.raises(UserError, match="which you have not submitted from here"):
+        LAUNCHER.stop(tmp_path / "theirs", submission(there))
+    assert not (tmp_path / "scancel").exists()
+    assert not (there / "slurm" / "stopped").exists()
+
+
+def test_a_host_whose_clock_is_minutes_off_changes_no_status(there: Path, tmp_path: Path, commands: Path) -> None:
+    state_path(there).write_text(LifeState(job_id="17", restart=0, phase="running").model_dump_json())
+    fake(commands, "date", "echo $(( $(/bin/date +%s) + 600 ))")
+    assert LAUNCHER.status(tmp_path, submission(there)).state == "running"
+    assert sorted(path.name for path in (there / "slurm").iterdir()) == ["17.0", "state.json"]
 
 
 def test_a_host_that_cannot_be_reached_is_one_message(moe_ray: Command) -> None:
