@@ -126,7 +126,7 @@ class RunDirectory:
                 inside(self.path, part).mkdir(parents=True, exist_ok=True)
             probe = inside(self.path, ".writable")
             write_text_atomically(probe, "")
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another process may have done so
         except OSError as error:
             raise RunDirectoryError(
                 f"cannot write here: {error.strerror or error}",

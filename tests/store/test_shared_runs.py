@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,10 @@ def test_shards_that_were_cut_differently_are_leased_under_one_name(
     assert len(lines) >= NUM_SHARDS
     assert content(run) == expected
     assert len(expected) == NUM_SHARDS * SHARD_SIZE
+
+
+def test_processes_that_start_at_the_same_moment_prepare_one_directory(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(run.prepare) for _ in range(200)]:
+            done.result()
