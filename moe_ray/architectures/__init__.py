@@ -1,6 +1,6 @@
 """Own transformers classes, for mixtures that transformers has no class for. Each modelling file stands alone.
 
-`register` puts them into AutoConfig and AutoModelForCausalLM, so that their checkpoints load like any other.
+`register` puts them into AutoConfig and the AutoModel class of their head; then their checkpoints load like any other.
 Saving a model or its configuration puts the code beside it, so that others load it with `trust_remote_code=True`.
 """
 
@@ -8,7 +8,7 @@ import importlib
 from dataclasses import dataclass
 from functools import cache
 
-__all__ = ["ARCHITECTURES", "Architecture", "auto_map", "register"]
+__all__ = ["ARCHITECTURES", "CLASSIFIERS", "Architecture", "auto_map", "register"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,18 +25,24 @@ ARCHITECTURES = {
     "opt_moe": Architecture(config_class="OPTMoeConfig", model_class="OPTMoeForCausalLM"),
     "gated_mixture": Architecture(config_class="GatedMixtureConfig", model_class="GatedMixtureForCausalLM"),
 }
+CLASSIFIERS = {
+    "token_mixture": Architecture(
+        config_class="TokenMixtureConfig", model_class="TokenMixtureForSequenceClassification"
+    ),
+}
 
 
 @cache
 def register() -> None:
     """Make the Auto classes know the architectures of this package; calling it again changes nothing."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    for model_type, architecture in ARCHITECTURES.items():
-        module = importlib.import_module(f"{__name__}.{model_type}")
-        config_class = getattr(module, architecture.config_class)
-        AutoConfig.register(model_type, config_class, exist_ok=True)
-        AutoModelForCausalLM.register(config_class, getattr(module, architecture.model_class), exist_ok=True)
+    for reader, known in ((AutoModelForCausalLM, ARCHITECTURES), (AutoModelForSequenceClassification, CLASSIFIERS)):
+        for model_type, architecture in known.items():
+            module = importlib.import_module(f"{__name__}.{model_type}")
+            config_class = getattr(module, architecture.config_class)
+            AutoConfig.register(model_type, config_class, exist_ok=True)
+            reader.register(config_class, getattr(module, architecture.model_class), exist_ok=True)
 
 
 def auto_map(model_type: str) -> dict[str, str]:

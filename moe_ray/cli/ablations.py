@@ -10,9 +10,9 @@ from moe_ray.cli.terminal import LineColumn, output_console
 from moe_ray.errors import UserError
 from moe_ray.files import write_text_atomically
 from moe_ray.mixtures.interventions import Operation
-from moe_ray.specialisation.ablation.records import read_ablation
-from moe_ray.specialisation.ablation.report import make_ablation_report
-from moe_ray.specialisation.ablation.tables import effects_table, summary_lines
+from moe_ray.specialisation.ablation.records import JOINT_FOLDER, Ablation, is_complete, read_ablation
+from moe_ray.specialisation.ablation.report import AblationReport, make_ablation_report
+from moe_ray.specialisation.ablation.tables import effects_table, interaction_table, summary_lines
 from moe_ray.specialisation.causal import MIN_CONTROL_DRAWS
 from moe_ray.specialisation.texts import SourceTexts, limit_per_class, read_source_texts
 
@@ -36,6 +36,9 @@ class AblateOptions:
     batch_size: int
     dtype: str
     top: int
+    joint: int
+    choose: int | None
+    zero_shot: str | None
 
 
 def ablate_mixture(model: str, texts: Path, out: Path, options: AblateOptions) -> None:
@@ -47,7 +50,10 @@ def ablate_mixture(model: str, texts: Path, out: Path, options: AblateOptions) -
     layers = () if options.layers in (EACH, WHOLE) else numbers_of(options.layers, "--layers")
     if options.draws < MIN_CONTROL_DRAWS:
         raise UserError(f"{options.draws} control draws", where="--draws", remedy=f"give at least {MIN_CONTROL_DRAWS}")
+    if options.joint == 1:
+        raise UserError("1 expert together with none", where="--joint", remedy="give 2 or more, or 0 for single ones")
     # Imported here, so that a mistake in the texts is reported before torch is loaded.
+    from moe_ray.specialisation.ablation.joint import ablate_jointly
     from moe_ray.specialisation.ablation.measuring import AblationOptions
     from moe_ray.specialisation.ablation.run import AblationProgress, AblationRequest, ablate_model
 
@@ -64,18 +70,20 @@ def ablate_mixture(model: str, texts: Path, out: Path, options: AblateOptions) -
         chat=options.chat,
         max_tokens=options.max_tokens,
         dtype=options.dtype,
+        zero_shot=options.zero_shot,
     )
     columns = (LineColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=output_console(soft_wrap=True), transient=True) as progress:
         task = progress.add_task("ablating", total=None)
-        ablate_model(
-            request,
-            AblationProgress(
-                on_start=lambda total, done: progress.update(task, total=total, completed=done),
-                on_text=lambda: progress.advance(task),
-            ),
+        shown = AblationProgress(
+            on_start=lambda total, done: progress.update(task, total=total, completed=done),
+            on_text=lambda: progress.advance(task),
         )
-    show_effects(out, top=options.top, as_json=False, margin=None)
+        ablate_model(request, shown)
+        if options.joint:
+            progress.update(task, description="ablating jointly")
+            ablate_jointly(request, options.joint, shown)
+    show_effects(out, top=options.top, as_json=False, margin=None, choose=options.choose)
 
 
 def numbers_of(listing: str, option: str) -> tuple[int, ...]:
@@ -86,14 +94,33 @@ def numbers_of(listing: str, option: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def show_effects(ablation: Path, *, top: int, as_json: bool, margin: float | None) -> None:
-    """Print the effects of a finished ablation, and write them as JSON beside its table."""
-    report = make_ablation_report(read_ablation(ablation), margin=margin)
+def show_effects(ablation: Path, *, top: int, as_json: bool, margin: float | None, choose: int | None = None) -> None:
+    """Print the effects of a finished ablation and of its joint removals, and write them as JSON beside the tables."""
+    singles = read_ablation(ablation)
+    report = make_ablation_report(singles, margin=margin, choose=choose)
     written = report.model_dump_json(indent=2)
     write_text_atomically(ablation / REPORT_FILE, written + "\n")
+    together = _joint_report(ablation, singles, margin)
     if as_json:
         output_console(soft_wrap=True).print(written)
         return
+    _print_report(report, top)
+    if together is not None:
+        _print_report(together, top)
+        output_console().print(interaction_table(together))
+    output_console().print(f"\nAblation: {ablation}", soft_wrap=True)
+
+
+def _joint_report(ablation: Path, singles: Ablation, margin: float | None) -> AblationReport | None:
+    folder = ablation / JOINT_FOLDER
+    if not is_complete(folder):
+        return None
+    report = make_ablation_report(read_ablation(folder), margin=margin, singles=singles)
+    write_text_atomically(folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
+    return report
+
+
+def _print_report(report: AblationReport, top: int) -> None:
     console = output_console()
     console.print(effects_table(report))
     ordered = sorted(report.units, key=lambda unit: 2.0 if unit.q_value is None else unit.q_value)
@@ -103,7 +130,6 @@ def show_effects(ablation: Path, *, top: int, as_json: bool, margin: float | Non
         console.print(f"... and {len(ordered) - top} more: --top, or --json", soft_wrap=True)
     for line in [*summary_lines(report), *(f"Note: {note}" for note in report.notes)]:
         console.print(line, soft_wrap=True)
-    console.print(f"\nAblation: {ablation}", soft_wrap=True)
 
 
 def prune_mixture(model: str, experts: str, out: Path, dtype: str) -> None:

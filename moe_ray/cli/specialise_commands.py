@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from moe_ray.cli.options import GROUP
+from moe_ray.cli.options import GROUP, Set
 
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE...", help="Folders of traces.", show_default=False)]
 MixtureModel = Annotated[str, typer.Argument(help="Folder or hub id of a mixture.", show_default=False)]
@@ -18,8 +18,42 @@ DtypeOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype that the model is loaded in.")
 ]
 Top = Annotated[int, typer.Option(min=0, help="Number of experts to print sentences of.")]
+Choose = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Choose the N strongest experts on half of the texts, test on the other half."
+    ),
+]
+TextsToAblate = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE|EXPERIMENT",
+        help="Records with text and label, and choices to score log p of the right one; or as for trace.",
+        show_default=False,
+    ),
+]
+Joint = Annotated[
+    int,
+    typer.Option(min=0, metavar="N", help="Also remove pairs of the N strongest experts of a layer, and all N."),
+]
+ZeroShot = Annotated[
+    str | None,
+    typer.Option(metavar="QUESTION", help='Ask for the class after each text, such as " Topic:"; score log p of it.'),
+]
 
 specialise_app = typer.Typer(help="Trace and report what the experts of a mixture do.", **GROUP)
+
+
+@specialise_app.command("train-toy")
+def train_toy(
+    file: Annotated[Path, typer.Argument(help="YAML file of texts, model and seeds.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the models; one that was begun continues.", show_default=False)],
+    set_: Set = None,
+) -> None:
+    """Train a small mixture that classifies texts, one for each seed, to trace and ablate. Resumes."""
+    from moe_ray.cli.toys import train_toys
+
+    train_toys(file, out, set_ or [])
 
 
 @specialise_app.command("trace")
@@ -183,19 +217,12 @@ def agreement(
 @specialise_app.command("ablate")
 def ablate(
     model: MixtureModel,
-    texts: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE|EXPERIMENT",
-            help="Records with text and label, and choices to score log p of the right one; or as for trace.",
-            show_default=False,
-        ),
-    ],
+    texts: TextsToAblate,
     out: Annotated[
         Path, typer.Option(help="Folder for the ablation; one that was begun continues.", show_default=False)
     ],
     operation: Annotated[
-        Literal["zero", "renormalise", "reroute", "swap"],
+        Literal["zero", "renormalise", "reroute", "swap", "mean"],
         typer.Option(help="What a token gets in place of the removed expert."),
     ] = "reroute",
     experts: Annotated[str, typer.Option(metavar="all|0,2", help="Experts to remove, one at a time.")] = "all",
@@ -216,6 +243,9 @@ def ablate(
     ] = 8,
     dtype: DtypeOption = "auto",
     top: Top = 20,
+    joint: Joint = 0,
+    choose: Choose = None,
+    zero_shot: ZeroShot = None,
 ) -> None:
     """Measure what removing each expert costs each class, against matched removals from other experts. Resumes."""
     from moe_ray.cli.ablations import AblateOptions, ablate_mixture
@@ -233,6 +263,9 @@ def ablate(
         batch_size=batch_size,
         dtype=dtype,
         top=top,
+        joint=joint,
+        choose=choose,
+        zero_shot=zero_shot,
     )
     ablate_mixture(model, texts, out, options)
 
@@ -244,12 +277,13 @@ def effects(
         float | None, typer.Option(min=0, help="Test that effects are smaller than this (equivalence).")
     ] = None,
     top: Top = 20,
+    choose: Choose = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all effects as JSON.")] = False,
 ) -> None:
     """Print the effects of an ablation again. Needs no model and no torch."""
     from moe_ray.cli.ablations import show_effects
 
-    show_effects(ablation, top=top, as_json=as_json, margin=margin)
+    show_effects(ablation, top=top, as_json=as_json, margin=margin, choose=choose)
 
 
 @specialise_app.command("prune")

@@ -193,14 +193,15 @@ def _parse(text: str, source: str) -> Document:
     return document
 
 
-def parse_section(text: str, source: str, kind: type[SectionT]) -> SectionT:
+def parse_section(text: str, source: str, kind: type[SectionT], overrides: Sequence[str] = ()) -> SectionT:
     """Read one section that is a file of its own: YAML, or JSON where `source`, its path, ends in .json.
 
-    Raises `ConfigError` with every problem that was found, as `load_experiment` does.
+    `overrides` are KEY=VALUE. Raises `ConfigError` with every problem that was found, as `load_experiment` does.
     """
     document = _parse_json(text, source) if source.endswith(".json") else _parse_yaml(text, source)
     if not isinstance(document.value, dict):
         raise ConfigError("holds no keys", where=source, remedy=f"keys are {', '.join(kind.model_fields)}")
+    apply_overrides(document, overrides)
     return _validate(document, source, kind)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_ray.errors import ModelError
 from moe_ray.mixtures.interventions import NEEDS_ROUTER, Intervention, Operation, require_possible
 from moe_ray.mixtures.pruned_router import Reroutes
-from moe_ray.mixtures.sites import RoutingSite
+from moe_ray.mixtures.sites import RoutedTokens, RoutingSite, on_experts
 
 # Which selections are removed: from the selected experts [N, K] to True where one is.
 SlotChoice = Callable[[Tensor], Tensor]
@@ -25,7 +26,7 @@ class SlotRemoval:
     """An operation on chosen selections of one layer.
 
     `experts` are removed together: a token that loses one of them is not rerouted to another. `reroutes` is needed by
-    reroute and prune.
+    reroute and prune, `means`, the mean answers of all experts of the layer [E, H], by mean.
     """
 
     site: RoutingSite
@@ -33,17 +34,31 @@ class SlotRemoval:
     slots: SlotChoice
     experts: frozenset[int]
     reroutes: Reroutes | None = None
+    means: Tensor | None = None
     seed: int = 0
 
 
 @contextmanager
-def intervened(sites: Sequence[RoutingSite], intervention: Intervention, *, name: str) -> Iterator[None]:
+def intervened(
+    sites: Sequence[RoutingSite], intervention: Intervention, *, name: str, means: Sequence[Tensor] | None = None
+) -> Iterator[None]:
     """Apply an intervention in the forward passes of the context. `name` is the model's, for messages.
 
-    Raises `ModelError` where it is not possible; a router is checked in the first pass.
+    `means` are the mean answers of each site's experts [E, H], which the operation mean needs. Raises
+    `ModelError` where it is not possible; a router is checked in the first pass.
     """
     require_possible(intervention, [site.record for site in sites], name=name)
-    chosen = [site for site in sites if not intervention.layers or site.record.layer in intervention.layers]
+    if intervention.operation == "mean" and means is None:
+        raise ModelError(
+            "mean needs the experts' mean answers to reference texts",
+            where=name,
+            remedy="use moe-ray specialise ablate --operation mean, or another operation",
+        )
+    chosen = [
+        (site, None if means is None else means[at])
+        for at, site in enumerate(sites)
+        if not intervention.layers or site.record.layer in intervention.layers
+    ]
     removals = [
         SlotRemoval(
             site=site,
@@ -51,9 +66,10 @@ def intervened(sites: Sequence[RoutingSite], intervention: Intervention, *, name
             slots=selected(intervention.experts),
             experts=frozenset(intervention.experts),
             reroutes=Reroutes(site, name=name) if intervention.operation in NEEDS_ROUTER else None,
+            means=own,
             seed=intervention.seed,
         )
-        for site in chosen
+        for site, own in chosen
     ]
     with removing(removals):
         yield
@@ -69,16 +85,50 @@ def removing(removals: Sequence[SlotRemoval]) -> Iterator[None]:
     """Remove the selections in the forward passes of the context."""
     with ExitStack() as stack:
         for removal in removals:
-            handle = _hooked(removal)
-            stack.callback(handle.remove)
+            for handle in _hooks(removal):
+                stack.callback(handle.remove)
         yield
 
 
-def _hooked(removal: SlotRemoval) -> Any:
+def _hooks(removal: SlotRemoval) -> Iterator[Any]:
     if removal.operation in NEEDS_ROUTER:
         assert removal.site.router is not None
-        return removal.site.router.register_forward_hook(_after_router(removal), with_kwargs=True)
-    return removal.site.experts.register_forward_pre_hook(_before_experts(removal), with_kwargs=True)
+        yield removal.site.router.register_forward_hook(_after_router(removal), with_kwargs=True)
+        return
+    if removal.operation == "mean":
+        yield from _mean_hooks(removal)
+    yield removal.site.experts.register_forward_pre_hook(_before_experts(removal), with_kwargs=True)
+
+
+def _mean_hooks(removal: SlotRemoval) -> Iterator[Any]:
+    """Note what the removed selections weigh before they are removed, and add that much of their means afterwards."""
+    assert removal.means is not None
+    means = removal.means.double()
+    owed: list[Tensor | None] = []
+
+    def note(routed: RoutedTokens) -> None:
+        mask = removal.slots(routed.index)
+        if not bool(mask.any()):
+            owed.append(None)
+            return
+        amounts = routed.weights.double().masked_fill(~mask, 0)
+        places = routed.index.long().clamp(0, len(means) - 1)
+        shares = amounts.new_zeros(len(amounts), len(means)).scatter_add_(1, places, amounts)
+        owed.append(shares @ means.to(shares.device))
+
+    def add(module: Any, _given: Any, output: Any) -> Any:
+        more = owed.pop()
+        if more is None:
+            return output
+        if not isinstance(output, Tensor) or output.numel() != more.numel():
+            raise ModelError(
+                f"{type(module).__name__} does not answer with one state for each token",
+                remedy="use zero, renormalise or swap for this family",
+            )
+        return output + more.reshape(output.shape).to(output.dtype)
+
+    yield on_experts(removal.site.experts, note)
+    yield removal.site.experts.register_forward_hook(add)
 
 
 def _before_experts(removal: SlotRemoval) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -153,9 +203,11 @@ def _rerouted(
 ) -> tuple[Tensor, Tensor]:
     mask = removal.slots(index)
     new_index, new_weights = index, weights
-    for expert in sorted(set(index[mask].tolist())):
-        lost = (mask & (index == expert)).any(dim=-1, keepdim=True)
-        removed = removal.experts if expert in removal.experts else frozenset({expert})
+    marked = index.masked_fill(~mask, -1).sort(dim=-1).values
+    for row in torch.unique(marked[mask.any(dim=-1)], dim=0):
+        lost = (marked == row).all(dim=-1, keepdim=True)
+        own = frozenset(row[row >= 0].tolist())
+        removed = own | removal.experts if own & removal.experts else own
         found, found_weights = reroutes.without(removed, args, kwargs)
         found_weights = _scaled(found_weights, weights, lost)
         new_index, new_weights = torch.where(lost, found, new_index), torch.where(lost, found_weights, new_weights)

@@ -8,6 +8,7 @@ layers it is all layers, without a seed it is seed 0. YAML may have the fields o
 | zero | its other experts, with their weights as they are: the layer's answer shrinks | unchanged |
 | renormalise | its other experts, their weights scaled to the same sum | unchanged |
 | reroute | its other experts and its next best one, their weights scaled to the same sum | unchanged |
+| mean | its other experts, and the expert's mean answer to reference texts with the expert's weight | unchanged |
 | swap | its other experts, and one drawn among those it did not select in the place of the expert | unchanged |
 | prune | what the router selects if the expert does not exist, with the weights of that router | weights may change |
 
@@ -24,11 +25,11 @@ from moe_ray.errors import ModelError, UserError
 from moe_ray.formatting import listed, plural
 from moe_ray.mixtures.layers import TracedLayer
 
-Operation = Literal["zero", "renormalise", "reroute", "swap", "prune"]
+Operation = Literal["zero", "renormalise", "reroute", "swap", "mean", "prune"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 # Operations that change only the tokens that selected an expert, so that a control can change as many others.
-LOCAL_OPERATIONS: tuple[Operation, ...] = ("zero", "renormalise", "reroute", "swap")
-# Operations that do to a token the same in any batch, so that a model under them can be evaluated and served.
+LOCAL_OPERATIONS: tuple[Operation, ...] = ("zero", "renormalise", "reroute", "swap", "mean")
+# Operations that do the same to a token in any batch and need no other texts: a model under them can be served.
 REPEATABLE_OPERATIONS: tuple[Operation, ...] = ("zero", "renormalise", "reroute", "prune")
 NEEDS_ROUTER = frozenset({"reroute", "prune"})
 

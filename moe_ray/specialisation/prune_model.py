@@ -39,7 +39,7 @@ def prune_checkpoint(model: str, experts: Sequence[int], out: Path, *, dtype: st
     """
     require_free(out)
     path = str(Path(model).absolute()) if not is_local_path(model) and Path(model).is_dir() else model
-    loaded = load(ModelConfig(path=path, dtype=dtype), TransformersSettings())
+    loaded = load(ModelConfig(path=path, dtype=dtype, prompt_style="completion"), TransformersSettings(), any_head=True)
     sites = sites_of(loaded, name=model)
     pruned = prune_in_place(loaded.model, sites, experts, name=model)
 

@@ -55,7 +55,7 @@ def trace_model(request: TraceRequest, on_text: Callable[[], object] = lambda: N
     hashes = FileHashes()
     checkpoint = inspect_checkpoint("model", config, hashes)
     hashes.save()
-    loaded = load(config, TransformersSettings())
+    loaded = load(config, TransformersSettings(), any_head=True)
     texts, notes = _encoded(request, loaded)
     is_gated = isinstance(loaded.model, GatedMixtureForCausalLM)
     sites = [] if is_gated else sites_of(loaded, name=request.model)

@@ -39,10 +39,17 @@ def successor(token: int) -> int:
     return own[(own.index(token) + 1) % len(own)]
 
 
-def planted_mixtral(first: Mapping[int, int], knows: Mapping[int, Sequence[int]], *, seed: int) -> Any:
+def planted_mixtral(
+    first: Mapping[int, int],
+    knows: Mapping[int, Sequence[int]],
+    *,
+    seed: int,
+    ranked: Mapping[int, Sequence[int]] | None = None,
+) -> Any:
     """A mixture in which token t's first choice is expert `first[t]`, and `knows[e]` are the tokens that e knows.
 
-    The second choice is drawn for each token among experts 0 to 4 that are not the first one.
+    The second choice is drawn for each token among experts 0 to 4 that are not the first one. `ranked[t]` are all
+    choices of token t in their order, with almost equal scores.
     """
     rng = np.random.default_rng(seed)
     config = transformers.MixtralConfig(
@@ -56,7 +63,7 @@ def planted_mixtral(first: Mapping[int, int], knows: Mapping[int, Sequence[int]]
         model.model.embed_tokens.weight.copy_(torch.eye(VOCABULARY_SIZE, HIDDEN))
         model.lm_head.weight.copy_(2 * torch.eye(VOCABULARY_SIZE, HIDDEN))
         layer.self_attn.o_proj.weight.zero_()
-        layer.mlp.gate.weight.copy_(torch.from_numpy(_router(first, rng)))
+        layer.mlp.gate.weight.copy_(torch.from_numpy(_router(first, ranked or {}, rng)))
         layer.mlp.experts.gate_up_proj.copy_(torch.eye(HIDDEN).repeat(2, 1).expand(NUM_EXPERTS, -1, -1))
         layer.mlp.experts.down_proj.zero_()
         for expert, tokens in knows.items():
@@ -65,13 +72,33 @@ def planted_mixtral(first: Mapping[int, int], knows: Mapping[int, Sequence[int]]
     return model
 
 
-def _router(first: Mapping[int, int], rng: np.random.Generator) -> Any:
+def _router(first: Mapping[int, int], ranked: Mapping[int, Sequence[int]], rng: np.random.Generator) -> Any:
     scores = rng.normal(0, 0.01, (NUM_EXPERTS, HIDDEN)).astype(np.float32)
     for token in range(VOCABULARY_SIZE):
         favourite = first.get(token, 0)
         second = rng.choice([expert for expert in range(NUM_EXPERTS - 1) if expert != favourite])
         scores[favourite, token], scores[second, token] = 0.4, 0.2
+        for place, expert in enumerate(ranked.get(token, ())):
+            scores[expert, token] = 0.4 - 0.002 * place
     return scores
+
+
+def twins_mixtral(seed: int) -> tuple[Any, tuple[int, int]]:
+    """A mixture in which two experts know the same tokens of class a, and one of them follows where the other is lost.
+
+    A helper that knows nothing is every token's second choice. Returns the twins too.
+    """
+    twins, helper = ((0, 1), 2) if seed % 2 else ((3, 1), 0)
+    others = [expert for expert in range(NUM_EXPERTS) if expert not in (*twins, helper)]
+    ranked: dict[int, list[int]] = {}
+    for place, token in enumerate(tokens_of(0)):
+        own, twin = twins if place % 2 else twins[::-1]
+        ranked[token] = [own, helper, twin, *others] if place < 8 else [others[0], helper, *others[1:]]
+    for place, token in enumerate(tokens_of(1)):
+        ranked[token] = [others[place % 2], helper, others[2], others[1 - place % 2], *twins]
+    first = {token: choices[0] for token, choices in ranked.items()}
+    known = tokens_of(0)[:8]
+    return planted_mixtral(first, dict.fromkeys(twins, known), seed=seed, ranked=ranked), twins
 
 
 def random_texts(rng: np.random.Generator, num_per_class: int, *, num_tokens: int = 24) -> list[tuple[list[int], str]]:
@@ -97,25 +124,34 @@ def scored(ids: Sequence[int], label: str, text_id: str) -> ScoredText:
     return ScoredText(source=source, rows=(row,), counted=((True,) * (len(ids) - 1),), num_bytes=len(ids) - 1)
 
 
-def ablated(model: Any, texts: Sequence[tuple[list[int], str]], out: Path, options: AblationOptions) -> Ablation:
-    """Ablate each expert of each layer on the texts, by way of the files that the command writes."""
+def ablated(
+    model: Any,
+    texts: Sequence[tuple[list[int], str]],
+    out: Path,
+    options: AblationOptions,
+    *,
+    together: Sequence[tuple[int, ...]] = (),
+) -> Ablation:
+    """Ablate each expert of each layer on the texts, by way of the files that the command writes.
+
+    `together` are sets of experts of the first layer, in place of the single ones.
+    """
     sites = sites_of(loaded(model), name="model")
-    units = [
+    units = [RemovedUnit(expert=first, at=0, with_experts=tuple(others)) for first, *others in together] or [
         RemovedUnit(expert=expert, at=at) for at, site in enumerate(sites) for expert in range(site.record.num_experts)
     ]
     meter = AblationMeter(loaded(model), sites, units, options, name="model")
-    records.begin(out, plan_of(sites, options))
+    records.begin(out, plan_of(sites, options, units))
     found = [meter.measure(scored(ids, label, f"{at:04}")) for at, (ids, label) in enumerate(texts)]
     records.write_part(out, 0, found)
     records.finish(out, 1)
     return records.read_ablation(out)
 
 
-def plan_of(sites: Sequence[RoutingSite], options: AblationOptions) -> AblationPlan:
+def plan_of(sites: Sequence[RoutingSite], options: AblationOptions, removed: Sequence[RemovedUnit]) -> AblationPlan:
     units = [
-        AblatedUnit(layer=site.record.layer, expert=expert)
-        for site in sites
-        for expert in range(site.record.num_experts)
+        AblatedUnit(layer=sites[unit.at or 0].record.layer, expert=unit.expert, with_experts=list(unit.with_experts))
+        for unit in removed
     ]
     return AblationPlan(
         model="model", model_type="mixtral", model_fingerprint="0", layers=[site.record for site in sites],

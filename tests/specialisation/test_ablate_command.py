@@ -167,6 +167,38 @@ def test_texts_with_choices_are_scored_by_the_right_one(moe_ray: Command, mixtur
     assert "expert 0, all layers: " in shown
 
 
+def test_a_question_after_each_text_scores_the_names_of_the_classes(
+    moe_ray: Command, mixture: Path, texts: Path, tmp_path: Path
+) -> None:
+    given = ("--experts", "0", "--layers", "1", "--batch-size", "21", "--max-tokens", "20")
+    code, shown = moe_ray(
+        "specialise", "ablate", mixture, "--texts", texts, "--out", tmp_path / "a", "--zero-shot", " question", *given
+    )
+    assert code == 0, shown
+    asked = read_ablation(tmp_path / "a")
+    assert (asked.plan.score, asked.plan.num_choices, len(asked.text_ids)) == ("log_p", 2, NUM_TEXTS)
+    lines = [json.loads(line) for line in texts.read_text().splitlines()]
+    short = [one for one in lines if len(one["text"].split()) == 4]
+    assert short
+    by_hand = [
+        json.dumps({"text": f"{one['text']} question", "label": one["label"], "choices": ["bio", "law"]})
+        for one in short
+    ]
+    (tmp_path / "choices.jsonl").write_text("\n".join(by_hand) + "\n")
+    code, shown = moe_ray(
+        "specialise", "ablate", mixture, "--texts", tmp_path / "choices.jsonl", "--out", tmp_path / "b", *given
+    )
+    assert code == 0, shown
+    equal = set(read_ablation(tmp_path / "b").intact.tolist()) & set(asked.intact.tolist())
+    assert equal
+    (tmp_path / "one.jsonl").write_text('{"text": "a", "label": "x"}\n')
+    code, shown = moe_ray(
+        "specialise", "ablate", mixture, "--texts", tmp_path / "one.jsonl", "--out", tmp_path / "c", "--zero-shot", "?"
+    )
+    assert code == 2
+    assert "the texts have 1 class" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -143,7 +143,7 @@ def random_routes(seed: int, num_tokens: int = 60) -> tuple[Any, Any, Any]:
 
 
 def draws(index: Any, weights: Any, token_ids: Any, **more: Any) -> Any:
-    given = {"expert": 1, "num_experts": NUM_EXPERTS, "layer": 0, "num_draws": NUM_DRAWS, "seed": 0, **more}
+    given = {"experts": [1], "num_experts": NUM_EXPERTS, "layer": 0, "num_draws": NUM_DRAWS, "seed": 0, **more}
     return control_draws(index, weights, token_ids, **given)
 
 
@@ -165,7 +165,7 @@ def test_control_draws_follow_from_the_text_and_the_seed_alone() -> None:
     index, weights, token_ids = random_routes(2)
     first, again = draws(index, weights, token_ids), draws(index, weights, token_ids)
     assert (first.masks == again.masks).all()
-    for change in ({"seed": 1}, {"expert": 2}, {"layer": 1}):
+    for change in ({"seed": 1}, {"experts": [2]}, {"layer": 1}):
         assert (draws(index, weights, token_ids, **change).masks != first.masks).any()
 
 

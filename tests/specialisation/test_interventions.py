@@ -138,6 +138,8 @@ def test_every_operation_changes_the_output_and_is_undone_to_the_last_bit(
     ids, weights = rows(), {key: value.clone() for key, value in model.state_dict().items()}
     before = logits(model, ids)
     for operation in OPERATIONS:
+        if operation == "mean":
+            continue  # which needs reference texts, as its own tests show
         if name in WITHOUT_INDICES and operation in ("reroute", "prune"):
             with pytest.raises(ModelError, match="does not return which experts it selects"):
                 under(model, sites, f"{operation}:1", ids)

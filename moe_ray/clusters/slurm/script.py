@@ -80,6 +80,8 @@ def job_script(request: SlurmRequest, site: SiteConfig, run: Path, name: str, co
         agent_options=_agent_options(request, site),
         command=_wrapped(command),
         shares=request.array is not None,
+        # SLURM_JOB_ID of an element may be the id of the whole array.
+        job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if request.array or request.chain > 1 else "$SLURM_JOB_ID",
     )
 
 

@@ -75,6 +75,7 @@ CHECK_REMEDY = "check the path, the revision and that the download is complete"
 HUB_REMEDY = "check the id and revision; a gated model needs `hf auth login`, no network needs a local copy"
 TOKENIZER_REMEDY = "put the tokenizer's files beside the weights, or name another tokenizer with tokenizer:"
 NUM_NAMED_KEYS = 3
+CLASSIFIER_ENDING = "ForSequenceClassification"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,11 +145,12 @@ def _pad_token_id(tokenizer: Any) -> int:
     return next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
 
 
-def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
+def load(config: ModelConfig, settings: TransformersSettings, *, any_head: bool = False) -> LoadedModel:
     """Load the checkpoint onto this process's device: all GPUs it sees, or the CPU.
 
-    On the CPU, dtype auto is the checkpoint's own, but float16 becomes float32. Raises `ModelError`, and `ConfigError`
-    for an expert that the checkpoint does not have.
+    On the CPU, dtype auto is the checkpoint's own, but float16 becomes float32. With `any_head` a checkpoint whose
+    configuration names a sequence classifier is loaded as one (see `classifying`), else all are causal models. Raises
+    `ModelError`, and `ConfigError` for an expert that the checkpoint does not have.
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -156,10 +158,13 @@ def load(config: ModelConfig, settings: TransformersSettings) -> LoadedModel:
     _require_files(config)
     architectures.register()
     tokenizer = _load_tokenizer(config)
-    model = _load_weights(config, settings, quantization)
+    is_classifier = any_head and _names_classifier(config)
+    model = _load_weights(config, settings, quantization, is_classifier=is_classifier)
     forward_arguments = frozenset(inspect.signature(model.forward).parameters)
-    if "past_key_values" not in forward_arguments:
+    if not is_classifier and "past_key_values" not in forward_arguments:
         raise _refused(config, f"{type(model).__name__} has no key-value cache", "choose a decoder-only transformer")
+    if is_classifier and model.config.pad_token_id is None:  # transformers finds the end of a text by it
+        model.config.pad_token_id = _pad_token_id(tokenizer)
     special = _special_tokens(tokenizer)
     marks = mark_tokens(splitter_of(config).styles, list(special))
     return LoadedModel(
@@ -233,10 +238,17 @@ def _scales(parameter: Any) -> list[torch.Tensor]:
     return [tensor for tensor in found if tensor is not None]
 
 
-def _load_weights(config: ModelConfig, settings: TransformersSettings, quantization: Any) -> Any:
+def _names_classifier(config: ModelConfig) -> bool:
+    named = _load_architecture(config).architectures or ()
+    return any(name.endswith(CLASSIFIER_ENDING) for name in named)
+
+
+def _load_weights(
+    config: ModelConfig, settings: TransformersSettings, quantization: Any, *, is_classifier: bool
+) -> Any:
     try:
         model, info = read_pretrained(
-            transformers.AutoModelForCausalLM,
+            transformers.AutoModelForSequenceClassification if is_classifier else transformers.AutoModelForCausalLM,
             _expanded(config.path),
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
@@ -308,7 +320,8 @@ def _dtype(config: ModelConfig) -> str | torch.dtype:
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    named = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+    generation = getattr(model, "generation_config", None)
+    named = generation.eos_token_id if generation else model.config.eos_token_id
     several = named if isinstance(named, list) else [named]
     return frozenset(one for one in (*several, tokenizer.eos_token_id) if one is not None)
 

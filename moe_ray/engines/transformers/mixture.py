@@ -106,10 +106,7 @@ def intervention_of(given: object) -> Intervention | None:
     except UserError as error:
         raise ValueError(f"{error.what} ({error.remedy})") from error
     if found.operation not in REPEATABLE_OPERATIONS:
-        raise ValueError(
-            f"{found.operation} does to a token what its place in the batch decides; "
-            f"operations of an engine are {listed(REPEATABLE_OPERATIONS)}"
-        )
+        raise ValueError(f"an engine does not offer {found.operation}, but {listed(REPEATABLE_OPERATIONS)}")
     return found
 
 

@@ -1,7 +1,7 @@
 """Measure what removing each expert changes in the score of a text, and what its control draws change.
 
-A unit is what is removed at once: an expert of one layer, or an expert of all layers. A text in which no token selected
-the expert is not read again: its score cannot change.
+A unit is what is removed at once: an expert, or several together, of one layer or of all layers. A text in which no
+token selected the expert is not read again: its score cannot change.
 
 Shapes: T tokens of a row, K selected experts, X units, R draws.
 """
@@ -15,25 +15,33 @@ import torch
 from torch import Tensor
 
 from moe_ray.arrays import BoolArray, FloatArray, IntArray
-from moe_ray.engines.transformers.likelihood import ScoringRow, score_batch
+from moe_ray.engines.transformers.likelihood import ScoringRow
 from moe_ray.engines.transformers.loading import LoadedModel
 from moe_ray.errors import ModelError
-from moe_ray.mixtures.intervening import SlotChoice, SlotRemoval, removing
+from moe_ray.mixtures.intervening import SlotChoice, SlotRemoval, removing, selected
 from moe_ray.mixtures.interventions import NEEDS_ROUTER, Operation
 from moe_ray.mixtures.pruned_router import Reroutes
 from moe_ray.mixtures.sites import RoutedTokens, RoutingSite, on_experts
 from moe_ray.specialisation.ablation.controls import control_draws
 from moe_ray.specialisation.ablation.records import TextChanges
-from moe_ray.specialisation.ablation.scoring import ScoredText
+from moe_ray.specialisation.ablation.scoring import ScoredText, row_reader
 from moe_ray.specialisation.ablation.states import LayerStates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovedUnit:
-    """An expert, of the layer at the place `at` among those with experts, or of all of them (None)."""
+    """An expert, of the layer at the place `at` among those with experts, or of all of them (None).
+
+    `with_experts` are removed together with it.
+    """
 
     expert: int
     at: int | None
+    with_experts: tuple[int, ...] = ()
+
+    @property
+    def experts(self) -> frozenset[int]:
+        return frozenset((self.expert, *self.with_experts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +68,10 @@ Masks = Sequence[BoolArray] | None
 
 
 class AblationMeter:
-    """Measures texts one after the other over one loaded model. A text's numbers depend on nothing but the text."""
+    """Measures texts one after the other over one loaded model. A text's numbers depend on nothing but the text.
+
+    `means` are the mean answers of each site's experts, for the operation mean.
+    """
 
     def __init__(
         self,
@@ -70,8 +81,10 @@ class AblationMeter:
         options: AblationOptions,
         *,
         name: str,
+        means: Sequence[Tensor] | None = None,
     ) -> None:
-        self._loaded, self._sites, self._units, self._options = loaded, sites, units, options
+        self._sites, self._units, self._options = sites, units, options
+        self._score, self._means = row_reader(loaded), means
         needs_router = options.operation in NEEDS_ROUTER
         self._reroutes = [Reroutes(site, name=name) if needs_router else None for site in sites]
         self._states = LayerStates(loaded.model, sites)
@@ -137,9 +150,6 @@ class AblationMeter:
             self._states.forget()
         self._states_checked = True
 
-    def _score(self, rows: Sequence[ScoringRow]) -> list[dict[int, float]]:
-        return [one.loglikelihoods for one in score_batch(self._loaded, rows)]
-
     def _sites_of(self, unit: RemovedUnit) -> list[int]:
         return list(range(len(self._sites))) if unit.at is None else [unit.at]
 
@@ -151,7 +161,7 @@ class AblationMeter:
                 routed.index[at],
                 routed.weights[at],
                 np.array(row.token_ids, dtype=np.intp),
-                expert=unit.expert,
+                experts=unit.experts,
                 num_experts=self._sites[at].record.num_experts,
                 layer=self._sites[at].record.layer,
                 num_draws=options.num_draws,
@@ -180,9 +190,10 @@ class AblationMeter:
             SlotRemoval(
                 site=self._sites[at],
                 operation=self._options.operation,
-                slots=_slots([None if masks is None else masks[which] for masks in variants], unit.expert),
-                experts=frozenset({unit.expert}),
+                slots=_slots([None if masks is None else masks[which] for masks in variants], unit.experts),
+                experts=unit.experts,
                 reroutes=self._reroutes[at],
+                means=None if self._means is None else self._means[at],
                 seed=self._options.seed,
             )
             for which, at in enumerate(sites)
@@ -195,14 +206,15 @@ def _num_selected(unit: RemovedUnit, routed: _Routed, counted: Sequence[bool] | 
     """Return how many selections of the row, or of its counted tokens, are the unit's."""
     layers = routed.index if unit.at is None else [routed.index[unit.at]]
     kept = slice(None) if counted is None else np.array(counted, dtype=np.bool_)
-    return sum(int((index[kept] == unit.expert).sum()) for index in layers)
+    return sum(int(np.isin(index[kept], sorted(unit.experts)).sum()) for index in layers)
 
 
-def _slots(masks: Sequence[BoolArray | None], expert: int) -> SlotChoice:
+def _slots(masks: Sequence[BoolArray | None], experts: frozenset[int]) -> SlotChoice:
     """Return the choice of selections in rows that are read together, one for each mask."""
+    of_unit = selected(experts)
 
     def choose(index: Tensor) -> Tensor:
-        parts = (index == expert).reshape(len(masks), -1, index.shape[-1])
+        parts = of_unit(index).reshape(len(masks), -1, index.shape[-1])
         given = [
             own if mask is None else torch.from_numpy(mask).to(index.device)
             for own, mask in zip(parts, masks, strict=True)

@@ -6,6 +6,7 @@ ABLATION/
   parts/00003.parquet   the texts of one part; a resumed ablation computes the parts that are missing
   changes.parquet   one row per text, ordered by id; lists are over the plan's units, `controls` over units and draws
   ablation.json     size and hash of the table; written last, so that its presence means complete
+  joint/            the same, of experts that are removed together
 ```
 """
 
@@ -24,13 +25,16 @@ from moe_ray.arrays import BoolArray, FloatArray, IntArray
 from moe_ray.errors import RunDirectoryError
 from moe_ray.files import StoredRecord, read_bytes, write_atomically, write_text_atomically
 from moe_ray.fingerprint import file_sha256
+from moe_ray.formatting import listed
 from moe_ray.mixtures.interventions import Operation
 from moe_ray.mixtures.layers import TracedLayer
 from moe_ray.specialisation.records import FileRecord
 
+JOINT_FOLDER = "joint"
 PLAN_FILE, TABLE_FILE, MANIFEST_FILE, PARTS = "plan.json", "changes.parquet", "ablation.json", "parts"
 REMEDY = "run moe-ray specialise ablate again"
 ALL_LAYERS = -1
+SPLIT_RULE = "SHA-256 of the text's id: even for choosing, odd for testing"
 StoredT = TypeVar("StoredT", bound=StoredRecord)
 
 CHANGES_SCHEMA = pa.schema(
@@ -50,16 +54,32 @@ LISTS = ("selected", "num_removed", "num_matched", "removed")
 
 
 class AblatedUnit(StoredRecord):
-    """What was removed at once: an expert of a layer; layer -1 stands for all layers."""
+    """What was removed at once: an expert of a layer, and `with_experts` together with it; layer -1 is all layers."""
 
     layer: int
     expert: int
+    with_experts: list[int] = Field(default_factory=list)
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        return (self.expert, *self.with_experts)
+
+
+class SplitRecord(StoredRecord):
+    """How texts were split into those for choosing and for testing, and how many units were chosen of how many."""
+
+    rule: str = SPLIT_RULE
+    num_choosing: int
+    num_testing: int
+    num_chosen: int
+    num_units: int
 
 
 class AblationPlan(StoredRecord):
     """What decides the numbers. `score` is log p of the right choice in nats, or minus bits per byte.
 
     `texts` is a fingerprint of the texts, their classes and choices; `num_choices` is 0 where they differ or are none.
+    `chosen` says how the units were chosen, where that was on other texts than these.
     """
 
     format: Literal[1] = 1
@@ -78,19 +98,22 @@ class AblationPlan(StoredRecord):
     texts: str
     num_parts: int
     notes: list[str] = Field(default_factory=list)
+    chosen: SplitRecord | None = None
 
     def unit_name(self, unit: AblatedUnit) -> str:
-        """Return a unit in words, such as "expert code, layer 7"."""
-        name = self.expert_names[unit.expert] if unit.expert < len(self.expert_names) else str(unit.expert)
-        return f"expert {name}, " + ("all layers" if unit.layer == ALL_LAYERS else f"layer {unit.layer}")
+        """Return a unit in words, such as "expert code, layer 7" or "experts 1 and 3 together, layer 7"."""
+        names = [self.expert_names[at] if at < len(self.expert_names) else str(at) for at in unit.experts]
+        what = f"expert {names[0]}" if len(names) == 1 else f"experts {listed(names)} together"
+        return f"{what}, " + ("all layers" if unit.layer == ALL_LAYERS else f"layer {unit.layer}")
 
 
 class AblationRecord(StoredRecord):
-    """The complete table of an ablation."""
+    """The complete table of an ablation, and what was noticed while it was measured."""
 
     format: Literal[1] = 1
     num_texts: int
     table: FileRecord
+    notes: list[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,9 +138,13 @@ class TextChanges:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ablation:
-    """An ablation in memory, texts ordered by id: the fields of `TextChanges` over n texts. `right` may be None."""
+    """An ablation in memory, texts ordered by id: the fields of `TextChanges` over n texts. `right` may be None.
+
+    `notes` are those of its record, beside the plan's.
+    """
 
     plan: AblationPlan
+    notes: tuple[str, ...] = ()
     text_ids: tuple[str, ...]
     labels: tuple[str, ...]
     intact: FloatArray
@@ -194,17 +221,17 @@ def write_part(directory: Path, part: int, texts: Sequence[TextChanges]) -> None
     write_atomically(part_path(directory, part), lambda path: pq.write_table(table, path, compression="zstd"))
 
 
-def finish(directory: Path, num_parts: int) -> None:
+def finish(directory: Path, num_parts: int, notes: Sequence[str] = ()) -> None:
     """Join the parts to one table ordered by text id, and remove them; or remove them if another process joined them.
 
     Raises `RunDirectoryError` for a damaged part.
     """
     if not is_complete(directory):
-        _join(directory, num_parts)
+        _join(directory, num_parts, notes)
     shutil.rmtree(directory / PARTS, ignore_errors=True)
 
 
-def _join(directory: Path, num_parts: int) -> None:
+def _join(directory: Path, num_parts: int, notes: Sequence[str]) -> None:
     tables = []
     for part in range(num_parts):
         path = part_path(directory, part)
@@ -219,7 +246,9 @@ def _join(directory: Path, num_parts: int) -> None:
     path = directory / TABLE_FILE
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
     record = AblationRecord(
-        num_texts=table.num_rows, table=FileRecord(num_bytes=path.stat().st_size, sha256=file_sha256(path))
+        num_texts=table.num_rows,
+        table=FileRecord(num_bytes=path.stat().st_size, sha256=file_sha256(path)),
+        notes=list(notes),
     )
     write_text_atomically(directory / MANIFEST_FILE, record.model_dump_json(indent=2) + "\n")
 
@@ -238,6 +267,7 @@ def read_ablation(directory: Path) -> Ablation:
     right = None if table["right"].null_count else np.array(table["right"].to_pylist(), dtype=np.bool_)
     return Ablation(
         plan=plan,
+        notes=tuple(record.notes),
         text_ids=tuple(table["text_id"].to_pylist()),
         labels=tuple(table["label"].to_pylist()),
         intact=table["intact"].to_numpy().astype(np.float64),

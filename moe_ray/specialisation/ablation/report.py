@@ -14,7 +14,9 @@ from moe_ray.arrays import BoolArray, FloatArray, IntArray
 from moe_ray.errors import DataError
 from moe_ray.files import StoredRecord
 from moe_ray.formatting import interval, listed, number, percent, plural, significant
-from moe_ray.specialisation.ablation.records import AblatedUnit, Ablation
+from moe_ray.specialisation.ablation.interaction import InteractionRecord, interactions
+from moe_ray.specialisation.ablation.records import AblatedUnit, Ablation, SplitRecord
+from moe_ray.specialisation.ablation.split import part_for_testing, strongest
 from moe_ray.specialisation.causal import (
     ALPHA,
     EffectKind,
@@ -38,6 +40,7 @@ class EffectRecord(StoredRecord):
     kind: EffectKind
     layer: int
     expert: int
+    with_experts: list[int] = Field(default_factory=list)
     label: str
     num_texts: int
     value: float | None
@@ -59,6 +62,7 @@ class UnitRecord(StoredRecord):
 
     layer: int
     expert: int
+    with_experts: list[int] = Field(default_factory=list)
     selected: int
     num_removed: int
     matched: float
@@ -77,7 +81,11 @@ class AgreementRecord(StoredRecord):
 
 
 class AblationReport(StoredRecord):
-    """All effects of an ablation. Negative effects are losses. `intact` is the mean score of each class."""
+    """All effects of an ablation. Negative effects are losses. `intact` is the mean score of each class.
+
+    With `split`, the units were chosen, or means of answers taken, on other texts than these. `interactions` are of
+    joint removals.
+    """
 
     format: Literal[1] = 1
     model: str
@@ -96,10 +104,20 @@ class AblationReport(StoredRecord):
     units: list[UnitRecord]
     effects: list[EffectRecord]
     notes: list[str] = Field(default_factory=list)
+    split: SplitRecord | None = None
+    interactions: list[InteractionRecord] = Field(default_factory=list)
 
 
-def make_ablation_report(ablation: Ablation, *, margin: float | None = None) -> AblationReport:
-    """Test the effects of an ablation. `margin` asks for equivalence tests. Raises `DataError` without texts."""
+def make_ablation_report(
+    ablation: Ablation, *, margin: float | None = None, choose: int | None = None, singles: Ablation | None = None
+) -> AblationReport:
+    """Test the effects of an ablation. `margin` asks for equivalence tests. Raises `DataError` without texts.
+
+    With `choose`, the strongest units on the texts for choosing are tested on the others; the operation mean, whose
+    means come from the texts for choosing, is always tested on the others. `singles` are the single removals that the
+    joint ones of `ablation` are compared with.
+    """
+    ablation, split = _tested_texts(ablation, choose)
     kept = _finite(ablation)
     if not kept.any():
         raise DataError("no text was scored", remedy="give longer texts, or raise --max-tokens")
@@ -134,7 +152,17 @@ def make_ablation_report(ablation: Ablation, *, margin: float | None = None) -> 
         units=units,
         effects=[_effect(one, plan.units[one.expert], shown[one.label]) for one in effects],
         notes=list(_notes(ablation, kept, shown, effects, units)),
+        split=split,
+        interactions=[] if singles is None else interactions(ablation, singles),
     )
+
+
+def _tested_texts(ablation: Ablation, choose: int | None) -> tuple[Ablation, SplitRecord | None]:
+    if choose is not None:
+        return part_for_testing(ablation, strongest(ablation, choose))
+    if ablation.plan.operation == "mean" and ablation.plan.chosen is None:
+        return part_for_testing(ablation, range(len(ablation.plan.units)))
+    return ablation, ablation.plan.chosen
 
 
 def _finite(ablation: Ablation) -> BoolArray:
@@ -170,6 +198,7 @@ def _effect(effect: ExpertEffect, unit: AblatedUnit, label: str) -> EffectRecord
         kind=effect.kind,
         layer=unit.layer,
         expert=unit.expert,
+        with_experts=unit.with_experts,
         label=label,
         num_texts=effect.num_texts,
         no_headroom=effect.no_headroom,
@@ -188,19 +217,23 @@ def _units(
         yield UnitRecord(
             layer=unit.layer,
             expert=unit.expert,
+            with_experts=unit.with_experts,
             selected=int(ablation.selected[kept, at].sum()),
             num_removed=int(num_removed.sum()),
             matched=float(matched / num_removed.sum()) if num_removed.any() else 1.0,
             num_texts_touched=int((num_removed > 0).sum()),
-            sentence=f"{name}: {_sentence(own, labels, UNITS[ablation.plan.score], int(num_removed.sum()))}",
+            sentence=f"{name}: {_sentence(own, labels, ablation.plan.score, unit, int(num_removed.sum()))}",
             q_value=best,
         )
 
 
-def _sentence(own: Sequence[ExpertEffect], labels: Sequence[str], unit: str, num_removed: int) -> str:
+def _sentence(
+    own: Sequence[ExpertEffect], labels: Sequence[str], score: str, removed: AblatedUnit, num_removed: int
+) -> str:
     """Return what removing a unit costs, in words: the class with the surest specific effect, and the others."""
+    unit, them = UNITS[score], "them" if removed.with_experts else "it"
     if not num_removed:
-        return "no token selects it: removing it changes nothing"
+        return f"no token selects {them}: removing {them} changes nothing"
     totals = {one.label: one for one in own if one.kind == "total"}
     tested = [one for one in own if one.kind == "specific" and one.q_value is not None]
     if not tested:
@@ -213,7 +246,7 @@ def _sentence(own: Sequence[ExpertEffect], labels: Sequence[str], unit: str, num
     # Of a loss the numbers are positive, as costs.
     verb, sign = ("gains", 1) if total.low > 0 else ("costs", -1)
     low, high = sorted((sign * total.low, sign * total.high))
-    text = f"removing it {verb} {labels[best.label]} {number(sign * total.value, DIGITS)} {unit}"
+    text = f"removing {them} {verb} {labels[best.label]} {number(sign * total.value, DIGITS)} {unit}"
     text += f" {interval(low, high, DIGITS)}"
     others = [sign * one.value for label, one in totals.items() if label != best.label]
     if others:
@@ -238,7 +271,7 @@ def _notes(
     effects: Sequence[ExpertEffect],
     units: Sequence[UnitRecord],
 ) -> Iterator[str]:
-    yield from ablation.plan.notes
+    yield from (*ablation.plan.notes, *ablation.notes)
     if not kept.all():
         yield f"left out, because a score is not finite: {plural(int((~kept).sum()), 'text')}"
     untested = sorted({labels[one.label] for one in effects if one.kind != "total" and one.p_value is None})
@@ -251,8 +284,9 @@ def _notes(
     if weak:
         named = listed(
             [
-                f"{ablation.plan.unit_name(AblatedUnit(layer=one.layer, expert=one.expert))} ({percent(one.matched)})"
+                f"{ablation.plan.unit_name(unit)} ({percent(one.matched)})"
                 for one in weak[:5]
+                for unit in [AblatedUnit(layer=one.layer, expert=one.expert, with_experts=one.with_experts)]
             ]
         )
         more = f" and {len(weak) - 5} more" if len(weak) > 5 else ""

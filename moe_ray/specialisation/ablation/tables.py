@@ -1,5 +1,7 @@
 """The table of an ablation for the terminal."""
 
+from collections.abc import Sequence
+
 from moe_ray.formatting import NONE, interval, number, plural, probability
 from moe_ray.report.tables import plain_table
 from moe_ray.report.text_table import TextTable
@@ -11,21 +13,48 @@ DIGITS = 3
 
 def effects_table(report: AblationReport) -> TextTable:
     """One row per expert (EXPERT@LAYER) and class: its total, specific and selective effects, the latter with q."""
-    rest = f"  {report.operation}, {report.unit}, negative is a loss; {plural(report.num_texts, 'text')}"
+    rest = (
+        f"  {report.operation}, {report.unit}, negative is a loss; {plural(report.num_texts, 'text')}{_split(report)}"
+    )
     table = plain_table("Effects of removal", rest)
     for title in ("expert", "class"):
         table.add_column(title, justify="left", no_wrap=True)
     for title in ("total", "specific", "95 %", "q", "selective", "q"):
         table.add_column(title, justify="right", no_wrap=True)
-    found = {(one.layer, one.expert, one.label, one.kind): one for one in report.effects}
+    found = {(unit_label(one.layer, one.expert, one.with_experts), one.label, one.kind): one for one in report.effects}
     for unit in report.units:
-        name = str(unit.expert) if unit.layer == ALL_LAYERS else f"{unit.expert}@{unit.layer}"
+        name = unit_label(unit.layer, unit.expert, unit.with_experts)
         for label in report.classes:
-            total, specific, selective = (
-                found.get((unit.layer, unit.expert, label, kind)) for kind in ("total", "specific", "selective")
-            )
+            total, specific, selective = (found.get((name, label, kind)) for kind in ("total", "specific", "selective"))
             cells = [_value(total), _value(specific), _interval(specific), _q(specific), _value(selective)]
             table.add_row(name, label, *cells, _q(selective))
+    return table
+
+
+def unit_label(layer: int, expert: int, with_experts: Sequence[int]) -> str:
+    """Return a unit as EXPERT@LAYER, experts that are removed together as 1+3@LAYER."""
+    name = "+".join(map(str, (expert, *with_experts)))
+    return name if layer == ALL_LAYERS else f"{name}@{layer}"
+
+
+def _split(report: AblationReport) -> str:
+    if report.split is None:
+        return ""
+    return f", other than the {report.split.num_choosing} for choosing"
+
+
+def interaction_table(report: AblationReport) -> TextTable:
+    """One row per set of experts and class: what it costs beyond the sum of its experts alone."""
+    rest = f"  {report.unit}, negative: more than the sum of each alone{_split(report)}"
+    table = plain_table("Beyond single removals", rest)
+    for title in ("experts", "class"):
+        table.add_column(title, justify="left", no_wrap=True)
+    for title in ("beyond", "95 %", "q"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in report.interactions:
+        name = unit_label(one.layer, one.experts[0], one.experts[1:])
+        bounds = interval(one.low, one.high, DIGITS)
+        table.add_row(name, one.label, number(one.value, DIGITS), bounds, probability(one.q_value))
     return table
 
 

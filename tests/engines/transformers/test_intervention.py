@@ -96,7 +96,7 @@ def test_each_spelling_is_one_setting_that_decides_the_text(given: object, mixtu
         ({**WITHOUT_3, "experts": [True]}, "is not a list of numbers"),
         ({**WITHOUT_3, "layers": [-1]}, "is not a list of numbers"),
         ({**WITHOUT_3, "operation": ["zero"]}, "is not an intervention"),
-        ("swap:3@1", "what its place in the batch decides"),
+        ("swap:3@1", "an engine does not offer swap, but zero, renormalise, reroute and prune"),
         (3, "3 is not an intervention"),
     ],
 )
