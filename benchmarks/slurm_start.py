@@ -64,7 +64,6 @@ def moments(job: Job, num_nodes: int) -> dict[str, float]:
         "Ray on all nodes": written("ready-{}")[-1],
         "command connects": run.manifest().sessions[0].started_at,
         "first actor requested": min(replica.started_at for replica in replicas),
-        "first actor ready": min(replica.started_at + (replica.load_s or 0.0) for replica in replicas),
         "first shard": first_shard,
     }
 
