@@ -59,6 +59,7 @@ def test_answers_of_other_processes_count_in_the_progress_and_are_not_computed(t
     assert sum(record.num_answers for record in outcome.run.telemetry()) < 24
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_load_is_given_up_and_the_report_says_so(tmp_path: Path) -> None:
     models = {"broken": scripted(fail_to_load="no such weights"), "sound": scripted()}
     experiment = write_experiment(tmp_path, models)

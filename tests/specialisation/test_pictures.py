@@ -152,7 +152,9 @@ def test_pictures_do_not_replace_a_file(pictures: dict[str, Picture], tmp_path: 
         write_pictures(tmp_path / "p", list(pictures.values()))
 
 
-@pytest.mark.parametrize(("num_layers", "num_experts", "top_k"), [(1, 2, 1), (3, 64, 8)])
+@pytest.mark.parametrize(
+    ("num_layers", "num_experts", "top_k"), [(1, 2, 1), pytest.param(3, 64, 8, marks=pytest.mark.slow)]
+)
 def test_small_and_large_mixtures_fit_on_a_page(num_layers: int, num_experts: int, top_k: int) -> None:
     trace = drawn_trace(num_layers=num_layers, num_experts=num_experts, top_k=top_k, labels=("a", "b"), num_texts=10)
     ablation = make_ablation_report(

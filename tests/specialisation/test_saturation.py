@@ -70,6 +70,7 @@ def test_values_equal_plain_sets_and_the_end_of_training_is_1() -> None:
         assert [one.value for one in values([trace_of(last), trace_of(last)], measure)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_independent_routers_are_at_chance_in_95_percent_of_runs() -> None:
     rng, inside = np.random.default_rng(3), 0
     for _ in range(100):

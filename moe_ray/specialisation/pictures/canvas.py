@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_ray.characters import one_line
+from moe_ray.characters import one_line, whole_characters
 from moe_ray.errors import UserError
 from moe_ray.files import write_atomically, write_text_atomically
 from moe_ray.formatting import MINUS, plural
@@ -75,7 +75,7 @@ def file_stem(*parts: object) -> str:
     """Return a name for files of letters, digits and hyphens; different parts give different names."""
     whole = "-".join(map(str, parts))
     plain = re.sub(r"[^A-Za-z0-9]+", "-", whole).strip("-").lower()[:60]
-    return whole if plain == whole else f"{plain}-{hashlib.sha256(whole.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return whole if plain == whole else f"{plain}-{hashlib.sha256(whole_characters(whole).encode()).hexdigest()[:8]}"
 
 
 @contextmanager
