@@ -112,6 +112,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[Architect
     return made
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Stop torch from taking every core, and from summing in an order that depends on how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def default_sigint() -> Iterator[None]:
     """A shell lets what it starts in the background ignore Ctrl-C, and Python leaves it so."""

@@ -1,11 +1,9 @@
 """What holds of every kind of router, whichever classifier it stands on."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from moe_ray.config.schema import OTHER, RouterConfig
 from moe_ray.routing.classifier import CLASSIFIERS
@@ -14,17 +12,10 @@ from moe_ray.routing.training import fit_router
 from tests.routing.queries import DOMAINS, nothing_reported, queries, router_texts
 from tests.support.tiny_models import make_tiny_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = {"model_type": "distilbert", "dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 64, "initializer_range": 0.1}
 ODD = ["", "\0", "\ud800", "?", "lease " * 20_000, "\N{PILE OF POO}" * 100_000, "\N{HANGUL SYLLABLE HAN}"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Stop torch from taking every core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=sorted(CLASSIFIERS))

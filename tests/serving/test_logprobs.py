@@ -25,17 +25,10 @@ from tests.serving.openai.requests import call
 from tests.serving.openai.streams import chunks
 from tests.support.tiny_models import Architecture
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONTEXTS = ("the answer of the court is", "a question of law and é", "the drug")
 CHOICES = (" yes", " no", " the question is maybe")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Stop torch from summing in an order that depends on the number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,31 +1,20 @@
 """Planted truths over many seeds."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from moe_ray.specialisation.ablation.measuring import AblationOptions
 from moe_ray.specialisation.ablation.report import AblationReport, make_ablation_report
 from tests.specialisation.planted_models import ablated, planted_mixtral, random_texts, tokens_of, twins_mixtral
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 NUM_SEEDS, NUM_DRAWS, TEXTS_PER_CLASS = 20, 20, 14
 # Changes of the weights of the experts that stay, when one that knows nothing is removed.
 SMALL = 0.1
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads wait for each other longer than such small models compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def report_of(model: Any, seed: int, out: Path, operation: Any) -> AblationReport:

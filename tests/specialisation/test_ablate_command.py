@@ -4,7 +4,6 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,10 @@ from tests.specialisation.families import make, rows
 from tests.support.commands import Command
 from tests.support.tiny_models import make_tiny_checkpoint, make_tokenizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WORDS = {"law": ["court", "law", "contract", "is", "the"], "bio": ["drug", "cell", "question", "answer", "of"]}
 NUM_TEXTS = 40
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads wait for each other longer than such small models compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """Ablations of mixtures whose truth is known: what is needed is found, what is not read again did not change."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.likelihood import score_batch
@@ -19,19 +17,12 @@ from moe_ray.specialisation.tracing import TracingOptions, trace_texts
 from tests.specialisation.families import NUM_EXPERTS, TOP_K, encoded, loaded, make, rows
 from tests.specialisation.planted_models import ablated, planted_mixtral, random_texts, scored, tokens_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_DRAWS = 20
 TEXTS_PER_CLASS = 14
 # Smaller changes are those of the weights of the experts that stay, not of what an expert knows.
 SMALL = 0.1
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads wait for each other longer than such small models compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def options(operation: Any = "reroute", **more: Any) -> AblationOptions:

@@ -1,12 +1,10 @@
 """Experts that are removed together, and texts for choosing apart from texts for testing."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from moe_ray.engines.transformers.intervened import sites_of
 from moe_ray.engines.transformers.likelihood import score_batch
@@ -22,16 +20,9 @@ from moe_ray.specialisation.ablation.tables import interaction_table
 from tests.specialisation.families import TOP_K, loaded, make, rows
 from tests.specialisation.planted_models import ablated, random_texts, scored, twins_mixtral
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_DRAWS = 20
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads wait for each other longer than such small models compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def options(operation: Any = "reroute") -> AblationOptions:

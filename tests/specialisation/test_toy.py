@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from moe_ray.specialisation.ablation.records import read_ablation
 from moe_ray.specialisation.records import read_trace
 from moe_ray.specialisation.toy.training import ToyTrainer
 from tests.support.commands import Command, run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[2]
 WORDS = {
@@ -34,15 +35,6 @@ SMALL_TOY: dict[str, Any] = {
     "training": {"epochs": 2},
     "seeds": [3, 8],
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The command sets the number of threads for its process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_texts(path: Path, **more: Any) -> Path:

@@ -217,9 +217,12 @@ def _effect(effect: ExpertEffect, unit: AblatedUnit, label: str) -> EffectRecord
 def _units(
     ablation: Ablation, kept: BoolArray, effects: Sequence[ExpertEffect], labels: Sequence[str]
 ) -> Iterator[UnitRecord]:
+    by_unit: dict[int, list[ExpertEffect]] = {}
+    for effect in effects:
+        by_unit.setdefault(effect.expert, []).append(effect)
     for at, unit in enumerate(ablation.plan.units):
         num_removed, matched = ablation.num_removed[kept, at], ablation.num_matched[kept, at].sum()
-        own = [one for one in effects if one.expert == at]
+        own = by_unit.get(at, [])
         best = min((one.q_value for one in own if one.kind == "specific" and one.q_value is not None), default=None)
         name = ablation.plan.unit_name(unit)
         yield UnitRecord(

@@ -1,6 +1,5 @@
 """The setting `intervention`: a mixture without some experts is one more model of an experiment."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,6 @@ __all__ = ["inline", "undrawn_plots"]
 MIXTRAL = {"model_type": "mixtral", "num_local_experts": 6}
 WITHOUT_3 = {"operation": "zero", "layers": [1], "experts": [3]}
 CHOICES = (" law", " cell", " no")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads wait for each other longer than such small models compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def saved(folder: Path, family: str = "mixtral", **changes: Any) -> Path:
