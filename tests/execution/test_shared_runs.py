@@ -15,6 +15,7 @@ from tests.execution.experiments import Recorder, content, scripted, write_exper
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
+@pytest.mark.slow
 def test_a_process_that_shares_a_run_with_nobody_does_all_of_it(tmp_path: Path) -> None:
     models = {"a": scripted(), "b": scripted()}
     experiment = write_experiment(tmp_path / "one", models, runtime={"probe_examples": 1})

@@ -34,6 +34,7 @@ def test_the_letters_of_tokens_are_kept_with_the_trace(trace: Path) -> None:
     assert read_trace(trace).pieces == {}
 
 
+@pytest.mark.slow
 def test_report_writes_a_page_and_pictures_with_the_effects(
     moe_ray: Command, trace: Path, ablation: Path, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_compare_prints_tables_json_and_a_picture(moe_ray: Command, trace: Path,
     assert second["num_shared"] == 36
 
 
+@pytest.mark.slow
 def test_pages_and_comparisons_need_no_torch(trace: Path, ablation: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from moe_ray.cli.specialise import report_traces; "

@@ -28,6 +28,8 @@ from tests.support.emulated_slurm import EmulatedSlurm
 from tests.support.slurm_lab import ROOT, wait_until
 from tests.support.slurm_shim import TIME_LIMIT_S, VERSIONS
 
+pytestmark = pytest.mark.slow
+
 RAY = """
 import os, signal, socket, sys
 def main():
@@ -102,7 +104,6 @@ def test_a_job_runs_from_its_submission_to_its_end(slurm: EmulatedSlurm, submitt
     assert not any("--json" in call for call in slurm.calls)
 
 
-@pytest.mark.slow
 def test_a_job_that_is_requeued_has_a_second_life(slurm: EmulatedSlurm, submitted: Submit, run: Path) -> None:
     job = submitted("gpus-per-node", BREAK_FIRST_LIFE="1")
     assert slurm.wait_for(job.id) == "COMPLETED", log_of(run, job)

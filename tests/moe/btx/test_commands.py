@@ -65,6 +65,7 @@ def test_experts_are_trained_mixed_finetuned_verified_and_asked(moe_ray: Command
     assert said["1"]["text"] == said["math"]["text"]
 
 
+@pytest.mark.slow
 def test_trainings_as_ray_tasks_give_what_they_give_in_turn(moe_ray: Command, tmp_path: Path) -> None:
     file, out = write_file(tmp_path), tmp_path / "out"
     code, shown = moe_ray("pretrain", file, "--out", out)
